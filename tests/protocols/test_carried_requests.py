@@ -269,6 +269,8 @@ def test_the_input_of_geminis_json_tool_is_the_answer() -> None:
 @pytest.mark.parametrize(
     ("model", "effort", "sent", "dropped"),
     [
+        ("gpt-5-chat-latest", "high", None, ("reasoning",)),
+        ("gpt-5.2-chat-latest", "high", "medium", ("reasoning",)),
         ("openai/gpt-oss-120b", "high", "high", ()),
         ("gpt-oss-20b", "xhigh", "high", ("reasoning",)),
         ("grok-4.5", "none", "low", ("reasoning",)),
@@ -315,7 +317,8 @@ def test_gemini_3_gets_the_nearest_level_that_the_model_has(model: str, effort: 
     ("model", "limit"),
     [
         ("claude-opus-5-5", 32_000), ("claude-haiku-4-5-20251001", 32_000), ("claude-opus-4-20250514", 32_000),
-        ("claude-3-5-sonnet-20241022", 8192), ("claude-3-haiku-20240307", 4096), ("kimi-k2.5", 8192),
+        ("claude-3-5-sonnet-20241022", 8192), ("anthropic/claude-3.5-sonnet", 8192),
+        ("claude-3-haiku-20240307", 4096), ("kimi-k2.5", 8192),
     ],
 )  # fmt: skip
 def test_claude_is_asked_for_its_own_maximum_up_to_32000_tokens(model: str, limit: int) -> None:

@@ -87,6 +87,27 @@ def test_thinking_is_not_disabled_for_newer_models() -> None:
     assert shown.document["thinking"] == {"type": "adaptive", "display": "summarized"}
 
 
+@pytest.mark.parametrize(
+    ("reasoning", "effort", "dropped"),
+    [
+        (Reasoning(effort="minimal"), "low", ("reasoning",)),
+        (Reasoning(effort="max"), "max", ()),
+        (Reasoning(effort="low", budget_tokens=30_000), "low", ()),
+        (Reasoning(budget_tokens=2048), "low", ()),
+        (Reasoning(budget_tokens=5000), "medium", ()),
+        (Reasoning(budget_tokens=30_000), "high", ()),
+        (Reasoning(show=True), None, ()),
+    ],
+)
+def test_newer_models_get_the_effort_nearest_to_an_unknown_word_or_to_a_budget(
+    reasoning: Reasoning, effort: str | None, dropped: tuple[str, ...]
+) -> None:
+    told = written(NEWER, reasoning=reasoning)
+
+    assert (told.document.get("output_config", {}).get("effort"), told.dropped) == (effort, dropped)
+    assert told.document["thinking"]["type"] == "adaptive"
+
+
 def test_the_json_tool_is_required_if_thinking_is_off() -> None:
     told = written(format=ResponseFormat(), reasoning=Reasoning(effort="none"))
     assert told.document["tool_choice"] == {"type": "tool", "name": "json_answer"}

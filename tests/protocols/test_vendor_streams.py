@@ -58,6 +58,10 @@ def called(arguments: Any = None, name: str | None = None, **fields: Any) -> Doc
 THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}
 SAID = {"type": "text", "text": "Hi"}
 CHAT: dict[str, tuple[list[Document | bytes], list[Chunk]]] = {
+    "an index that only the first delta of a call has": (
+        [called(name="t", index=0, id="a"), called("{}", id="a")],
+        [ToolStart(call=0, id="a", name="t"), ToolDelta(call=0, arguments="{}")],
+    ),
     "Mistral's parts: https://docs.mistral.ai/capabilities/reasoning": (
         [delta(content=[THINKING]), delta(content=[SAID])],
         [ThinkingDelta(text="Hm"), TextDelta(text="Hi")],
@@ -162,6 +166,16 @@ def test_a_chat_stream_in_a_vendors_variant_is_read(vendor: str) -> None:
     events, expected = CHAT[vendor]
 
     assert chunks_of(openai_chat.StreamReader(), *events) == expected
+
+
+def test_an_id_that_comes_after_the_name_begins_no_further_call() -> None:
+    """The name is sent on at once, with an id of the gateway's; a name beside an id would begin a call."""
+    events = [called(name="t", index=0), called("{", index=0, id="a"), called("}", index=0, id="a")]
+
+    start, *rest = chunks_of(openai_chat.StreamReader(), *events)
+
+    assert isinstance(start, ToolStart)
+    assert rest == [ToolDelta(call=0, arguments="{"), ToolDelta(call=0, arguments="}")]
 
 
 def test_ids_that_the_gateway_gives_to_calls_do_not_repeat_in_later_turns() -> None:
@@ -302,6 +316,18 @@ RESPONSES: dict[str, tuple[list[Document | bytes], list[Chunk]]] = {
         [VendorPartDelta(kind="mcp_call")],
     ),
     "an end that chat completions have": ([b"[DONE]"], [ChoiceEnd()]),
+    "the same after content": (
+        [{"type": "response.output_text.delta", "delta": "Hi"}, b"[DONE]"],
+        [TextDelta(text="Hi"), ChoiceEnd()],
+    ),
+    "the same after a call": (
+        [
+            {"type": "response.output_item.added", "output_index": 2, "item": {"type": "function_call", "name": "t"}},
+            b"[DONE]",
+        ],
+        [ToolStart(call=0, id="call_0", name="t"), ChoiceEnd(reason="tool_calls")],
+    ),
+    "the same after its own end": ([{"type": "response.completed"}, b"[DONE]"], [ChoiceEnd()]),
 }  # fmt: skip
 
 

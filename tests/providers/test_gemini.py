@@ -334,7 +334,10 @@ class TestRefusals:
             ([retry("0s")], None, 0.0),
             ([retry("37s")], 5.0, 5.0),
             ([QUOTA], None, None),
-            *(([retry(odd)], None, None) for odd in ("", "s", "37", ".s", "-1s", "nans", "1e9s", "1.2.3s", 5, None)),
+            *(
+                ([retry(odd)], None, None)
+                for odd in ("", "s", "37", ".s", "-1s", "nans", "1e9s", "1.2.3s", "9" * 400 + "s", 5, None)
+            ),
         ],
     )
     def test_the_wait_comes_from_the_header_or_else_from_the_body(

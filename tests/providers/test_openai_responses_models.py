@@ -103,6 +103,8 @@ def test_tools_and_effort_decide_alike_for_documents_and_conversations(
         (BOTH, "gpt-5.4", {"tools": TOOLS, "reasoning": {"effort": "low"}}, "/responses", False),
         (BOTH, "gpt-5.6", {"tools": TOOLS, "thinking": {"type": "disabled"}}, "/chat/completions", True),
         (BOTH, "gpt-5.4", {"tools": TOOLS, "future": 1}, "/chat/completions", True),
+        (BOTH, "gpt-5.6", {"functions": [{"name": "t"}]}, "/responses", False),
+        (BOTH, "gpt-5.4", {"functions": [{"name": "t"}]}, "/chat/completions", True),
         (("openai_responses",), "gpt-4o", {}, "/responses", False),
         (("openai_chat",), "gpt-5-pro", {}, "/chat/completions", True),
     ],

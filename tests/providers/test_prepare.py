@@ -11,9 +11,8 @@ from llm_gateway.domain.usage import FREE, Price
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.providers import local, openai
 from llm_gateway.providers.prepare import Preparer
-from llm_gateway.providers.presets import Preset, load_presets, vendor_of
+from llm_gateway.providers.presets import Preset, base_url_of, load_presets, vendor_of
 from llm_gateway.providers.prices import PriceList
-from llm_gateway.providers.registry import base_url_of
 from llm_gateway.worker.pipeline.translation import Translation
 from tests.worker.pipeline.fakes import provider, request
 
@@ -206,6 +205,13 @@ class TestPrices:
 
         assert bench.prices.asked == [(None, "listed"), (None, "other")]
 
+    def test_an_account_at_a_vendors_address_is_looked_up_in_the_vendors_list(self) -> None:
+        bench = Bench()
+        prepared = bench.prepare(stored("second", base_url="https://api.acme.test/v1"), "k")
+
+        assert bench.prices.asked == [("acme", "listed"), ("acme", "other")]
+        assert prepared.price_vendor == "vendor of acme"
+
     def test_reported_model_names_are_looked_up_in_the_vendors_list(self) -> None:
         prepare = Bench(("http://127.0.0.1:1/v1", "k")).prepare
 
@@ -296,20 +302,36 @@ def test_the_public_list_knows_context_windows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "base_url", "vendor"),
+    ("name", "kind", "base_url", "vendor"),
     [
-        ("groq", None, "groq"),
-        ("groq", "http://127.0.0.1:1/v1", "groq"),
-        ("my second account", "https://api.groq.com/openai/v1", "groq"),
-        ("mine", "https://llm.example.com/v1", ""),
-        ("mine", "http://localhost:8000/v1", ""),
-        ("mine", None, ""),
+        ("groq", "openai", None, "groq"),
+        ("groq", "openai", "http://127.0.0.1:1/v1", "groq"),
+        ("my second account", "openai", "https://api.groq.com/openai/v1", "groq"),
+        ("mine", "openai", "https://llm.example.com/v1", ""),
+        ("mine", "openai", "http://localhost:8000/v1", ""),
+        ("mine", "openai", None, "openai"),
+        ("mine", "anthropic", None, "anthropic"),
+        ("mine", "gemini", None, "gemini"),
+        ("mine", "local", None, ""),
     ],
 )
-def test_the_vendor_of_an_account_is_known_by_its_name_or_by_its_host(
-    name: str, base_url: str | None, vendor: str
+def test_the_vendor_of_an_account_is_known_by_its_name_or_by_the_host_of_its_address(
+    name: str, kind: str, base_url: str | None, vendor: str
 ) -> None:
-    assert vendor_of(name, base_url, load_presets()) == vendor
+    assert vendor_of(name, kind, base_url, load_presets()) == vendor
+
+
+def test_an_account_without_an_address_has_the_rules_of_the_vendor_that_it_is_sent_to() -> None:
+    prepare = Preparer(
+        dialects={"openai": openai}, presets=load_presets(), prices=Prices(), local_endpoint=lambda: None,
+        learn=lambda _keys: None,
+    ).prepare  # fmt: skip
+    account = prepare(provider("second", base_url=None, models=("gpt-4o",)), "key")
+
+    body = {"messages": [], "top_k": 5}
+    assert account.target is not None
+    assert account.target.root == "https://api.openai.com/v1"
+    assert account.rules_by_model["gpt-4o"].passed["openai_chat"].apply(body).dropped == ["top_k"]
 
 
 def test_a_prepared_provider_has_the_rules_of_its_vendor_for_each_model() -> None:

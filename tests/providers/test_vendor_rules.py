@@ -19,7 +19,7 @@ from llm_gateway.domain.request import ClientRequest
 from llm_gateway.domain.upstream_call import UpstreamCall
 from llm_gateway.protocols.contract import Unreadable, Unsupported
 from llm_gateway.protocols.registry import PROTOCOLS
-from llm_gateway.providers.vendor_rules import parts, rule
+from llm_gateway.providers.vendor_rules import part_rules, rule
 from llm_gateway.providers.vendor_rules.body_rules import rules_of_model
 from llm_gateway.providers.vendor_rules.table import ROWS
 from llm_gateway.worker.pipeline.translation import Translation
@@ -40,7 +40,8 @@ EXAMPLES = {
     "gpt-5.*": "gpt-5.2", "gpt-5.[2-5]": "gpt-5.2", "gpt-5.6": "gpt-5.6", "gpt-oss*": "gpt-oss-20b",
     "grok-3-mini*": "grok-3-mini", "grok-3": "grok-4", "grok-4.3*": "grok-4.3", "grok-4.5*": "grok-4.5",
     "kimi-k2.[5-9]*": "kimi-k2.5", "gpt-3.5*": "gpt-4o", "claude-*": "claude-opus-5-5",
-    "gpt-5.[2-9]-pro*": "gpt-5.2-pro", "gpt-5-codex*": "gpt-5.1-codex", "gpt-5.1-codex-max*": "gpt-5.1-codex-max",
+    "gpt-5.[2-9]-pro*": "gpt-5.2-pro", "gpt-5-chat*": "gpt-5-chat-latest", "gpt-5.2-chat*": "gpt-5.2-chat-latest",
+    "gpt-5-codex*": "gpt-5.1-codex", "gpt-5.1-codex-max*": "gpt-5.1-codex-max",
     "claude-opus-4-[01]": "claude-opus-4-1",
     "claude-*-4-5": "claude-haiku-4-5", "claude-*-4-[6-8]": "claude-opus-4-8", "claude-fable-5*": "claude-fable-5-1",
 }  # fmt: skip
@@ -138,7 +139,7 @@ def edges_of_fields(row: rule.Row) -> list[tuple[Body, str]]:
 
 def edges_of_parts(row: rule.Row) -> list[tuple[Body, str]]:
     found, protocol = row.rule, row.protocol
-    if isinstance(found, parts.ToolName):
+    if isinstance(found, part_rules.ToolName):
         names = [
             ("t", "kept"),
             ("t" * found.longest, "kept"),
@@ -146,34 +147,34 @@ def edges_of_parts(row: rule.Row) -> list[tuple[Body, str]]:
             ("ü/1", "changed"),
         ]
         return [(tool(name, protocol), expected) for name, expected in names]
-    if isinstance(found, parts.CallId):
+    if isinstance(found, part_rules.CallId):
         bad = {"openai_chat": "c" * 41, "openai_responses": "c" * 65}.get(protocol, "functions.bash:0")
         bad = "functions.bash:0" if found.length != 32 else bad
         good = {9: "aB3456789"}.get(found.length, "call_1")
         return [(with_id(good, protocol), "kept"), (with_id(bad, protocol), "changed")]
-    if isinstance(found, parts.Properties):
+    if isinstance(found, part_rules.Properties):
         return [(tool("t", protocol), "kept"), (tool("t", protocol, {"type": "object"}), "changed")]
-    if isinstance(found, parts.Strict):
+    if isinstance(found, part_rules.Strict):
         limited = {**CLOSED, "properties": {"a": {"type": "integer", "minimum": 1}}}
         is_open = {key: value for key, value in CLOSED.items() if key != "additionalProperties"}
         unfit = limited if protocol == "anthropic_messages" else is_open
         return [(tool("t", protocol, strict=True), "kept"), (tool("t", protocol, unfit, strict=True), "changed")]
-    if isinstance(found, parts.Role):
+    if isinstance(found, part_rules.Role):
         return [(chat(), "kept"), ({"messages": [{"role": found.given, "content": "x"}]}, "changed")]
-    if isinstance(found, parts.ReasoningOfCalls):
+    if isinstance(found, part_rules.ReasoningOfCalls):
         lacking = tool("t", protocol)
         del lacking["messages"][1]["reasoning_content"]
         return [(tool("t", protocol), "kept"), (lacking, "changed")]
-    if isinstance(found, parts.MessageField):
+    if isinstance(found, part_rules.MessageField):
         return [
             ({"messages": [{"role": "assistant", "content": "x", field: "y"}]}, "changed") for field in found.fields
         ]
-    if isinstance(found, parts.ImageTypes):
+    if isinstance(found, part_rules.ImageTypes):
         source = {"type": "base64", "data": "iVBORw=="}
         kinds = [*((kind, "kept") for kind in found.known), ("image/jpg", "changed"), ("image/bmp", "refused")]
         images = [({"type": "image", "source": {**source, "media_type": kind}}, expected) for kind, expected in kinds]
         return [(claude(messages=[{"role": "user", "content": [image]}]), expected) for image, expected in images]
-    assert isinstance(found, parts.CallField)
+    assert isinstance(found, part_rules.CallField)
     body = tool("t", protocol)
     body["messages"][1]["tool_calls"][0]["extra_content"] = {"google": {"thought_signature": "s"}}
     return [(body, "changed")]

@@ -57,7 +57,7 @@ def _settings(body: Body) -> Iterator[str]:
 def reasoning_refusals(model: str, body: Body) -> Iterator[str]:
     """Yield what OpenAI's models refuse wherever they run."""
     effort = (body.get("reasoning") or {}).get("effort")
-    if re.match(r"gpt-[34]", model) and body.get("reasoning") is not None:
+    if re.match(r"gpt-[34]|gpt-5-chat", model) and body.get("reasoning") is not None:
         yield "Unsupported parameter: 'reasoning.effort' is not supported with this model."
     known = next((words for pattern, words in EFFORTS if re.match(pattern, model)), None)
     if known is not None and effort is not None and effort not in known:

@@ -41,7 +41,8 @@ OPENAI_EFFORTS = {
     r"gpt-5(-mini|-nano)?$": ("minimal", "low", "medium", "high"),
     r"gpt-5-pro": ("high",),
     r"gpt-5\.1$": ("none", "low", "medium", "high"),
-    r"gpt-5\.[2-5]": ("none", "low", "medium", "high", "xhigh"),
+    r"gpt-5\.2-chat": ("medium",),
+    r"gpt-5\.[2-5](?!-chat)": ("none", "low", "medium", "high", "xhigh"),
     r"gpt-5\.6": ("none", "low", "medium", "high", "xhigh", "max"),
 }
 
@@ -143,6 +144,8 @@ def _openai_reasoning(model: str, body: Body) -> Iterator[str]:
             yield from (*_between(body, "temperature", 1, 1), *_between(body, "top_p", 1, 1))
         if not is_later:
             yield from (*_between(body, "presence_penalty", 0, 0), *_between(body, "frequency_penalty", 0, 0))
+    if model.startswith("gpt-5-chat"):
+        yield from _present(body, ("reasoning_effort",))
     if re.match(r"o3|o4-mini", model):
         yield from _present(body, ("stop",))
     if re.match(r"o\d", model) and body.get("logprobs"):

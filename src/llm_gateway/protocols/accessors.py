@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from llm_gateway.domain.conversation import REASONING_EFFORTS, File, Image, Part, Text
+from llm_gateway.domain.conversation import REASONING_EFFORTS, CacheTtl, File, Image, Part, Text
 from llm_gateway.protocols.contract import JsonObject, Unreadable, Unsupported
 
 
@@ -98,9 +98,12 @@ def string_map(document: JsonObject, name: str) -> dict[str, str] | None:
     return labels
 
 
-def unknown_fields(document: JsonObject, known: frozenset[str], where: str) -> list[str]:
-    """Return the paths of the fields that are not in `known`."""
-    return [f"{where}.{name}" for name, value in document.items() if name not in known and value is not None]
+def cache_ttl(part: JsonObject, place: str) -> CacheTtl | None:
+    """Read `cache_control`: Anthropic's, which OpenRouter and others accept on parts of chat completions, too."""
+    mark = object_field(part, "cache_control", place)
+    if mark is None:
+        return None
+    return "1h" if mark.get("ttl") == "1h" else "5m"
 
 
 def texts_only(parts: Iterable[Part], where: str) -> None:

@@ -6,6 +6,7 @@ https://cloud.google.com/apis/design/errors for `ErrorInfo` and `RetryInfo`.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 from urllib.parse import quote
@@ -100,4 +101,5 @@ def _seconds(duration: Any) -> float | None:
     """Parse a `google.protobuf.Duration` in JSON ("37.8s") into seconds, None if it is not one."""
     if not isinstance(duration, str) or not duration.endswith("s") or not duration[:-1].replace(".", "", 1).isdecimal():
         return None
-    return float(duration[:-1])
+    seconds = float(duration[:-1])
+    return seconds if math.isfinite(seconds) else None

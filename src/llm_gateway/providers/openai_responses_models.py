@@ -77,7 +77,7 @@ def _needs_responses(need: Need, model: str, client_request: ClientRequest) -> b
         return True
     document = client_request.document
     if client_request.protocol == "openai_chat" and not (document.get("reasoning") or document.get("thinking")):
-        has_tools, effort = bool(document.get("tools")), document.get("reasoning_effort")
+        has_tools, effort = bool(document.get("tools") or document.get("functions")), document.get("reasoning_effort")
     else:
         conversation = client_request.conversation
         reasoning = conversation.reasoning

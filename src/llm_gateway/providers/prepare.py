@@ -10,9 +10,9 @@ import msgspec
 from llm_gateway.domain.catalog import Provider, Target, UpstreamAuthorizer
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.providers.dialect import Dialect
-from llm_gateway.providers.presets import Preset, vendor_of
+from llm_gateway.providers.presets import Preset, base_url_of, vendor_of
 from llm_gateway.providers.prices import PriceList, own_price
-from llm_gateway.providers.registry import base_url_of, choose_codecs, protocols_problem
+from llm_gateway.providers.registry import choose_codecs, protocols_problem
 from llm_gateway.providers.vendor_rules.body_rules import rules_of_model
 
 
@@ -73,7 +73,8 @@ class Preparer:
                 f"{', '.join(self._dialects)}, or install the version that added it."
             )
         preset = self._presets.get(provider.name, Preset(provider.kind))
-        preset_name = provider.name if provider.name in self._presets else None
+        vendor = vendor_of(provider.name, provider.kind, provider.base_url, self._presets)
+        preset_name = vendor or None
         prices = {
             model: own_price(provider, model) or self._prices.find(preset_name, model) for model in provider.models
         }
@@ -84,7 +85,6 @@ class Preparer:
         if problem is not None:
             raise ConfigurationError(problem)
         spoken = choose_codecs(dialect, protocols, has_json_mode=preset.has_json_mode)
-        vendor = vendor_of(provider.name, provider.base_url, self._presets)
         rules = {
             model: rules_of_model(
                 vendor, tuple(spoken.codecs), spoken.translation_protocol, model, spoken.required_protocol

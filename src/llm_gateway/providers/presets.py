@@ -1,4 +1,4 @@
-"""Presets of well-known vendors: dialect, base URL and protocols, looked up by the provider's name (presets.toml)."""
+"""Presets of well-known vendors: dialect, base URL and protocols, by a provider's name or address (presets.toml)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,29 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     protocols: tuple[str, ...] | None = None
 
 
-def vendor_of(name: str, base_url: str | None, presets: Mapping[str, Preset]) -> str:
-    """Return the preset that a provider belongs to: by its name, else by the host of its URL; "" if by neither."""
+def base_url_of(name: str, kind: str, base_url: str | None, presets: Mapping[str, Preset]) -> str | None:
+    """Return `base_url` if it is set, else that of the preset called `name`, else that of the kind's own vendor.
+
+    The vendor of a kind has the preset of the same name. None for a kind without one, such as the embedded model's.
+    """
+    if base_url is not None or kind == "local":
+        return base_url
+    own = presets.get(name)
+    if own is not None and own.base_url is not None:
+        return own.base_url
+    vendor = presets.get(kind)
+    return vendor.base_url if vendor is not None else None
+
+
+def vendor_of(name: str, kind: str, base_url: str | None, presets: Mapping[str, Preset]) -> str:
+    """Return the preset that a provider belongs to: by its name, else by the host that its requests are sent to.
+
+    "" if it belongs to none.
+    """
     if name in presets:
         return name
-    host = None if base_url is None else urlsplit(base_url).hostname
+    url = base_url_of(name, kind, base_url, presets)
+    host = None if url is None else urlsplit(url).hostname
     if host in (None, "localhost"):
         return ""
     urls = ((preset, entry.base_url) for preset, entry in presets.items() if entry.base_url is not None)

@@ -8,7 +8,7 @@ converted to `domain/public_prices.py`; the snapshot carries those to the data p
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from datetime import time as time_of_day
 from decimal import ROUND_HALF_UP, Decimal
@@ -18,6 +18,7 @@ from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.public_prices import ANY_VENDOR, PricedModel, PublicPrices, Rule, TimedPrice, VendorPrices
 from llm_gateway.domain.quote import Quote
 from llm_gateway.domain.usage import FREE, NANOS_PER_USD, AttemptRecord, Price, Tier
+from llm_gateway.providers.presets import Preset, vendor_of
 from llm_gateway.providers.price_lookup import MAX_NAMES, PriceLookup
 from llm_gateway.providers.tier_prices import quote
 
@@ -71,14 +72,14 @@ def own_price(provider: Provider, model: str) -> Price | None:
 
 
 def attempt_quote(
-    prices: PriceList, presets: Container[str], provider: Provider, attempt: AttemptRecord
+    prices: PriceList, presets: Mapping[str, Preset], provider: Provider, attempt: AttemptRecord
 ) -> Quote | None:
     """Return what a recorded attempt costs: by the operator's price of today, else by the list price then.
 
     Looks up the configured model first, then the model name that the provider reported, as at recording time.
-    `presets` are the names of the presets. None: there is no price.
+    None: there is no price.
     """
-    preset = provider.name if provider.name in presets else None
+    preset = vendor_of(provider.name, provider.kind, provider.base_url, presets) or None
     price = own_price(provider, attempt.model) or prices.find_at(preset, attempt.model, attempt.started_ms)
     if price is None and attempt.upstream_model is not None:
         price = prices.find_at(preset, attempt.upstream_model, attempt.started_ms)

@@ -22,20 +22,6 @@ def kind_of(name: str, kind: str | None, presets: Mapping[str, Preset]) -> str:
     return kind or (preset.kind if preset else DEFAULT_KIND)
 
 
-def base_url_of(name: str, kind: str, base_url: str | None, presets: Mapping[str, Preset]) -> str | None:
-    """Return `base_url` if it is set, else that of the preset called `name`, else that of the kind's own vendor.
-
-    The vendor of a kind has the preset of the same name. None for a kind without one, such as the embedded model's.
-    """
-    if base_url is not None or kind == "local":
-        return base_url
-    own = presets.get(name)
-    if own is not None and own.base_url is not None:
-        return own.base_url
-    vendor = presets.get(kind)
-    return vendor.base_url if vendor is not None else None
-
-
 def all_protocols() -> tuple[str, ...]:
     """Return the names of all protocols that accounts of some kind support."""
     return tuple(dict.fromkeys(protocol for dialect in DIALECTS.values() for protocol in dialect.codecs))

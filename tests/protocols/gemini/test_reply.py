@@ -200,6 +200,15 @@ def test_logprobs_are_written_in_googles_format() -> None:
     }
 
 
+@pytest.mark.parametrize("odd", [5, True, "x", {"a": 1}, ["odd"], None])
+def test_invalid_alternatives_of_a_token_are_left_out(odd: Any) -> None:
+    logprobs = {"content": [{"token": "H", "logprob": -0.5, "top_logprobs": odd}]}
+
+    [candidate] = written(Text(text="H"), logprobs=logprobs)["candidates"]
+
+    assert candidate["logprobsResult"]["topCandidates"] == [{"candidates": []}]
+
+
 @pytest.mark.parametrize("logprobs", [None, {}, {"content": None}, {"content": []}, {"refusal": [1]}])
 def test_missing_logprobs_are_omitted(logprobs: Any) -> None:
     assert "logprobsResult" not in written(Text(text="H"), logprobs=logprobs)["candidates"][0]

@@ -179,6 +179,25 @@ def test_reading_does_not_change_the_document() -> None:
     assert document == EVERYTHING
 
 
+@pytest.mark.parametrize(
+    ("tier", "sent"),
+    [
+        ("flex", "flex"),
+        ("priority", "priority"),
+        ("default", "standard"),
+        ("auto", None),
+        ("standard_only", "standard"),
+    ],
+)
+def test_a_service_tier_reaches_gemini_by_its_name_there(tier: str, sent: str | None) -> None:
+    asked = Conversation(turns=[Turn(role="user", parts=[Text(text="Hi")])], service_tier=tier)
+
+    written = gemini.write_request(asked, "gemini-2.5-pro", stream=False)
+
+    assert written.document.get("serviceTier") == sent
+    assert written.dropped == (() if sent is not None else ("service_tier",))
+
+
 def test_a_request_is_written_to_gemini_as_it_was_read() -> None:
     conversation = gemini.read_request(EVERYTHING).conversation
     assert gemini.write_request(
@@ -189,7 +208,8 @@ def test_a_request_is_written_to_gemini_as_it_was_read() -> None:
 
     document = written.document
     again = gemini.read_request(document).conversation
-    assert set(written.dropped) == {"thinking", "service_tier"}
+    assert set(written.dropped) == {"thinking"}
+    assert again.service_tier == "flex"
     assert again.turns[2].parts[0] == Text(text="Let me see", signature="c2ln")
     assert [turn.role for turn in again.turns] == [turn.role for turn in conversation.turns]
     assert (again.tools, again.tool_choice) == (conversation.tools, conversation.tool_choice)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.conversation import Conversation
 from llm_gateway.domain.request import ClientRequest
 from tests.worker.pipeline.fakes import PRICE, World, provider, reply, request
 
@@ -32,13 +33,38 @@ def _unread(document: dict[str, Any]) -> Any:
 async def test_the_bound_of_an_intent_has_the_price_of_a_dearer_tier_that_is_requested(
     world: World, protocol: str, vendor: str, model: str, settings: dict[str, Any], percent: int
 ) -> None:
-    account = provider("one", models=(model,), price_vendor=vendor)
+    kind = {"google": "gemini"}.get(vendor, vendor)
+    account = provider("one", kind=kind, models=(model,), price_vendor=vendor, protocols=(protocol,))
     asked = request(client_request=ClientRequest(protocol, settings, _unread))
 
     made = await world.recorder.write_intent(world.open(asked), asked, Candidate.of(account, model), 118)
 
     assert (made.cost_nanos, made.cost_status) == (3_360 * percent, "estimated")
     assert (made.service_tier is not None) is (percent > 100)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "kind", "vendor", "model", "settings", "percent"),
+    [
+        ("anthropic_messages", "openai", "openai", "gpt-5.4", {"speed": "fast"}, 100),
+        ("anthropic_messages", "openai", "*", "claude-opus-4-8", {"inference_geo": "us"}, 100),
+        ("openai_chat", "gemini", "google", "gemini-2.5-pro", {"service_tier": "priority"}, 200),
+        ("gemini_content", "openai", "openai", "gpt-5.4", {"serviceTier": "priority"}, 200),
+    ],
+)
+async def test_a_setting_that_is_not_translated_does_not_raise_the_bound(
+    world: World, protocol: str, kind: str, vendor: str, model: str, settings: dict[str, Any], percent: int
+) -> None:
+    def read(document: dict[str, Any]) -> Any:
+        tier = document.get("service_tier", document.get("serviceTier"))
+        return Conversation(turns=[], service_tier=tier), ()
+
+    account = provider("one", kind=kind, models=(model,), price_vendor=vendor)
+    asked = request(client_request=ClientRequest(protocol, settings, read))
+
+    made = await world.recorder.write_intent(world.open(asked), asked, Candidate.of(account, model), 118)
+
+    assert made.cost_nanos == 3_360 * percent
 
 
 async def test_an_answer_at_the_standard_tier_costs_the_standard_price_whatever_was_requested(world: World) -> None:

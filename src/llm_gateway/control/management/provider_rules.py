@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 from llm_gateway.control.management import base_url as base_urls
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import Invalid
-from llm_gateway.providers.presets import Preset
+from llm_gateway.providers.presets import Preset, base_url_of
 from llm_gateway.providers.prices import from_operator
-from llm_gateway.providers.registry import DIALECTS, base_url_of, kind_of, protocols_problem
+from llm_gateway.providers.registry import DIALECTS, kind_of, protocols_problem
 from llm_gateway.suggestions import closest, if_meant
 from llm_gateway.upstream.egress import AddressRefused, Egress
 

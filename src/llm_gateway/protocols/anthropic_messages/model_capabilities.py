@@ -21,7 +21,7 @@ REJECTS_FORCED_TOOLS = re.compile(r".*claude-(?:(?:fable|mythos)-5[-.]1|(?:opus|
 """Models that reject a forced tool (Fable and Mythos 5.1, Opus 5.5, Sonnet 5.5). Sources: see above."""
 OLD_MODELS = re.compile(r".*claude-(?:instant|v?[12](?!\d)|3-(?:opus|sonnet|haiku))")
 """Models whose answers are limited to 4,096 tokens."""
-MODELS_OF_8192_TOKENS = re.compile(r".*claude-3-5-")
+MODELS_OF_8192_TOKENS = re.compile(r".*claude-3[-.]5-")
 MAX_TOKENS, MAX_TOKENS_OF_OLD_MODELS = 32_000, 4096
 """Default `max_tokens` for requests without one, since the Messages API requires it: the model's own maximum, at most
 32,000. Claude Opus 4 has exactly that, later models have 64,000 or 128,000:

@@ -26,6 +26,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.protocols.accessors import (
     boolean,
+    cache_ttl,
     droppable_fields,
     integer,
     known_effort,
@@ -38,7 +39,6 @@ from llm_gateway.protocols.accessors import (
     strings,
     text,
     texts_only,
-    unknown_fields,
     unknown_value,
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
@@ -107,8 +107,9 @@ def read_request(document: JsonObject) -> ParsedRequest:
         dropped.append("metadata.user_id")
     others = [message for message in messages if not message.keys() <= MESSAGE]
     dropped += sorted({name for message in others for name in droppable_fields(message, MESSAGE, where="messages")})
-    dropped += unknown_fields(config, OUTPUT, "output_config")
-    dropped += {name for tool in list_field(document, "tools") for name in unknown_fields(tool, TOOL, "tools")}
+    dropped += droppable_fields(config, OUTPUT, where="output_config")
+    tools = list_field(document, "tools")
+    dropped += sorted({name for tool in tools for name in droppable_fields(tool, TOOL, where="tools")})
     return ParsedRequest(conversation, tuple(dropped))
 
 
@@ -122,7 +123,7 @@ def _system(document: JsonObject) -> list[Turn]:
     for part, place in objects(list_field(document, "system"), "system"):
         if part.get("type") != "text":
             raise Unreadable(f"{place}.type", f"{place}.type must be text.")
-        parts.append(Text(text=required_text(part, "text", place), cache=_cache(part, place)))
+        parts.append(Text(text=required_text(part, "text", place), cache=cache_ttl(part, place)))
     return [Turn(role="system", parts=parts)]
 
 
@@ -159,7 +160,7 @@ def _content(message: JsonObject, place: str) -> list[Part]:
 
 def _block(block: JsonObject, place: str) -> Part:
     kind = required_text(block, "type", place)
-    cache = _cache(block, place)
+    cache = cache_ttl(block, place)
     if kind == "text":
         return Text(text=required_text(block, "text", place), cache=cache)
     if kind == "image":
@@ -224,13 +225,6 @@ def _tool_result(block: JsonObject, place: str, cache: CacheTtl | None) -> ToolR
     )
 
 
-def _cache(block: JsonObject, place: str) -> CacheTtl | None:
-    mark = object_field(block, "cache_control", place)
-    if mark is None:
-        return None
-    return "1h" if mark.get("ttl") == "1h" else "5m"
-
-
 def _tool(tool: JsonObject, place: str) -> Tool:
     if tool.get("type") not in (None, "custom"):
         raise Unsupported(f"{place}.type", "only Anthropic can run its server-side tools")
@@ -239,7 +233,7 @@ def _tool(tool: JsonObject, place: str) -> Tool:
         description=text(tool, "description", place),
         parameters=object_field(tool, "input_schema", place),
         strict=boolean(tool, "strict", place),
-        cache=_cache(tool, place),
+        cache=cache_ttl(tool, place),
     )
 
 

@@ -16,7 +16,8 @@ BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh":
 LEAST_BUDGET = 1024
 """Smallest `budget_tokens` that the API accepts."""
 EFFORTS = frozenset({"low", "medium", "high", "xhigh", "max"})
-"""Values of `output_config.effort`."""
+"""Values of `output_config.effort`, all but `minimal` of the canonical ones:
+https://platform.claude.com/docs/en/build-with-claude/effort."""
 ANSWER_TOKENS = 4096
 """Tokens reserved for the answer in addition to the thinking budget, if the client sets no `max_tokens`."""
 DROPPED = ["reasoning"]
@@ -54,13 +55,19 @@ def set_thinking(conversation: Conversation, model: str, document: dict[str, Any
 
 
 def _set_adaptive_thinking(reasoning: Reasoning, document: dict[str, Any]) -> list[str]:
-    """Set adaptive thinking, for models that take an effort instead of a budget in tokens."""
-    if reasoning.effort == "none":
+    """Set adaptive thinking, for models that take an effort instead of a budget in tokens: the nearest to the budget.
+
+    Without an effort these models take `medium` or `high`, so a word that they do not know must not be left out.
+    """
+    effort, budget = reasoning.effort, reasoning.budget_tokens
+    if effort == "none":
         return DROPPED  # some of these models reject `disabled`
+    if effort is None and budget is not None:
+        effort = next((word for word in ("low", "medium") if budget <= BUDGETS[word]), "high")
     document["thinking"] = {"type": "adaptive"} | ({"display": "summarized"} if reasoning.show else {})
-    if reasoning.effort in EFFORTS:
-        document["output_config"] = {"effort": reasoning.effort}
-    return []
+    if effort is not None:
+        document["output_config"] = {"effort": effort if effort in EFFORTS else "low"}
+    return [] if effort is None or effort in EFFORTS else DROPPED
 
 
 def _is_amid_tools(conversation: Conversation) -> bool:

@@ -162,14 +162,19 @@ class _Calls:
         self._ids: set[str] = set()
         self._answered: set[str] = set()
         self._open: dict[str, deque[str]] = {}
+        self._number = 0  # of the next generated id; it only grows, so that a free id is found in linear time
 
     def begin(self, given: str | None, name: str) -> str:
         """Register a call and return its id, generated if the client sends none."""
-        call_id, number = given, len(self._ids)
-        while not call_id or (given is None and call_id in self._ids):
-            call_id, number = f"call_{number}", number + 1
+        call_id = given or self._generated()
         self._ids.add(call_id)
         self._open.setdefault(name, deque()).append(call_id)
+        return call_id
+
+    def _generated(self) -> str:
+        self._number = max(self._number, len(self._ids))
+        while (call_id := f"call_{self._number}") in self._ids:
+            self._number += 1
         return call_id
 
     def answer(self, given: str | None, name: str) -> str | None:

@@ -125,11 +125,14 @@ def _logprobs(chosen: list[Any]) -> dict[str, Any]:
     tokens = [token for token in chosen if isinstance(token, dict)]
     return {
         "chosenCandidates": [_logprob(token) for token in tokens],
-        "topCandidates": [
-            {"candidates": [_logprob(other) for other in token.get("top_logprobs") or () if isinstance(other, dict)]}
-            for token in tokens
-        ],
+        "topCandidates": [{"candidates": [_logprob(other) for other in _alternatives(token)]} for token in tokens],
     }
+
+
+def _alternatives(token: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the most probable tokens at a token's place; none if the provider sent anything but a list of objects."""
+    likely = token.get("top_logprobs")
+    return [other for other in likely if isinstance(other, dict)] if isinstance(likely, list) else []
 
 
 def _logprob(token: dict[str, Any]) -> dict[str, Any]:

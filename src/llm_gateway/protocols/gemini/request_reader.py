@@ -207,15 +207,14 @@ def _tool_choice(document: JsonObject, tools: list[Tool]) -> tuple[ToolChoice | 
         return None, tools, dropped
     calling = camel_names(given)
     mode = (text(calling, "mode", CALLING) or "AUTO").upper()
-    allowed = strings(calling, "allowedFunctionNames", CALLING)
-    unknown = set(allowed).difference(tool.name for tool in tools)
-    if unknown:
+    allowed = set(strings(calling, "allowedFunctionNames", CALLING))
+    if not allowed.issubset([tool.name for tool in tools]):
         place = f"{CALLING}.allowedFunctionNames"
         raise Unreadable(place, f"{place} must name functions that are declared in tools.")
     if mode == "NONE":
         return ToolChoice(mode="none"), tools, dropped
     if mode == "ANY" and len(allowed) == 1:
-        return ToolChoice(mode="required", name=allowed[0]), tools, dropped
+        return ToolChoice(mode="required", name=allowed.pop()), tools, dropped
     if allowed:
         tools = [tool for tool in tools if tool.name in allowed]
     if mode == "ANY":

@@ -60,7 +60,10 @@ BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576
 NO_SIGNATURE = "skip_thought_signature_validator"
 """The `thoughtSignature` for tool calls that another vendor's model made:
 https://ai.google.dev/gemini-api/docs/thought-signatures#faqs."""
-UNSUPPORTED_FIELDS = ("verbosity", "metadata", "service_tier", "user", "cache_key")
+TIERS = {"flex": "flex", "priority": "priority", "default": "standard", "standard_only": "standard"}
+"""`service_tier` of OpenAI and Anthropic → Gemini's value, in lower case:
+https://ai.google.dev/gemini-api/docs/flex-inference, …/priority-inference (2026-11-27)."""
+UNSUPPORTED_FIELDS = ("verbosity", "metadata", "user", "cache_key")
 """Fields of `Conversation` that Gemini lacks. Dropped by name, since the answer stays valid."""
 UNSUPPORTED_ATTRIBUTES = ("cache_control", "detail", "name", "strict", "thinking")
 """Attributes of parts (`part_attributes.py`) that Gemini lacks."""
@@ -88,6 +91,11 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
     texts = [{"text": part.text} for part in system if isinstance(part, Text) and part.text]
     if texts:
         document["systemInstruction"] = {"parts": texts}
+    if (tier := conversation.service_tier) is not None:
+        if tier in TIERS:
+            document["serviceTier"] = TIERS[tier]
+        else:
+            dropped.append("service_tier")
     if conversation.tools:
         _add_tools(conversation, document, dropped)
         if conversation.format is not None and not BY_LEVEL.match(model):

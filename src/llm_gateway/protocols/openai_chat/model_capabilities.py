@@ -19,7 +19,8 @@ Sources: https://developers.openai.com/api/docs/guides/reasoning, and the API er
 From GPT-5.1 on a temperature is accepted with reasoning effort `none` only, and the default effort differs by model.
 """
 NON_REASONING_PREFIX = "gpt-5-chat"
-"""A model that `REASONING_MODELS` matches though it does not reason: it accepts a temperature."""
+"""A model that `REASONING_MODELS` matches though it does not reason: it accepts a temperature, and no effort
+(https://github.com/Laisky/one-api/issues/120, 2026-11-27)."""
 
 KEEPS_THOUGHTS = re.compile(r"deepseek(?!.*distill)|kimi")
 """Models that take back `reasoning_content`: https://api-docs.deepseek.com/guides/thinking_mode,
@@ -33,6 +34,7 @@ MOST_REMEMBERED = 1024
 EFFORTS_BY_MODEL = (
     (re.compile(r"o\d"), ("low", "medium", "high")),
     (re.compile(r"gpt-5-pro"), ("high",)),
+    (re.compile(r"gpt-5\.2-chat"), ("medium",)),
     (re.compile(r"gpt-5\.\d-pro"), ("medium", "high", "xhigh")),
     (re.compile(r"gpt-5(\.1)?-codex(?!-max)"), ("low", "medium", "high")),
     (re.compile(r"gpt-5\.\d-codex"), ("low", "medium", "high", "xhigh")),
@@ -47,7 +49,8 @@ EFFORTS_BY_MODEL = (
 """Values of `reasoning_effort` by model; the first match decides.
 
 Sources: https://developers.openai.com/api/docs/guides/reasoning; of the pro and codex models
-https://github.com/anomalyco/models.dev/pull/331 (2025-10-26) and …/pull/2296 (2026-06-13), with the vendor's pages; for
+https://github.com/anomalyco/models.dev/pull/331 (2025-10-26) and …/pull/2296 (2026-06-13), with the vendor's pages;
+of GPT-5.2 Chat https://github.com/egoist/chatwise-releases/issues/1257 (2026-02-26); for
 other vendors' models the table in `providers/vendor_rules`, which applies to requests that pass through, too.
 """
 EFFORTS_BY_BUDGET = ((1, "none"), (2048, "low"), (16384, "medium"))
@@ -58,7 +61,7 @@ EFFORT_OF_OTHERS = re.compile(r"gpt-oss|grok-3-mini|grok-4\.[35]|deepseek-(?:v[4
 
 def takes_effort(model: str) -> bool:
     """Return whether the model takes `reasoning_effort`."""
-    return is_reasoning_model(model) or EFFORT_OF_OTHERS.match(model.rpartition("/")[2]) is not None
+    return not accepts_sampling(model) or EFFORT_OF_OTHERS.match(model.rpartition("/")[2]) is not None
 
 
 def nearest_effort(model: str, effort: str) -> str:
@@ -106,5 +109,5 @@ def keeps_thoughts(model: str) -> bool:
 
 @lru_cache(maxsize=MOST_REMEMBERED)
 def takes_signatures(model: str) -> bool:
-    """Return whether the model takes back signatures of tool calls: only Gemini does, whoever serves it."""
+    """Return whether the model takes back signatures of tool calls: only Gemini does, at any vendor."""
     return TAKES_SIGNATURES.search(model.lower()) is not None

@@ -7,6 +7,7 @@ are left to providers of this protocol.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from llm_gateway.domain.conversation import (
@@ -28,6 +29,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.protocols.accessors import (
     boolean,
+    cache_ttl,
     droppable_fields,
     integer,
     known_effort,
@@ -45,7 +47,7 @@ from llm_gateway.protocols.accessors import (
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
 from llm_gateway.protocols.openai_chat.reasoning_details import read_details
-from llm_gateway.protocols.openai_chat.tools import read_cache, read_tools
+from llm_gateway.protocols.openai_chat.tools import read_tools
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 ENDPOINT_FIELDS = frozenset({"model", "messages", "stream", "stream_options"})
@@ -155,12 +157,13 @@ def _conversation(document: JsonObject, turns: list[Turn]) -> Conversation:
 
 def _turns(messages: list[Any]) -> list[Turn]:
     turns: list[Turn] = []
+    calls: dict[str, str] = {}  # name of a function -> id of its last call
     for message, place in objects(messages, "messages"):
         role = required_text(message, "role", place)
         if role not in ROLES:
             raise unknown_value(f"{place}.role", role, ROLES)
         if role in ("tool", "function"):  # a canonical tool turn holds the results of all parallel calls
-            result = _tool_result(message, place) if role == "tool" else _function_result(message, turns, place)
+            result = _tool_result(message, place) if role == "tool" else _function_result(message, calls, place)
             if turns and turns[-1].role == "tool":
                 turns[-1].parts.append(result)
             else:
@@ -169,6 +172,8 @@ def _turns(messages: list[Any]) -> list[Turn]:
         parts = _assistant_parts(message, place, len(turns)) if role == "assistant" else _content(message, place)
         if role in ("system", "developer"):
             texts_only(parts, f"{place}.content")
+        elif role == "assistant":
+            calls.update([(part.name, part.id) for part in parts if isinstance(part, ToolCall)])
         turns.append(Turn(role=cast(Role, role), parts=parts, name=text(message, "name", place)))
     return turns
 
@@ -204,16 +209,16 @@ def _reasoning_of(message: JsonObject, place: str) -> tuple[list[Thinking], dict
     return thoughts, signatures
 
 
-def _function_result(message: JsonObject, turns: list[Turn], place: str) -> ToolResult:
-    """Read a message of the legacy role `function`: the result of the last call of the function of that name."""
+def _function_result(message: JsonObject, calls: Mapping[str, str], place: str) -> ToolResult:
+    """Read a message of the legacy role `function`: the result of the last call of the function of that name.
+
+    `calls` holds the ids of the last calls by name.
+    """
     name = required_text(message, "name", place)
-    calls = (
-        part for turn in reversed(turns) for part in turn.parts if isinstance(part, ToolCall) and part.name == name
-    )
-    call = next(calls, None)
-    if call is None:
+    call_id = calls.get(name)
+    if call_id is None:
         raise Unreadable(f"{place}.name", f"{place}.name must be that of an earlier function_call.")
-    return ToolResult(call_id=call.id, content=result_parts(_content(message, place), place), name=name)
+    return ToolResult(call_id=call_id, content=result_parts(_content(message, place), place), name=name)
 
 
 def _tool_call(call: JsonObject, place: str) -> ToolCall:
@@ -247,7 +252,7 @@ def _content(message: JsonObject, place: str) -> list[Part]:
 
 def _part(part: JsonObject, place: str) -> Part:
     kind = required_text(part, "type", place)
-    cache = read_cache(part, place)
+    cache = cache_ttl(part, place)
     if kind == "text":
         return Text(text=required_text(part, "text", place), cache=cache)
     if kind == "refusal":

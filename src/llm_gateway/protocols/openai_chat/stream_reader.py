@@ -102,7 +102,8 @@ class StreamReader:
     """A `contract.StreamReader` of chat completion chunks.
 
     A tool call's delta belongs to the call with its `index`; without one, to the call with its `id`; without both, to
-    the last call. A new `id` at an index begins a new call: Ollama and some bridges give all parallel calls index 0.
+    the last call. A new `id` at an index begins a new call: Ollama and some bridges give all parallel calls index 0. It
+    does not if the call there has no id yet and the delta has no name.
     A call begins with the delta that has its name, which some vendors send late; arguments before it are held.
     """
 
@@ -235,9 +236,13 @@ class StreamReader:
             last = self._count.get(choice, 0) - 1
             return last if last >= 0 else None
         number = self._calls.get((choice, key))
+        if number is None and call.index is None:  # the index came with the call's first delta only
+            last = self._count.get(choice, 0) - 1
+            return last if call.id == self._ids.get((choice, last)) else None
         if number is None or not call.id or call.id == self._ids[choice, number]:
             return number
-        if not self._ids[choice, number] and (choice, number) in self._nameless:  # the id comes late
+        has_name = call.function is not None and bool(call.function.name)
+        if not self._ids[choice, number] and ((choice, number) in self._nameless or not has_name):  # the id comes late
             self._ids[choice, number] = call.id
             return number
         return None

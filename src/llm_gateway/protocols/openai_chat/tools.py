@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llm_gateway.domain.conversation import CacheTtl, Tool, ToolChoice
-from llm_gateway.protocols.accessors import boolean, list_field, object_field, objects, required_text, text
+from llm_gateway.domain.conversation import Tool, ToolChoice
+from llm_gateway.protocols.accessors import boolean, cache_ttl, list_field, object_field, objects, required_text, text
 from llm_gateway.protocols.contract import JsonObject, Unreadable, Unsupported
 
 MODES = ("auto", "none", "required")
@@ -30,20 +30,12 @@ def is_legacy(document: JsonObject) -> bool:
     return bool(document.get("functions")) and not document.get("tools")
 
 
-def read_cache(part: JsonObject, place: str) -> CacheTtl | None:
-    """Read `cache_control`, Anthropic's extension that OpenRouter and others accept on parts of this protocol."""
-    mark = object_field(part, "cache_control", place)
-    if mark is None:
-        return None
-    return "1h" if mark.get("ttl") == "1h" else "5m"
-
-
 def _tool(tool: JsonObject, place: str) -> Tool:
     function = object_field(tool, "function", place)
     if tool.get("type") != "function" or function is None:
         raise Unsupported(f"{place}.type", "other protocols support only tools of type 'function'")
     written = _function(function, f"{place}.function")
-    written.cache = read_cache(tool, place)
+    written.cache = cache_ttl(tool, place)
     return written
 
 

@@ -40,7 +40,6 @@ from llm_gateway.protocols.accessors import (
     string_map,
     text,
     texts_only,
-    unknown_fields,
     unknown_value,
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
@@ -152,11 +151,11 @@ class _Tools:
         name = required_text(tool, "name", place)
         name = self._of_definition.get(id(tool), name)
         if tool.get("type") == "custom":
-            self.dropped += unknown_fields(tool, CUSTOM_TOOL, "tools")
+            self.dropped += droppable_fields(tool, CUSTOM_TOOL, where="tools")
             return Tool(name=name, description=custom_description(tool), parameters=CUSTOM_SCHEMA)
         if tool.get("type") != "function":
             raise Unsupported(f"{place}.type", "a namespace may contain only functions and custom tools")
-        self.dropped += unknown_fields(tool, TOOL, "tools")
+        self.dropped += droppable_fields(tool, TOOL, where="tools")
         return Tool(
             name=name,
             description=text(tool, "description", place),
@@ -201,7 +200,7 @@ def read_request(document: JsonObject) -> ParsedRequest:
         cache_key=text(document, "prompt_cache_key"),
     )
     dropped = [*unknown, *(name for name in OPTIONAL_FIELDS if document.get(name))]
-    dropped += unknown_fields(reasoning or {}, REASONING, "reasoning")
+    dropped += droppable_fields(reasoning or {}, REASONING, where="reasoning")
     dropped += ["truncation"] if truncation == "auto" else []
     dropped += sorted(set(tools.dropped))
     return ParsedRequest(conversation, tuple(dropped))

@@ -9,7 +9,7 @@ The labels are event: chunks. Events that are not listed are ignored.
                                                 │
                                                 │ response.completed, response.incomplete: ChoiceEnd, UsageUpdate,
                                                 │ BillingUpdate if the tier is not the standard one
-                                                │ [DONE], sent by some vendors: ChoiceEnd if there was no content
+                                                │ [DONE], sent by some vendors instead: ChoiceEnd
                                                 ▼
                                                done
 
@@ -116,8 +116,8 @@ class StreamReader:
     def take(self, event: Event) -> list[Chunk]:
         """Return the chunks of an event; see `contract.StreamReader.take`."""
         if event.data == b"[DONE]":  # the end marker of chat completions, which some vendors send here, too
-            self.is_done = True
-            return [ChoiceEnd()] if self._has_begun and not self._has_content else []
+            is_first, self.is_done = not self.is_done, True
+            return [self._finish(ResponseHead())] if is_first and self._has_begun else []
         try:
             payload = _decode(event.data)
         except PARSE_ERRORS:  # rare: replace invalid values beside the answer, or raise Malformed
@@ -189,11 +189,14 @@ class StreamReader:
         self._units[unit] = self._units.get(unit, 0) + 1
         return [BillingUpdate(service_tier=self._requested_tier, units=dict(self._units))]
 
-    def _end(self, response: ResponseHead) -> list[Chunk]:
-        self.is_done = True
+    def _finish(self, response: ResponseHead) -> ChoiceEnd:
         # `reason_of` needs to know only whether there is a call.
         calls: list[Part] = [ToolCall(id="", name="", arguments="")] if self._calls else []
-        chunks: list[Chunk] = [ChoiceEnd(reason=reason_of(response, calls))]
+        return ChoiceEnd(reason=reason_of(response, calls))
+
+    def _end(self, response: ResponseHead) -> list[Chunk]:
+        self.is_done = True
+        chunks: list[Chunk] = [self._finish(response)]
         counted = read_usage(response.usage, has_content=self._has_content)
         if counted is not None:
             chunks.append(counted)

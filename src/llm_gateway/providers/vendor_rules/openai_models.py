@@ -9,4 +9,6 @@ GPT_5 = ("gpt-5", "gpt-5-*")
 LATER_GPT = ("gpt-5.*", "gpt-[6-9]", "gpt-[6-9][-.]*")
 REASONING = (*O_SERIES, *GPT_5, *LATER_GPT)
 CHAT = ("gpt-5-chat*", "gpt-5.*-chat*")
-"""Models called GPT-5 that do not reason."""
+"""Chat models called GPT-5: the first one does not reason, later ones have words of their own."""
+CHAT_EFFORT = "https://github.com/Laisky/one-api/issues/120"
+"""Source: GPT-5 Chat refuses an effort."""

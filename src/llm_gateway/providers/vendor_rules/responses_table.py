@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llm_gateway.providers.vendor_rules.openai_models import CHAT, GPT_5, LATER_GPT, O_SERIES, OPENAI
-from llm_gateway.providers.vendor_rules.parts import CallId, Properties, Strict, ToolName
+from llm_gateway.providers.vendor_rules.openai_models import CHAT, CHAT_EFFORT, GPT_5, LATER_GPT, O_SERIES, OPENAI
+from llm_gateway.providers.vendor_rules.part_rules import CallId, Properties, Strict, ToolName
 from llm_gateway.providers.vendor_rules.rule import (
     AtLeast,
     Dropped,
@@ -45,6 +45,8 @@ RESPONSES_ROWS = (
       for models, but_not, known, source in _EFFORTS),
     Row(vendors=OPENAI, protocol=RESPONSES, models=("gpt-3.5*", "gpt-4*"), field="reasoning", name="reasoning",
         rule=Dropped(), source="https://github.com/RageAgainstThePixel/OpenAI-DotNet/issues/500"),
+    Row(vendors=OPENAI, protocol=RESPONSES, models=("gpt-5-chat*",), field="reasoning", name="reasoning",
+        rule=Dropped(), source=CHAT_EFFORT),
     *(Row(vendors=OPENAI, protocol=RESPONSES, models=(*O_SERIES, *GPT_5), but_not=CHAT, field=field,
           rule=Dropped(defaults=(1,)), source=SAMPLING)
       for field in ("temperature", "top_p")),

@@ -7,8 +7,16 @@ are types of an SDK are named by package and type.
 
 from __future__ import annotations
 
-from llm_gateway.providers.vendor_rules.openai_models import CHAT, GPT_5, LATER_GPT, O_SERIES, OPENAI, REASONING
-from llm_gateway.providers.vendor_rules.parts import (
+from llm_gateway.providers.vendor_rules.openai_models import (
+    CHAT,
+    CHAT_EFFORT,
+    GPT_5,
+    LATER_GPT,
+    O_SERIES,
+    OPENAI,
+    REASONING,
+)
+from llm_gateway.providers.vendor_rules.part_rules import (
     CallField,
     CallId,
     ImageTypes,
@@ -19,7 +27,7 @@ from llm_gateway.providers.vendor_rules.parts import (
     Strict,
     ToolName,
 )
-from llm_gateway.providers.vendor_rules.responses_table import CACHE_KEY, RESPONSES_ROWS
+from llm_gateway.providers.vendor_rules.responses_table import CACHE_KEY, REASONING_GUIDE, RESPONSES_ROWS
 from llm_gateway.providers.vendor_rules.rule import (
     AsEffort,
     AtMost,
@@ -48,7 +56,6 @@ CLAUDE_UP_TO_4_6 = (
 
 CLAUDE_LIMITS = "https://github.com/labring/fastgpt-plugin/pull/242"
 PARAMETERS = "https://community.openai.com/t/developer-role-not-accepted-for-o1-o1-mini-o3-mini/1110750/7"
-REASONING_GUIDE = "https://developers.openai.com/api/docs/guides/reasoning"
 CREATE_PARAMS = "openai 3.54: types.chat.CompletionCreateParams"
 FUNCTION = "openai 3.54: types.shared_params.FunctionDefinition"
 GROQ = "https://console.groq.com/docs/openai"
@@ -72,6 +79,7 @@ _OPENAI = (
       for field in ("top_k", "min_p", "repetition_penalty")),
     Row(vendors=("openai",), models=("gpt-3.5*", "gpt-4*"), field="reasoning_effort", rule=Dropped(),
         source=PARAMETERS),
+    Row(vendors=OPENAI, models=("gpt-5-chat*",), field="reasoning_effort", rule=Dropped(), source=CHAT_EFFORT),
     Row(vendors=OPENAI, models=REASONING, field="max_tokens", rule=Renamed("max_completion_tokens"),
         source=REASONING_GUIDE),
     Row(vendors=OPENAI, models=(*O_SERIES, *GPT_5), but_not=CHAT, field="temperature", rule=Dropped(unless=(1,)),
@@ -98,12 +106,14 @@ _OPENAI = (
         rule=Words(("minimal", "low", "medium", "high")), source=REASONING_GUIDE),
     Row(vendors=OPENAI, models=("gpt-5-pro*",), field="reasoning_effort", rule=Words(("high",)),
         source="https://learn.microsoft.com/en-us/javascript/api/@azure/ai-projects/reasoningeffort"),
-    Row(vendors=OPENAI, models=("gpt-5.1", "gpt-5.1-*"), but_not=("gpt-5.1-codex-max*",), field="reasoning_effort",
-        rule=Words(("none", "low", "medium", "high")),
+    Row(vendors=OPENAI, models=("gpt-5.1", "gpt-5.1-*"), but_not=("gpt-5.1-codex-max*", *CHAT),
+        field="reasoning_effort", rule=Words(("none", "low", "medium", "high")),
         source="https://learn.microsoft.com/en-us/javascript/api/@azure/ai-projects/reasoningeffort"),
-    Row(vendors=OPENAI, models=("gpt-5.[2-5]", "gpt-5.[2-5]-*"), field="reasoning_effort",
+    Row(vendors=OPENAI, models=("gpt-5.2-chat*",), field="reasoning_effort", rule=Words(("medium",)),
+        source="https://github.com/egoist/chatwise-releases/issues/1257"),
+    Row(vendors=OPENAI, models=("gpt-5.[2-5]", "gpt-5.[2-5]-*"), but_not=CHAT, field="reasoning_effort",
         rule=Words(("none", "low", "medium", "high", "xhigh")), source=REASONING_GUIDE),
-    Row(vendors=OPENAI, models=("gpt-5.6", "gpt-5.6-*"), field="reasoning_effort",
+    Row(vendors=OPENAI, models=("gpt-5.6", "gpt-5.6-*"), but_not=CHAT, field="reasoning_effort",
         rule=Words(("none", "low", "medium", "high", "xhigh", "max")),
         source="https://github.com/pydantic/pydantic-ai/issues/7081"),
     Row(vendors=("openai",), field="stop", rule=AtMost(4), source=CREATE_PARAMS),

@@ -30,6 +30,7 @@ from llm_gateway.domain.usage import (
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import GatewayError, NoProvider, RateLimited, RequestExceedsLimit
 from llm_gateway.journal.writer import JournalWriter
+from llm_gateway.protocols.counts import requested_tier
 from llm_gateway.protocols.registry import PROTOCOLS
 from llm_gateway.providers.tier_prices import quote
 
@@ -256,9 +257,12 @@ def _price(attempt: AttemptRecord, status: CostStatus) -> None:
 def _price_requested_tier(attempt: AttemptRecord, client_request: ClientRequest, provider: Provider) -> None:
     """Raise an attempt's bound to the price of the tier that the request asks for, unless that is lower.
 
-    A lower tier keeps the standard price: the provider may serve the request at another one.
+    A lower tier keeps the standard price: the provider may serve the request at another one. Of a translated request
+    only `service_tier` counts: Anthropic's `speed` and `inference_geo` are dropped.
     """
     tier = PROTOCOLS[client_request.protocol].requested_tier(client_request.document)
+    if tier is not None and client_request.protocol not in provider.codecs:
+        tier = requested_tier(client_request.conversation.service_tier)
     if tier is None or attempt.price is None:
         return
     attempt.service_tier = tier
