@@ -50,20 +50,25 @@ serve: $(RUNTIME) ## Start the gateway on http://localhost:8200
 # Two workers more than cores (tests/conftest.py), or WORKERS; neighbouring tests mostly stay together and share what their
 # module started.
 PARALLEL := -n $(or $(WORKERS),auto) --dist worksteal
+# One worker for each core, for tests that hardly ever wait: each further one would collect all tests again.
+BUSY := -n $(or $(WORKERS),$(shell getconf _NPROCESSORS_ONLN)) --dist worksteal
 # Folders whose tests may start no process (tests/conftest.py): what `make quick` runs. `make coverage` also runs those
-# whose tests mostly do not.
+# whose tests mostly do not, but for generated inputs and measured times: tracing slows these most, and they reach no
+# further lines.
 QUICK := $(addprefix tests/,cache domain error_format limiter protocols providers routing telemetry worker/pipeline)
 IN_PROCESS := $(QUICK) $(addprefix tests/,cli control gate journal server store upstream worker \
-	test_app.py test_settings.py test_sse.py)
+	test_app.py test_settings.py)
+UNTRACED := -m "not hypothesis" $(addprefix --ignore=tests/,protocols/test_linear.py protocols/test_linear_requests.py \
+	providers/test_prices_list.py providers/test_prices_names.py)
 
 test: $(EVERYTHING) ## Run every test, on all cores
 	@$(BIN)/python -m pytest $(PARALLEL)
 
-quick: $(EVERYTHING) ## Run the tests that start no process, in 1.5 minutes
-	@HYPOTHESIS_PROFILE=brief $(BIN)/python -m pytest $(PARALLEL) $(QUICK)
+quick: $(EVERYTHING) ## Run the tests that start no process, in a minute
+	@HYPOTHESIS_PROFILE=brief $(BIN)/python -m pytest $(BUSY) $(QUICK)
 
 coverage: $(EVERYTHING) ## Trace the tests that run in the test process; fails under 90 % of branches
-	@HYPOTHESIS_PROFILE=brief $(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered $(IN_PROCESS)
+	@$(BIN)/python -m pytest $(BUSY) $(UNTRACED) --cov --cov-report=term-missing:skip-covered $(IN_PROCESS)
 
 test-clients: $(PACKAGES) $(GATEWAY) $(CLIENT_PACKAGES) $(NPM_PACKAGES) ## Run other people's client libraries, Python's and npm's, at the gateway
 	@$(CLIENTS)/bin/python -m pytest tests/clients

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+
 import pytest
 
 from llm_gateway.domain.upstream_call import UpstreamResult
@@ -9,6 +12,8 @@ from llm_gateway.errors import (
     DeadlineExceeded,
     ProviderFailed,
 )
+from llm_gateway.worker.pipeline.availability import FREE_RETRIES
+from tests.virtual_time import run_virtually
 from tests.worker.pipeline.failing import A, B, broken_open, failing
 from tests.worker.pipeline.fakes import (
     BROKEN,
@@ -20,6 +25,7 @@ from tests.worker.pipeline.fakes import (
     refusal,
     request,
 )
+from tests.worker.pipeline.simulation import SimulatedGateway, Vendor
 
 
 class TestLoneCandidate:
@@ -122,3 +128,26 @@ class TestLoneCandidate:
 
         assert (type(error), error.detail) == (ProviderFailed, "Provider a: answered 500: fifth")
         assert len(world.upstream.calls) == 1
+
+
+class Flaky(Vendor):
+    """A vendor that answers every second call with 500, and takes no time."""
+
+    calls = 0
+
+    async def call(self) -> UpstreamResult:
+        self.calls += 1
+        return refusal(500) if self.calls % 2 else answer()
+
+
+def test_a_failure_beyond_the_budget_of_retries_is_told_at_once() -> None:
+    """A 429 waits for the budget, since a limit is over soon; a client should not wait for a broken provider."""
+
+    async def main() -> tuple[list[bool], float]:
+        chance, clock = random.Random(1), asyncio.get_running_loop().time
+        gateway = SimulatedGateway(Flaky(chance), chance)
+        served = [await gateway.serve("a") for _ in range(FREE_RETRIES)]
+        started = clock()
+        return [*served, await gateway.serve("a")], clock() - started
+
+    assert run_virtually(main()) == ([True] * FREE_RETRIES + [False], 0.0)

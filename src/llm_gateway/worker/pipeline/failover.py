@@ -193,10 +193,10 @@ class Failover:
         return None
 
     async def _worth_a_retry(self, state: RoutingState, candidate: Candidate, failure: Failure) -> bool:
-        """Return whether to retry the candidate after this failure; waits for the pause before it returns True."""
+        """Return whether to retry the candidate. Waits for the pause, and after a 429 for the budget of retries."""
         low, high = LIMITED_PAUSE_S if failure.limited else RETRY_PAUSE_S
-        longest = max(high, self._lines.max_wait_s) if failure.limited and self._lines is not None else high
-        if not failure.retry_on_same or failure.retry_after_s > longest:
+        most_s = self._lines.max_wait_s if failure.limited and self._lines is not None else 0.0
+        if not failure.retry_on_same or failure.retry_after_s > max(high, most_s):
             return False
         waited = 0.0
         while True:
@@ -204,7 +204,7 @@ class Failover:
             if self._remaining(state) - pause <= DEADLINE_SLACK_S:
                 return False
             may_retry = self._may_retry(state, candidate)
-            if not may_retry and (self._lines is None or waited + pause > self._lines.max_wait_s):
+            if not may_retry and waited + pause > most_s:
                 return False
             await self._timing.sleep(pause)
             waited += pause
