@@ -23,7 +23,7 @@ A single run with as many examples takes several times as long: hypothesis gener
 EXAMPLES = {"default": 40, "ci": 40, "brief": 10, FUZZING: 100}
 """Examples of a property test by profile; tests that need more use a multiple (`tests/examples.py`).
 
-`brief` is for `make quick` and `make coverage`, which run the same tests as `make test`.
+`brief` is for `make quick`, which runs the same tests as `make test`.
 """
 
 settings.register_profile("default", deadline=None, max_examples=EXAMPLES["default"])
