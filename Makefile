@@ -53,8 +53,8 @@ PARALLEL := -n $(or $(WORKERS),auto) --dist worksteal
 # One worker for each core, for tests that hardly ever wait: each further one would collect all tests again.
 BUSY := -n $(or $(WORKERS),$(shell getconf _NPROCESSORS_ONLN)) --dist worksteal
 # Folders whose tests may start no process (tests/conftest.py): what `make quick` runs. `make coverage` also runs those
-# whose tests mostly do not, but for generated inputs and measured times: tracing slows these most, and they reach no
-# further lines.
+# whose tests mostly do not, but leaves out generated inputs, measured times and whole price lists: tracing slows these
+# most, and the bound is reached without them.
 QUICK := $(addprefix tests/,cache domain error_format limiter protocols providers routing telemetry worker/pipeline)
 IN_PROCESS := $(QUICK) $(addprefix tests/,cli control gate journal server store upstream worker \
 	test_app.py test_settings.py)

@@ -54,7 +54,7 @@ class AccountCodecs(NamedTuple):
 
     @property
     def required_protocol(self) -> str | None:
-        """The protocol of `required_codec`, None if there is none."""
+        """The protocol of `required_codec`; None for a provider without one."""
         if self.required_codec is None:
             return None
         return next(protocol for protocol, codec in self.codecs.items() if codec.required_for is not None)

@@ -286,7 +286,7 @@ def output_limit(document: dict[str, Any], protocol: Descriptor) -> int:
 
 
 def _first_positive(document: dict[str, Any], names: tuple[str, ...]) -> int:
-    """Return the first of the fields that is an integer above 0; 0 if there is none."""
+    """Return the value of the first of these fields that is an integer above 0; 0 if no field is."""
     for name in names:
         value = document.get(name)
         if type(value) is int and value > 0:
