@@ -16,8 +16,10 @@ from llm_gateway.domain.usage import AttemptRecord, CostStatus, Price, Usage, Us
 from llm_gateway.errors import RecordsRefused
 from llm_gateway.journal.frames import Kind, encode_frame
 from llm_gateway.journal.linux_aio import AioContext
+from llm_gateway.journal.position_page import PageReader, WrittenPosition
 from llm_gateway.journal.segments import FileSystem, Log, WriterDir
 from llm_gateway.journal.sync import AioSyncer, Syncer, ThreadSyncer
+from llm_gateway.journal.writer import JournalWriter
 
 HEAD_BYTES = 51
 """Number of bytes of an entry before its payload."""
@@ -107,6 +109,15 @@ def needs_aio() -> None:
         AioContext().close()
     except OSError as error:
         pytest.skip(f"Linux AIO is unavailable: {error}")
+
+
+def written(writer: JournalWriter) -> WrittenPosition:
+    """Return the position that the writer has published."""
+    page = PageReader(writer.directory.path)
+    try:
+        return page.read().written
+    finally:
+        page.close()
 
 
 class Heard:

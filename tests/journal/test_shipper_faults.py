@@ -88,8 +88,7 @@ class Spoilt(dict[str, UsageRecord]):
 
 def test_a_defect_amid_a_batch_loses_none_of_it(journal: Journal, database: Database, heard: Heard) -> None:
     journal.append(settled_frames(range(3)))
-    journal.recent = Spoilt()
-    shipper = Shipper(journal, database, log=heard)
+    shipper = Shipper(journal.root, database, log=heard, known=Spoilt())
     shipper.start()
     assert shipper.flush(5)
     journal.append(settled_frames(range(3, 10)))
@@ -133,7 +132,7 @@ def test_a_log_that_raises_does_not_end_the_shipper(journal: Journal, database: 
     def no_log(event: str, **fields: object) -> None:
         raise OSError("the log is full")
 
-    shipper = Shipper(journal, database, log=no_log)
+    shipper = Shipper(journal.root, database, log=no_log)
     before = shipper.is_alive
     shipper.start()
     database.before = [KeyError("a defect"), StoreUnavailable("gone")]
@@ -181,8 +180,8 @@ def test_stopping_outlasts_a_defect(journal: Journal, database: Database, shippe
 
 def test_unwritten_entries_keep_the_directory(journal: Journal, shipper: Shipper) -> None:
     journal.append(settled_frames(range(2)))
-    journal.appended += 1
-    journal.is_closed = True
+    journal.accept(1)
+    journal.close()
 
     assert not shipper.stop(5)
     assert journal.directory.path.exists()
@@ -193,7 +192,7 @@ def test_stopping_waits_for_the_database_at_most_its_timeout(
 ) -> None:
     database.is_down = StoreUnavailable("gone")
     journal.append(settled_frames(range(2)))
-    journal.is_closed = True
+    journal.close()
     until(lambda: len(database.batches) > 3)
 
     began = time.monotonic()
@@ -211,11 +210,11 @@ def test_a_sink_that_hangs_does_not_delay_the_stop(journal: Journal, heard: Hear
     def hang(_: list[UsageRecord]) -> None:
         released.wait(10)
 
-    shipper = Shipper(journal, hang, log=heard)
+    shipper = Shipper(journal.root, hang, log=heard)
     shipper.start()
     journal.append(settled_frames(range(2)))
     time.sleep(0.3)
-    journal.is_closed = True
+    journal.close()
 
     assert not shipper.stop(0.0)
 
@@ -226,7 +225,7 @@ def test_a_sink_that_hangs_does_not_delay_the_stop(journal: Journal, heard: Hear
 
 def test_a_directory_that_cannot_be_deleted_is_logged(journal: Journal, heard: Heard, shipper: Shipper) -> None:
     (journal.directory.path / "folder").mkdir()
-    journal.is_closed = True
+    journal.close()
 
     assert shipper.stop(5)
 
@@ -243,7 +242,7 @@ from llm_gateway.journal.writer import JournalWriter
 
 async def main():
     writer = JournalWriter.open(Path(sys.argv[1]), fsync="always", segment_bytes=100_000)
-    Shipper(writer, lambda records: time.sleep(100), log=log_nothing).start()
+    Shipper(Path(sys.argv[1]) / "journal", lambda records: time.sleep(100), log=log_nothing).start()
     writer.settle("0" * 36, b'{}')
     await writer.durable()
 

@@ -1,0 +1,184 @@
+"""Ship the journal of one writer, of this process or another, and take its directory over once the writer has ended.
+
+    following -- the lock is free --> adopted -- everything is stored --> finished
+      |   ^                            |   ^
+      '---' step: ship up to the       '---' step: ship up to the end of the last segment,
+            published position               then close the open requests as crashed, and delete the directory
+
+While the writer lives nothing beyond its published position is read: zeros, an entry that is being written and damage
+could not be told apart there. A writer whose page cannot be read is not followed: its records wait until it has ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.journal.directory_transfer import DirectoryTransfer
+from llm_gateway.journal.position_page import PAGE_NAME, PageReader, PageUnreadable, Published
+from llm_gateway.journal.record_delivery import Sink
+from llm_gateway.journal.segments import START, JournalDir, Log, Position, WriterDir
+
+
+class ShippingLag(NamedTuple):
+    """Lag of the database behind the journal: size in bytes, and the age of the oldest missing entry in seconds."""
+
+    size: int
+    seconds: float
+
+
+class WriterTail:
+    """Tail of one writer's directory, for the shipper's thread; `lag` may be called from others until `close`.
+
+    `is_complete`: the last step left no entry that the writer had accepted outside of the database.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        sink: Sink,
+        *,
+        log: Log,
+        pause: Callable[[], None],
+        known: dict[str, UsageRecord] | None,
+    ) -> None:
+        """Follow the writer with the directory `path`; the other parameters as in DirectoryTransfer."""
+        self.path = path
+        self.is_finished = self.is_complete = False
+        self._sink = sink
+        self._log = log
+        self._pause = pause
+        self._known = known
+        self._lock: WriterDir | None = None
+        self._page: PageReader | None = None
+        self._is_unreadable = False
+        self._transfer: DirectoryTransfer | None = None
+        self._shipped = 0
+        self._moved = START
+        self._complete_at = time.monotonic()
+
+    def step(self) -> bool:
+        """Ship the next batch. Returns True if there may be more.
+
+        Raises:
+            StoreUnavailable: the database does not answer; the next step continues from here.
+            OSError: the journal or the page cannot be read; call `restart`.
+        """
+        began = time.monotonic()
+        if self._lock is None and not self._is_gone():
+            published = self._published()
+            if published is None:
+                self.is_complete = False
+                return False
+            written = published.written
+            is_more = self._ship(Position(written.segment, written.offset))
+            if not is_more:
+                self._shipped, self._complete_at = written.entries, began
+                self.is_complete = self._shipped >= published.appended
+            return is_more
+        if self.is_finished:
+            return False
+        is_more = self._ship(None)
+        if not is_more:
+            self._finish()
+        return is_more
+
+    def appended(self) -> int:
+        """Return the number of entries that the writer has accepted so far; 0 if that cannot be known."""
+        published = self._published()
+        return 0 if published is None else published.appended
+
+    def has_shipped(self, entries: int) -> bool:
+        """Return True if the first `entries` entries are in the database, or all that there ever will be."""
+        if self.is_finished or self._lock is not None:
+            return self.is_finished
+        published = self._published()
+        return published is not None and self._shipped >= min(entries, published.appended)
+
+    def lag(self) -> ShippingLag:
+        """Return how much of this writer's journal is not in the database yet."""
+        seconds = time.monotonic() - self._complete_at
+        if self._page is None:
+            return ShippingLag(1, seconds) if self._is_unreadable or self._lock is not None else ShippingLag(0, 0.0)
+        written = self._page.read().written
+        if self._shipped >= written.entries:
+            return ShippingLag(0, 0.0)
+        segment, offset = self._moved
+        size = (written.segment - segment) * self._page.segment_bytes + written.offset - offset
+        return ShippingLag(max(1, size), seconds)
+
+    def restart(self) -> None:
+        """Go back to the checkpoint, after an error that leaves open what was shipped."""
+        transfer, self._transfer = self._transfer, None
+        if transfer is not None:
+            with suppress(OSError):  # the file was only read, so an error at closing loses nothing
+                transfer.close()
+
+    def close(self) -> None:
+        """Close all files and release the lock. A second call has no effect."""
+        self.restart()
+        if self._page is not None:
+            self._page.close()
+            self._page = None
+        if self._lock is not None:
+            self._lock.close()
+
+    def _is_gone(self) -> bool:
+        """Return True if no process holds the directory's lock any more. The lock is this process's then."""
+        try:
+            self._lock = WriterDir(self.path)
+        except BlockingIOError:
+            return False
+        except FileNotFoundError:
+            self.is_finished = True
+            self._log("a directory of the usage journal was deleted", level="error", directory=str(self.path))
+        return True
+
+    def _published(self) -> Published | None:
+        """Return what the writer has published; None if its page cannot be read."""
+        if self._page is None and not self._is_unreadable:
+            try:
+                self._page = PageReader(self.path)
+            except (FileNotFoundError, PageUnreadable) as error:
+                self._is_unreadable = True
+                if self._lock is None:
+                    self._log(
+                        "the usage journal of a running process is not read: its records are stored once it has ended",
+                        level="error",
+                        file=str(self.path / PAGE_NAME),
+                        reason=str(error),
+                    )
+        return None if self._page is None else self._page.read()
+
+    def _ship(self, limit: Position | None) -> bool:
+        if self._transfer is None:
+            self._transfer = DirectoryTransfer(
+                JournalDir(self.path), self._sink, log=self._log, known=self._known, pause=self._pause
+            )
+        is_more = self._transfer.step(limit)[1]
+        self._moved = self._transfer.position
+        return is_more
+
+    def _finish(self) -> None:
+        """Store the open requests of the writer that has ended, and delete its directory."""
+        if self._transfer is None or self._lock is None:
+            return
+        cut_off = self._transfer.abandon()
+        published = self._published()
+        if published is not None and not published.is_closed:
+            self._log(
+                "a process ended without closing its usage journal: its records are stored",
+                level="warning",
+                journal=self.path.name,
+                cut_off=cut_off,
+            )
+        self.is_complete = published is None or published.written.entries >= published.appended
+        self.is_finished = True
+        try:
+            self._lock.remove()
+        except OSError as error:
+            self._log("cannot delete the usage journal's directory", level="warning", reason=str(error))
