@@ -7,6 +7,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,15 @@ def locked(data_dir: Path, segments: dict[int, bytes], *, zeros: int = 1000) -> 
 def open_files() -> int:
     """Return the number of files that this process holds open."""
     return len(list(Path("/dev/fd").iterdir()))
+
+
+def open_below(path: Path) -> int:
+    """Return the number of files that this process holds open below a directory, deleted ones included."""
+    count = 0
+    for descriptor in Path("/dev/fd").iterdir():
+        with suppress(FileNotFoundError):  # the descriptor that lists them
+            count += os.readlink(descriptor).startswith(str(path))
+    return count
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:

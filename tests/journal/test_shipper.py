@@ -16,7 +16,7 @@ from tests.journal.samples import (
     Heard,
     frame,
     intent,
-    open_files,
+    open_below,
     request_id,
     settled,
     settled_frames,
@@ -119,27 +119,30 @@ def test_stopping_ships_the_rest_and_removes_the_directory(
 
 def test_a_second_stop_has_no_effect(journal: Journal, heard: Heard, shipper: Shipper) -> None:
     journal.append(settled_frames(range(3)))
+    assert shipper.flush(5)
+    assert open_below(journal.root) >= 4  # the writer's lock and page, the shipper's page and segment
     journal.close()
-    descriptors = open_files()
 
     assert shipper.stop(5)
     assert shipper.stop(5)
 
     assert heard.events == []
-    assert open_files() < descriptors
+    assert open_below(journal.root) == 0
 
 
-def test_a_request_that_is_still_open_keeps_the_directory_for_the_next_start(
-    journal: Journal, database: Database, shipper: Shipper
+def test_a_request_that_is_still_open_when_its_writer_closes_is_recorded_as_cut_off(
+    journal: Journal, database: Database, heard: Heard, shipper: Shipper
 ) -> None:
     journal.append(settled_frames(range(2)) + frame("I", 9, intent(9)))
     journal.close()
 
     assert shipper.stop(5)
 
-    assert database.numbers() == [0, 1]
-    assert journal.directory.segments() == [1]
-    WriterDir(journal.directory.path).close()
+    assert database.numbers() == [0, 1, 9]
+    assert database.stored[request_id(9)].error_code == "gateway_crashed"
+    assert database.stored[request_id(9)].cost_nanos == 210_000
+    assert not journal.directory.path.exists()
+    assert heard.events == []
 
 
 def test_stopping_keeps_the_directory_of_an_open_writer(journal: Journal, shipper: Shipper) -> None:
@@ -180,6 +183,7 @@ async def test_entries_of_a_real_writer_are_shipped(tmp_path: Path, database: Da
 def test_the_lag_grows_while_the_database_is_down_and_ends_with_it(
     journal: Journal, database: Database, shipper: Shipper
 ) -> None:
+    assert shipper.flush(5)  # the shipper has found the writer
     assert shipper.behind() == (0, 0.0)
     database.is_down = StoreUnavailable("gone")
     frames = settled_frames(range(3))
@@ -202,6 +206,7 @@ def test_the_lag_grows_while_the_database_is_down_and_ends_with_it(
 
 
 def test_the_lag_in_bytes_counts_across_segments(journal: Journal, database: Database, shipper: Shipper) -> None:
+    assert shipper.flush(5)
     database.is_down = StoreUnavailable("gone")
     journal.append(settled_frames(range(3)))
     journal.rotate()

@@ -9,16 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
-from llm_gateway.journal.segments import Position, WriterDir
+from llm_gateway.journal.segments import START, Position, WriterDir
 from llm_gateway.journal.shipper import Shipper
 from tests.journal.samples import (
     Database,
     Heard,
-    open_files,
+    open_below,
     request_id,
     settled_frames,
 )
@@ -92,12 +90,12 @@ def test_a_defect_amid_a_batch_loses_none_of_it(journal: Journal, database: Data
     shipper.start()
     assert shipper.flush(5)
     journal.append(settled_frames(range(3, 10)))
-    descriptors = open_files()
+    assert open_below(journal.directory.segment(1)) == 1
 
     assert shipper.flush(5)
 
     assert database.numbers() == list(range(10))
-    assert open_files() == descriptors
+    assert open_below(journal.directory.segment(1)) == 1
     assert heard.events == [
         (
             "usage records cannot be stored and wait in the journal",
@@ -178,13 +176,16 @@ def test_stopping_outlasts_a_defect(journal: Journal, database: Database, shippe
     assert database.numbers() == [0, 1, 2]
 
 
-def test_unwritten_entries_keep_the_directory(journal: Journal, shipper: Shipper) -> None:
+def test_stopping_reports_entries_that_were_never_written(
+    journal: Journal, database: Database, shipper: Shipper
+) -> None:
     journal.append(settled_frames(range(2)))
     journal.accept(1)
     journal.close()
 
     assert not shipper.stop(5)
-    assert journal.directory.path.exists()
+    assert database.numbers() == [0, 1]
+    assert not journal.directory.path.exists()
 
 
 def test_stopping_waits_for_the_database_at_most_its_timeout(
@@ -218,8 +219,8 @@ def test_a_sink_that_hangs_does_not_delay_the_stop(journal: Journal, heard: Hear
 
     assert not shipper.stop(0.0)
 
-    with pytest.raises(BlockingIOError):
-        WriterDir(journal.directory.path)
+    assert journal.directory.segments() == [1]
+    assert journal.directory.checkpoint() == START
     released.set()
 
 

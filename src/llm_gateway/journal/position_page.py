@@ -150,6 +150,14 @@ class Published(NamedTuple):
     is_closed: bool
 
 
+def load(words: PageWords) -> Published:
+    """Return what a page shows. Entries are loaded before the position, as the module's docstring explains."""
+    is_closed, entries = bool(words[_CLOSED]), words[_ENTRIES]
+    position = words[_POSITION]
+    written = WrittenPosition(position >> _OFFSET_BITS, position & _OFFSET, entries)
+    return Published(written, max(entries, words[_APPENDED]), is_closed)
+
+
 class PageReader:
     """Reader of the page in a writer's directory, in any process."""
 
@@ -173,12 +181,8 @@ class PageReader:
             raise PageUnreadable(f"it has version {version}, and this gateway reads version {VERSION}")
 
     def read(self) -> Published:
-        """Return the current state. Entries are loaded before the position: see above."""
-        words = self._words
-        is_closed, entries = bool(words[_CLOSED]), words[_ENTRIES]
-        position = words[_POSITION]
-        written = WrittenPosition(position >> _OFFSET_BITS, position & _OFFSET, entries)
-        return Published(written, max(entries, words[_APPENDED]), is_closed)
+        """Return the current state."""
+        return load(self._words)
 
     def close(self) -> None:
         """Unmap the page. A second call has no effect."""

@@ -105,8 +105,8 @@ class Shipper:
     def behind(self) -> ShippingLag:
         """Return how much of the journals is not in the database yet. Thread-safe; reads no file.
 
-        The age counts from the last time that everything of a writer was shipped, which is checked every 0.3 seconds:
-        the oldest entry may be 0.3 seconds younger.
+        A new writer counts once it is found, within 0.3 seconds. The age counts from the last time that everything of a
+        writer was shipped, which is checked every 0.3 seconds: the oldest entry may be 0.3 seconds younger.
         """
         with self._shared:
             lags = [tail.lag() for tail in self._tails.values()]
