@@ -102,7 +102,7 @@ def open_below(path: Path) -> int:
     count = 0
     for descriptor in Path("/dev/fd").iterdir():
         with suppress(FileNotFoundError):  # the descriptor that lists them
-            count += os.readlink(descriptor).startswith(str(path))
+            count += str(descriptor.readlink()).startswith(str(path))
     return count
 
 
