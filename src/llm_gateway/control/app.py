@@ -30,10 +30,12 @@ from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.throttle import Throttle
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.local_model import LocalModel
-from llm_gateway.providers.prepare import Preparer
+from llm_gateway.providers.account_assembler import AccountAssembler
+from llm_gateway.providers.account_resolver import AccountResolver
 from llm_gateway.providers.presets import load_presets
 from llm_gateway.providers.prices import PriceList, attempt_quote
 from llm_gateway.providers.registry import DIALECTS
+from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.settings import Settings
 from llm_gateway.store.data_dir import DataDir
 from llm_gateway.store.database import Database
@@ -123,15 +125,21 @@ class Control:
         self._unusable: dict[str, str] = {}
         self.egress = Egress(strict=settings.env == "production", private_hosts=settings.private_hosts)
         prices = PriceList()
-        preparer = Preparer(
+        resolver = AccountResolver(
             dialects=DIALECTS,
             presets=self._presets,
             prices=prices,
             local_endpoint=lambda: (local.base_url, local.api_key) if local else None,
             learn=redact.learn,
         )
+        assembler = AccountAssembler(dialects=DIALECTS, learn=redact.learn)
         self.configuration = LiveConfiguration(
-            stores.providers, stores.overrides, preparer.prepare, lambda: prices.public, self._cannot_be_used
+            stores.providers,
+            stores.overrides,
+            resolver.resolve,
+            lambda: prices.public,
+            SnapshotBuilder(assembler.assemble, self._cannot_be_used).build,
+            self._cannot_be_used,
         )
         self.configuration.subscribe(OnlyModelWarning(log))
 
