@@ -12,6 +12,8 @@ import pytest
 from llm_gateway.domain.catalog import CallToSign, NotAuthorized, Provider, Target, UpstreamAuthorizer
 from llm_gateway.domain.configuration import Account
 from llm_gateway.domain.upstream_call import UpstreamCall, UpstreamResult
+from llm_gateway.provider_calls.model_list import ModelLists
+from llm_gateway.provider_calls.pool_factory import PoolFactory
 from llm_gateway.providers import openai
 from llm_gateway.providers.account_assembler import AccountAssembler
 from llm_gateway.providers.upstream_credentials import RefreshedToken, Token
@@ -64,7 +66,7 @@ def signed(mock: MockUpstream, signing: UpstreamAuthorizer) -> Provider:
 
 async def send(transport: Transport, how: str, to: Provider, timeout_s: float = 5) -> Any:
     if how == "list_models":
-        return await transport.list_models(to, timeout_s)
+        return await ModelLists(PoolFactory(Egress(strict=False))).get(to, timeout_s)
     return await (transport.open if how == "open" else transport.post)(to, CALL, timeout_s)
 
 
