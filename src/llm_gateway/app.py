@@ -102,8 +102,6 @@ class Application:
         control.configuration.subscribe(lambda snapshot: in_loop(worker.changed, snapshot))
         control.configuration.reload()
         data_plane = DataPlane(
-            in_flight=worker.in_flight,
-            list_models=worker.transport.list_models,
             passed=lambda provider: worker.availability.lift(provider.id, "its test passed"),
             ready=lambda: self._serving,
             journal_writable=lambda: journal.is_writable,
