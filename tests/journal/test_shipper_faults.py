@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import threading
@@ -124,6 +125,25 @@ def test_an_unreadable_journal_is_read_again_later(
 
     assert shipper.flush(5)
     assert database.numbers() == list(range(5))
+
+
+def test_without_a_free_descriptor_the_writers_that_are_known_are_shipped(
+    journal: Journal, database: Database, heard: Heard, shipper: Shipper
+) -> None:
+    journal.append(settled_frames(range(3)))
+    assert shipper.flush(5)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    journal.append(settled_frames(range(3, 5)))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        until(lambda: database.numbers() == list(range(5)))
+        assert not shipper.flush(0.4)  # it cannot tell whether there are other writers
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    assert shipper.flush(5)
+    assert heard.names() == ["usage records cannot be stored and wait in the journal", "usage records are stored again"]
+    assert "Too many open files" in heard.events[0][1]["reason"]
 
 
 def test_a_log_that_raises_does_not_end_the_shipper(journal: Journal, database: Database) -> None:

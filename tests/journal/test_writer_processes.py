@@ -289,13 +289,14 @@ def test_the_records_of_a_writer_with_an_unreadable_page_wait_until_it_ends(
     assert settled_in(database) == {*range(5), *range(other.first, other.first + 5)}
 
 
-def test_a_directory_that_is_being_made_is_left_alone(
-    tmp_path: Path, database: Database, heard: Heard, shipper: Shipper
-) -> None:
+def test_a_directory_that_is_being_made_is_left_alone(tmp_path: Path, database: Database, heard: Heard) -> None:
     hidden = left_behind(tmp_path, {1: settled_frames(range(3))}, writer=".new-a")
     left_behind(tmp_path, {1: settled_frames(range(3, 5))}, writer="b")
+    shipper = Shipper(tmp_path / "journal", database, log=heard)
+    shipper.start()
 
     assert shipper.flush(5)
+    assert shipper.stop(5)
 
     assert database.numbers() == [3, 4]
     assert (hidden / "000001.seg").exists()

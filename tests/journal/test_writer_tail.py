@@ -158,15 +158,6 @@ def test_a_directory_of_a_gone_writer_needs_no_page(database: Database, heard: H
     assert heard.events == []
 
 
-def test_a_directory_that_was_deleted_is_logged(journal: Journal, heard: Heard, tail: WriterTail) -> None:
-    journal.directory.remove()
-
-    assert not tail.step()
-
-    assert tail.is_finished
-    assert heard.names() == ["a directory of the usage journal was deleted"]
-
-
 def test_closing_leaves_no_file_open(journal: Journal, database: Database, heard: Heard) -> None:
     descriptors = open_files()
     tail = WriterTail(journal.directory.path, database, log=heard, pause=lambda: None, known=None)

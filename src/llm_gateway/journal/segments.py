@@ -20,6 +20,7 @@ shipped: the shipper has read past it, and no open request has entries in it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable
@@ -90,7 +91,45 @@ class JournalDir:
         temporary.replace(self.path / "checkpoint")
 
 
-class WriterDir(JournalDir):
+class LockableDir(JournalDir):
+    """One writer's directory with its lock file open, so that a try to lock it needs no further descriptor."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the lock file, without locking it.
+
+        Raises:
+            OSError: the directory does not exist, or its lock file cannot be created.
+        """
+        super().__init__(path)
+        self._lock: int | None = os.open(path / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def lock(self) -> bool:
+        """Lock the directory until it is closed. Returns False if another process or object holds the lock."""
+        if self._lock is None:
+            return False
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def remove(self) -> None:
+        """Delete the directory with all its files, and release the lock."""
+        try:
+            for file in sorted(self.path.iterdir()):
+                file.unlink()
+            self.path.rmdir()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Release the lock. A second call has no effect."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+class WriterDir(LockableDir):
     """One writer's directory, locked by this process until it is closed."""
 
     def __init__(self, path: Path) -> None:
@@ -101,12 +140,9 @@ class WriterDir(JournalDir):
             OSError: the directory does not exist, or its lock file cannot be created.
         """
         super().__init__(path)
-        self._lock: int | None = os.open(path / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not self.lock():
             self.close()
-            raise
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     @classmethod
     def make(cls, path: Path, prepare: Callable[[Path], None] = lambda _folder: None) -> WriterDir:
@@ -129,21 +165,6 @@ class WriterDir(JournalDir):
             directory.remove()
             raise
         return directory
-
-    def remove(self) -> None:
-        """Delete the directory with all its files, and release the lock."""
-        try:
-            for file in sorted(self.path.iterdir()):
-                file.unlink()
-            self.path.rmdir()
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Release the lock. A second call has no effect."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
 
 def find_writers(root: Path) -> list[Path]:

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
@@ -79,7 +80,7 @@ class Shipper:
             known: records of writers in this process, which need not be decoded (KnownRecords).
         """
         self._root = root
-        self._new_tail = partial(WriterTail, sink=sink, log=log, pause=pause, known=known)
+        self._new_tail = partial(WriterTail, sink=sink, log=self._safe_log, pause=pause, known=known)
         self._log = log
         self._tails: dict[str, WriterTail] = {}
         self._finished: set[str] = set()
@@ -156,19 +157,16 @@ class Shipper:
 
     def _ship(self) -> bool:
         """Ship what the writers have written so far; False if some of that failed and must be tried again."""
-        failures: dict[WriterTail, str] = {}
+        failures: dict[str, str] = {}
         is_more = True
         while is_more:
             try:
-                self._look_for_writers()
+                self._look_for_writers(failures)
                 is_more = self._step(failures)
             except StoreUnavailable as error:
                 # The driver's message alone: SQLAlchemy's includes the whole statement.
                 cause = getattr(error.__cause__, "orig", None)
                 self._failed("warning", error.detail if cause is None else f"{error.detail} ({cause})")
-                return False
-            except Exception as error:  # edge: the thread must not end; the records are in the journal
-                self._failed("error", repr(error))
                 return False
         if failures:
             self._failed("error", "; ".join(dict.fromkeys(failures.values())))
@@ -179,19 +177,27 @@ class Shipper:
         self._reason = ""
         return True
 
-    def _look_for_writers(self) -> None:
-        """Follow writers that are new, and set the targets of flushes that were requested since the last look."""
-        paths = {path.name: path for path in find_writers(self._root)}
-        self._finished &= paths.keys()
-        with self._shared:
-            for name in paths.keys() - self._tails.keys() - self._finished:
-                self._tails[name] = self._new_tail(paths[name])
-            flushes = [flush for flush in self._flushes if flush.targets is None]
-        for flush in flushes:
-            flush.targets = {tail: tail.appended() for tail in self._tails.values()}
+    def _look_for_writers(self, failures: dict[str, str]) -> None:
+        """Follow writers that are new, and set the targets of flushes that were requested since the last look.
 
-    def _step(self, failures: dict[WriterTail, str]) -> bool:
-        """Ship a batch of each writer that is not among `failures`. Returns True if there may be more.
+        If that fails (no descriptor is free, say), it is noted in `failures`, and the writers known so far go on.
+        """
+        try:
+            paths = {path.name: path for path in find_writers(self._root)}
+            self._finished &= paths.keys()
+            with self._shared:
+                flushes = [flush for flush in self._flushes if flush.targets is None]
+                for name in paths.keys() - self._tails.keys() - self._finished:
+                    self._tails[name] = self._new_tail(paths[name])
+            targets = {tail: tail.appended() for tail in self._tails.values()}
+        except Exception as error:  # edge: the thread must not end; the next look tries again
+            failures[""] = repr(error)
+            return
+        for flush in flushes:
+            flush.targets = targets
+
+    def _step(self, failures: dict[str, str]) -> bool:
+        """Ship a batch of each writer whose name is not in `failures`. Returns True if there may be more.
 
         A writer whose journal cannot be shipped is added to `failures`; the others go on.
 
@@ -200,7 +206,7 @@ class Shipper:
         """
         is_more = False
         for name, tail in sorted(self._tails.items()):
-            if tail in failures:
+            if name in failures:
                 continue
             try:
                 is_more |= tail.step()
@@ -208,7 +214,7 @@ class Shipper:
                 raise
             except Exception as error:  # edge: the thread must not end; the records are read again from the checkpoint
                 tail.restart()
-                failures[tail] = repr(error)
+                failures[name] = repr(error)
             if tail.is_finished:
                 self._forget(name, tail)
         self._end_flushes()
@@ -246,6 +252,6 @@ class Shipper:
             self._safe_log("usage records cannot be stored and wait in the journal", level=level, reason=reason)
         self._backoff = min(2 * self._backoff or BACKOFF_S, LONGEST_BACKOFF_S)
 
-    def _safe_log(self, event: str, **fields: str) -> None:
+    def _safe_log(self, event: str, **fields: Any) -> None:
         with suppress(Exception):  # edge: a log that fails must not end the thread
             self._log(event, **fields)

@@ -21,7 +21,7 @@ from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.journal.directory_transfer import DirectoryTransfer
 from llm_gateway.journal.position_page import PAGE_NAME, PageReader, PageUnreadable, Published
 from llm_gateway.journal.record_delivery import Sink
-from llm_gateway.journal.segments import START, JournalDir, Log, Position, WriterDir
+from llm_gateway.journal.segments import START, LockableDir, Log, Position
 
 
 class ShippingLag(NamedTuple):
@@ -46,14 +46,18 @@ class WriterTail:
         pause: Callable[[], None],
         known: dict[str, UsageRecord] | None,
     ) -> None:
-        """Follow the writer with the directory `path`; the other parameters as in DirectoryTransfer."""
-        self.path = path
+        """Follow the writer with the directory `path`. `log` never raises; the rest as in DirectoryTransfer.
+
+        Raises:
+            OSError: the directory's lock file cannot be opened.
+        """
+        self._directory = LockableDir(path)
+        self._is_adopted = self._directory.lock()
         self.is_finished = self.is_complete = False
         self._sink = sink
         self._log = log
         self._pause = pause
         self._known = known
-        self._lock: WriterDir | None = None
         self._page: PageReader | None = None
         self._is_unreadable = False
         self._transfer: DirectoryTransfer | None = None
@@ -69,7 +73,8 @@ class WriterTail:
             OSError: the journal or the page cannot be read; call `restart`.
         """
         began = time.monotonic()
-        if self._lock is None and not self._is_gone():
+        self._is_adopted = self._is_adopted or self._directory.lock()
+        if not self._is_adopted:
             published = self._published()
             if published is None:
                 self.is_complete = False
@@ -80,8 +85,6 @@ class WriterTail:
                 self._shipped, self._complete_at = written.entries, began
                 self.is_complete = self._shipped >= published.appended
             return is_more
-        if self.is_finished:
-            return False
         is_more = self._ship(None)
         if not is_more:
             self._finish()
@@ -94,7 +97,7 @@ class WriterTail:
 
     def has_shipped(self, entries: int) -> bool:
         """Return True if the first `entries` entries are in the database, or all that there ever will be."""
-        if self.is_finished or self._lock is not None:
+        if self._is_adopted:
             return self.is_finished
         published = self._published()
         return published is not None and self._shipped >= min(entries, published.appended)
@@ -103,7 +106,7 @@ class WriterTail:
         """Return how much of this writer's journal is not in the database yet."""
         seconds = time.monotonic() - self._complete_at
         if self._page is None:
-            return ShippingLag(1, seconds) if self._is_unreadable or self._lock is not None else ShippingLag(0, 0.0)
+            return ShippingLag(1, seconds) if self._is_unreadable or self._is_adopted else ShippingLag(0, 0.0)
         written = self._page.read().written
         if self._shipped >= written.entries:
             return ShippingLag(0, 0.0)
@@ -124,32 +127,20 @@ class WriterTail:
         if self._page is not None:
             self._page.close()
             self._page = None
-        if self._lock is not None:
-            self._lock.close()
-
-    def _is_gone(self) -> bool:
-        """Return True if no process holds the directory's lock any more. The lock is this process's then."""
-        try:
-            self._lock = WriterDir(self.path)
-        except BlockingIOError:
-            return False
-        except FileNotFoundError:
-            self.is_finished = True
-            self._log("a directory of the usage journal was deleted", level="error", directory=str(self.path))
-        return True
+        self._directory.close()
 
     def _published(self) -> Published | None:
         """Return what the writer has published; None if its page cannot be read."""
         if self._page is None and not self._is_unreadable:
             try:
-                self._page = PageReader(self.path)
+                self._page = PageReader(self._directory.path)
             except (FileNotFoundError, PageUnreadable) as error:
                 self._is_unreadable = True
-                if self._lock is None:
+                if not self._is_adopted:
                     self._log(
                         "the usage journal of a running process is not read: its records are stored once it has ended",
                         level="error",
-                        file=str(self.path / PAGE_NAME),
+                        file=str(self._directory.path / PAGE_NAME),
                         reason=str(error),
                     )
         return None if self._page is None else self._page.read()
@@ -157,7 +148,7 @@ class WriterTail:
     def _ship(self, limit: Position | None) -> bool:
         if self._transfer is None:
             self._transfer = DirectoryTransfer(
-                JournalDir(self.path), self._sink, log=self._log, known=self._known, pause=self._pause
+                self._directory, self._sink, log=self._log, known=self._known, pause=self._pause
             )
         is_more = self._transfer.step(limit)[1]
         self._moved = self._transfer.position
@@ -165,20 +156,18 @@ class WriterTail:
 
     def _finish(self) -> None:
         """Store the open requests of the writer that has ended, and delete its directory."""
-        if self._transfer is None or self._lock is None:
-            return
-        cut_off = self._transfer.abandon()
+        cut_off = 0 if self._transfer is None else self._transfer.abandon()
         published = self._published()
         if published is not None and not published.is_closed:
             self._log(
                 "a process ended without closing its usage journal: its records are stored",
                 level="warning",
-                journal=self.path.name,
+                journal=self._directory.path.name,
                 cut_off=cut_off,
             )
         self.is_complete = published is None or published.written.entries >= published.appended
         self.is_finished = True
         try:
-            self._lock.remove()
+            self._directory.remove()
         except OSError as error:
             self._log("cannot delete the usage journal's directory", level="warning", reason=str(error))
