@@ -81,7 +81,7 @@ def test_a_closed_writer_is_taken_over_without_a_warning(
 
     assert not tail.step()
 
-    assert (tail.is_finished, tail.is_complete) == (True, True)
+    assert (tail.is_finished, tail.is_complete()) == (True, True)
     assert database.numbers() == [0, 1]
     assert heard.events == []
 
@@ -140,11 +140,32 @@ def test_shipped_entries_are_counted_as_the_writer_published_them(
     tail.step()
 
     assert [tail.has_shipped(entries) for entries in (4, 5, 6)] == [True, False, False]
-    assert not tail.is_complete
+    assert not tail.is_complete()
     journal.accept(-2)  # their requests were refused instead
     assert tail.has_shipped(6)
     tail.step()
-    assert tail.is_complete
+    assert tail.is_complete()
+
+
+def test_a_journal_is_incomplete_while_its_records_cannot_be_stored(
+    journal: Journal, database: Database, tail: WriterTail
+) -> None:
+    assert not tail.is_complete()
+    tail.step()
+    assert tail.is_complete()
+    journal.append(settled_frames(range(2)))
+    database.before = [StoreUnavailable("gone"), StoreUnavailable("gone")]
+    with pytest.raises(StoreUnavailable):
+        tail.step()
+    assert not tail.is_complete()
+    journal.close()
+    with pytest.raises(StoreUnavailable):
+        tail.step()
+    assert not tail.is_complete()
+
+    tail.step()
+
+    assert tail.is_complete()
 
 
 def test_a_directory_of_a_gone_writer_needs_no_page(database: Database, heard: Heard, journal: Journal) -> None:
@@ -153,7 +174,7 @@ def test_a_directory_of_a_gone_writer_needs_no_page(database: Database, heard: H
 
     assert not tail.step()
 
-    assert (tail.is_finished, tail.is_complete, path.exists()) == (True, True, False)
+    assert (tail.is_finished, tail.is_complete(), path.exists()) == (True, True, False)
     assert database.numbers() == [0, 1, 2]
     assert heard.events == []
 

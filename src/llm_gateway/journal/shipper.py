@@ -142,7 +142,7 @@ class Shipper:
 
     def _run(self) -> None:
         schedule_in_background()
-        is_done = False
+        is_done = is_shipped = False
         while not is_done:
             is_stopping = self._stop_by is not None
             is_shipped = self._ship()
@@ -153,7 +153,7 @@ class Shipper:
             if not is_done:
                 self._wake.wait(pause)
                 self._wake.clear()
-        self._end()
+        self._end(is_shipped=is_shipped)
 
     def _ship(self) -> bool:
         """Ship what the writers have written so far; False if some of that failed and must be tried again."""
@@ -222,7 +222,7 @@ class Shipper:
 
     def _forget(self, name: str, tail: WriterTail) -> None:
         """Stop following a writer that has ended; its directory is not looked at again if it could not be deleted."""
-        self._is_complete &= tail.is_complete
+        self._is_complete &= tail.is_complete()
         self._finished.add(name)
         with self._shared:
             del self._tails[name]
@@ -236,12 +236,13 @@ class Shipper:
                     self._flushes.remove(flush)
                     flush.end(is_stored=True)
 
-    def _end(self) -> None:
-        """Close all directories, and end the flushes that wait."""
+    def _end(self, *, is_shipped: bool) -> None:
+        """Close all directories, and end the flushes that wait. `is_shipped`: the last look did not fail."""
         with self._shared:
             self._has_ended = True
+            self._is_complete &= is_shipped
             for tail in self._tails.values():
-                self._is_complete &= tail.is_complete
+                self._is_complete &= tail.is_complete()
                 tail.close()
             for flush in self._flushes:
                 flush.end(is_stored=False)

@@ -32,10 +32,7 @@ class ShippingLag(NamedTuple):
 
 
 class WriterTail:
-    """Tail of one writer's directory, for the shipper's thread; `lag` may be called from others until `close`.
-
-    `is_complete`: the last step left no entry that the writer had accepted outside of the database.
-    """
+    """Tail of one writer's directory, for the shipper's thread; `lag` may be called from others until `close`."""
 
     def __init__(
         self,
@@ -53,7 +50,7 @@ class WriterTail:
         """
         self._directory = LockableDir(path)
         self._is_adopted = self._directory.lock()
-        self.is_finished = self.is_complete = False
+        self.is_finished = False
         self._sink = sink
         self._log = log
         self._pause = pause
@@ -77,13 +74,11 @@ class WriterTail:
         if not self._is_adopted:
             published = self._published()
             if published is None:
-                self.is_complete = False
                 return False
             written = published.written
             is_more = self._ship(Position(written.segment, written.offset))
             if not is_more:
                 self._shipped, self._complete_at = written.entries, began
-                self.is_complete = self._shipped >= published.appended
             return is_more
         is_more = self._ship(None)
         if not is_more:
@@ -101,6 +96,13 @@ class WriterTail:
             return self.is_finished
         published = self._published()
         return published is not None and self._shipped >= min(entries, published.appended)
+
+    def is_complete(self) -> bool:
+        """Return True if every entry that the writer has accepted is in the database. Opens no file."""
+        published = None if self._page is None else self._page.read()
+        if self._is_adopted:  # what it had accepted and not written is lost
+            return self.is_finished and (published is None or published.written.entries >= published.appended)
+        return published is not None and self._shipped >= published.appended
 
     def lag(self) -> ShippingLag:
         """Return how much of this writer's journal is not in the database yet."""
@@ -165,7 +167,6 @@ class WriterTail:
                 journal=self._directory.path.name,
                 cut_off=cut_off,
             )
-        self.is_complete = published is None or published.written.entries >= published.appended
         self.is_finished = True
         try:
             self._directory.remove()
