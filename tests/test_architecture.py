@@ -257,8 +257,12 @@ SOUND_PACKAGE = {
     "worker/pipeline/__init__.py": "",
     "worker/pipeline/caching.py": "",
     "worker/pipeline/failover.py": (
-        "import llm_gateway.worker.pipeline.attempt, llm_gateway.worker.pipeline.routing_state"
+        "import llm_gateway.worker.pipeline.retries, llm_gateway.worker.pipeline.rate_limit_waits"
     ),
+    "worker/pipeline/retries.py": "import llm_gateway.worker.pipeline.candidate_calls",
+    "worker/pipeline/rate_limit_waits.py": "import llm_gateway.worker.pipeline.waiting_line",
+    "worker/pipeline/candidate_calls.py": "import llm_gateway.worker.pipeline.attempt",
+    "worker/pipeline/timing.py": "import llm_gateway.worker.pipeline.routing_state",
     "worker/pipeline/relay.py": "",
     "worker/pipeline/attempt.py": (
         "import llm_gateway.worker.pipeline.refusals, llm_gateway.worker.pipeline.transport"

@@ -26,7 +26,8 @@ from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
 from llm_gateway.worker.pipeline.availability import ProviderAvailability, Wait
-from llm_gateway.worker.pipeline.failover import Failover, Timing
+from llm_gateway.worker.pipeline.failover import Failover
+from llm_gateway.worker.pipeline.timing import Timing
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
 from llm_gateway.worker.pipeline.upstream_events import UpstreamEvents

@@ -24,7 +24,8 @@ from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
 from llm_gateway.worker.pipeline.availability import ProviderAvailability
-from llm_gateway.worker.pipeline.failover import Failover, Timing
+from llm_gateway.worker.pipeline.failover import Failover
+from llm_gateway.worker.pipeline.timing import Timing
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
 from llm_gateway.worker.pipeline.waiting_line import WaitingLines

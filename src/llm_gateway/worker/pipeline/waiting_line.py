@@ -5,9 +5,9 @@
                         └──┼──── full: again(s) ──────┘
                            └── out of time, provider deleted, or cancelled ──▶ leave
 
-One request of a provider has the turn at a time; it takes the place itself (`failover.py`), or calls `again` if none
-is free yet. Lines of the provider's models take turns; within a line, `FairQueue` decides. The turn is given when the
-limiter reports room, and at the end of the wait that the last waiter passed to `again`.
+One request of a provider has the turn at a time; it takes the place itself (`rate_limit_waits.py`), or calls `again`
+if none is free yet. Lines of the provider's models take turns; within a line, `FairQueue` decides. The turn is given
+when the limiter reports room, and at the end of the wait that the last waiter passed to `again`.
 
 Pacing: while two or more customers asked within 60 s and more than half of the window is taken, places are given out
 at the limit's own rate. Without it a burst fills the window, and the next place is a minute away for everybody.
