@@ -21,6 +21,7 @@ from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.routing.session_affinity import SessionAffinity
 from llm_gateway.telemetry.redaction import Redactor
+from llm_gateway.upstream.pool import send_always
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
 from llm_gateway.worker.pipeline.availability import ProviderAvailability
@@ -114,7 +115,14 @@ class _Transport(Upstream):
         super().__init__()
         self._vendor = vendor
 
-    async def post(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult:
+    async def post(
+        self,
+        provider: Provider,
+        call: UpstreamCall,
+        timeout_s: float,
+        before_send: Callable[[], None] = send_always,
+    ) -> UpstreamResult:
+        before_send()
         return await self._vendor.call()
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.client_presence import ClientDisconnected
 from llm_gateway.domain.conversation import CONTENT
 from llm_gateway.domain.output_estimate import with_estimates
 from llm_gateway.domain.reply import Reply
@@ -134,10 +135,11 @@ class Attempts:
         this.full_timeout = provider.timeout_s <= remaining
         send = self._transport.open if request.stream else self._transport.post
         try:
-            return await send(provider, this.call, provider.timeout_s if this.full_timeout else remaining)
+            timeout_s = provider.timeout_s if this.full_timeout else remaining
+            return await send(provider, this.call, timeout_s, request.presence.check)
         except BaseException as error:  # edge: cancelled in mid-call; it may be billed, so its upper bound is kept
             this.permit.release()
-            if isinstance(error, CancelledBeforeSend):
+            if isinstance(error, CancelledBeforeSend | ClientDisconnected):
                 self._set_not_sent(this)
             else:
                 self._admission.unknown(this.reservation)

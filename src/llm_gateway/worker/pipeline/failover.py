@@ -143,7 +143,12 @@ class Failover:
             self._check_end(state)
 
     def _check_end(self, state: RoutingState) -> None:
-        """Raise the request's error if every candidate would reject it, or if it has had all its attempts."""
+        """Raise the request's error if every candidate would reject it, or if it has had all its attempts.
+
+        Raises:
+            ClientDisconnected: no client waits for the answer of another attempt.
+        """
+        state.request.presence.check()
         if state.failure is not None and state.failure.final:
             raise state.error()
         if state.is_spent:

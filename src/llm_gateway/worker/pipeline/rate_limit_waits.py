@@ -90,7 +90,8 @@ class RateLimitWaits:
         if own_wait_s:
             started = self._timing.clock()
             try:
-                await self._timing.sleep(own_wait_s)
+                with state.request.presence:
+                    await self._timing.sleep(own_wait_s)
             finally:
                 state.note_queued(self._timing.clock() - started)
 
@@ -106,8 +107,12 @@ class RateLimitWaits:
         Raises:
             GatewayError: the turn did not come in time.
         """
-        candidate = waiter.candidate
-        while await waiter.turn():
+        candidate, presence = waiter.candidate, state.request.presence
+        while True:
+            with presence:
+                has_turn = await waiter.turn()
+            if not has_turn:
+                break
             admitted = await self._calls.admit(state, candidate)
             if not isinstance(admitted, Wait):
                 return admitted

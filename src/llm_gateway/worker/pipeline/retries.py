@@ -72,7 +72,8 @@ class Retries:
             may_retry = self._may_retry(state, candidate)
             if not may_retry and waited + pause > most_s:
                 return False
-            await self._timing.sleep(pause)
+            with state.request.presence:
+                await self._timing.sleep(pause)
             waited += pause
             if may_retry:
                 return True
