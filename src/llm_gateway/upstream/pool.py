@@ -182,6 +182,8 @@ class Pool:
         finally:
             if connection.is_reusable:
                 self._keep(connection)
+            else:
+                connection.close()  # also a new one on which nothing was sent
 
     def _free(self) -> UpstreamConnection | None:
         """Return the idle connection that was used last, None if none is idle. So superfluous ones reach `IDLE_S`."""

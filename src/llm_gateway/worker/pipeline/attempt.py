@@ -177,7 +177,7 @@ class Attempts:
 
     def _failed(self, this: _Try, failure: Failure) -> None:
         self._end(this, error=failure.message)
-        this.state.note_failure(failure)
+        this.state.note_failure(failure, this.candidate)
 
     def _end(self, this: _Try, error: str | None = None) -> None:
         this.attempt.error = error
@@ -207,10 +207,11 @@ class Attempts:
         else:
             self._recorder.set_free(this.attempt)
             this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
-        report_refusal(read, this.permit, this.state, this.candidate, this.call)
+        now = self._clock()
+        report_refusal(read, this.permit, this.state, this.candidate, this.call, now)
         if read.failure.limited:
             retry_after_s = min(read.failure.retry_after_s, MAX_RETRY_AFTER_S)
-            this.state.answered_429[this.candidate.cache_part] = self._clock() + retry_after_s
+            this.state.answered_429[this.candidate.cache_part] = now + retry_after_s
         if read.failure.too_long:
             provider_id, model = this.candidate.provider.id, this.candidate.model
             input_tokens = this.state.request.estimated_input_tokens()

@@ -60,11 +60,12 @@ class CandidateCalls:
             return None
         admitted = await self.admit(state, candidate)
         if isinstance(admitted, Wait):
+            until = self._timing.clock() + admitted.seconds
             if admitted.limited:
                 state.passed = "limit"
-                state.note_limited(candidate, admitted.seconds)
+                state.note_limited(candidate, until)
             else:
-                state.note_unavailable(admitted.seconds)
+                state.note_unavailable(candidate, until)
             return None
         if admitted is None:
             return None

@@ -112,13 +112,14 @@ class Failover:
             return await self._try_passed_over(state, passed_over) or await self._try_again(state, plan.candidates)
         except GatewayError as error:
             error.queued_ms = state.queued_ms
-            if error.limited_by is None and state.limited_by is not None:
-                error.limited_by = state.limited_by.provider.name
+            limited_by = state.limited_by
+            if error.limited_by is None and limited_by is not None:
+                error.limited_by = limited_by.provider.name
             raise
 
     async def _try_passed_over(self, state: RoutingState, candidates: list[Candidate]) -> Success | OpenStream | None:
         """Try those that refused a request of this size lately, unless another may serve it; None if none served."""
-        if state.failure is None and not state.limited and state.out_for is None:
+        if state.failure is None and not state.limited and not state.unavailable:
             for candidate in candidates:
                 served = await self._calls.call(state, candidate)
                 if served is not None:
@@ -136,7 +137,7 @@ class Failover:
                 candidate = None if self._waits is None else self._waits.choose(state)
                 if self._waits is None or candidate is None:
                     self._timing.check_deadline(state)
-                    raise state.error()
+                    raise state.error(self._timing.clock())
                 served = await self._waits.wait_for(state, candidate)
             if served is not None:
                 return served
@@ -150,10 +151,10 @@ class Failover:
         """
         state.request.presence.check()
         if state.failure is not None and state.failure.final:
-            raise state.error()
+            raise state.error(self._timing.clock())
         if state.is_spent:
             self._timing.check_deadline(state)  # a passed deadline explains more than the last attempt's error
-            raise state.error()
+            raise state.error(self._timing.clock())
 
     def _refused_this_size(self, request: Request, candidate: Candidate) -> bool:
         """Return whether a request that is no larger exceeded the candidate's context window lately."""

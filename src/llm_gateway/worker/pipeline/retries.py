@@ -52,7 +52,7 @@ class Retries:
             if not await self._worth_a_retry(state, candidate, failure):
                 return None
             state.retries += 1
-            state.forget_waits()
+            state.forget_wait(candidate)
             served = await self._calls.call(state, candidate)
             if served is not None or state.failure is failure:  # no new failure: the candidate was skipped
                 return served
@@ -80,6 +80,7 @@ class Retries:
 
     def _may_retry(self, state: RoutingState, candidate: Candidate) -> bool:
         """Return whether the budget of retries allows another call to a provider that failed; each call pays once."""
-        if not state.has_paid:
-            state.has_paid = self._availability.may_retry(candidate.provider.id)
-        return state.has_paid
+        provider_id = candidate.provider.id
+        if state.paid_for != provider_id and self._availability.may_retry(provider_id):
+            state.paid_for = provider_id
+        return state.paid_for == provider_id
