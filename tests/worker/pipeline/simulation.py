@@ -136,12 +136,13 @@ class SimulatedGateway:
         self.limiter = limiter(clock)
         self.logged: list[str] = []
         self.availability = ProviderAvailability(clock, chance.random, log=lambda event, **_: self.logged.append(event))
-        admission, translation = Admission(self.limiter), Translation()
+        self.admission, translation = Admission(self.limiter), Translation()
         self.lines = WaitingLines(self.limiter, self.availability.gate_wait_s, max_wait_s=8.0, clock=clock)
-        self.recorder = UsageRecorder(JournalSpy(), instance="i", list_price=lambda *_: None, observe=lambda _: None)
+        self.journal = JournalSpy()
+        self.recorder = UsageRecorder(self.journal, instance="i", list_price=lambda *_: None, observe=lambda _: None)
         dependencies = AttemptDependencies(
             self.availability,
-            admission,
+            self.admission,
             _Transport(vendor),
             self.recorder,
             DIALECTS,
@@ -151,7 +152,7 @@ class SimulatedGateway:
         )
         self.failover = Failover(
             availability=self.availability,
-            admission=admission,
+            admission=self.admission,
             attempts=Attempts(dependencies),
             translation=translation,
             affinity=SessionAffinity(),

@@ -55,7 +55,8 @@ class RateLimitWaits:
         """
         expected = []
         tokens, now = most_tokens(state.request), self._timing.clock()
-        for candidate, _ in list(state.limited.values()):
+        for planned, _ in list(state.limited.values()):
+            candidate = self._lines.current(planned)
             if tokens > candidate.provider.rate_limit_tpm:
                 state.forget_wait(candidate)
                 continue

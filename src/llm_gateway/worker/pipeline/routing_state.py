@@ -117,7 +117,8 @@ class RoutingState(msgspec.Struct, eq=False):
         """Return why an attempt at this candidate is made, as its record tells it (`AttemptRecord.why`)."""
         if self.passed is None:
             return None
-        return f"retry:{self.passed}" if candidate is self.last else f"failover:{self.passed}"
+        is_again = self.last is not None and self.last.cache_part == candidate.cache_part
+        return f"retry:{self.passed}" if is_again else f"failover:{self.passed}"
 
     @property
     def is_spent(self) -> bool:
