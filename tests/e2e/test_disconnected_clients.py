@@ -54,7 +54,7 @@ def test_a_request_leaves_the_line_when_its_client_disconnects(
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(call, gateway)
-        until(lambda: mock.seen().calls)
+        until(lambda: bool(mock.seen().calls))
         leaving = send(gateway, surface, stream=stream)
         time.sleep(0.15)
         leaving.close()

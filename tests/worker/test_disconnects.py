@@ -15,13 +15,14 @@ from llm_gateway.cache.memory import MemoryCache
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.client_presence import ClientPresence
 from llm_gateway.domain.reply import Answer
+from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import ProviderFailed
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.availability import Permit
 from llm_gateway.worker.pipeline.caching import Caching
 from tests.virtual_time import run_virtually
-from tests.worker.pipeline.fakes import UpstreamResult, refusal, request, snapshot
+from tests.worker.pipeline.fakes import refusal, request, snapshot
 from tests.worker.pipeline.simulation import SimulatedGateway
 from tests.worker.pipeline.waiting_requests import Scripted, assert_clean, close_gate, gateway, virtually
 

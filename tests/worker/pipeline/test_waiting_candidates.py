@@ -160,7 +160,7 @@ async def paced(one: SimulatedGateway) -> None:
         assert await ask(one, customer) == 0
 
 
-RAISES: dict[str, tuple[dict[str, int], Any, dict[str, int]]] = {
+RAISES: dict[str, tuple[dict[str, Any], Any, dict[str, int]]] = {
     "requests": ({"rate_limit_rpm": 1}, full_of_requests, {"rate_limit_rpm": 5}),
     "tokens": ({"rate_limit_rpm": 10, "rate_limit_tpm": 150}, full_of_tokens, {"rate_limit_tpm": 500}),
     "pacing": ({"rate_limit_rpm": 20}, paced, {"rate_limit_rpm": 200}),
