@@ -46,7 +46,8 @@ class ClientPresence:
 
     def check(self) -> None:
         """Raise ClientDisconnected if no client waits for the answer; call it right before a call is sent."""
-        if not self.is_awaited:
+        # Not by `is_awaited`, since every call is checked.
+        if (self._is_gone or getattr(self._send, "disconnected", False)) and not self._others:
             raise ClientDisconnected
 
     def leave(self) -> None:
