@@ -28,6 +28,18 @@ https://github.com/QuantumNous/new-api/issues/3121 (Kimi)."""
 TAKES_SIGNATURES = re.compile(r"gemini")
 """Models that take back the signatures of their tool calls as `extra_content`, which strict vendors reject:
 https://ai.google.dev/gemini-api/docs/thought-signatures, https://github.com/NousResearch/hermes-agent/pull/38543."""
+DETAILS_FORMATS = (
+    (re.compile(r"(?:^|[/~])anthropic/claude"), "anthropic-claude-v1"),
+    (re.compile(r"(?:^|[/~])openai/(?:gpt-\d|o\d|codex)"), "openai-responses-v1"),
+    (re.compile(r"(?:^|[/~])x-?ai/grok"), "xai-responses-v1"),
+    (re.compile(r"(?:^|[/~])google/gemini"), "google-gemini-v1"),
+)
+"""Models that take back `reasoning_details`, and the `format` of those that their vendor can verify.
+
+The names are those of OpenRouter and other aggregators, with the vendor's name first; vendors themselves have other
+names, and reject the field. https://openrouter.ai/docs/guides/best-practices/reasoning-tokens,
+https://vercel.com/docs/ai-gateway/sdks-and-apis/openai-chat-completions/reasoning (2026-11-27).
+"""
 MOST_REMEMBERED = 1024
 """Model names in each cache below; each request looks one up."""
 
@@ -105,6 +117,12 @@ def keeps_thoughts(model: str) -> bool:
     DeepSeek and Kimi refuse an answer with tool calls that comes back without it.
     """
     return KEEPS_THOUGHTS.search(model.lower()) is not None
+
+
+@lru_cache(maxsize=MOST_REMEMBERED)
+def details_format(model: str) -> str | None:
+    """Return the `format` of the `reasoning_details` that the model takes back, None if it takes none."""
+    return next((form for models, form in DETAILS_FORMATS if models.search(model.lower())), None)
 
 
 @lru_cache(maxsize=MOST_REMEMBERED)

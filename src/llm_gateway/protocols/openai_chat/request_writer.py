@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from llm_gateway.domain.conversation import (
     Audio,
@@ -29,6 +30,7 @@ from llm_gateway.protocols.openai_chat.model_capabilities import (
     keeps_thoughts,
     takes_signatures,
 )
+from llm_gateway.protocols.openai_chat.reasoning_details import is_returnable, returned_details
 from llm_gateway.protocols.part_attributes import unsupported_attributes
 
 JSON_INSTRUCTION = "Answer with a single JSON object."
@@ -57,7 +59,7 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
         Unsupported: the conversation needs a feature that chat completions lack.
     """
     lacking = KEEPS_THOUGHTS if keeps_thoughts(model) else UNSUPPORTED_ATTRIBUTES
-    dropped = unsupported_attributes(conversation, lacking)
+    dropped = unsupported_attributes(conversation, lacking, keeps=partial(is_returnable, model=model))
     document: JsonObject = {"model": model, "messages": _messages(conversation, model)}
     if conversation.max_tokens is not None:
         document["max_completion_tokens" if is_reasoning_model(model) else "max_tokens"] = conversation.max_tokens
@@ -189,6 +191,8 @@ def _assistant(turn: Turn, model: str) -> JsonObject:
     thought = "".join([part.text for part in turn.parts if isinstance(part, Thinking)])
     if thought and keeps_thoughts(model):
         message["reasoning_content"] = thought
+    if details := returned_details(turn.parts, model):
+        message["reasoning_details"] = details
     if turn.name is not None:
         message["name"] = turn.name
     return message

@@ -28,7 +28,6 @@ from llm_gateway.domain.conversation import (
     RefusalDelta,
     ReplyStart,
     TextDelta,
-    ThinkingDelta,
     ToolDelta,
     ToolStart,
     VendorPartDelta,
@@ -36,6 +35,7 @@ from llm_gateway.domain.conversation import (
 from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
 from llm_gateway.protocols.counts import seconds, special_tier
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder
+from llm_gateway.protocols.openai_chat.reasoning_details import ReasoningReader
 from llm_gateway.protocols.openai_chat.reply import (
     VENDOR_FIELDS,
     ContentPart,
@@ -71,6 +71,7 @@ class _Delta(msgspec.Struct, gc=False):
     refusal: str | None = None
     reasoning_content: Lenient[str] = None
     reasoning: Lenient[str] = None
+    reasoning_details: Any = None
     tool_calls: list[_Call] | None = None
     audio: Any = None
     images: Any = None
@@ -109,7 +110,8 @@ class StreamReader:
 
     has_own_end = True
     __slots__ = (
-        "_calls", "_count", "_has_begun", "_has_content", "_has_finished", "_ids", "_nameless", "_tier", "is_done",
+        "_calls", "_count", "_has_begun", "_has_content", "_has_finished", "_ids", "_nameless", "_reasoning", "_tier",
+        "is_done",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -119,6 +121,7 @@ class StreamReader:
         self._count: dict[int, int] = {}  # choice -> number of calls
         self._ids: dict[tuple[int, int], str] = {}  # (choice, number of the call) -> id
         self._nameless: dict[tuple[int, int], list[_Call]] = {}  # the same -> deltas of a call without a name so far
+        self._reasoning: ReasoningReader | None = None
         self._has_content = False
         self._has_finished = False
         self._tier = "default"
@@ -177,8 +180,8 @@ class StreamReader:
     def _delta(self, choice: _Choice, delta: _Delta, chunks: list[Chunk]) -> None:
         content = delta.content
         thought = delta.reasoning_content or delta.reasoning
-        if thought or content.__class__ is list:
-            self._think(thought or thought_of(content), choice.index, chunks)
+        if thought or delta.reasoning_details or content.__class__ is list:
+            self._think(thought or thought_of(content), delta.reasoning_details, choice.index, chunks)
         if content:
             text = content if isinstance(content, str) else text_of(content)
             if text:
@@ -192,11 +195,15 @@ class StreamReader:
                 VendorPartDelta(kind=kind, choice=choice.index) for kind in VENDOR_FIELDS if getattr(delta, kind)
             ]
 
-    def _think(self, thought: str, choice: int, chunks: list[Chunk]) -> None:
+    def _think(self, thought: str, details: Any, choice: int, chunks: list[Chunk]) -> None:
         """Append the reasoning of a delta; called before its text is appended, the order of a whole reply."""
-        if thought:
-            self._has_content = True
-            chunks.append(ThinkingDelta(text=thought, choice=choice))
+        if not (thought or details):
+            return
+        if self._reasoning is None:
+            self._reasoning = ReasoningReader()
+        deltas = self._reasoning.take(thought, details, choice)
+        self._has_content = self._has_content or any(delta.text for delta in deltas)
+        chunks += deltas
 
     def _refuse_or_call(self, delta: _Delta, choice: int, chunks: list[Chunk]) -> None:
         self._has_content = True
@@ -250,11 +257,13 @@ class StreamReader:
     def _start(self, deltas: list[_Call], name: str, choice: int, number: int) -> ToolStart:
         google = next((found for delta in deltas if (found := (delta.extra_content or {}).get("google"))), None)
         signed = google.get("thought_signature") if isinstance(google, dict) else None
+        call_id = self._ids[choice, number]
+        signatures = {} if self._reasoning is None else self._reasoning.signatures
         return ToolStart(
             call=number,
-            id=self._ids[choice, number] or generated_id(),
+            id=call_id or generated_id(),
             name=name,
-            signature=signed if isinstance(signed, str) else None,
+            signature=signed if isinstance(signed, str) else signatures.get(call_id),
             choice=choice,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_gateway.protocols.encrypted_reasoning import GATEWAY_PREFIX
+from llm_gateway.protocols.encrypted_reasoning import GATEWAY_PREFIX, RESPONSES_PREFIX
 from llm_gateway.protocols.openai_chat.model_capabilities import accepts_sampling
 from llm_gateway.protocols.openai_responses.request_writer import ENCRYPTED_REASONING
 
@@ -42,5 +42,5 @@ def _is_unreadable(item: Any) -> bool:
         return False
     encrypted = item.get("encrypted_content")
     if encrypted:
-        return str(encrypted).startswith(GATEWAY_PREFIX)
+        return str(encrypted).startswith((GATEWAY_PREFIX, RESPONSES_PREFIX))
     return not item.get("content")

@@ -43,7 +43,7 @@ from llm_gateway.protocols.accessors import (
     unknown_value,
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
-from llm_gateway.protocols.encrypted_reasoning import decode_reasoning
+from llm_gateway.protocols.encrypted_reasoning import GATEWAY_PREFIX, decode_reasoning, mark_content
 from llm_gateway.protocols.openai_chat.request_reader import DECISIVE as CHAT_DECISIVE
 from llm_gateway.protocols.openai_chat.request_reader import from_data_url
 from llm_gateway.protocols.openai_responses.tools import (
@@ -263,16 +263,20 @@ def _item(item: JsonObject, place: str, tools: _Tools) -> tuple[Role, list[Part]
 
 
 def _thought(item: JsonObject, place: str) -> Thinking:
-    """Read a reasoning item, with its signature if the gateway encoded one (`encrypted_reasoning.py`).
+    """Read a reasoning item: what the gateway encoded (`encrypted_reasoning.py`), or the summary and the content.
 
-    Otherwise only the summary is read: no other provider can decrypt what OpenAI encrypted.
+    Only the vendor that encrypted the content can read it, also by way of OpenRouter: the writers leave it out for
+    others.
     """
     encrypted = text(item, "encrypted_content", place)
     thought = None if encrypted is None else decode_reasoning(encrypted)
     if thought is not None:
         return thought
     parts = objects(list_field(item, "summary", place), f"{place}.summary")
-    return Thinking(text="\n".join([text(part, "text", where) or "" for part, where in parts]))
+    summary = "\n".join([text(part, "text", where) or "" for part, where in parts])
+    if not encrypted or encrypted.startswith(GATEWAY_PREFIX):  # another gateway's, or damaged
+        return Thinking(text=summary)
+    return Thinking(text=summary, redacted=mark_content(encrypted))
 
 
 def _output(item: JsonObject, place: str) -> ToolResult:
