@@ -23,6 +23,7 @@ from llm_gateway.domain.conversation import (
     Turn,
 )
 from llm_gateway.protocols.contract import JsonObject, Unsupported, UpstreamBody
+from llm_gateway.protocols.lenient_decoding import arguments_text
 from llm_gateway.protocols.openai_chat.model_capabilities import (
     accepts_sampling,
     effort_for,
@@ -202,7 +203,7 @@ def _call(part: ToolCall, model: str) -> JsonObject:
     call: JsonObject = {
         "id": part.id,
         "type": "function",
-        "function": {"name": part.name, "arguments": part.arguments},
+        "function": {"name": part.name, "arguments": arguments_text(part.arguments)},
     }
     if part.signature is not None and takes_signatures(
         model

@@ -6,6 +6,7 @@ from typing import Any
 
 from llm_gateway.protocols.encrypted_reasoning import GATEWAY_PREFIX, RESPONSES_PREFIX
 from llm_gateway.protocols.openai_chat.model_capabilities import accepts_sampling
+from llm_gateway.protocols.openai_chat.pass_through import mend_arguments
 from llm_gateway.protocols.openai_responses.request_writer import ENCRYPTED_REASONING
 
 
@@ -34,6 +35,18 @@ def without_signatures(document: dict[str, Any]) -> bool:
         return False
     document["input"] = [item for item in items if not (isinstance(item, dict) and item.get("type") == "reasoning")]
     return len(document["input"]) < len(items)
+
+
+def with_valid_arguments(document: dict[str, Any]) -> bool:
+    """Make the arguments of all function calls JSON objects, in place; return whether any was none.
+
+    For vendors that refuse other texts (`lenient_decoding.arguments_text`).
+    """
+    items = document.get("input")
+    found = False
+    for item in items if isinstance(items, list) else ():
+        found |= isinstance(item, dict) and item.get("type") == "function_call" and mend_arguments(item)
+    return found
 
 
 def _is_unreadable(item: Any) -> bool:

@@ -27,6 +27,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.protocols.contract import JsonObject, Unsupported, UpstreamBody
 from llm_gateway.protocols.encrypted_reasoning import is_from_responses, unmark_content
+from llm_gateway.protocols.lenient_decoding import arguments_text
 from llm_gateway.protocols.openai_chat.model_capabilities import accepts_sampling, effort_for
 from llm_gateway.protocols.openai_chat.request_writer import JSON_INSTRUCTION, TIERS
 from llm_gateway.protocols.part_attributes import unsupported_attributes
@@ -228,7 +229,11 @@ def _assistant_items(parts: Sequence[Part]) -> list[JsonObject]:
             content = [{"type": "refusal", "refusal": part.text}]
             items.append({"type": "message", "role": "assistant", "content": content})
         elif isinstance(part, ToolCall):
-            call = {"call_id": _short_id(part.id), "name": part.name, "arguments": part.arguments or "{}"}
+            call = {
+                "call_id": _short_id(part.id),
+                "name": part.name,
+                "arguments": arguments_text(part.arguments),
+            }
             items.append({"type": "function_call", **call})
         elif is_from_responses(part):
             items.append(_reasoning(part))
