@@ -141,6 +141,24 @@ def _seal(entry: JsonObject, signatures: dict[str, str]) -> Thinking | None:
     return Thinking(redacted=data) if vendor == ANTHROPIC else None
 
 
+def with_unsigned(thoughts: list[Thinking], whole: str) -> list[Thinking]:
+    """Return the thoughts of `reasoning_details` with those that no vendor signed, which only `whole` has.
+
+    `whole` is the reasoning in a message's other fields. It is ignored if it does not hold the thoughts in their order.
+    """
+    found: list[Thinking] = []
+    done = 0
+    for thought in thoughts:
+        start = whole.find(thought.text, done)
+        if start < 0:
+            return thoughts
+        if start > done:
+            found.append(Thinking(text=whole[done:start]))
+        found.append(thought)
+        done = start + len(thought.text)
+    return [*found, Thinking(text=whole[done:])] if done < len(whole) else found
+
+
 class ReasoningReader:
     """A reader of the reasoning in one stream. `signatures`: Gemini's of tool calls so far, by the ids of the calls."""
 

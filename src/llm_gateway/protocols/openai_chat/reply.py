@@ -27,7 +27,7 @@ from llm_gateway.domain.output_estimate import estimated_output
 from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.protocols.counts import seconds, special_tier
 from llm_gateway.protocols.lenient_decoding import Lenient, ReplyDecoder, invalid_becomes
-from llm_gateway.protocols.openai_chat.reasoning_details import details_of, read_details
+from llm_gateway.protocols.openai_chat.reasoning_details import details_of, read_details, with_unsigned
 from llm_gateway.protocols.openai_chat.tools import is_legacy
 from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_units, read_usage, write_usage
 
@@ -165,9 +165,7 @@ def _holds_more_than_text(message: _Message) -> bool:
 def _read_parts(choice: _Choice, message: _Message) -> Choice:
     thoughts, signatures = read_details(message.reasoning_details)
     thought = message.reasoning_content or message.reasoning or thought_of(message.content)
-    if thought and not thoughts:
-        thoughts = [Thinking(text=thought)]
-    parts: list[Part] = [*thoughts]
+    parts: list[Part] = [*with_unsigned(thoughts, thought)]
     content = text_of(message.content)
     if content:
         parts.append(Text(text=content))

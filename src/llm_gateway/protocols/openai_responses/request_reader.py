@@ -44,8 +44,10 @@ from llm_gateway.protocols.accessors import (
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
 from llm_gateway.protocols.encrypted_reasoning import GATEWAY_PREFIX, decode_reasoning, mark_content
+from llm_gateway.protocols.known_fields import unknown_inside
 from llm_gateway.protocols.openai_chat.request_reader import DECISIVE as CHAT_DECISIVE
 from llm_gateway.protocols.openai_chat.request_reader import from_data_url
+from llm_gateway.protocols.openai_responses.request_fields import INSIDE
 from llm_gateway.protocols.openai_responses.tools import (
     CUSTOM_SCHEMA,
     custom_description,
@@ -89,11 +91,6 @@ DROPPED_ITEMS = ("web_search_call",)
 ROLES = ("system", "developer", "user", "assistant")
 FORMATS = ("text", "json_object", "json_schema")
 TRUNCATIONS = ("auto", "disabled")
-TOOL = frozenset({"type", "name", "description", "parameters", "strict"})
-"""Known fields of a function in `tools`; others are dropped and reported."""
-CUSTOM_TOOL = frozenset({"type", "name", "description", "format"})
-REASONING = frozenset({"effort", "summary", "generate_summary"})
-"""Known fields of `reasoning`; others are dropped and reported. https://platform.openai.com/docs/api-reference/responses/create#responses-create-reasoning"""
 
 
 def refuse_state(document: JsonObject) -> None:
@@ -151,11 +148,9 @@ class _Tools:
         name = required_text(tool, "name", place)
         name = self._of_definition.get(id(tool), name)
         if tool.get("type") == "custom":
-            self.dropped += droppable_fields(tool, CUSTOM_TOOL, where="tools")
             return Tool(name=name, description=custom_description(tool), parameters=CUSTOM_SCHEMA)
         if tool.get("type") != "function":
             raise Unsupported(f"{place}.type", "a namespace may contain only functions and custom tools")
-        self.dropped += droppable_fields(tool, TOOL, where="tools")
         return Tool(
             name=name,
             description=text(tool, "description", place),
@@ -200,9 +195,8 @@ def read_request(document: JsonObject) -> ParsedRequest:
         cache_key=text(document, "prompt_cache_key"),
     )
     dropped = [*unknown, *(name for name in OPTIONAL_FIELDS if document.get(name))]
-    dropped += droppable_fields(reasoning or {}, REASONING, where="reasoning")
     dropped += ["truncation"] if truncation == "auto" else []
-    dropped += sorted(set(tools.dropped))
+    dropped += [*unknown_inside(document, INSIDE), *sorted(set(tools.dropped))]
     return ParsedRequest(conversation, tuple(dropped))
 
 

@@ -1,0 +1,61 @@
+"""Find the unknown fields inside a request, below its top level, to drop them and report them by their paths.
+
+A protocol's `request_fields.py` lists what its reader knows of each object, as a tree:
+
+    PART = {"text": Fields({"type", "text"}), "image": Fields({"type", "source"}, {"source": Fields({"url"})})}
+    INSIDE = {"messages": Fields({"role", "content"}, {"content": PART})}
+
+    unknown_inside({"messages": [{"role": "user", "content": [{"type": "text", "text": "?", "new": 1}]}]}, INSIDE)
+    → ["messages.content.new"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from llm_gateway.protocols.accessors import droppable_fields
+from llm_gateway.protocols.contract import JsonObject
+
+
+class Fields:
+    """The known fields of an object. `inner` has those of the objects in some of its fields, also in lists."""
+
+    __slots__ = ("inner", "names")
+
+    def __init__(self, names: Iterable[str], inner: Mapping[str, Fields | ByType] | None = None) -> None:
+        self.names = frozenset(names)
+        self.inner: Mapping[str, Fields | ByType] = inner or {}
+
+
+ByType: TypeAlias = Mapping[str | None, Fields]
+"""The known fields of objects by their `type`, None for objects without one. Objects of other types are skipped."""
+
+
+def unknown_inside(document: JsonObject, inside: Mapping[str, Fields | ByType]) -> list[str]:
+    """Return the sorted paths of the unknown fields inside the fields of `document` that `inside` names.
+
+    Call it after the document was read, so that the types of all values are known to be right.
+    """
+    found: set[str] = set()
+    for name, fields in inside.items():
+        if (value := document.get(name)) is not None:
+            _walk(value, fields, name, found)
+    return sorted(found)
+
+
+def _walk(value: Any, fields: Fields | ByType, where: str, found: set[str]) -> None:
+    if isinstance(value, list):
+        for item in value:
+            if isinstance(item, dict):
+                _walk(item, fields, where, found)
+    elif isinstance(value, dict):
+        known = fields if isinstance(fields, Fields) else fields.get(value.get("type"))
+        if known is None:
+            return
+        if not value.keys() <= known.names:
+            found.update(droppable_fields(value, known.names, where=where))
+        for name, inner in known.inner.items():
+            nested = value.get(name)
+            if isinstance(nested, list | dict):
+                _walk(nested, inner, f"{where}.{name}", found)
