@@ -2,9 +2,10 @@
 
 The labels are event: chunks.
 
-    created ── first event: ReplyStart ──▶ begun ── finish_reason: ChoiceEnd ──▶ finished
+    created ── first event: ReplyStart ──▶ begun ── last finish_reason: ChoiceEnd ▶ finished
        │                                     │                                      │
-       │ [DONE]                              │ [DONE]: ChoiceEnd of each choice     │ [DONE]
+       │ [DONE]                              │ [DONE]: ChoiceEnd of the other       │ [DONE]
+       │                                     │ choices                              │
        │                                     ▼                                      │
        └──────────────────────────────────▶ done ◀──────────────────────────────────┘
 
@@ -110,8 +111,8 @@ class StreamReader:
 
     has_own_end = True
     __slots__ = (
-        "_calls", "_count", "_has_begun", "_has_content", "_has_finished", "_ids", "_nameless", "_reasoning", "_tier",
-        "is_done",
+        "_begun", "_calls", "_count", "_finished", "_has_begun", "_has_content", "_ids", "_nameless", "_reasoning",
+        "_tier", "is_done",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -123,7 +124,8 @@ class StreamReader:
         self._nameless: dict[tuple[int, int], list[_Call]] = {}  # the same -> deltas of a call without a name so far
         self._reasoning: ReasoningReader | None = None
         self._has_content = False
-        self._has_finished = False
+        self._begun: set[int] = set()  # choices
+        self._finished: set[int] = set()
         self._tier = "default"
 
     def take(self, event: Event) -> list[Chunk]:
@@ -131,7 +133,7 @@ class StreamReader:
         data = event.data
         if data == DONE:
             self.is_done = True
-            return self._missing_finishes() if self._has_begun and not self._has_finished else []
+            return self._missing_finishes() if self._has_begun else []
         try:
             payload = _decode(data)
         except PARSE_ERRORS:  # rare: replace invalid values beside the answer, or raise Malformed
@@ -143,6 +145,7 @@ class StreamReader:
             self._has_begun = True
             chunks.append(ReplyStart(id=payload.id, model=payload.model, created_s=seconds(payload.created)))
         for choice in payload.choices or ():
+            self._begun.add(choice.index)
             if choice.delta is not None:
                 self._delta(choice, choice.delta, chunks)
             if choice.finish_reason:
@@ -162,7 +165,7 @@ class StreamReader:
             chunks.append(BillingUpdate(service_tier=special_tier(self._tier), units=read_units(usage)))
 
     def _finish(self, choice: int, reported: str, chunks: list[Chunk]) -> None:
-        self._has_finished = True
+        self._finished.add(choice)
         if self._nameless:
             self._end_nameless(choice, chunks)
         reason = finish_reason(reported)
@@ -171,11 +174,11 @@ class StreamReader:
         chunks.append(ChoiceEnd(reason=reason, choice=choice))
 
     def _missing_finishes(self) -> list[Chunk]:
-        """Return the finishes of a complete reply for which the vendor sent no finish reason."""
-        choices = sorted(self._count) or [0]
-        return [
-            ChoiceEnd(reason="tool_calls" if choice in self._count else "stop", choice=choice) for choice in choices
-        ]
+        """Return the finishes of the choices of a complete reply for which the vendor sent no finish reason."""
+        chunks: list[Chunk] = []
+        for choice in sorted((self._begun or {0}) - self._finished):
+            self._finish(choice, "stop", chunks)
+        return chunks
 
     def _delta(self, choice: _Choice, delta: _Delta, chunks: list[Chunk]) -> None:
         content = delta.content
