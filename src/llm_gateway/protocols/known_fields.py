@@ -39,23 +39,24 @@ def unknown_inside(document: JsonObject, inside: Mapping[str, Fields | ByType]) 
     """
     found: set[str] = set()
     for name, fields in inside.items():
-        if (value := document.get(name)) is not None:
-            _walk(value, fields, name, found)
+        _walk(document.get(name), fields, name, found)
     return sorted(found)
 
 
 def _walk(value: Any, fields: Fields | ByType, where: str, found: set[str]) -> None:
-    if isinstance(value, list):
-        for item in value:
-            if isinstance(item, dict):
-                _walk(item, fields, where, found)
-    elif isinstance(value, dict):
-        known = fields if isinstance(fields, Fields) else fields.get(value.get("type"))
+    """Add the paths of the unknown fields of `value`, an object or a list of objects."""
+    if isinstance(value, dict):
+        value = (value,)
+    elif not isinstance(value, list):
+        return
+    for item in value:
+        if not isinstance(item, dict):
+            continue
+        known = fields if isinstance(fields, Fields) else fields.get(item.get("type"))
         if known is None:
-            return
-        if not value.keys() <= known.names:
-            found.update(droppable_fields(value, known.names, where=where))
+            continue
+        if not item.keys() <= known.names:
+            found.update(droppable_fields(item, known.names, where=where))
         for name, inner in known.inner.items():
-            nested = value.get(name)
-            if isinstance(nested, list | dict):
+            if isinstance(nested := item.get(name), list | dict):
                 _walk(nested, inner, f"{where}.{name}", found)
