@@ -152,7 +152,8 @@ def test_an_empty_unknown_field_is_not_worth_a_word(name: str) -> None:
     expected = read(copy.deepcopy(document))
 
     for path in objects_in(document):
-        for empty in (None, [], {}):
+        empties: list[Any] = [None, [], {}]
+        for empty in empties:
             given = changed(document, path, {**at(document, path), "future": empty})
             if protocol == "gemini_content" and path == ("tools", 0) and empty is not None:
                 continue

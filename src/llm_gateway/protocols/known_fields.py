@@ -23,16 +23,20 @@ class Fields:
 
     __slots__ = ("inner", "names")
 
-    def __init__(self, names: Iterable[str], inner: Mapping[str, Fields | ByType] | None = None) -> None:
+    def __init__(self, names: Iterable[str], inner: Inside | None = None) -> None:
         self.names = frozenset(names)
-        self.inner: Mapping[str, Fields | ByType] = inner or {}
+        self.inner: Inside = inner or {}
 
 
 ByType: TypeAlias = Mapping[str | None, Fields]
 """The known fields of objects by their `type`, None for objects without one. Objects of other types are skipped."""
 
 
-def unknown_inside(document: JsonObject, inside: Mapping[str, Fields | ByType]) -> list[str]:
+Inside: TypeAlias = Mapping[str, Fields | ByType]
+"""The known fields of the objects in an object's fields, by the names of these fields."""
+
+
+def unknown_inside(document: JsonObject, inside: Inside) -> list[str]:
     """Return the sorted paths of the unknown fields inside the fields of `document` that `inside` names.
 
     Call it after the document was read, so that the types of all values are known to be right.

@@ -5,7 +5,7 @@ https://platform.claude.com/docs/en/api/messages.
 
 from __future__ import annotations
 
-from llm_gateway.protocols.known_fields import ByType, Fields
+from llm_gateway.protocols.known_fields import ByType, Fields, Inside
 
 TEXT = Fields({"type", "text", "cache_control"})
 SOURCE = Fields({"type", "media_type", "data", "url", "file_id"})
@@ -27,7 +27,7 @@ BLOCKS: ByType = {
     "thinking": Fields({"type", "thinking", "signature"}),
     "redacted_thinking": Fields({"type", "data"}),
 }
-INSIDE = {
+INSIDE: Inside = {
     "system": TEXT,
     "messages": Fields({"role", "content"}, {"content": BLOCKS}),
     "tools": Fields({"type", "name", "description", "input_schema", "strict", "cache_control"}),

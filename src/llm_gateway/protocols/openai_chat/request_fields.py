@@ -6,7 +6,7 @@ repeat an earlier answer.
 
 from __future__ import annotations
 
-from llm_gateway.protocols.known_fields import ByType, Fields
+from llm_gateway.protocols.known_fields import ByType, Fields, Inside
 
 FUNCTION = Fields({"name", "description", "parameters", "strict"})
 NAMED = Fields({"type", "name", "function"}, {"function": Fields({"name"})})
@@ -29,7 +29,7 @@ MESSAGE = Fields(
         "function_call": CALL,
     },
 )  # fmt: skip
-INSIDE = {
+INSIDE: Inside = {
     "messages": MESSAGE,
     "tools": Fields({"type", "function", "cache_control"}, {"function": FUNCTION}),
     "functions": FUNCTION,

@@ -22,12 +22,11 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
+from llm_gateway.domain.reasoning_models import is_reasoning_model, reasons
 from llm_gateway.protocols.contract import JsonObject, Unsupported, UpstreamBody
 from llm_gateway.protocols.lenient_decoding import arguments_text
 from llm_gateway.protocols.openai_chat.model_capabilities import (
-    accepts_sampling,
     effort_for,
-    is_reasoning_model,
     keeps_thoughts,
     takes_signatures,
 )
@@ -68,10 +67,10 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
         _add_tools(conversation, document)
     if conversation.format is not None and (wanted := _format(conversation.format, has_json_mode=has_json_mode)):
         document["response_format"] = wanted
-    if accepts_sampling(model):
-        _add_sampling(conversation, document)
-    else:
+    if reasons(model):
         dropped += [name for name in SAMPLING if getattr(conversation, name) is not None]
+    else:
+        _add_sampling(conversation, document)
     if conversation.reasoning is not None:
         _add_effort(conversation.reasoning, model, document, dropped)
     _add_options(conversation, document)

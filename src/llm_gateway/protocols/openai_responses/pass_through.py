@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from llm_gateway.domain.reasoning_models import reasons
 from llm_gateway.protocols.encrypted_reasoning import GATEWAY_PREFIX, RESPONSES_PREFIX
-from llm_gateway.protocols.openai_chat.model_capabilities import accepts_sampling
 from llm_gateway.protocols.openai_chat.pass_through import mend_arguments
 from llm_gateway.protocols.openai_responses.request_writer import ENCRYPTED_REASONING
 
@@ -21,7 +21,7 @@ def passthrough_request(document: dict[str, Any], *, stream: bool) -> dict[str, 
     if isinstance(items := document.get("input"), list):
         document["input"] = [item for item in items if not _is_unreadable(item)]
     include = document.get("include")
-    if not accepts_sampling(str(document.get("model"))) and (include is None or isinstance(include, list)):
+    if reasons(str(document.get("model"))) and (include is None or isinstance(include, list)):
         requested = include or []
         if ENCRYPTED_REASONING not in requested:
             document["include"] = [*requested, ENCRYPTED_REASONING]

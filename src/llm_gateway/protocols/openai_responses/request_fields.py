@@ -6,7 +6,7 @@ repeat an earlier answer, such as the ids of its items.
 
 from __future__ import annotations
 
-from llm_gateway.protocols.known_fields import ByType, Fields
+from llm_gateway.protocols.known_fields import ByType, Fields, Inside
 
 PARTS: ByType = {
     "input_text": Fields({"type", "text"}),
@@ -34,7 +34,7 @@ TOOLS: ByType = {
     "custom": Fields({"type", "name", "description", "format"}, {"format": Fields({"type", "syntax", "definition"})}),
 }
 NAMED = Fields({"type", "name", "namespace"})
-INSIDE = {
+INSIDE: Inside = {
     "input": ITEMS,
     "tools": {**TOOLS, "namespace": Fields({"type", "name", "description", "tools"}, {"tools": TOOLS})},
     "tool_choice": Fields({"type", "name", "namespace", "mode", "tools"}, {"tools": NAMED}),
