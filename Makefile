@@ -160,11 +160,12 @@ $(NPM_PACKAGES): $(NPM)/package.json $(NPM)/package-lock.json
 		npm ci --prefix $(NPM) --ignore-scripts && touch $@; \
 	else echo "There is no npm here: the tests of its client libraries will be skipped."; fi
 
-# Two packages have a script that puts their program in place; the others' scripts are not needed.
+# Two packages have a script that puts their program in place; the others' scripts are not needed. Not `npm ci`: it refuses
+# a lock file without the packages of every platform, and not every registry has all of them.
 $(AGENT_PACKAGES): $(AGENTS)/package.json $(AGENTS)/package-lock.json
 	@if command -v npm >/dev/null; then \
 		echo "Installing the coding agents (1.2 GB, once) …"; \
-		npm ci --prefix $(AGENTS) --ignore-scripts && \
+		npm install --no-save --prefix $(AGENTS) --ignore-scripts && \
 			(cd $(AGENTS)/node_modules/@anthropic-ai/claude-code && node install.cjs) && \
 			(cd $(AGENTS)/node_modules/opencode-ai && node postinstall.mjs) && touch $@; \
 	else echo "There is no npm here. The coding agents need Node.js 20 or newer and npm." >&2; exit 1; fi
