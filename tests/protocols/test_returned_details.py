@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.domain.conversation import Chunk
+from llm_gateway.domain.conversation import Chunk, Conversation, Text, Thinking, Turn
 from llm_gateway.domain.reply_assembler import chunks_of
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.sse import Event, Splitter
@@ -243,3 +243,11 @@ def test_details_that_are_not_understood_change_nothing(details: Any, stream: bo
         found = openai_chat.read_reply(json.dumps({"choices": [{"message": message}]}).encode())
 
     assert [part.text for part in found.choices[0].parts] == ["Hm", "hi"]  # type: ignore[union-attr]
+
+
+def test_thinking_is_named_as_dropped_only_where_it_is_not_returned() -> None:
+    signed = Thinking(text=THOUGHT, signature="signed==")
+    turns = [Turn(role="assistant", parts=[signed, Text(text="hi")])]
+
+    for model, dropped in ((CLAUDE, ()), (GPT, ("thinking",)), ("claude-sonnet-4", ("thinking",))):
+        assert openai_chat.write_request(Conversation(turns=turns), model, stream=False).dropped == dropped
