@@ -160,13 +160,17 @@ def with_unsigned(thoughts: list[Thinking], whole: str) -> list[Thinking]:
 
 
 class ReasoningReader:
-    """A reader of the reasoning in one stream. `signatures`: Gemini's of tool calls so far, by the ids of the calls."""
+    """A reader of the `reasoning_details` in one stream.
 
-    __slots__ = ("_open", "signatures")
+    `signatures` holds Gemini's of tool calls so far, by the ids of the calls. `thinking` is the set of choices with a
+    thought that no signature has ended; it is kept up to date.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_thinking", "signatures")
+
+    def __init__(self, thinking: set[int]) -> None:
         self.signatures: dict[str, str] = {}
-        self._open: set[int] = set()  # choices with a thought that no signature has ended
+        self._thinking = thinking
 
     def take(self, text: str, details: Any, choice: int) -> list[ThinkingDelta]:
         """Return the reasoning in a delta: `text`, that of its other fields, and its `reasoning_details`.
@@ -174,14 +178,11 @@ class ReasoningReader:
         The texts of the details say where a thought ends, so they replace `text` if they repeat it. A signature may
         come with the whole text of the thought that it ends, as this gateway writes it (`stream_writer.py`).
         """
-        if not details:
-            self._open.add(choice)
-            return [ThinkingDelta(text=text, choice=choice)]
         entries = [entry for entry in details if isinstance(entry, dict)] if isinstance(details, list) else []
         texts = ["".join(_texts(entry)) for entry in entries]
         seals = [_seal(entry, self.signatures) for entry in entries]
         has_own_text = bool(text) and text != "".join(texts)
-        if has_own_text or (not text and choice in self._open and any(seals)):
+        if has_own_text or (not text and choice in self._thinking and any(seals)):
             texts = [""] * len(entries)
         deltas = [ThinkingDelta(text=text, choice=choice)] if has_own_text else []
         for seal, piece in zip(seals, texts, strict=True):
@@ -192,9 +193,9 @@ class ReasoningReader:
             elif piece:
                 deltas.append(ThinkingDelta(text=piece, choice=choice))
         if deltas and deltas[-1].signature is None and deltas[-1].redacted is None:
-            self._open.add(choice)
+            self._thinking.add(choice)
         elif deltas:
-            self._open.discard(choice)
+            self._thinking.discard(choice)
         return deltas
 
 

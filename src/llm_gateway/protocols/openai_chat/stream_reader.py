@@ -29,6 +29,7 @@ from llm_gateway.domain.conversation import (
     RefusalDelta,
     ReplyStart,
     TextDelta,
+    ThinkingDelta,
     ToolDelta,
     ToolStart,
     VendorPartDelta,
@@ -112,7 +113,7 @@ class StreamReader:
     has_own_end = True
     __slots__ = (
         "_begun", "_calls", "_count", "_finished", "_has_begun", "_has_content", "_ids", "_nameless", "_reasoning",
-        "_tier", "is_done",
+        "_thinking", "_tier", "is_done",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -122,6 +123,7 @@ class StreamReader:
         self._count: dict[int, int] = {}  # choice -> number of calls
         self._ids: dict[tuple[int, int], str] = {}  # (choice, number of the call) -> id
         self._nameless: dict[tuple[int, int], list[_Call]] = {}  # the same -> deltas of a call without a name so far
+        self._thinking: set[int] = set()  # choices with a thought that no signature has ended
         self._reasoning: ReasoningReader | None = None
         self._has_content = False
         self._begun: set[int] = set()  # choices
@@ -200,10 +202,14 @@ class StreamReader:
 
     def _think(self, thought: str, details: Any, choice: int, chunks: list[Chunk]) -> None:
         """Append the reasoning of a delta; called before its text is appended, the order of a whole reply."""
-        if not (thought or details):
+        if not details:  # nearly always
+            if thought:
+                self._has_content = True
+                self._thinking.add(choice)
+                chunks.append(ThinkingDelta(text=thought, choice=choice))
             return
         if self._reasoning is None:
-            self._reasoning = ReasoningReader()
+            self._reasoning = ReasoningReader(self._thinking)
         deltas = self._reasoning.take(thought, details, choice)
         self._has_content = self._has_content or any(delta.text for delta in deltas)
         chunks += deltas
