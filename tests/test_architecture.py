@@ -247,6 +247,7 @@ SOUND_PACKAGE = {
     "cli/client.py": "import pyreqwest",
     "app.py": "import starlette, llm_gateway.server, llm_gateway.settings, llm_gateway.control, llm_gateway.worker",
     "gauges.py": "import llm_gateway.worker.app",
+    "provider_calls.py": "import llm_gateway.upstream, llm_gateway.providers",
     "server.py": "import uvicorn",
     "local_model.py": "",
     "worker/__init__.py": "",
