@@ -2,7 +2,7 @@
 
 A candidate is skipped if its protocol cannot express the request, if the request exceeds its context window, if it is
 unavailable (`availability/`), or if its rate limit is full. One that cannot verify the signatures of reasoning in the
-request is called once more without it.
+history, or read a tool call's arguments there, is called once more without the signatures or with valid arguments.
 """
 
 from __future__ import annotations
@@ -70,36 +70,36 @@ class CandidateCalls:
         if admitted is None:
             return None
         served = await self._attempts.make(state, candidate, call, *admitted)
-        return served if served is not None else await self._attempt_unsigned(state, candidate, call)
+        return served if served is not None else await self._attempt_mended(state, candidate, call)
 
     async def attempt(
         self, state: RoutingState, candidate: Candidate, call: UpstreamCall, permit: Permit, reservation: Reservation
     ) -> Success | OpenStream | None:
-        """Make an attempt that was admitted, and one without signed reasoning if that failed for its signatures.
+        """Make an attempt that was admitted, and one with a mended history if that was refused.
 
         Returns None if it failed.
         """
         served = await self._attempts.make(state, candidate, call, permit, reservation)
-        return served if served is not None else await self._attempt_unsigned(state, candidate, call)
+        return served if served is not None else await self._attempt_mended(state, candidate, call)
 
-    async def _attempt_unsigned(
+    async def _attempt_mended(
         self, state: RoutingState, candidate: Candidate, call: UpstreamCall
     ) -> Success | OpenStream | None:
-        """Call a candidate once more without signed reasoning if it could not verify that of the failed `call`.
+        """Call a candidate once more without signatures that it cannot verify, or with valid arguments of tool calls.
 
-        Signatures fail after a change of account or model, or after a client altered the text. The conversation would
-        fail at each further turn.
+        With what the candidate refused in the history, the conversation would fail at each further turn.
         """
-        if state.failure is None or state.failure.cause != SIGNATURE or state.is_spent:
+        if state.failure is None or not state.failure.may_be_mended or state.is_spent:
             return None
-        unsigned = self._translation.without_signatures(state.request.client_request, call)
-        if unsigned is None:
+        unsigned = state.failure.cause == SIGNATURE
+        mended = self._translation.mended(state.request.client_request, call, unsigned=unsigned)
+        if mended is None:
             return None
         admitted = await self.admit(state, candidate)
         if admitted is None or isinstance(admitted, Wait):
             return None
         state.last = candidate
-        return await self._attempts.make(state, candidate, unsigned, *admitted)
+        return await self._attempts.make(state, candidate, mended, *admitted)
 
     async def admit(self, state: RoutingState, candidate: Candidate) -> tuple[Permit, Reservation] | Wait | None:
         """Return the permit and the reservation for one call, or how long to wait; None if it exceeds the limit."""
