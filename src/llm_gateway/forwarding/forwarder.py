@@ -45,6 +45,7 @@ class ForwardLimits:
     requests: int = 64  # forwarded at once
     answer_s: float = 120.0  # until the head of the response
     silent_s: float = 120.0  # without any part of the response's body
+    idle: int = 8  # unused connections that are kept
     idle_s: float = 30.0  # for which an unused connection is kept; control's server keeps it longer
     watch_s: float = 0.1  # between two looks for control's heartbeat while requests wait for it
 
@@ -179,8 +180,8 @@ class Forwarder:
         return None
 
     def _release(self, connection: UploadConnection) -> None:
-        if connection.is_reusable and not self._is_closed:
-            self._idle = [each for each in self._idle if each.is_reusable]
+        self._idle = [each for each in self._idle if each.is_reusable]
+        if connection.is_reusable and not self._is_closed and len(self._idle) < self._limits.idle:
             self._idle.append(connection)
         else:
             connection.close()
