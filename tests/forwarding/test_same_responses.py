@@ -26,7 +26,9 @@ VOLATILE = (
     (re.compile(rb'"latency_ms":\d+'), b'"latency_ms":0'),
 )
 NUMBER = re.compile(rb" [\d.e+-]+$", re.MULTILINE)
-PROVIDER = b"""{"name": "p", "display_name": "P", "api_key": "k", "models": ["m"], "base_url": "http://127.0.0.1:9/v1"}"""
+PROVIDER = (
+    b"""{"name": "p", "display_name": "P", "api_key": "k", "models": ["m"], "base_url": "http://127.0.0.1:9/v1"}"""
+)
 OVERRIDE = b'{"user_id": "u", "service_name": "s", "provider_name": "p", "model_name": "m"}'
 INVALID = (b"", b"{", b"[]", b"{}", b'{"nme": 1, "models": "m"}', b'"' + b"\xff" + b'"', b"[" * 1000)
 BODIES = {
