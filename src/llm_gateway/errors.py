@@ -260,9 +260,10 @@ class ManagementUnavailable(GatewayError):
     """The process of the management API does not answer; not retryable if it may have carried out the request."""
 
     status, code, title = 503, "management_unavailable", "Management unavailable"
+    default_retry_after_s = 1.0
 
     def __init__(self, detail: str, *, retryable: bool = True) -> None:
-        super().__init__(detail, retry_after_s=1 if retryable else None)
+        super().__init__(detail)
         self.retryable = retryable
 
 

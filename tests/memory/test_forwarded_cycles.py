@@ -35,7 +35,7 @@ ENDINGS = {
     "answered, with a large body": Ending("/answer", 200, LARGE),
     "answered before the body was read": Ending("/early", 413, LARGE),
     "defect of the application": Ending("/defect", 500),
-    "too late": Ending("/never", 504),
+    "too late": Ending("/never", 503),
     "cut in its middle": Ending("/cut", 200),
     "silent in its middle": Ending("/silent", 200),
     "client gone at once": Ending("/never", 0, leave_after_s=0.0),

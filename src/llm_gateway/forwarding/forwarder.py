@@ -4,7 +4,7 @@ One request:
 
     refused at once: control sends no heartbeat, or `LIMIT` requests are being forwarded
     connect ──▶ send the head ──▶ wait for the response's head ──▶ relay the response's body ──▶ over
-                     │                   │  control falls silent, dies or takes too long: 503 or 504
+                     │                   │  control falls silent, dies or takes too long: 503
                      │                   │  a reused connection was closed meanwhile: once more over a new one
                      └──▶ a task sends the body, then waits for the client's disconnect, which closes the connection
 """
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from starlette.types import Receive, Scope, Send
 
 from llm_gateway.error_format.send_error import send_error
-from llm_gateway.errors import DeadlineExceeded, GatewayError, ManagementUnavailable, Overloaded
+from llm_gateway.errors import GatewayError, ManagementUnavailable, Overloaded
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.forwarding.headers import chunk, is_chunked, request_head, response_headers
 from llm_gateway.gate.body import WITH_BODY
@@ -29,8 +29,8 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing (RFC 9110, 9.2.1), so that a request can be sent again without asking the client."""
 NOT_RUNNING = "The gateway's management API is not running: send the request again in a second. Calls are served."
 UNKNOWN_OUTCOME = (
-    "The gateway's management API stopped before it had answered, and may have carried out this request: look at what "
-    "it would have changed before you send it again."
+    "The gateway's management API stopped before it answered, and may have carried out this request: look at what the "
+    "request changes before you repeat it."
 )
 
 
@@ -158,15 +158,16 @@ class Forwarder:
                 connection.close()
         self._timer = self._loop.call_later(self._limits.watch_s, self._watch) if self._waiting else None
 
-    def _failure(self, method: str, *, is_late: bool) -> GatewayError:
+    def _failure(self, method: str, *, is_late: bool) -> ManagementUnavailable:
         """Return the error for a request that got no response; `is_late`: control took too long."""
         is_safe = method in SAFE
         if is_late:
-            late = DeadlineExceeded(
-                f"The gateway's management API did not answer within {self._limits.answer_s:g} seconds."
+            limit = f"{self._limits.answer_s:g} seconds"
+            return ManagementUnavailable(
+                f"The gateway's management API did not answer within {limit}: "
+                + ("send the request again." if is_safe else "look at what the request changes before you repeat it."),
+                retryable=is_safe,
             )
-            late.retryable = is_safe
-            return late
         return ManagementUnavailable(NOT_RUNNING if is_safe else UNKNOWN_OUTCOME, retryable=is_safe)
 
     def _free(self) -> UploadConnection | None:
