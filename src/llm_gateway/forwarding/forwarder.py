@@ -38,12 +38,11 @@ UNKNOWN_OUTCOME = (
 class ForwardLimits:
     """Limits of forwarded requests; times in seconds.
 
-    Clients that send or read too slowly are the worker's server's matter, so the time for which one is waited for does
-    not count.
+    The time for which a response waits for a client that reads slowly does not count: the worker's server limits it.
     """
 
     requests: int = 64  # forwarded at once
-    answer_s: float = 120.0  # until the head of the response
+    answer_s: float = 120.0  # from the request's head to the response's head
     silent_s: float = 120.0  # without any part of the response's body
     idle: int = 8  # unused connections that are kept
     idle_s: float = 30.0  # for which an unused connection is kept; control's server keeps it longer
