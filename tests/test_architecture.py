@@ -248,6 +248,7 @@ SOUND_PACKAGE = {
     "app.py": "import starlette, llm_gateway.server, llm_gateway.settings, llm_gateway.control, llm_gateway.worker",
     "gauges.py": "import llm_gateway.worker.app",
     "forwarding.py": "import starlette, llm_gateway.gate, llm_gateway.server, llm_gateway.upstream",
+    "provider_calls.py": "import llm_gateway.upstream, llm_gateway.providers",
     "server.py": "import uvicorn",
     "local_model.py": "",
     "worker/__init__.py": "",

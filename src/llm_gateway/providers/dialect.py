@@ -20,7 +20,7 @@ A dialect is a module of pure functions, listed in `registry.py`. The smallest o
 
 Call order:
 
-    snapshot is built   target, static_key, codecs        once per provider (`prepare.py`)
+    snapshot is built   target, static_key, codecs        once per provider (`account_assembler.py`)
     attempt starts      codec.path, codec.write           `write` only to translate (`worker/pipeline/translation.py`)
     status 2xx          codec.read_reply, or codec.reader for a stream
     any other status    classify_error, then decode_error  (`worker/pipeline/attempt.py`)

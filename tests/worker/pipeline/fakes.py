@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from llm_gateway.control.live_configuration import build_snapshot, has_enabled_vendor
+from llm_gateway.control.live_configuration import has_enabled_vendor
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target
 from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.public_prices import PublicPrices
@@ -22,6 +22,7 @@ from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.protocols.generate import GenerateBody, client_request_of, input_length
 from llm_gateway.providers.registry import DIALECTS, choose_codecs
 from llm_gateway.routing.session_affinity import SessionAffinity
+from llm_gateway.routing.snapshot import build_snapshot
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
@@ -91,7 +92,7 @@ def override(provider_name: str, model_name: str = "m2", **changes: Any) -> Over
 
 
 def snapshot(providers: list[Provider], *overrides: Override) -> Snapshot:
-    return build_snapshot(providers, list(overrides), PublicPrices(), has_vendor=has_enabled_vendor(providers))
+    return build_snapshot(providers, overrides, PublicPrices(), has_vendor=has_enabled_vendor(providers))
 
 
 def request(**changes: Any) -> Request:
