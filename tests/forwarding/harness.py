@@ -69,6 +69,11 @@ def request(method: str, path: str, body: bytes = b"", *fields: bytes, key: str 
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
+def with_lifespan(app: Any) -> Any:
+    """Return an ASGI app that completes the lifespan, which `app` does not know."""
+    return application(app)
+
+
 def collector(events: list[Event]) -> Callable[..., None]:
     """Return a log that keeps the events."""
     return lambda event, **fields: events.append((event, fields))
@@ -76,11 +81,11 @@ def collector(events: list[Event]) -> Callable[..., None]:
 
 @contextlib.asynccontextmanager
 async def served(
-    app: Handler, log: Callable[..., None] = lambda *_, **__: None, **limits: Any
+    app: Any, log: Callable[..., None] = lambda *_, **__: None, **limits: Any
 ) -> AsyncIterator[tuple[int, Server]]:
     """Serve an application with TCP, and yield the port."""
     server = Server(
-        application(app),
+        with_lifespan(app),
         accept_s=0.0,
         drain_s=0.2,
         on_stopping=lambda: None,
@@ -136,7 +141,7 @@ async def control(data_dir: Path, app: Handler = describe) -> AsyncIterator[Cont
     """Run control's side."""
     events: list[Event] = []
     address = ControlSocket(data_dir)
-    server = ControlServer(application(app), address, drain_s=0.2, log=collector(events))
+    server = ControlServer(with_lifespan(app), address, drain_s=0.2, log=collector(events))
     await server.start()
     serving = asyncio.create_task(server.run())
     try:

@@ -68,7 +68,7 @@ async def test_a_request_without_key_on_an_open_path_has_no_caller(tmp_path: Pat
 async def test_a_request_of_http_1_0_without_host_stays_without_one(tmp_path: Path) -> None:
     async with control(tmp_path), worker(tmp_path) as running:
 
-        async def ungated(scope: Message, receive: Any, send: Send) -> None:  # in dev the gate requires a Host
+        async def ungated(scope: Message, receive: Any, send: Any) -> None:  # in dev the gate requires a Host
             context = RequestContext(NOBODY, "id", None, b"id", dict(scope["headers"]), lambda *_, **__: None)
             await running.forwarder({**scope, REQUEST_CONTEXT: context}, receive, send)
 

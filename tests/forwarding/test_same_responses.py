@@ -17,8 +17,8 @@ from llm_gateway.forwarding.control_server import ControlServer
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.forwarding.forwarder import Forwarder
 from tests.application.fixtures import running
-from tests.forwarding.harness import KEY, request, served
-from tests.server.harness import WAIT_S, Client, Response, application
+from tests.forwarding.harness import KEY, request, served, with_lifespan
+from tests.server.harness import WAIT_S, Client, Response
 
 VOLATILE = (
     (re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), b"<id>"),
@@ -92,7 +92,7 @@ async def two_sides(data_dir: Path) -> AsyncIterator[World]:
         dispatch, management = parts_of(app)
         address = ControlSocket(data_dir)
         stack.callback(address.close)
-        server = ControlServer(application(management), address, drain_s=0.2, log=app.log)
+        server = ControlServer(with_lifespan(management), address, drain_s=0.2, log=app.log)
         await server.start()
         stack.push_async_callback(server.run)
         stack.callback(server.stop)

@@ -10,8 +10,8 @@ from typing import Any
 
 from llm_gateway.forwarding.control_server import ControlServer
 from llm_gateway.forwarding.control_socket import ControlSocket
-from tests.forwarding.harness import Send, control, request, until, worker
-from tests.server.harness import Message, answer, application, read_body
+from tests.forwarding.harness import Send, control, request, until, with_lifespan, worker
+from tests.server.harness import Message, answer, read_body
 
 
 class Held:
@@ -41,7 +41,7 @@ class Held:
 @asynccontextmanager
 async def stoppable(data_dir: Path, app: Held, drain_s: float) -> AsyncIterator[ControlServer]:
     address = ControlSocket(data_dir)
-    server = ControlServer(application(app), address, drain_s=drain_s, log=lambda *_, **__: None)
+    server = ControlServer(with_lifespan(app), address, drain_s=drain_s, log=lambda *_, **__: None)
     await server.start()
     serving = asyncio.create_task(server.run())
     yield server
