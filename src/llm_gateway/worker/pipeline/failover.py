@@ -4,7 +4,7 @@ A candidate is skipped if its protocol cannot express the request, if it is unav
 rate limit is full; otherwise an attempt is made (`attempt.py`). A request gets at most three sent attempts, all within
 its deadline; those that were not sent, 429s and refusals of the account do not count, but there are at most eight in
 all. A candidate without alternatives is retried at most twice. One that cannot verify the signatures of reasoning in
-the request is tried once more without it.
+the history, or read a tool call's arguments there, is tried once more without the signatures or with valid arguments.
 
 After an attempt that exceeded a model's context window, candidates whose window is known to be no larger are skipped.
 Those that refused a request of this size lately are left for the end, and tried if no other candidate is there.
@@ -252,26 +252,26 @@ class Failover:
             return None
         permit, reservation = admitted
         served = await self._attempts.make(state, candidate, call, permit, reservation)
-        return served if served is not None else await self._try_unsigned(state, candidate, call)
+        return served if served is not None else await self._try_mended(state, candidate, call)
 
-    async def _try_unsigned(
+    async def _try_mended(
         self, state: RoutingState, candidate: Candidate, call: UpstreamCall
     ) -> Success | OpenStream | None:
-        """Try a candidate once more without signed reasoning if it could not verify that of the failed `call`.
+        """Try a candidate once more without signatures that it cannot verify, or with valid arguments of tool calls.
 
-        Signatures fail after a change of account or model, or after a client altered the text. The conversation would
-        fail at each further turn.
+        With what the candidate refused in the history, the conversation would fail at each further turn.
         """
-        if state.failure is None or state.failure.cause != SIGNATURE or state.is_spent:
+        if state.failure is None or not state.failure.may_be_mended or state.is_spent:
             return None
-        unsigned = self._translation.without_signatures(state.request.client_request, call)
-        if unsigned is None:
+        unsigned = state.failure.cause == SIGNATURE
+        mended = self._translation.mended(state.request.client_request, call, unsigned=unsigned)
+        if mended is None:
             return None
         admitted = await self._admit(state, candidate)
         if admitted is None or isinstance(admitted, Wait):
             return None
         state.last = candidate
-        return await self._attempts.make(state, candidate, unsigned, *admitted)
+        return await self._attempts.make(state, candidate, mended, *admitted)
 
     async def _admit(self, state: RoutingState, candidate: Candidate) -> tuple[Permit, Reservation] | Wait | None:
         """Return the permit and the reservation for one call, or how long to wait; None if it exceeds the limit."""
@@ -365,7 +365,7 @@ class Failover:
             return None
         served = await self._attempts.make(state, candidate, call, *admitted)
         state.last = candidate
-        return served if served is not None else await self._try_unsigned(state, candidate, call)
+        return served if served is not None else await self._try_mended(state, candidate, call)
 
     async def _sit_out(self, state: RoutingState, candidate: Candidate) -> None:
         """Wait for the end of a Retry-After that this request got: the line may move on before."""

@@ -59,7 +59,14 @@ class Failure(msgspec.Struct, frozen=True):
     provider: str = ""
     reported: ReportedError | None = None
 
+    @property
+    def may_be_mended(self) -> bool:
+        """Whether the provider refused the request's content, which a change of the history may mend."""
+        return self.final and not self.too_long and self.status in REFUSED_CONTENT
 
+
+REFUSED_CONTENT = frozenset({400, 422, 500})
+"""Statuses of a refusal of the request's content. 500: llama.cpp, see `providers/openai.py`."""
 SIGNATURE = "signature"
 """The `cause` of a failure in which the provider could not verify reasoning that the client returned."""
 MAX_SENT_ATTEMPTS = 3
