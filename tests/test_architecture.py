@@ -247,6 +247,7 @@ SOUND_PACKAGE = {
     "cli/client.py": "import pyreqwest",
     "app.py": "import starlette, llm_gateway.server, llm_gateway.settings, llm_gateway.control, llm_gateway.worker",
     "gauges.py": "import llm_gateway.worker.app",
+    "forwarding.py": "import starlette, llm_gateway.gate, llm_gateway.server, llm_gateway.upstream",
     "provider_calls.py": "import llm_gateway.upstream, llm_gateway.providers",
     "server.py": "import uvicorn",
     "local_model.py": "",
@@ -308,6 +309,7 @@ SOUND_PACKAGE = {
 FLAWS = [
     ("worker/gateway.py", "import llm_gateway.control.app", "Layers"),
     ("control/app.py", "import llm_gateway.worker.gateway", "Layers"),
+    ("forwarding.py", "import llm_gateway.control.app", "Layers"),
     ("routing/__init__.py", "import llm_gateway.worker.pipeline.transport", "Layers"),
     ("cache/__init__.py", "import llm_gateway.journal", "Layers"),
     ("domain/__init__.py", "import llm_gateway.store", "Layers"),
