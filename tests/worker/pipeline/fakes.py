@@ -24,10 +24,12 @@ from llm_gateway.providers.registry import DIALECTS, choose_codecs
 from llm_gateway.routing.session_affinity import SessionAffinity
 from llm_gateway.routing.snapshot import build_snapshot
 from llm_gateway.telemetry.redaction import Redactor
+from llm_gateway.upstream.pool import send_always
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
 from llm_gateway.worker.pipeline.availability import ProviderAvailability, Wait
-from llm_gateway.worker.pipeline.failover import Failover, Timing
+from llm_gateway.worker.pipeline.failover import Failover
+from llm_gateway.worker.pipeline.timing import Timing
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
 from llm_gateway.worker.pipeline.upstream_events import UpstreamEvents
@@ -170,12 +172,25 @@ class Upstream(Transport):
     def called(self) -> list[str]:
         return [name for name, _, _ in self.calls]
 
-    async def post(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult:
+    async def post(
+        self,
+        provider: Provider,
+        call: UpstreamCall,
+        timeout_s: float,
+        before_send: Callable[[], None] = send_always,
+    ) -> UpstreamResult:
+        before_send()
         self.calls.append((provider.name, msgspec.json.decode(call.body).get("model", call.path), timeout_s))
         self.bodies.append(call.body)
         return await self._play(provider, timeout_s)
 
-    async def open(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult | UpstreamEvents:
+    async def open(
+        self,
+        provider: Provider,
+        call: UpstreamCall,
+        timeout_s: float,
+        before_send: Callable[[], None] = send_always,
+    ) -> UpstreamResult | UpstreamEvents:
         raise NotImplementedError
 
     async def _play(self, provider: Provider, timeout_s: float) -> UpstreamResult:

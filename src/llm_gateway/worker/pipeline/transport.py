@@ -13,7 +13,7 @@ from llm_gateway.provider_calls.pool_factory import MAX_BODY_BYTES, PoolFactory
 from llm_gateway.provider_calls.results import FAULTS, result_of_fault, result_of_response
 from llm_gateway.providers.rate_limit_headers import reported_limits
 from llm_gateway.upstream.egress import AddressRefused, AddressUnknown, Egress
-from llm_gateway.upstream.pool import CancelledBeforeSend, Pool, RequestNotSent
+from llm_gateway.upstream.pool import CancelledBeforeSend, Pool, RequestNotSent, send_always
 from llm_gateway.upstream.response import IncompleteResponse, Response, ResponseStream
 from llm_gateway.worker.pipeline.upstream_events import UpstreamEvents
 
@@ -55,30 +55,43 @@ class Transport:
         self._pools: dict[str, _Pooled] = {}
         self._building: dict[tuple[str, int], asyncio.Task[Pool]] = {}
 
-    async def post(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult:
+    async def post(
+        self,
+        provider: Provider,
+        call: UpstreamCall,
+        timeout_s: float,
+        before_send: Callable[[], None] = send_always,
+    ) -> UpstreamResult:
         """POST `call` to the provider, and return its whole response or the fault, within `timeout_s` seconds.
 
-        Never raises for what the network or the provider does.
+        `before_send` is called right before the request is sent; if it raises, nothing is sent. Never raises for what
+        the network or the provider does.
         """
         started = monotonic()
         try:
             pool = await self._pool_of(provider, timeout_s)
-            return result_of_response(
-                await pool.post(call.path, call.body, timeout_s - (monotonic() - started), call.header_lines)
-            )
+            left_s = timeout_s - (monotonic() - started)
+            return result_of_response(await pool.post(call.path, call.body, left_s, call.header_lines, before_send))
         except FAULTS as error:
             return result_of_fault(error)
 
-    async def open(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult | UpstreamEvents:
+    async def open(
+        self,
+        provider: Provider,
+        call: UpstreamCall,
+        timeout_s: float,
+        before_send: Callable[[], None] = send_always,
+    ) -> UpstreamResult | UpstreamEvents:
         """POST `call`, and return its event stream; the whole response or the fault if there is no event stream.
 
         The head of the response must arrive within `timeout_s` seconds, and so must all of a response that is not a
-        stream. Never raises for what the network or the provider does.
+        stream. `before_send` is as for `post`. Never raises for what the network or the provider does.
         """
         started = monotonic()
         try:
             pool = await self._pool_of(provider, timeout_s)
-            stream = await pool.open(call.path, call.body, timeout_s - (monotonic() - started), call.header_lines)
+            left_s = timeout_s - (monotonic() - started)
+            stream = await pool.open(call.path, call.body, left_s, call.header_lines, before_send)
             content_type = stream.header(b"content-type") or b""
             if stream.status == 200 and content_type.lower().startswith(EVENT_STREAM):
                 return UpstreamEvents(pool, stream, reported_limits(stream.headers))
