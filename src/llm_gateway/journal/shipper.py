@@ -6,7 +6,7 @@ and of others, living and gone. Only one shipper at a time may run on a data dir
 While the database is down, records wait in the journal's files; memory never holds more than a batch of each writer.
 Records are stored once by their id, so starting again at the checkpoint counts nothing twice.
 
-    start() --> shipping -- all that the writers wrote is stored --> idle
+    start() --> shipping -- everything written is stored ------> idle
                  ^ ^ |                                          |
                  | '-+----------- 0.3 s, or flush() ------------'
                  |   |
@@ -210,13 +210,13 @@ class Shipper:
                 continue
             try:
                 is_more |= tail.step()
+                if tail.is_finished:
+                    self._forget(name, tail)
             except StoreUnavailable:
                 raise
             except Exception as error:  # edge: the thread must not end; the records are read again from the checkpoint
                 tail.restart()
                 failures[name] = repr(error)
-            if tail.is_finished:
-                self._forget(name, tail)
         self._end_flushes()
         return is_more
 
