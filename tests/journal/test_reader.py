@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from llm_gateway.journal.frames import encode_frame
 from llm_gateway.journal.reader import SegmentReader
-from llm_gateway.journal.segments import Position, WriterDir
+from llm_gateway.journal.segments import JournalDir, Position, WriterDir
 from tests.journal.samples import frame, locked, open_files, request_id
 
 
@@ -148,3 +148,19 @@ def test_a_flipped_bit_costs_one_entry_with_any_chunk_size(
     assert sum(size for _, _, size in reading.damage) == len(lines[hit])
     reading.reader.close()
     directory.close()
+
+
+class BeginningDir(JournalDir):
+    """The directory of a writer that creates its first segment, and the spare one, right after it was listed."""
+
+    def segments(self) -> list[int]:
+        found = super().segments()
+        for number in (1, 2):
+            self.segment(number).write_bytes(frames(number))
+        return found
+
+
+def test_the_first_segment_of_a_writer_that_has_just_begun_is_not_skipped(tmp_path: Path) -> None:
+    reader = SegmentReader(BeginningDir(tmp_path), lambda file, at, size: None)
+
+    assert [entry.request_id for entry in reader.read(Position(1, SIZE))] == [request_id(1)]

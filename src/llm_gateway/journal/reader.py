@@ -26,8 +26,10 @@ class SegmentReader:
         self._chunk_bytes = chunk_bytes
         self._fd: int | None = None
         self.position = directory.checkpoint()
-        if self.position.segment not in directory.segments():
-            self._go_to_next(None)
+        existing = directory.segments()  # listed once: a writer that has just begun may add its first ones meanwhile
+        later = [number for number in existing if number > self.position.segment]
+        if later and self.position.segment not in existing:
+            self.position = Position(later[0], 0)
 
     def read(self, limit: Position | None) -> list[Entry]:
         """Return the next good entries, all from the segment of `position`; an empty list if there are none for now.
