@@ -10,7 +10,7 @@ import pytest
 
 from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.upstream_call import UpstreamResult
-from llm_gateway.errors import ProviderRefused
+from llm_gateway.errors import ProviderFailed, ProviderRefused
 from tests.protocols.test_encrypted_reasoning import sent
 from tests.providers.documents import completion
 from tests.upstream.responses_api import response
@@ -106,6 +106,16 @@ async def test_a_provider_that_refuses_the_arguments_is_tried_once_more_with_val
     assert json.dumps(arguments)[1:-1] in json.dumps(first)
     assert called_with(second) == [BROKEN[arguments], {"a": 1}]
     assert [attempt.why for attempt in record.attempts] == [None, f"retry:{status}"]
+
+
+async def test_a_call_with_valid_arguments_counts_towards_the_three_attempts(world: World) -> None:
+    world.script(vllm=[refused(400), *[refused(503, "busy")] * 3])
+    given = asked("openai_chat", '{"city": "Ul')
+
+    with pytest.raises(ProviderFailed):
+        await world.failover.run(given, plan([VLLM]), world.open(given))
+
+    assert world.upstream.called == ["vllm"] * 3
 
 
 async def test_llama_cpps_500_blames_the_request_and_not_the_provider(world: World) -> None:

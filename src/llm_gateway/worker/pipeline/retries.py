@@ -43,7 +43,7 @@ class Retries:
 
         Returns None if it was not retried, was skipped, or failed each time.
         """
-        while state.retries < MAX_RETRIES:
+        while state.retries < MAX_RETRIES and not state.is_spent:  # a call with a mended history is an attempt, too
             failure = state.failure
             if failure is None:
                 return None
