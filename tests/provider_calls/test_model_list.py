@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 
@@ -89,6 +90,20 @@ async def test_a_late_response_is_a_timeout(upstream: Upstream) -> None:
     found = await lists().get(upstream.provider(), 0.1)
     assert found == UpstreamResult(fault="timeout", message="No complete answer in time")
     assert time.monotonic() - began < 2
+
+
+async def test_a_connection_that_is_not_made_in_time_is_not_sent(upstream: Upstream) -> None:
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for waiting in (first, second):  # more than its backlog holds
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        upstream.url = f"http://127.0.0.1:{full.getsockname()[1]}"
+
+        found = await lists().get(upstream.provider(), 0.2)
+
+    assert found == UpstreamResult(fault="not_sent", message="No connection: timed out", is_ours=True)
 
 
 async def test_a_refused_connection_is_not_sent(upstream: Upstream) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.upstream_call import UpstreamResult
@@ -27,9 +28,10 @@ class ModelLists:
         try:
             if provider.target is None:
                 raise RequestNotSent("The provider is not ready yet")
+            deadline = monotonic() + timeout_s
             async with asyncio.timeout(timeout_s):
                 pool = await self._pools.make(provider, provider.target.models_url)
-                return result_of_response(await pool.get(timeout_s))
+            return result_of_response(await pool.get(deadline - monotonic()))
         except FAULTS as error:
             return result_of_fault(error)
         finally:
