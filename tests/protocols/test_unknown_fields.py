@@ -167,3 +167,12 @@ def test_the_path_of_a_field_names_the_objects_around_it() -> None:
     found = read({"input": [{"role": "user", "phase": "commentary", "content": [part, part]}]})
 
     assert found.dropped == ("input.content.prompt_cache_breakpoint", "input.phase")
+
+
+@pytest.mark.parametrize("kind", [[], {}, 1], ids=repr)
+def test_a_tool_of_no_known_type_is_dropped_whatever_its_type_is(kind: Any) -> None:
+    tools = [{"type": "function", "name": "t", "parameters": SCHEMA}, {"type": kind, "new": 1}]
+
+    parsed = PROTOCOLS["openai_responses"].read_request({"input": "?", "tools": tools})
+
+    assert [tool.name for tool in parsed.conversation.tools] == ["t"]

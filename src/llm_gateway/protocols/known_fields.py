@@ -56,7 +56,11 @@ def _walk(value: Any, fields: Fields | ByType, where: str, found: set[str]) -> N
     for item in value:
         if not isinstance(item, dict):
             continue
-        known = fields if isinstance(fields, Fields) else fields.get(item.get("type"))
+        if isinstance(fields, Fields):
+            known: Fields | None = fields
+        else:  # tools of vendors are dropped, so the type of their `type` was not checked
+            kind = item.get("type")
+            known = fields.get(kind) if kind is None or isinstance(kind, str) else None
         if known is None:
             continue
         if not item.keys() <= known.names:
