@@ -281,3 +281,8 @@ class ConfigurationError(Exception):
 
 class RecordsRefused(Exception):
     """The database rejects at least one usage record of a batch; the writer bisects the batch to find it."""
+
+
+def reason_without_key(error: Exception) -> str:
+    """Return the message of one of the gateway's own errors; of any other its type, since a message can quote a key."""
+    return str(error) if isinstance(error, ConfigurationError | GatewayError) else type(error).__name__

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.catalog import Provider, UpstreamAuthorizer
 from llm_gateway.domain.configuration import Account, Configuration
 from llm_gateway.providers.account_assembler import AccountAssembler
 from llm_gateway.providers.registry import DIALECTS
@@ -43,6 +43,39 @@ def test_a_kind_that_only_newer_versions_know_disables_its_provider_alone(
     assert not snapshot.providers["new"].is_enabled
     assert [name for name, _ in reasons] == ["new"]
     assert "install the version that added it" in reasons[0][1]
+
+
+def test_a_protocol_that_only_newer_versions_know_disables_its_provider_alone(
+    builder: SnapshotBuilder, reasons: list[tuple[str, str]]
+) -> None:
+    accounts = tuple(
+        Account(provider=stored(name), base_url="https://a.test", api_key="the-key", protocols=protocols)
+        for name, protocols in (("new", ("openai_smoke",)), ("known", None))
+    )
+    snapshot = builder.build(Configuration(accounts=accounts))
+
+    assert [[candidate.provider.name for candidate in tier] for tier in snapshot.tiers] == [["known"]]
+    assert [name for name, _ in reasons] == ["new"]
+    assert "openai_smoke" in reasons[0][1]
+
+
+def test_an_authorizer_that_cannot_be_made_disables_its_provider_alone_and_shows_no_key(
+    reasons: list[tuple[str, str]],
+) -> None:
+    def authorize(made: Provider, api_key: str) -> UpstreamAuthorizer | None:
+        if made.name == "known":
+            return None
+        raise ValueError(f"not JSON: {api_key}")
+
+    assembler = AccountAssembler(dialects=DIALECTS, learn=lambda _keys: None, authorize=authorize)
+    accounts = tuple(
+        Account(provider=stored(name), base_url="https://a.test", api_key="the-key") for name in ("bad", "known")
+    )
+    built = SnapshotBuilder(assembler.assemble, lambda name, reason: reasons.append((name, reason)))
+    snapshot = built.build(Configuration(accounts=accounts))
+
+    assert [[candidate.provider.name for candidate in tier] for tier in snapshot.tiers] == [["known"]]
+    assert reasons == [("bad", "ValueError")]
 
 
 def test_an_account_that_cannot_be_used_has_no_target(builder: SnapshotBuilder, reasons: list[tuple[str, str]]) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from llm_gateway.domain.catalog import Provider, Snapshot
 from llm_gateway.domain.configuration import Account, Configuration
 from llm_gateway.domain.public_prices import PublicPrices
-from llm_gateway.errors import ConfigurationError, GatewayError
+from llm_gateway.errors import reason_without_key
 from llm_gateway.store.overrides import OverrideStore
 from llm_gateway.store.providers import ProviderStore
 
@@ -77,13 +77,8 @@ class LiveConfiguration:
         try:
             return self._resolve(provider, self._providers.unseal(provider.id, sealed))
         except Exception as error:  # edge: one unusable provider must not disable the others
-            self._log(provider.name, _reason(error))
+            self._log(provider.name, reason_without_key(error))
             return Account(provider=msgspec.structs.replace(provider, is_enabled=False))
-
-
-def _reason(error: Exception) -> str:
-    # Messages of other exceptions could quote the key.
-    return str(error) if isinstance(error, ConfigurationError | GatewayError) else type(error).__name__
 
 
 def has_enabled_vendor(providers: Iterable[Provider]) -> bool:

@@ -9,8 +9,9 @@ import msgspec
 
 from llm_gateway.domain.catalog import Provider, Target, UpstreamAuthorizer
 from llm_gateway.domain.configuration import Account
+from llm_gateway.errors import ConfigurationError
 from llm_gateway.providers.dialect import Dialect
-from llm_gateway.providers.registry import choose_codecs, find_dialect
+from llm_gateway.providers.registry import choose_codecs, find_dialect, protocols_problem
 from llm_gateway.providers.vendor_rules.body_rules import rules_of_model
 
 
@@ -52,7 +53,8 @@ class AccountAssembler:
         """Return the provider, ready for calls; one without a target if the account cannot be used.
 
         Raises:
-            ConfigurationError: its kind has no dialect.
+            ConfigurationError: its kind has no dialect, or its dialect has none of its protocols.
+            Exception: what `authorize` raised.
         """
         provider, base_url = account.provider, account.base_url
         if base_url is None:
@@ -60,6 +62,9 @@ class AccountAssembler:
         self._learn([account.api_key])
         dialect = find_dialect(self._dialects, provider.kind)
         spoken = choose_codecs(dialect, account.protocols, has_json_mode=account.has_json_mode)
+        problem = None if spoken.codecs else protocols_problem(provider.kind, account.protocols or (), dialect)
+        if problem is not None:
+            raise ConfigurationError(problem)
         rules = {
             model: rules_of_model(
                 account.vendor, tuple(spoken.codecs), spoken.translation_protocol, model, spoken.required_protocol

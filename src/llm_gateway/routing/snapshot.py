@@ -10,7 +10,7 @@ from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, 
 from llm_gateway.domain.configuration import Account, Configuration
 from llm_gateway.domain.model_aliases import AliasTable
 from llm_gateway.domain.public_prices import PublicPrices
-from llm_gateway.errors import ConfigurationError
+from llm_gateway.errors import reason_without_key
 
 
 class SnapshotBuilder:
@@ -36,8 +36,8 @@ class SnapshotBuilder:
     def _provider(self, account: Account) -> Provider:
         try:
             return self._assemble(account)
-        except ConfigurationError as error:
-            self._cannot_be_used(account.provider.name, str(error))
+        except Exception as error:  # edge: one account that cannot be assembled must not disable the others
+            self._cannot_be_used(account.provider.name, reason_without_key(error))
             return msgspec.structs.replace(account.provider, is_enabled=False)
 
 
