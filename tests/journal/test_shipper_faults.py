@@ -12,13 +12,16 @@ from typing import Any
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
+from llm_gateway.journal.record_delivery import BATCH_RECORDS
 from llm_gateway.journal.segments import START, Position, WriterDir
 from llm_gateway.journal.shipper import Shipper
 from tests.journal.samples import (
     Database,
     Heard,
+    frame,
     open_below,
     request_id,
+    settled,
     settled_frames,
 )
 from tests.journal.shipping import Journal, until
@@ -242,6 +245,29 @@ def test_a_sink_that_hangs_does_not_delay_the_stop(journal: Journal, heard: Hear
     assert journal.directory.segments() == [1]
     assert journal.directory.checkpoint() == START
     released.set()
+
+
+def test_a_long_backlog_does_not_outlast_the_stop(journal: Journal, heard: Heard) -> None:
+    batches = 0
+
+    def store_slowly(_: list[UsageRecord]) -> None:
+        nonlocal batches
+        batches += 1
+        time.sleep(0.4)
+
+    backlog = b"".join(frame("S", number, settled(number)) for number in range(BATCH_RECORDS))
+    for _ in range(6):
+        journal.append(backlog)
+        journal.rotate()
+    shipper = Shipper(journal.root, store_slowly, log=heard)
+    shipper.start()
+    until(lambda: batches)
+
+    assert not shipper.stop(0.1)
+
+    assert not shipper.is_alive
+    assert batches < 4
+    journal.close()
 
 
 def test_a_directory_that_cannot_be_deleted_is_logged(journal: Journal, heard: Heard, shipper: Shipper) -> None:

@@ -156,10 +156,15 @@ class Shipper:
         self._end(is_shipped=is_shipped)
 
     def _ship(self) -> bool:
-        """Ship what the writers have written so far; False if some of that failed and must be tried again."""
+        """Ship what the writers have written so far.
+
+        Returns False if some of that failed and must be tried again, or if the time of `stop` is over.
+        """
         failures: dict[str, str] = {}
         is_more = True
         while is_more:
+            if self._stop_by is not None and time.monotonic() >= self._stop_by:
+                return False
             try:
                 self._look_for_writers(failures)
                 is_more = self._step(failures)
