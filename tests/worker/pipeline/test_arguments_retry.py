@@ -118,6 +118,17 @@ async def test_a_call_with_valid_arguments_counts_towards_the_three_attempts(wor
     assert world.upstream.called == ["vllm"] * 3
 
 
+async def test_a_retry_keeps_the_valid_arguments(world: World) -> None:
+    world.script(vllm=[refused(400), refused(503, "busy"), ANSWERED])
+    given = asked("openai_chat", '{"city": "Ul')
+
+    await world.failover.run(given, plan([VLLM]), world.open(given))
+
+    assert [called_with(json.loads(body))[0] for body in world.upstream.bodies[1:]] == [
+        {"invalid_json": '{"city": "Ul'}
+    ] * 2
+
+
 async def test_llama_cpps_500_blames_the_request_and_not_the_provider(world: World) -> None:
     message = "Failed to parse tool call arguments as JSON: [json.exception.parse_error.101] parse error"
     given = asked("openai_chat", '{"city": "Ul')

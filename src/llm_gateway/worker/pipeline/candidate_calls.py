@@ -95,6 +95,7 @@ class CandidateCalls:
         mended = self._translation.mended(state.request.client_request, call, unsigned=unsigned)
         if mended is None:
             return None
+        state.mended[candidate.cache_part] = mended
         admitted = await self.admit(state, candidate)
         if admitted is None or isinstance(admitted, Wait):
             return None
@@ -124,8 +125,11 @@ class CandidateCalls:
     def translate(self, state: RoutingState, candidate: Candidate) -> UpstreamCall | None:
         """Write the call for this candidate; None if its protocol cannot express the request, which `state` notes.
 
-        A document that cannot be read is passed through all the same to a candidate of the client's own protocol.
+        A document that cannot be read is passed through all the same to a candidate of the client's own protocol. A
+        candidate that refused the history gets the mended one from then on.
         """
+        if state.mended and (mended := state.mended.get(candidate.cache_part)) is not None:
+            return mended
         try:
             return self._translation.call(state.request, candidate)
         except Unreadable as error:

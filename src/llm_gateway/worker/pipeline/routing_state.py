@@ -9,6 +9,7 @@ import msgspec
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.request import Request
+from llm_gateway.domain.upstream_call import UpstreamCall
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import (
     GatewayError,
@@ -92,6 +93,7 @@ class RoutingState(msgspec.Struct, eq=False):
             found last. All times are on the clock of the deadline.
         answered_429: the candidates that answered this request with 429, by their `cache_part`: the end of their
             Retry-After.
+        mended: the calls with a mended history, by the `cache_part` of the candidate that refused the one as it was.
         passed: why the candidate before was not the one to answer; None if there was none before.
         last: the candidate that was tried, or passed over, before the present one.
         paid_for: the id of the provider whose budget of retries has paid for this request's next call to it.
@@ -112,6 +114,7 @@ class RoutingState(msgspec.Struct, eq=False):
     limited: dict[bytes, tuple[Candidate, float | None]] = {}
     unavailable: dict[bytes, float] = {}
     answered_429: dict[bytes, float] = {}
+    mended: dict[bytes, UpstreamCall] = {}
     unsupported: tuple[str, Unsupported] | None = None
     unreadable: Unreadable | None = None
     passed: str | None = None
