@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.process import GatewayProcess
 from tests.fuzz.hooks import MODEL, PROVIDER, PROVIDER_ID, SAMPLE, UPSTREAM
-from tests.upstream import UpstreamProcess
+from tests.upstream.forked import ForkedUpstream
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = Path(sys.executable).with_name("schemathesis")
@@ -37,7 +37,7 @@ def long(request: pytest.FixtureRequest) -> bool:
 
 
 def test_every_answer_is_one_the_document_promises(tmp_path: Path, long: bool) -> None:
-    with UpstreamProcess() as mock, GatewayProcess(tmp_path) as gateway:
+    with ForkedUpstream() as mock, GatewayProcess(tmp_path) as gateway:
         path = gateway.provider("acme", mock.base_url, "json", priority=HIGHEST_PRIORITY)
         local = {UPSTREAM: mock.base_url, PROVIDER_ID: path.rpartition("/")[2], PROVIDER: "acme", MODEL: "json"}
         if not long:
