@@ -13,10 +13,8 @@ from typing import Any
 
 import schemathesis
 
-UPSTREAM, PROVIDER_ID, PROVIDER, MODEL = "FUZZ_UPSTREAM", "FUZZ_PROVIDER_ID", "FUZZ_PROVIDER", "FUZZ_MODEL"
-"""Environment variables: the mock's base_url; id, name and model of the provider that is never changed."""
-SAMPLE = "FUZZ_SAMPLE"
-"""Environment variable: of cases that repeat a kind of value, one in this many is sent; 1, the default, sends all."""
+from tests.fuzz.environment import MODEL, PROVIDER, PROVIDER_ID, SAMPLE, UPSTREAM
+
 NOBODY = "01890a5d-ac96-774b-bcce-b302099a8057"
 UNKNOWN_HEADER = "x-schemathesis-unknown-property"
 IN_HEADER = "in header - object with unexpected properties"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.process import GatewayProcess
-from tests.fuzz.hooks import MODEL, PROVIDER, PROVIDER_ID, SAMPLE, UPSTREAM
+from tests.fuzz.environment import MODEL, PROVIDER, PROVIDER_ID, SAMPLE, UPSTREAM
 from tests.upstream.forked import ForkedUpstream
 
 ROOT = Path(__file__).resolve().parents[2]
