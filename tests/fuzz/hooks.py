@@ -54,10 +54,10 @@ def filter_case(context: Any, case: schemathesis.Case[Any]) -> bool:
     """Return False for cases of the coverage phase that are not in the sample."""
     del context
     about = None if case.meta is None else case.meta.phase.data
-    scenario = getattr(about, "scenario", None)
+    scenario, description = getattr(about, "scenario", None), getattr(about, "description", None)
     if scenario is None:  # another phase
         return True
-    return _sample.takes(str(scenario), str(about.description), case.operation.label)
+    return _sample.takes(str(scenario), str(description), case.operation.label)
 
 
 @schemathesis.hook
