@@ -80,7 +80,7 @@ test-agents: $(DEV_PACKAGES) $(GATEWAY) $(AGENT_PACKAGES) $(AIDER_PACKAGES) ## R
 lint: $(EVERYTHING) ## Check style, types and the import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers $(shell getconf _NPROCESSORS_ONLN)
 	$(BIN)/lint-imports
 
 bench: $(EVERYTHING) ## Measure speed and memory under load beside a plain nginx (or BENCH=streams, reports, tail; tail with PEERS=1)
@@ -135,6 +135,7 @@ $(PACKAGES): $(MADE) requirements.lock requirements-build.lock
 $(DEV_PACKAGES): $(MADE) requirements-dev.lock
 	@$(QUIETLY) "Installing the gateway's packages and the tools to test it (about 2 minutes)" \
 		$(BIN)/python $(PIP_INSTALL) $(LOCKED) requirements-dev.lock
+	@$(BIN)/python -c 'from hypothesis import strategies; strategies.text().validate()' # 2.5 s, else in every worker
 	@touch $(PACKAGES) $@
 
 $(MODEL): $(MADE) requirements-local.lock
