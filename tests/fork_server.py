@@ -34,6 +34,7 @@ from typing import Any
 GATEWAY = "llm_gateway.__main__"
 COMMAND_LINE = "llm_gateway.cli"
 MOCK = "tests.upstream.__main__"
+BENCH = "tests.forked_bench"
 """The modules whose `main` a forked process can run."""
 PRELOADED = (
     GATEWAY, COMMAND_LINE, "llm_gateway.app", "llm_gateway.cli.check", "llm_gateway.cli.client",
@@ -262,9 +263,8 @@ def serve(connection: socket.socket) -> None:
     early_end = EarlyEnd()
     for name in PRELOADED:
         importlib.import_module(name)
-    sys.path.insert(0, str(ROOT))
+    sys.path.append(str(ROOT))
     importlib.import_module(MOCK)
-    del sys.path[0]
     gc.freeze()
     job = next_job(connection)
     os.chdir(job["cwd"])
