@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None, gateway: type[Gateway] = Gatewa
         _say("The bench reads CPU time from /proc and pins processes to cores: it needs Linux.")
         return 1
     said = sys.argv[1:] if arguments is None else arguments
-    others = {
+    others: dict[str, Callable[[Sequence[str]], int]] = {
         "reports": reports.main,
         "streams": streams.main,
         "tail": tail.main,
