@@ -254,6 +254,8 @@ SOUND_PACKAGE = {
     "cli/client.py": "import pyreqwest",
     "app.py": "import starlette, llm_gateway.server, llm_gateway.settings, llm_gateway.control, llm_gateway.worker",
     "gauges.py": "import llm_gateway.worker.app",
+    "forwarding.py": "import starlette, llm_gateway.gate, llm_gateway.server, llm_gateway.upstream",
+    "provider_calls.py": "import llm_gateway.upstream, llm_gateway.providers",
     "server.py": "import uvicorn",
     "local_model.py": "",
     "worker/__init__.py": "",
@@ -264,8 +266,12 @@ SOUND_PACKAGE = {
     "worker/pipeline/__init__.py": "",
     "worker/pipeline/caching.py": "",
     "worker/pipeline/failover.py": (
-        "import llm_gateway.worker.pipeline.attempt, llm_gateway.worker.pipeline.routing_state"
+        "import llm_gateway.worker.pipeline.retries, llm_gateway.worker.pipeline.rate_limit_waits"
     ),
+    "worker/pipeline/retries.py": "import llm_gateway.worker.pipeline.candidate_calls",
+    "worker/pipeline/rate_limit_waits.py": "import llm_gateway.worker.pipeline.waiting_line",
+    "worker/pipeline/candidate_calls.py": "import llm_gateway.worker.pipeline.attempt",
+    "worker/pipeline/timing.py": "import llm_gateway.worker.pipeline.routing_state",
     "worker/pipeline/relay.py": "",
     "worker/pipeline/attempt.py": (
         "import llm_gateway.worker.pipeline.refusals, llm_gateway.worker.pipeline.transport"
@@ -310,6 +316,7 @@ SOUND_PACKAGE = {
 FLAWS = [
     ("worker/gateway.py", "import llm_gateway.control.app", "Layers"),
     ("control/app.py", "import llm_gateway.worker.gateway", "Layers"),
+    ("forwarding.py", "import llm_gateway.control.app", "Layers"),
     ("routing/__init__.py", "import llm_gateway.worker.pipeline.transport", "Layers"),
     ("cache/__init__.py", "import llm_gateway.journal", "Layers"),
     ("domain/__init__.py", "import llm_gateway.store", "Layers"),

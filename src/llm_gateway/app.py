@@ -100,8 +100,6 @@ class Application:
         control.configuration.subscribe(lambda snapshot: in_loop(worker.changed, snapshot))
         control.configuration.reload()
         data_plane = DataPlane(
-            in_flight=worker.in_flight,
-            list_models=worker.transport.list_models,
             passed=lambda provider: worker.availability.lift(provider.id, "its test passed"),
             ready=lambda: self._serving,
             metrics=lambda: (metrics.render(), METRICS_CONTENT_TYPE),

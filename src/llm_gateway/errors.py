@@ -25,6 +25,7 @@ GatewayError
 ├─ Overloaded                503  overloaded                  retry: too many requests in flight, or stopping
 ├─ JournalUnavailable        503  journal_unavailable         retry: usage cannot be recorded (disk full)
 ├─ StoreUnavailable          503  database_unavailable        retry: the database does not answer
+├─ ManagementUnavailable     503  management_unavailable      retry: the process of the management API does not answer
 └─ DeadlineExceeded          504  deadline_exceeded           retry: the request's own deadline passed
 ConfigurationError           the gateway cannot start: exit code 78, one line that says what to set
 RecordsRefused               the database rejects usage records of a batch (internal, never sent to a client)
@@ -253,6 +254,17 @@ class StoreUnavailable(GatewayError):
 
     status, code, title, retryable = 503, "database_unavailable", "Database unavailable", True
     default_retry_after_s = 5.0
+
+
+class ManagementUnavailable(GatewayError):
+    """The process of the management API does not answer; not retryable if it may have carried out the request."""
+
+    status, code, title = 503, "management_unavailable", "Management unavailable"
+    default_retry_after_s = 1.0
+
+    def __init__(self, detail: str, *, retryable: bool = True) -> None:
+        super().__init__(detail)
+        self.retryable = retryable
 
 
 class DeadlineExceeded(GatewayError):

@@ -211,6 +211,31 @@ def test_aliases_and_token_limits_are_added_and_removed(set_up: SetUp, capsys: C
     assert (after["model_aliases"], after["context_window"], after["trace"]) == (None, None, False)
 
 
+@pytest.mark.parametrize("option", ["--context-window", "--max-output-tokens"])
+def test_a_token_limit_of_one_model_leaves_the_other_models_theirs(set_up: SetUp, capsys: Capsys, option: str) -> None:
+    def updated(*flags: str) -> object:
+        found = call(capsys, "providers", "update", "acme", *flags, "--json").json
+        return found[option[2:].replace("-", "_")]
+
+    add_acme(capsys, set_up, "-m", "more", option, "8000")
+    assert updated(option, "more=100") == {"ok": 8000, "more": 100}
+    assert updated(option, "ok=200") == {"ok": 200, "more": 100}
+    assert updated(option, "7000") == 7000
+    assert updated("-m", "ok", "-m", "third", option, "third=30") == {"ok": 7000, "third": 30}
+    assert updated(option, "", option, "ok=5") == {"ok": 5}
+
+
+def test_prices_are_added_and_removed(set_up: SetUp, capsys: Capsys) -> None:
+    def updated(*flags: str) -> object:
+        return call(capsys, "providers", "update", "acme", *flags, "--json").json["prices"]
+
+    add_acme(capsys, set_up, "-m", "more", "--price", "ok=1,2")
+    ok, more = {"input": 1.0, "output": 2.0}, {"input": 3.0, "output": 4.0}
+    assert updated("--price", "more=3,4") == {"ok": ok, "more": more}
+    assert updated("--price", "", "--price", "more=3,4") == {"more": more}
+    assert updated("--price", "") is None
+
+
 @pytest.mark.parametrize(
     ("flags", "option"),
     [

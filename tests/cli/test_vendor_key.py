@@ -118,3 +118,25 @@ def test_a_key_that_is_not_text_is_rejected(set_up: SetUp) -> None:
 def test_the_embedded_model_requires_no_key(set_up: SetUp) -> None:
     ended = execute("providers", "add", "local", "-m", "x")
     assert (ended.code, "LLM_GATEWAY_LOCAL_MODEL" in ended.sentence) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["providers", "add", "acme", CANARY, "-m", "ok"], "1 argument more than the command takes"),
+        (["providers", "add", "acme", "key", "0123456789abcdef" * 2, "-m", "ok"], "2 arguments more than the command"),
+        (["providers", "list", CANARY], "1 argument more than the command takes"),
+        ([CANARY], 'Unknown command "sk-[redacted]"'),
+        (["providers", CANARY], 'Unknown command "sk-[redacted]"'),
+        (["providers", "list", f"--url-of={CANARY}"], "Unknown option"),
+        (["usage", "--days", CANARY], "--days"),
+    ],
+)
+def test_a_key_in_a_wrong_place_is_not_repeated(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(capsys, *arguments)
+    assert code == 2
+    assert message in err
+    assert CANARY not in err
+    assert "0123456789abcdef" not in err

@@ -71,6 +71,13 @@ class Ledger:
         """Return the number of records with this outcome."""
         return sum(row.outcome == outcome for row in self.rows)
 
+    def check_unsent(self) -> int:
+        """Check that every cancelled request was not sent at all, and cost nothing. Returns their number."""
+        cancelled = [row for row in self.rows if row.outcome == "cancelled"]
+        bought = [row for row in cancelled if row.sent or row.cost_nanos or row.output_tokens]
+        assert not bought, bought
+        return len(cancelled)
+
     def check_sums(self) -> None:
         """Check that nothing is recorded twice or quarantined, and that the rollups are the sums of the records."""
         assert len(self.by_id) == len(self.rows), "a request has two records"

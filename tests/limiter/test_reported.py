@@ -55,6 +55,15 @@ def test_a_limit_of_unknown_size_is_forgotten_when_it_is_whole_again(limiter: Li
     assert [wait_s(limiter) for _ in range(50)] == [0] * 50
 
 
+def test_a_report_is_forgotten_when_the_account_changes_but_calls_stay_counted(limiter: Limiter) -> None:
+    limiter.cap(reserved(limiter, MANY, model="m"), requests(0, 30.0))
+    limiter.uncap("p")
+    limiter.uncap("unknown")
+
+    assert [wait_s(limiter) for _ in range(5)] == [0] * 5
+    assert limiter.state("p", MANY, 10**9, "m").remaining_requests == MANY - 6
+
+
 def test_a_report_is_believed_for_2_minutes(limiter: Limiter, clock: Clock) -> None:
     limiter.cap(reserved(limiter, MANY, model="m"), requests(0, 3600.0))
 

@@ -143,12 +143,20 @@ def connected(port: int) -> Iterator[socket.socket]:
         yield connection
 
 
-def ask(port: int, path: str, body: bytes, headers: dict[str, str], *, leave_after_s: float | None = None) -> int:
-    """POST and read the whole answer. Returns its status.
+def ask(
+    port: int,
+    path: str,
+    body: bytes,
+    headers: dict[str, str],
+    *,
+    leave_after_s: float | None = None,
+    method: str = "POST",
+) -> int:
+    """Send a request and read the whole answer. Returns its status.
 
     With `leave_after_s` the client resets its connection after that many seconds, without reading, and returns 0.
     """
-    lines = [f"POST {path} HTTP/1.1", "host: localhost", "x-service-key: dev-gateway-key", "connection: close"]
+    lines = [f"{method} {path} HTTP/1.1", "host: localhost", "x-service-key: dev-gateway-key", "connection: close"]
     lines += [f"content-length: {len(body)}", *(f"{name}: {value}" for name, value in headers.items())]
     with connected(port) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)

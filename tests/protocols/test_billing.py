@@ -51,10 +51,11 @@ TIERS: dict[str, tuple[str, Path, list[tuple[Any, str | None]]]] = {
         "chat",
         ("service_tier",),
         [("default", None), ("on_demand", None), (None, None), ("", None), (7, "7"), ([], None), ("flex", "flex"),
-         ("Priority", "priority"), ("scale", "scale"), ("auto", "auto"), ("x" * 32, "x" * 32), ("x" * 33, "other")],
+         ("Priority", "priority"), ("scale", "scale"), ("auto", None), ("x" * 32, "x" * 32), ("x" * 33, "other")],
     ),
     "responses": (
-        "responses", ("service_tier",), [("default", None), ("flex", "flex"), ("priority", "priority"), ({}, None)],
+        "responses", ("service_tier",),
+        [("default", None), ("auto", None), ("flex", "flex"), ("priority", "priority"), ({}, None)],
     ),
     "messages": (
         "messages",

@@ -288,7 +288,7 @@ def test_a_responses_request_with_every_field_is_read() -> None:
     assert read.dropped == ("include",)
     assert [turn.role for turn in found.turns] == ["system", "user", "user", "assistant", "tool", "assistant"]
     assert found.turns[3].parts == [
-        Thinking(text="Hm"),
+        Thinking(text="Hm", redacted="gwr1.sealed"),
         ToolCall(id="c1", name="weather", arguments="{}"),
     ]
     assert found.format == ResponseFormat(name="n", schema=SCHEMA, strict=True)

@@ -153,6 +153,27 @@ CHAT: dict[str, tuple[list[Document | bytes], list[Chunk]]] = {
         [delta(content="a"), delta(index=1, content="b"), delta("stop", index=1), delta("stop")],
         [TextDelta(text="a"), TextDelta(text="b", choice=1), ChoiceEnd(choice=1), ChoiceEnd()],
     ),
+    "two answers and no reason": (
+        [
+            delta(content="a"),
+            delta(index=1, tool_calls=[{"index": 0, "id": "a", "function": {"name": "t"}}]),
+            b"[DONE]",
+        ],
+        [TextDelta(text="a"), ToolStart(call=0, id="a", name="t", choice=1), ChoiceEnd(),
+         ChoiceEnd(reason="tool_calls", choice=1)],
+    ),
+    "two answers and the reason of one": (
+        [delta(content="a"), delta(index=1, content="b"), delta("length"), b"[DONE]"],
+        [TextDelta(text="a"), TextDelta(text="b", choice=1), ChoiceEnd(reason="length"), ChoiceEnd(choice=1)],
+    ),
+    "one answer whose index is not 0": (
+        [delta(index=1, content="b"), delta("stop", index=1), b"[DONE]"],
+        [TextDelta(text="b", choice=1), ChoiceEnd(choice=1)],
+    ),
+    "a call without a name, and no reason": (
+        [called("{}", index=0, id="a"), b"[DONE]"],
+        [VendorPartDelta(kind="tool_call"), ChoiceEnd(reason="tool_calls")],
+    ),
     "Azure's first event, of the prompt's filter": (
         [{"choices": [], "prompt_filter_results": [{}]}, delta(content="a")],
         [TextDelta(text="a")],

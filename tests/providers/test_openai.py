@@ -14,7 +14,7 @@ from llm_gateway.domain.reply import Reply
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import Malformed
 from llm_gateway.providers import local, openai
-from llm_gateway.providers.prepare import target_with_key
+from llm_gateway.providers.account_assembler import target_with_key
 from tests.providers.documents import OPENAI, completion, decode, encode
 from tests.worker.pipeline.fakes import request
 

@@ -37,7 +37,7 @@ MODELS = {"anthropic": "claude-opus-4-6", "gemini": "gemini-2.5-flash", "deepsee
 """A model for rows about all models of a vendor."""
 EXAMPLES = {
     "o[0-9]": "o3", "o3": "o3", "gpt-5": "gpt-5", "gpt-5-pro*": "gpt-5-pro", "gpt-5.1": "gpt-5.1",
-    "gpt-5.*": "gpt-5.2", "gpt-5.[2-5]": "gpt-5.2", "gpt-5.6": "gpt-5.6", "gpt-oss*": "gpt-oss-20b",
+    "gpt-5.*": "gpt-5.2", "gpt-5.[2-5]": "gpt-5.2", "gpt-5.[6-9]": "gpt-5.6", "gpt-oss*": "gpt-oss-20b",
     "grok-3-mini*": "grok-3-mini", "grok-3": "grok-4", "grok-4.3*": "grok-4.3", "grok-4.5*": "grok-4.5",
     "kimi-k2.[5-9]*": "kimi-k2.5", "gpt-3.5*": "gpt-4o", "claude-*": "claude-opus-5-5",
     "gpt-5.[2-9]-pro*": "gpt-5.2-pro", "gpt-5-chat*": "gpt-5-chat-latest", "gpt-5.2-chat*": "gpt-5.2-chat-latest",

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 
 from llm_gateway.domain.conversation import Text
 from llm_gateway.domain.request import Request
-from llm_gateway.providers.prepare import target_with_key
+from llm_gateway.providers.account_assembler import target_with_key
 from llm_gateway.providers.registry import DIALECTS
 from tests.providers.documents import ANTHROPIC, ANTHROPIC_TOOL, GEMINI, GEMINI_BLOCKED, OPENAI, decode, encode
 from tests.worker.pipeline.fakes import request

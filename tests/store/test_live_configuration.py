@@ -11,22 +11,31 @@ import pytest
 
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.domain.catalog import Provider, Snapshot, Target
+from llm_gateway.domain.configuration import Account
 from llm_gateway.domain.public_prices import PublicPrices, VendorPrices
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
+from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.store.database import Database
 from llm_gateway.store.overrides import OverrideDraft, OverrideStore
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 from llm_gateway.store.secrets import SecretBox
 
 
-def aim(provider: Provider, api_key: str) -> Provider:
-    return msgspec.structs.replace(provider, target=Target("https://x", "https://y", {"authorization": api_key}))
+def account(provider: Provider, api_key: str) -> Account:
+    return Account(provider=provider, base_url="https://x", api_key=api_key)
+
+
+def aimed(account: Account) -> Provider:
+    if account.base_url is None:
+        return account.provider
+    target = Target(account.base_url, "https://y", {"authorization": account.api_key})
+    return msgspec.structs.replace(account.provider, target=target)
 
 
 class House:
     """A LiveConfiguration over real stores, with the log kept in a list."""
 
-    def __init__(self, database: Database, box: SecretBox, prepare: Any = aim) -> None:
+    def __init__(self, database: Database, box: SecretBox, resolve: Any = account) -> None:
         self.providers = ProviderStore(database, box)
         self.overrides = OverrideStore(database)
         self.logged: list[tuple[str, str]] = []
@@ -34,10 +43,14 @@ class House:
         self.configuration = LiveConfiguration(
             self.providers,
             self.overrides,
-            prepare,
+            resolve,
             lambda: self.public_prices,
-            lambda name, why: self.logged.append((name, why)),
+            SnapshotBuilder(aimed, self._log).build,
+            self._log,
         )
+
+    def _log(self, name: str, why: str) -> None:
+        self.logged.append((name, why))
 
     def add(self, name: str, **fields: Any) -> Provider:
         return self.providers.create(
@@ -50,7 +63,7 @@ def house(database: Database, box: SecretBox) -> House:
     return House(database, box)
 
 
-def test_a_snapshot_holds_prepared_providers_and_overrides(house: House) -> None:
+def test_a_snapshot_holds_assembled_providers_and_overrides(house: House) -> None:
     assert house.configuration.snapshot == Snapshot(providers={}, tiers=(), overrides={})
     house.add("a", priority=1)
     house.add("b", priority=2)
@@ -65,14 +78,14 @@ def test_a_snapshot_holds_prepared_providers_and_overrides(house: House) -> None
     assert house.logged == []
 
 
-def test_a_snapshot_holds_the_price_lists_that_preparing_its_providers_asked_for(
+def test_a_snapshot_holds_the_price_lists_that_resolving_its_providers_asked_for(
     database: Database, box: SecretBox
 ) -> None:
-    def prepare(provider: Provider, _: str) -> Provider:
+    def resolve(provider: Provider, key: str) -> Account:
         made.public_prices = PublicPrices({"vendor": VendorPrices(())})
-        return provider
+        return account(provider, key)
 
-    made = House(database, box, prepare)
+    made = House(database, box, resolve)
     made.add("a")
 
     assert made.configuration.reload().public_prices == PublicPrices({"vendor": VendorPrices(())})
@@ -113,15 +126,15 @@ def test_a_key_that_cannot_be_decrypted_disables_only_its_provider(house: House,
     ("error", "reason"),
     [(ConfigurationError("The host is private."), "The host is private."), (ValueError("key-a"), "ValueError")],
 )
-def test_a_provider_that_cannot_be_prepared_is_left_out_and_logged(
+def test_a_provider_that_cannot_be_resolved_is_left_out_and_logged(
     database: Database, box: SecretBox, error: Exception, reason: str
 ) -> None:
-    def prepare(provider: Provider, api_key: str) -> Provider:
+    def resolve(provider: Provider, api_key: str) -> Account:
         if provider.name == "a":
             raise error
-        return aim(provider, api_key)
+        return account(provider, api_key)
 
-    house = House(database, box, prepare)
+    house = House(database, box, resolve)
     house.add("a")
     house.add("b")
     assert [[candidate.provider.name for candidate in tier] for tier in house.configuration.reload().tiers] == [["b"]]
@@ -131,12 +144,12 @@ def test_a_provider_that_cannot_be_prepared_is_left_out_and_logged(
 def test_the_embedded_model_does_not_answer_for_a_provider_that_cannot_be_used(
     database: Database, box: SecretBox
 ) -> None:
-    def prepare(provider: Provider, api_key: str) -> Provider:
+    def resolve(provider: Provider, api_key: str) -> Account:
         if provider.name == "a":
             raise ConfigurationError("The host is private.")
-        return aim(provider, api_key)
+        return account(provider, api_key)
 
-    house = House(database, box, prepare)
+    house = House(database, box, resolve)
     house.providers.create(
         ProviderDraft(name="local", display_name="local", api_key="unused", kind="local", models=("toy",))
     )
@@ -158,13 +171,13 @@ def test_a_failed_reload_keeps_the_snapshot(house: House, database: Database) ->
 def test_an_older_read_never_overwrites_a_newer(database: Database, box: SecretBox) -> None:
     reading, go_on = threading.Event(), threading.Event()
 
-    def prepare(provider: Provider, api_key: str) -> Provider:
+    def resolve(provider: Provider, api_key: str) -> Account:
         if provider.name == "slow" and not go_on.is_set():
             reading.set()
             go_on.wait(5)
-        return aim(provider, api_key)
+        return account(provider, api_key)
 
-    house = House(database, box, prepare)
+    house = House(database, box, resolve)
     house.add("slow")
     older = threading.Thread(target=house.configuration.reload)
     older.start()

@@ -22,6 +22,7 @@ EFFORTS = (
     (r"gpt-5\.1-codex-max|gpt-5\.[2-9]-codex", ["low", "medium", "high", "xhigh"]),
     (r"gpt-5(\.1)?-codex|o\d", ["low", "medium", "high"]),
     (r"gpt-5(-mini|-nano)?$", ["minimal", "low", "medium", "high"]),
+    (r"gpt-5\.2-chat", ["medium"]),
     (r"gpt-5\.1$", ["none", "low", "medium", "high"]),
     (r"gpt-5\.[2-5]$", ["none", "low", "medium", "high", "xhigh"]),
     (r"gpt-5\.6$", ["none", "low", "medium", "high", "xhigh", "max"]),

@@ -322,6 +322,19 @@ async def test_a_call_cancelled_while_connecting_was_not_sent(server: Server) ->
         pool.close()
 
 
+@pytest.mark.parametrize("how", ["post", "open"])
+async def test_a_call_that_is_called_off_before_it_is_sent_leaves_no_connection_open(server: Server, how: str) -> None:
+    def call_off() -> None:
+        raise CancelledBeforeSend
+
+    pool = pool_of(server)
+    with pytest.raises(CancelledBeforeSend):
+        await (pool.post if how == "post" else pool.open)("/", b"{}", 5, b"", call_off)
+    await until(lambda: server.made == 1 and server.open == 0)
+    assert server.heads == []
+    pool.close()
+
+
 async def test_a_call_cancelled_after_connecting_was_sent(server: Server) -> None:
     server.answers = [b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"]
     pool = pool_of(server)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
 from llm_gateway import __version__
 from llm_gateway.cli.agents import agent_app
@@ -19,6 +19,7 @@ from llm_gateway.cli.providers import providers_app
 from llm_gateway.cli.usage import usage_app
 from llm_gateway.cli.vendor_key import REFUSAL, gives_key
 from llm_gateway.errors import ConfigurationError, GatewayError, RecordsRefused
+from llm_gateway.telemetry.redaction import Redactor
 
 ABOUT = """One API in front of every LLM vendor.
 
@@ -72,7 +73,7 @@ def _carry_out(arguments: Sequence[str]) -> tuple[int, str]:
     try:
         cli(arguments, result_action="return_value", exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        return USAGE, REFUSAL if gives_key(error) else f"{str(error).strip()} See: {_help_of(cli, error)}"
+        return USAGE, REFUSAL if gives_key(error) else f"{_sentence_of(error)} See: {_help_of(cli, error)}"
     except CommandFailed as ended:
         return ended.code, str(ended)
     except ConfigurationError as error:
@@ -132,6 +133,17 @@ def build_cli(arguments: Sequence[str] = ()) -> App:
         print(cli.generate_completion(shell=shell))
 
     return cli
+
+
+def _sentence_of(error: CycloptsError) -> str:
+    """Return Cyclopts' message without arguments that can be a key, such as those beyond the command's own."""
+    if isinstance(error, UnusedCliTokensError):
+        count = len(error.unused_tokens or ())
+        return (
+            f"{count} {'argument' if count == 1 else 'arguments'} more than the command takes (not repeated here, "
+            "since one could be a key)."
+        )
+    return Redactor(())(str(error).strip())
 
 
 def _help_of(cli: App, error: CycloptsError) -> str:

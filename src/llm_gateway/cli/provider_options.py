@@ -36,7 +36,9 @@ class ProviderOptions:
     timeout: Annotated[float | None, Parameter(help="seconds for one attempt")] = None
     price: Annotated[
         list[str] | None,
-        Parameter(metavar="MODEL=IN,OUT", help="what a model costs, in USD per million input and output tokens"),
+        Parameter(
+            metavar="MODEL=IN,OUT", help="what a model costs, in USD per million input and output tokens; repeat it"
+        ),
     ] = None
     alias: Annotated[
         list[str] | None,
@@ -70,10 +72,11 @@ class ProviderOptions:
             fields["protocols"] = [name.strip() for name in self.protocols.split(",") if name.strip()] or None
         return fields
 
-    def mappings(self, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    def mappings(self, models: list[str], before: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the given prices, aliases and token limits as fields of the API, added to those of `before`.
 
-        An empty alias or token limit removes those of `before`.
+        An empty one removes those of `before`. A token limit of one model leaves the others theirs: a limit of all
+        models becomes one for each of `models`, which the provider has from now on.
 
         Raises:
             CommandFailed: one of them is not written as its option requires.
@@ -81,13 +84,14 @@ class ProviderOptions:
         known = before or {}
         fields: dict[str, Any] = {}
         if self.price:
-            fields["prices"] = (known.get("prices") or {}) | dict(map(_price, self.price))
+            kept = {} if "" in self.price else known.get("prices") or {}
+            fields["prices"] = kept | dict(_price(text) for text in self.price if text) or None
         if self.alias:
             kept = {} if "" in self.alias else known.get("model_aliases") or {}
             fields["model_aliases"] = kept | dict(_alias(text) for text in self.alias if text) or None
         for name, texts in (("context_window", self.context_window), ("max_output_tokens", self.max_output_tokens)):
             if texts:
-                fields[name] = _limit(name, texts, known.get(name))
+                fields[name] = _limit(name, texts, known.get(name), models)
         return fields
 
 
@@ -114,13 +118,15 @@ def _alias(text: str) -> tuple[str, str]:
     return alias, model
 
 
-def _limit(name: str, texts: list[str], before: Any) -> Any:
+def _limit(name: str, texts: list[str], before: Any, models: list[str]) -> Any:
     """Return one number for all models or numbers by model; the latter are added to those of `before`."""
     if texts == [""]:
         return None
     if len(texts) == 1 and "=" not in texts[0]:
         return _tokens(name, texts[0])
-    limits = dict(before) if isinstance(before, dict) and "" not in texts else {}
+    if isinstance(before, int):
+        before = dict.fromkeys(models, before)
+    limits = {} if before is None or "" in texts else dict(before)
     for text in filter(None, texts):
         model, is_named, tokens = text.rpartition("=")
         limits[model] = _tokens(name, tokens if is_named and model else "")

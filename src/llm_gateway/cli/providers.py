@@ -152,7 +152,7 @@ def add(
     """
     client = connect(gateway)
     body = {"name": name, "display_name": name, "models": model, "is_enabled": not disabled}
-    body |= options.fields() | options.mappings()
+    body |= options.fields() | options.mappings(model)
     needs_none = options.kind == "local" or (options.kind is None and name == "local")
     body["api_key"] = NO_KEY if needs_none and not key.is_given else key.read(name, gateway)
     added = client.post("/providers", body)
@@ -181,12 +181,13 @@ def update(
     llm-gateway providers update openai --priority 5
     llm-gateway providers update openai -m gpt-4o -m gpt-4o-mini --rpm 500
     llm-gateway providers update openai --api-key-prompt
+    llm-gateway providers update openai --context-window gpt-4o=64000
     llm-gateway providers update openai --base-url '' --protocols '' --alias ''
     ```
     """
     client = connect(gateway)
     before = find(client, name)
-    changes = options.fields() | options.mappings(before)
+    changes = options.fields() | options.mappings(model or before["models"], before)
     if new_name is not None:
         changes["name"] = new_name
     if model is not None:

@@ -18,7 +18,7 @@ from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.health import health_router
 from llm_gateway.control.management.overrides import overrides_router
-from llm_gateway.control.management.probe import ListModels, Probe
+from llm_gateway.control.management.probe import Probe
 from llm_gateway.control.management.provider_rules import ProviderRules
 from llm_gateway.control.management.providers import providers_router
 from llm_gateway.control.management.usage import usage_router
@@ -30,10 +30,14 @@ from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.throttle import Throttle
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.local_model import LocalModel
-from llm_gateway.providers.prepare import Preparer
+from llm_gateway.provider_calls.model_list import ModelLists
+from llm_gateway.provider_calls.pool_factory import PoolFactory
+from llm_gateway.providers.account_assembler import AccountAssembler
+from llm_gateway.providers.account_resolver import AccountResolver
 from llm_gateway.providers.presets import load_presets
 from llm_gateway.providers.prices import PriceList, attempt_quote
 from llm_gateway.providers.registry import DIALECTS
+from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.settings import Settings
 from llm_gateway.store.data_dir import DataDir
 from llm_gateway.store.database import Database
@@ -90,13 +94,10 @@ def open_stores(settings: Settings, stack: AsyncExitStack, log: Log) -> Stores:
 class DataPlane(NamedTuple):
     """Functions of the data plane that the management API calls.
 
-    `in_flight` counts the requests being served. `list_models(provider, timeout in seconds)` requests a provider's
-    model list. `passed` is called with a provider that passed its test. `ready` is True while requests are accepted.
+    `passed` is called with a provider that passed its test. `ready` is True while requests are accepted.
     `metrics` returns all metrics as text, and its content type.
     """
 
-    in_flight: InFlight
-    list_models: ListModels
     passed: Callable[[Provider], None]
     ready: Callable[[], bool]
     metrics: Callable[[], tuple[bytes, str]]
@@ -119,19 +120,26 @@ class Control:
         self._local = local
         self._redact = redact
         self._log = log
+        self._in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight)
         self._presets = load_presets()
         self._unusable: dict[str, str] = {}
         self.egress = Egress(strict=settings.env == "production", private_hosts=settings.private_hosts)
         prices = PriceList()
-        preparer = Preparer(
+        resolver = AccountResolver(
             dialects=DIALECTS,
             presets=self._presets,
             prices=prices,
             local_endpoint=lambda: (local.base_url, local.api_key) if local else None,
             learn=redact.learn,
         )
+        assembler = AccountAssembler(dialects=DIALECTS, learn=redact.learn)
         self.configuration = LiveConfiguration(
-            stores.providers, stores.overrides, preparer.prepare, lambda: prices.public, self._cannot_be_used
+            stores.providers,
+            stores.overrides,
+            resolver.resolve,
+            lambda: prices.public,
+            SnapshotBuilder(assembler.assemble, self._cannot_be_used).build,
+            self._cannot_be_used,
         )
         self.configuration.subscribe(OnlyModelWarning(log))
 
@@ -151,7 +159,9 @@ class Control:
         stores, configuration = self._stores, self.configuration
         local = self._local
         rules = ProviderRules(self._presets, self.egress, lambda: local.base_url if local else None)
-        probe = Probe(data_plane.list_models, DIALECTS, self._redact, self._unusable, passed=data_plane.passed)
+        probe = Probe(
+            ModelLists(PoolFactory(self.egress)).get, DIALECTS, self._redact, self._unusable, passed=data_plane.passed
+        )
         routers = (
             home_router(self._dev_key),
             health_router(
@@ -166,7 +176,7 @@ class Control:
             usage_router(stores.usage, shipper.flush),
             docs_page_router(self.sign_in_page),
         )
-        return build_management(routers, self._log, data_plane.in_flight)
+        return build_management(routers, self._log, self._in_flight)
 
 
 def build_repricing(settings: Settings, stack: ExitStack) -> Repricing:

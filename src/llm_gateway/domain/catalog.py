@@ -36,13 +36,13 @@ class UpstreamAuthorizer(Protocol):
             async def __call__(self, call: CallToSign) -> bytes:
                 return f"x-signature: {sign(call.method, call.url, call.body)}\r\n".encode()
 
-    Call order: `Preparer` (`providers/prepare.py`) makes one for each (provider, address, key) and puts it into the
-    snapshot; later snapshots keep it. The connection pool awaits it once before each attempt of a request and before
-    each request for the model list, when the body is encoded and nothing is sent yet. It is not awaited for an answer
-    from the cache, or for an attempt that a rate limit or a circuit breaker rejects.
+    Call order: `AccountAssembler` (`providers/account_assembler.py`) makes one for each (provider, address, key) and
+    puts it into the snapshot; later snapshots keep it. The connection pool awaits it once before each attempt of a
+    request and before each request for the model list, when the body is encoded and nothing is sent yet. It is not
+    awaited for an answer from the cache, or for an attempt that a rate limit or a circuit breaker rejects.
 
     Several calls can await it at once. Its time counts towards the timeout of the call, so do slow work in the
-    background where possible. Implement it as a class, since `Preparer` holds instances by weak references.
+    background where possible. Implement it as a class, since `AccountAssembler` holds instances by weak references.
     """
 
     async def __call__(self, call: CallToSign) -> bytes:
@@ -77,15 +77,15 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     operator (model → kind → USD per million tokens). `protocols` None selects the defaults of the preset or kind.
     `model_aliases` are further names of models: name or glob → one of `models`. `trace` is stored for later versions.
 
-    The fields from `target` on are derived when the snapshot is built (`providers/prepare.py`). `codecs` holds one
-    `providers.dialect.ProtocolCodec` for each protocol that the account speaks, by name; requests in other protocols
-    are translated with `translation_codec`, None if the account takes no translations. `required_codec` is the codec of
-    requests that the account takes in one of its protocols only, None if there are none. A model without an entry in
-    `price_by_model` has no known price. `price_vendor` is the key of the price list in the snapshot's `public_prices`
-    for models that the provider reports in its replies, None for a provider without a list. A model without an entry in
-    `context_window_by_model` has a context window of unknown size. `rules_by_model` holds a `ModelRules`
-    (`providers/vendor_rules/body_rules.py`) for each model whose vendor has words or limits of its own. Only `target`
-    contains the API key.
+    The fields from `target` on are derived: prices and context windows by `providers/account_resolver.py`, the others
+    by `providers/account_assembler.py`. `codecs` holds one `providers.dialect.ProtocolCodec` for each protocol that the
+    account speaks, by name; requests in other protocols are translated with `translation_codec`, None if the account
+    takes no translations. `required_codec` is the codec of requests that the account takes in one of its protocols
+    only, None if there are none. A model without an entry in `price_by_model` has no known price. `price_vendor` is the
+    key of the price list in the snapshot's `public_prices` for models that the provider reports in its replies, None
+    for a provider without a list. A model without an entry in `context_window_by_model` has a context window of unknown
+    size. `rules_by_model` holds a `ModelRules` (`providers/vendor_rules/body_rules.py`) for each model whose vendor has
+    words or limits of its own. Only `target` contains the API key.
     """
 
     id: str

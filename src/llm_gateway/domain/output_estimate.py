@@ -8,18 +8,19 @@ from collections.abc import Iterable
 import msgspec
 
 from llm_gateway.domain.conversation import Choice, Part, Refusal, Text, Thinking, ToolCall
+from llm_gateway.domain.reasoning_models import reasons
 from llm_gateway.domain.reply import Reply
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.token_estimate import equivalent_length, estimated_output_tokens
 from llm_gateway.domain.usage import Usage
 
 HIDDEN_REASONERS = re.compile(
-    r"(?:^|/)(?:o\d(?=[-:@]|$)|gpt-[5-9](?!\d)(?!-chat)|gemini-(?:2\.5|[3-9])|grok-4|claude-[a-z]+-(?:[5-9](?!\d)|\d{2}))"
+    r"(?:^|/)(?:gemini-(?:2\.5|[3-9])|grok-4|claude-[a-z]+-(?:[5-9](?!\d)|\d{2}))"
     r"(?!.*non-reasoning)"
 )
-"""Models that reason unless told otherwise, and return no reasoning or a summary of it, but bill all of it.
+"""Models besides OpenAI's that reason unless told otherwise, and return no reasoning or a summary, but bill all of it.
 
-https://developers.openai.com/api/docs/guides/reasoning, https://ai.google.dev/gemini-api/docs/thinking,
+https://ai.google.dev/gemini-api/docs/thinking,
 https://docs.x.ai/docs/guides/reasoning, https://platform.claude.com/docs/en/build-with-claude/adaptive-thinking."""
 
 
@@ -60,7 +61,7 @@ def with_estimates(reply: Reply, request: Request, model: str) -> Reply:
     if not reply.usage_estimated or reply.usage.input_tokens:
         return reply
     output_tokens = reply.usage.output_tokens
-    if reply.has_hidden_reasoning or HIDDEN_REASONERS.search(model.lower()) is not None:
+    if reply.has_hidden_reasoning or reasons(model) or HIDDEN_REASONERS.search(model.lower()):
         output_tokens = max(output_tokens, request.max_tokens)
     usage = msgspec.structs.replace(
         reply.usage, input_tokens=request.estimated_input_tokens(), output_tokens=output_tokens

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from llm_gateway.domain.client_presence import ClientPresence
 from llm_gateway.domain.conversation import Conversation
 from llm_gateway.domain.token_estimate import estimated_tokens
 
@@ -63,7 +64,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `json_mode`: an answer that is not JSON counts as a failed attempt. `requested_model` is the client's spelling,
     None to let the routing choose. `session` is the client's name for the conversation, `agent` the program that sent
     the request; `beginning` returns the start of the conversation, which replaces the session of a request without
-    one. `use_cache` allows an answer from the cache, `store_in_cache` storing the answer.
+    one. `use_cache` allows an answer from the cache, `store_in_cache` storing the answer. `presence` tells whether a
+    client still waits for the answer.
     """
 
     id: str
@@ -88,6 +90,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     agent: str | None = None
     beginning: Callable[[], str] | None = None
     requested_model: str | None = None
+    presence: ClientPresence = msgspec.field(default_factory=ClientPresence)
 
     def estimated_input_tokens(self) -> int:
         """Return the estimated number of input tokens."""

@@ -9,6 +9,8 @@ from starlette.types import Receive
 from llm_gateway.errors import GatewayError, Overloaded, PayloadTooLarge
 from llm_gateway.gate.value_limit import check_number_of_values
 
+WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+"""Methods whose body the management API reads; it ignores those of others."""
 MAX_BODY_BYTES = 4 * 1024 * 1024
 DROP_BYTES = 2 * MAX_BODY_BYTES
 DROP_S = 5.0

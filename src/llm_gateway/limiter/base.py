@@ -62,7 +62,8 @@ class Limiter(Protocol):
     """A sliding window per provider: at most `rpm` requests and `tpm` tokens in any 60 seconds.
 
     Order of the calls: `refill` at start, for the calls of an earlier run; then, for each call to a provider, `take`,
-    at most one `cap`, and exactly one `settle`; `forget` when a provider is deleted. Example:
+    at most one `cap`, and exactly one `settle`; `uncap` when a provider's address or key changed, `forget` when it is
+    deleted. Example:
 
         decision = await limiter.take("openai", rpm=500, tpm=200_000, tokens=1_200, model="gpt-5")
         if decision.reservation is None:
@@ -107,6 +108,10 @@ class Limiter(Protocol):
         Its limit refills evenly until it is whole; calls taken after this one are subtracted, since the provider had
         not counted them. A later call's report replaces an earlier one's. Must not wait.
         """
+        ...
+
+    def uncap(self, provider_id: str) -> None:
+        """Forget what the provider reported of its limits, since it is called with another account now."""
         ...
 
     def state(self, provider_id: str, rpm: int, tpm: int, model: str = "") -> WindowState:

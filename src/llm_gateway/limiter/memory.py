@@ -89,6 +89,13 @@ class MemoryLimiter:
         if self._watchers:
             self._freed(reservation.provider_id)
 
+    def uncap(self, provider_id: str) -> None:
+        """Forget what the provider reported of its limits, since it is called with another account now."""
+        window = self._windows.get(provider_id)
+        if window is not None:
+            for use in window.models.values():
+                use.forget_report()
+
     def state(self, provider_id: str, rpm: int, tpm: int, model: str = "") -> WindowState:
         """Return what is left of the limits now; the smaller one of the window's and of what the provider reported."""
         window = self._window(provider_id)

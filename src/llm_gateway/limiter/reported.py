@@ -79,6 +79,11 @@ class ModelUse:
             self._by_tokens = Mirror(reported.tokens, now, tokens)
         self.is_reported = True
 
+    def forget_report(self) -> None:
+        """Forget what the provider reported."""
+        self.is_reported = False
+        self._by_requests = self._by_tokens = None
+
     def wait_s(self, now: float, tokens: int, requests: int = 1) -> float:
         """Return the seconds until the reported limits have room for requests with `tokens` in all."""
         wait_s = 0.0 if self._by_requests is None else self._by_requests.wait_s(now, self.calls, requests)

@@ -8,8 +8,13 @@ MAX_COUNT = 10**9
 """The most tokens in one call that are plausible. Larger counts are treated as missing."""
 END_OF_TIME_S = 253_402_300_800
 """The beginning of the year 10000, in seconds since 1970: the first time that `datetime` cannot represent."""
-STANDARD_TIERS = frozenset({"default", "standard", "on_demand", "unspecified"})
-"""Names of the tier that list prices are for: OpenAI's and xAI's, Anthropic's and Gemini's, Groq's and Vertex AI's."""
+STANDARD_TIERS = frozenset({"default", "standard", "on_demand", "unspecified", "auto"})
+"""Names of the tier that list prices are for: OpenAI's and xAI's, Anthropic's and Gemini's, Groq's and Vertex AI's.
+
+`auto` is vLLM's, which repeats the request's word, `auto` by default: it says no more than no tier at all. OpenAI
+reports the tier that it used, never `auto`. https://github.com/vllm-project/vllm,
+`vllm/entrypoints/openai/responses/protocol.py`; https://openrouter.ai/docs/guides/features/service-tiers (2026-11-27).
+"""
 UNDECIDED = frozenset({"auto", "standard_only"})
 """Values of a request's `service_tier` that do not select a tier with a price of its own."""
 TIER_CHARACTERS = 32
@@ -42,7 +47,7 @@ def any_implausible(*parts: int | None) -> bool:
 
 
 def special_tier(reported: str | None) -> str | None:
-    """Return the tier in lower case; None for the standard tier, and if the provider reports none."""
+    """Return the tier in lower case; None for the standard tier, and if the provider does not tell the tier."""
     if not reported or (tier := reported.lower()) in STANDARD_TIERS:
         return None
     return tier if len(tier) <= TIER_CHARACTERS else "other"

@@ -9,12 +9,14 @@ the string of another vendor's protocol:
   https://platform.claude.com/docs/en/build-with-claude/extended-thinking#preserving-thinking-blocks. The string holds
   both: `gw1.` and the base64url of a JSON object, `{"text", "signature"}` or `{"redacted"}`.
 - The `encrypted_content` of a provider of the Responses API. It is recognised by its prefix: OpenAI's own, or
-  `gwr1.`, which `mark_content` adds to that of other vendors.
+  `gwr1.`, which `mark_content` adds to that of other vendors. The content that OpenRouter passes on in
+  `reasoning_details` has a format, which must come back with it: `gwr1.azure-openai-responses-v1:` precedes it.
 """
 
 from __future__ import annotations
 
 import base64
+import re
 
 import msgspec
 
@@ -29,6 +31,8 @@ RESPONSES_PREFIX = "gwr1."
 """Prefix that `mark_content` adds."""
 MARKED = (OPENAI_PREFIX, GATEWAY_PREFIX, RESPONSES_PREFIX)
 """Prefixes of `encrypted_content` from the Responses API in `Thinking.redacted`. `gw1.` is that of another gateway."""
+FORMAT = re.compile(rf"{re.escape(RESPONSES_PREFIX)}([a-z0-9-]+-responses-v1):")
+"""The prefix that `mark_content` adds with a format."""
 
 
 class _Envelope(msgspec.Struct, gc=False, omit_defaults=True):
@@ -40,14 +44,26 @@ class _Envelope(msgspec.Struct, gc=False, omit_defaults=True):
 _decoder = msgspec.json.Decoder(_Envelope)
 
 
-def mark_content(content: str) -> str:
-    """Return a provider's `encrypted_content` as `Thinking.redacted`: with a prefix by which it is recognised."""
+def mark_content(content: str, form: str | None = None) -> str:
+    """Return a provider's `encrypted_content` as `Thinking.redacted`: with a prefix by which it is recognised.
+
+    `form` is its format in `reasoning_details`, None for content of the Responses API itself.
+    """
+    if form is not None:
+        return f"{RESPONSES_PREFIX}{form}:{content}"
     return content if content.startswith(MARKED) else RESPONSES_PREFIX + content
 
 
 def unmark_content(redacted: str) -> str:
     """Return the `encrypted_content` as its provider made it."""
-    return redacted.removeprefix(RESPONSES_PREFIX)
+    found = FORMAT.match(redacted)
+    return redacted.removeprefix(RESPONSES_PREFIX) if found is None else redacted[found.end() :]
+
+
+def format_of(redacted: str | None) -> str | None:
+    """Return the format with which `mark_content` marked the content, None if it has none."""
+    found = FORMAT.match(redacted or "")
+    return None if found is None else found[1]
 
 
 def is_marked(content: str | None) -> bool:

@@ -47,6 +47,7 @@ LenientIndex: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_INDEX), inval
 
 
 _encode = msgspec.json.Encoder().encode
+_check_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class ReplyDecoder(Generic[T]):
@@ -101,6 +102,20 @@ def arguments_object(arguments: str) -> dict[str, Any]:
     except PARSE_ERRORS:
         return {"invalid_json": arguments}
     return given if isinstance(given, dict) else {"value": given}
+
+
+def arguments_text(arguments: str) -> str:
+    """Return a tool call's arguments as the text of a JSON object, for a request: unchanged if they are one.
+
+    OpenAI takes any text. vLLM, SGLang, llama.cpp and xAI refuse all requests with a history that holds another:
+    https://github.com/vllm-project/vllm/pull/48922, https://github.com/sgl-project/sglang/pull/28035,
+    https://github.com/ggml-org/llama.cpp/issues/25510, https://github.com/spiceai/spiceai/issues/4734 (2026-11-27).
+    """
+    try:
+        _check_object(arguments)
+    except PARSE_ERRORS:
+        return _encode(arguments_object(arguments)).decode()
+    return arguments
 
 
 def _loaded(text: str) -> Any:

@@ -20,7 +20,7 @@ A dialect is a module of pure functions, listed in `registry.py`. The smallest o
 
 Call order:
 
-    snapshot is built   target, static_key, codecs        once per provider (`prepare.py`)
+    snapshot is built   target, static_key, codecs        once per provider (`account_assembler.py`)
     attempt starts      codec.path, codec.write           `write` only to translate (`worker/pipeline/translation.py`)
     status 2xx          codec.read_reply, or codec.reader for a stream
     any other status    classify_error, then decode_error  (`worker/pipeline/attempt.py`)
@@ -99,7 +99,8 @@ class ProtocolCodec(NamedTuple):
     protocol only if its preset or its `protocols` setting lists it. `required_for(model)` returns a test
     of the requests that the account takes in this protocol only, even if it speaks the client's; None if the model has
     none. `without_signatures(document)` removes signed and encrypted reasoning from a request's body, in place, and
-    returns whether there was any; None if the protocol has none.
+    returns whether there was any; None if the protocol has none. `with_valid_arguments(document)` makes the arguments
+    of earlier tool calls JSON objects, in place, and returns whether any was none; None if the protocol has no others.
     """
 
     path: Callable[[str, bool], str]
@@ -110,3 +111,4 @@ class ProtocolCodec(NamedTuple):
     is_default: bool = True
     required_for: Callable[[str], Callable[[ClientRequest], bool] | None] | None = None
     without_signatures: Callable[[JsonObject], bool] | None = None
+    with_valid_arguments: Callable[[JsonObject], bool] | None = None

@@ -14,6 +14,7 @@ from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.upstream_refusal import FLAGGED, TOO_LONG, UpstreamRefusal, refusal_by_status
 from llm_gateway.protocols import openai_embeddings, openai_responses
 from llm_gateway.protocols.openai_chat import StreamReader, read_reply, reasoning_details, write_request
+from llm_gateway.protocols.openai_chat import pass_through as chat_pass_through
 from llm_gateway.protocols.openai_responses import pass_through
 from llm_gateway.providers.context_errors import context_limit
 from llm_gateway.providers.decoding import error_of, error_text
@@ -54,6 +55,9 @@ _TOO_EXPENSIVE = re.compile(r"can only afford [1-9]|^Prompt tokens limit exceede
 """OpenRouter's 402 for one request that costs more than the credit left:
 https://github.com/Gitlawb/openclaude/issues/1125, https://github.com/anomalyco/opencode/issues/12219.
 "can only afford 0" is an account without credit, so it does not match."""
+BAD_ARGUMENTS = "Failed to parse tool call arguments as JSON"
+"""llama.cpp's 500 for a history with a tool call whose arguments are not valid JSON:
+https://github.com/ggml-org/llama.cpp/issues/25510 (2026-11-27)."""
 IN_FLIGHT_BUDGET = "openrouter_in_flight_budget"
 """`metadata.limit_source` of OpenRouter's 402 while calls under way are not settled yet, with a Retry-After:
 https://openrouter.ai/docs/api_reference/errors-and-debugging, "Retry-After header" (2026-11-27)."""
@@ -66,6 +70,7 @@ codecs = {
         StreamReader,
         write_request,
         without_signatures=reasoning_details.without_signatures,
+        with_valid_arguments=chat_pass_through.with_valid_arguments,
     ),
     "openai_responses": ProtocolCodec(
         lambda _model, _stream: "/responses",
@@ -75,6 +80,7 @@ codecs = {
         is_default=False,  # few compatible servers implement all of it: docs/decisions/providers.md, D-121
         required_for=requests_for_responses,
         without_signatures=pass_through.without_signatures,
+        with_valid_arguments=pass_through.with_valid_arguments,
     ),
     "openai_embeddings": ProtocolCodec(lambda _model, _stream: "/embeddings", openai_embeddings.read_reply),
 }
@@ -110,6 +116,8 @@ def _bad_request(refused: UpstreamResult, error: dict[str, Any], message: str) -
         return TOO_LONG
     if is_unverifiable(error):
         return UNVERIFIABLE
+    if message.startswith(BAD_ARGUMENTS):
+        return UpstreamRefusal("request", is_final=True)
     if code == "json_validate_failed" and refused.status == 400:
         # Groq: the model did not produce valid JSON, so another try can succeed:
         # https://console.groq.com/docs/structured-outputs#json-object-mode

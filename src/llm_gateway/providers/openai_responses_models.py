@@ -10,8 +10,9 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Literal, TypeAlias
 
+from llm_gateway.domain.reasoning_models import MOST_REMEMBERED
 from llm_gateway.domain.request import ClientRequest
-from llm_gateway.protocols.openai_chat.model_capabilities import MOST_REMEMBERED, effort_for
+from llm_gateway.protocols.openai_chat.model_capabilities import effort_for
 
 Need: TypeAlias = Literal["never", "always", "tools", "tools with effort"]
 """The requests for which a model needs the Responses API.

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
+from llm_gateway.errors import ConfigurationError
 from llm_gateway.providers import anthropic, gemini, local, openai
 from llm_gateway.providers.dialect import Dialect, ProtocolCodec
 from llm_gateway.providers.presets import Preset
@@ -25,6 +26,21 @@ def kind_of(name: str, kind: str | None, presets: Mapping[str, Preset]) -> str:
 def all_protocols() -> tuple[str, ...]:
     """Return the names of all protocols that accounts of some kind support."""
     return tuple(dict.fromkeys(protocol for dialect in DIALECTS.values() for protocol in dialect.codecs))
+
+
+def find_dialect(dialects: Mapping[str, Dialect], kind: str) -> Dialect:
+    """Return the dialect of a kind.
+
+    Raises:
+        ConfigurationError: this version has none.
+    """
+    dialect = dialects.get(kind)
+    if dialect is None:
+        raise ConfigurationError(
+            f"This version does not support providers of kind {kind!r}: choose from {', '.join(dialects)}, or install "
+            "the version that added it."
+        )
+    return dialect
 
 
 def protocols_problem(kind: str, protocols: Iterable[str], dialect: Dialect) -> str | None:

@@ -11,7 +11,7 @@ its target's `authorize`, for example a `RefreshedToken`:
     def authorize(provider: Provider, api_key: str) -> UpstreamAuthorizer | None:
         return RefreshedToken(fetch, learn=redactor.learn, log=log)
 
-    Preparer(..., authorize=authorize)
+    AccountAssembler(..., authorize=authorize)
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ import uvloop
 from llm_gateway.server.connection import ClientConnection
 from llm_gateway.server.exchange import App
 from llm_gateway.server.listening import bind, cannot_listen, refuse_new_connections
+from llm_gateway.server.same_user import SameUserConnection
 from llm_gateway.server.shared_state import Limits, Log, SharedState
 
 BACKLOG = 2048
@@ -165,16 +166,36 @@ class Server:
             await self._lifespan.stop()
             raise asyncio.CancelledError
         try:
-            sock.listen(BACKLOG)  # raises EADDRINUSE, which uvloop's own call would not report
-            self._listener = await loop.create_server(self._connect, sock=sock, backlog=BACKLOG)
+            await self.listen(sock)
         except OSError as error:
             await self._lifespan.stop()
+            if sock.family == socket.AF_UNIX:
+                raise
             raise cannot_listen(error, *sock.getsockname()[:2]) from error
-        self._sock = sock
         self._sweeper = loop.create_task(self._sweep())
 
-    def _connect(self) -> ClientConnection:
-        return ClientConnection(self._config, self._shared, self._lifespan.state)
+    async def listen(self, sock: socket.socket) -> None:
+        """Accept connections on a bound socket, in place of the socket before; connections made on that one stay.
+
+        On a Unix socket only processes of the same user are served.
+
+        Raises:
+            OSError: another process listens on the address.
+        """
+        sock.listen(BACKLOG)  # raises EADDRINUSE, which uvloop's own call would not report
+        loop, before = asyncio.get_running_loop(), self._listener
+        if sock.family == socket.AF_UNIX:
+            self._listener = await loop.create_unix_server(
+                lambda: self._connect(SameUserConnection), sock=sock, backlog=BACKLOG
+            )
+        else:
+            self._listener = await loop.create_server(self._connect, sock=sock, backlog=BACKLOG)
+        self._sock = sock
+        if before is not None:
+            before.close()
+
+    def _connect(self, kind: type[ClientConnection] = ClientConnection) -> ClientConnection:
+        return kind(self._config, self._shared, self._lifespan.state)
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()

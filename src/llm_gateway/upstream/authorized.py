@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from llm_gateway.domain.catalog import CallToSign, NotAuthorized, UpstreamAuthorizer
-from llm_gateway.upstream.pool import CancelledBeforeSend, Pool, RequestNotSent
+from llm_gateway.upstream.pool import CancelledBeforeSend, Pool, RequestNotSent, send_always
 from llm_gateway.upstream.response import Response, ResponseStream
 
 
@@ -32,17 +33,31 @@ class AuthorizedPool(Pool):
         self._authorize = authorize
         self._url = f"{parts.scheme}://{parts.netloc}{self._base}"
 
-    async def post(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> Response:
+    async def post(
+        self,
+        path: str,
+        body: bytes,
+        timeout_s: float,
+        fields: bytes = b"",
+        before_send: Callable[[], None] = send_always,
+    ) -> Response:
         """Authorise, then POST like `Pool.post`. Raises RequestNotSent also if the call cannot be authorised."""
         started = self._loop.time()
         fields += await self._authorized("POST", path, body, timeout_s)
-        return await super().post(path, body, timeout_s - (self._loop.time() - started), fields)
+        return await super().post(path, body, timeout_s - (self._loop.time() - started), fields, before_send)
 
-    async def open(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> ResponseStream:
+    async def open(
+        self,
+        path: str,
+        body: bytes,
+        timeout_s: float,
+        fields: bytes = b"",
+        before_send: Callable[[], None] = send_always,
+    ) -> ResponseStream:
         """Authorise, then open a stream like `Pool.open`. Raises RequestNotSent also if that cannot be authorised."""
         started = self._loop.time()
         fields += await self._authorized("POST", path, body, timeout_s)
-        return await super().open(path, body, timeout_s - (self._loop.time() - started), fields)
+        return await super().open(path, body, timeout_s - (self._loop.time() - started), fields, before_send)
 
     async def get(self, timeout_s: float, fields: bytes = b"") -> Response:
         """Authorise, then GET like `Pool.get`. Raises RequestNotSent also if the call cannot be authorised."""

@@ -41,6 +41,8 @@ class UpstreamConnection(asyncio.Protocol):
         "_body", "_has_head", "_headers", "_limit", "_loop", "_max_body_bytes", "_max_stream_bytes", "_parser",
         "_received", "_since_body", "_size", "_stream", "_transport", "_waiter", "idle_since", "is_reusable",
     )  # fmt: skip
+    takes_compressed = False
+    """Whether compressed responses are accepted; their bodies are not decoded."""
 
     def __init__(self, max_body_bytes: int, max_stream_bytes: int = MAX_STREAM_BYTES) -> None:
         self._max_body_bytes = self._limit = max_body_bytes
@@ -202,7 +204,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Check the head, and start the stream if one is open (called by the parser)."""
         self._has_head = True
         encoding = header(self._headers, ENCODING)
-        if encoding is not None and encoding.lower() != b"identity":
+        if encoding is not None and encoding.lower() != b"identity" and not self.takes_compressed:
             self._fail(f"The answer is compressed ({encoding.decode('latin-1')[:20]}), which is not supported")
         elif self._stream is not None and self._parser is not None and self._parser.get_status_code() >= 200:
             self._stream.begin(self._parser.get_status_code(), self._headers)

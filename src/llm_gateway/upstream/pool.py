@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import ssl
+from collections.abc import Callable
 from urllib.parse import quote, urlsplit
 
 from aiohappyeyeballs import start_connection
@@ -46,6 +47,10 @@ class CancelledBeforeSend(asyncio.CancelledError):
 
 class UnsendableHeader(Exception):
     """A header's value holds characters that HTTP does not allow. The message does not quote it: it may be a key."""
+
+
+def send_always() -> None:
+    """Do nothing: the default of `before_send`."""
 
 
 def tls_context() -> ssl.SSLContext:
@@ -101,8 +106,17 @@ class Pool:
         self._streaming: dict[ResponseStream, UpstreamConnection] = {}
         self._is_closed = False
 
-    async def post(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> Response:
+    async def post(
+        self,
+        path: str,
+        body: bytes,
+        timeout_s: float,
+        fields: bytes = b"",
+        before_send: Callable[[], None] = send_always,
+    ) -> Response:
         """POST `body`, and return the whole response. `fields` are additional header lines, each with its CRLF.
+
+        `before_send` is called once there is a connection; if it raises, nothing is sent.
 
         Raises:
             RequestNotSent: no connection could be made.
@@ -110,13 +124,20 @@ class Pool:
             TimeoutError: the response was not complete within `timeout_s` seconds.
             IncompleteResponse: the connection broke, or the response is malformed or too large.
         """
-        return await self._exchange(self._request(path, body, fields), timeout_s)
+        return await self._exchange(self._request(path, body, fields), timeout_s, before_send)
 
     async def get(self, timeout_s: float, fields: bytes = b"") -> Response:
         """GET the root URL, and return the whole response. Raises as `post` does."""
-        return await self._exchange(self._head("GET", "") + fields + b"\r\n", timeout_s)
+        return await self._exchange(self._head("GET", "") + fields + b"\r\n", timeout_s, send_always)
 
-    async def open(self, path: str, body: bytes, timeout_s: float, fields: bytes = b"") -> ResponseStream:
+    async def open(
+        self,
+        path: str,
+        body: bytes,
+        timeout_s: float,
+        fields: bytes = b"",
+        before_send: Callable[[], None] = send_always,
+    ) -> ResponseStream:
         """POST `body`, and return the response as a stream, once its head has arrived within `timeout_s` seconds.
 
         Call `release` when the stream was read to its end or is not needed any more. Raises as `post` does.
@@ -124,6 +145,7 @@ class Pool:
         deadline = self._loop.time() + timeout_s
         connection = self._free() or await self._new(timeout_s)
         try:
+            before_send()
             stream = connection.open(self._request(path, body, fields))
             await stream.head(deadline - self._loop.time())
         except BaseException:  # edge: the caller has no stream to close, so the connection is closed here
@@ -148,17 +170,20 @@ class Pool:
     def _head(self, method: str, path: str) -> bytes:
         return f"{method} {self._base}{path} HTTP/1.1\r\n".encode("ascii") + self._fields
 
-    async def _exchange(self, request: bytes, timeout_s: float) -> Response:
+    async def _exchange(self, request: bytes, timeout_s: float, before_send: Callable[[], None]) -> Response:
         connection = self._free()
         if connection is None:
             started = self._loop.time()
             connection = await self._new(timeout_s)
             timeout_s -= self._loop.time() - started
         try:
+            before_send()
             return await connection.exchange(request, timeout_s)
         finally:
             if connection.is_reusable:
                 self._keep(connection)
+            else:
+                connection.close()  # also a new one on which nothing was sent
 
     def _free(self) -> UpstreamConnection | None:
         """Return the idle connection that was used last, None if none is idle. So superfluous ones reach `IDLE_S`."""

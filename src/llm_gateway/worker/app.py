@@ -126,7 +126,7 @@ class Worker:
         """Reset the availability of providers whose calls changed, and forget deleted providers.
 
         Only a change of what is sent, where, or for how long closes a provider's breakers and opens its gates; only a
-        new key or address ends its account's pause.
+        new key or address ends its account's pause. Requests that wait for a changed provider try again at once.
         """
         providers = {provider.id: provider for provider in snapshot.providers.values()}
         for provider_id, before in self._known.items():
@@ -135,13 +135,19 @@ class Worker:
                 self.availability.forget(provider_id)
                 self._limiter.forget(provider_id)
                 self._lines.forget(provider_id)
-            elif after.updated_at_ms != before.updated_at_ms and _calls_of(after) != _calls_of(before):
-                self.availability.reset(provider_id)
-                if after.target != before.target:
-                    self.availability.lift(provider_id, CONFIGURATION_CHANGED)
+            elif after.updated_at_ms != before.updated_at_ms:
+                self._change(before, after)
         self._affinity.clear()
         self.transport.keep_only(snapshot)
         self._known = providers
+
+    def _change(self, before: Provider, after: Provider) -> None:
+        if _calls_of(after) != _calls_of(before):
+            self.availability.reset(after.id)
+        if after.target != before.target:
+            self.availability.lift(after.id, CONFIGURATION_CHANGED)
+            self._limiter.uncap(after.id)
+        self._lines.change(after)  # last, since it lets waiting requests try again
 
     async def close(self) -> None:
         """Close the connections to providers."""

@@ -155,3 +155,33 @@ async def test_a_result_that_a_client_repeats_reaches_the_vendor_once(client: Cl
 
         assert answer.status == 200, answer.json
         assert [message["role"] for message in mock.calls[0].json["messages"]] == ["user", "assistant", "tool"]
+
+
+UNKNOWN = {str(number) + "\N{FULL MOON SYMBOL}" * 300: 1 for number in range(200)}
+TEXT = {"role": "user", "content": "Hi"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "document"),
+    [
+        ("/v1/messages", {"max_tokens": 9, "messages": [TEXT | UNKNOWN], **UNKNOWN}),
+        ("/v1/responses", {"input": [TEXT | UNKNOWN], **UNKNOWN}),
+        ("/v1beta/models/auto", {"contents": [{"role": "user", "parts": [{"text": "Hi"}], **UNKNOWN}], **UNKNOWN}),
+    ],
+)
+async def test_many_long_names_of_dropped_fields_leave_the_headers_small(
+    client: Client, path: str, document: dict[str, Any], stream: bool
+) -> None:
+    """Node.js takes 16 KiB of headers, and a refused answer is bought all the same."""
+    document = {**document, "model": "auto"}
+    if path.startswith("/v1beta"):
+        path += ":streamGenerateContent" if stream else ":generateContent"
+    else:
+        document["stream"] = stream
+    async with vendor(client, "groq", "llama-4"):
+        answer = await client.call("POST", path, document)
+
+    assert answer.status == 200, answer.json
+    assert "more" in answer.headers["x-gateway-dropped"]
+    assert sum(len(name) + len(value) + 4 for name, value in answer.headers.items()) < 16_000

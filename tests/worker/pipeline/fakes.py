@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from llm_gateway.control.live_configuration import build_snapshot, has_enabled_vendor
+from llm_gateway.control.live_configuration import has_enabled_vendor
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target
 from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.public_prices import PublicPrices
@@ -22,11 +22,14 @@ from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.protocols.generate import GenerateBody, client_request_of, input_length
 from llm_gateway.providers.registry import DIALECTS, choose_codecs
 from llm_gateway.routing.session_affinity import SessionAffinity
+from llm_gateway.routing.snapshot import build_snapshot
 from llm_gateway.telemetry.redaction import Redactor
+from llm_gateway.upstream.pool import send_always
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
 from llm_gateway.worker.pipeline.availability import ProviderAvailability, Wait
-from llm_gateway.worker.pipeline.failover import Failover, Timing
+from llm_gateway.worker.pipeline.failover import Failover
+from llm_gateway.worker.pipeline.timing import Timing
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
 from llm_gateway.worker.pipeline.upstream_events import UpstreamEvents
@@ -91,7 +94,7 @@ def override(provider_name: str, model_name: str = "m2", **changes: Any) -> Over
 
 
 def snapshot(providers: list[Provider], *overrides: Override) -> Snapshot:
-    return build_snapshot(providers, list(overrides), PublicPrices(), has_vendor=has_enabled_vendor(providers))
+    return build_snapshot(providers, overrides, PublicPrices(), has_vendor=has_enabled_vendor(providers))
 
 
 def request(**changes: Any) -> Request:
@@ -169,12 +172,25 @@ class Upstream(Transport):
     def called(self) -> list[str]:
         return [name for name, _, _ in self.calls]
 
-    async def post(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult:
+    async def post(
+        self,
+        provider: Provider,
+        call: UpstreamCall,
+        timeout_s: float,
+        before_send: Callable[[], None] = send_always,
+    ) -> UpstreamResult:
+        before_send()
         self.calls.append((provider.name, msgspec.json.decode(call.body).get("model", call.path), timeout_s))
         self.bodies.append(call.body)
         return await self._play(provider, timeout_s)
 
-    async def open(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult | UpstreamEvents:
+    async def open(
+        self,
+        provider: Provider,
+        call: UpstreamCall,
+        timeout_s: float,
+        before_send: Callable[[], None] = send_always,
+    ) -> UpstreamResult | UpstreamEvents:
         raise NotImplementedError
 
     async def _play(self, provider: Provider, timeout_s: float) -> UpstreamResult:

@@ -21,10 +21,12 @@ from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.routing.session_affinity import SessionAffinity
 from llm_gateway.telemetry.redaction import Redactor
+from llm_gateway.upstream.pool import send_always
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
 from llm_gateway.worker.pipeline.availability import ProviderAvailability
-from llm_gateway.worker.pipeline.failover import Failover, Timing
+from llm_gateway.worker.pipeline.failover import Failover
+from llm_gateway.worker.pipeline.timing import Timing
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
 from llm_gateway.worker.pipeline.waiting_line import WaitingLines
@@ -113,7 +115,14 @@ class _Transport(Upstream):
         super().__init__()
         self._vendor = vendor
 
-    async def post(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult:
+    async def post(
+        self,
+        provider: Provider,
+        call: UpstreamCall,
+        timeout_s: float,
+        before_send: Callable[[], None] = send_always,
+    ) -> UpstreamResult:
+        before_send()
         return await self._vendor.call()
 
 
@@ -127,12 +136,13 @@ class SimulatedGateway:
         self.limiter = limiter(clock)
         self.logged: list[str] = []
         self.availability = ProviderAvailability(clock, chance.random, log=lambda event, **_: self.logged.append(event))
-        admission, translation = Admission(self.limiter), Translation()
+        self.admission, translation = Admission(self.limiter), Translation()
         self.lines = WaitingLines(self.limiter, self.availability.gate_wait_s, max_wait_s=8.0, clock=clock)
-        self.recorder = UsageRecorder(JournalSpy(), instance="i", list_price=lambda *_: None, observe=lambda _: None)
+        self.journal = JournalSpy()
+        self.recorder = UsageRecorder(self.journal, instance="i", list_price=lambda *_: None, observe=lambda _: None)
         dependencies = AttemptDependencies(
             self.availability,
-            admission,
+            self.admission,
             _Transport(vendor),
             self.recorder,
             DIALECTS,
@@ -142,7 +152,7 @@ class SimulatedGateway:
         )
         self.failover = Failover(
             availability=self.availability,
-            admission=admission,
+            admission=self.admission,
             attempts=Attempts(dependencies),
             translation=translation,
             affinity=SessionAffinity(),

@@ -10,7 +10,7 @@ import pytest
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.usage import Price, Usage
 from llm_gateway.errors import ProviderFailed
-from llm_gateway.worker.pipeline.failover import Timing
+from llm_gateway.worker.pipeline.timing import Timing
 from tests.worker.pipeline.failing import failing_request
 from tests.worker.pipeline.fakes import (
     BROKEN,

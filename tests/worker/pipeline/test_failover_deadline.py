@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llm_gateway.errors import DeadlineExceeded, ProviderFailed
-from llm_gateway.worker.pipeline.failover import TOO_LATE
+from llm_gateway.worker.pipeline.timing import TOO_LATE
 from tests.worker.pipeline.failing import failing_request
 from tests.worker.pipeline.fakes import (
     NOW,

@@ -180,6 +180,19 @@ class TestFailure:
         assert {r[1].reply.content for r in results[1:] if isinstance(r, tuple)} == {"second"}
         assert caller.calls == 2
 
+    async def test_waiters_outlive_any_number_of_cancelled_callers(self, caching: Caching) -> None:
+        caller = Caller(caching, [served()])
+        tasks = await caller.many(5)
+        for task in tasks[:3]:
+            task.cancel()
+            for _ in range(3):
+                await asyncio.sleep(0)
+        caller.release.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+
+        assert [type(result) for result in results] == [asyncio.CancelledError] * 3 + [tuple] * 2
+        assert caller.calls == 4
+
     async def test_a_failing_cache_leaves_no_waiter_waiting(self) -> None:
         caller = Caller(Caching(Broken(), ttl_s=3600, shared=False), [served()])
         tasks = await caller.many(3)

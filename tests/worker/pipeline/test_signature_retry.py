@@ -12,7 +12,7 @@ from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.errors import ProviderRefused
 from llm_gateway.protocols.registry import PROTOCOLS
-from tests.providers.documents import ANTHROPIC
+from tests.providers.documents import ANTHROPIC, completion
 from tests.worker.pipeline.fakes import World, answer, plan, provider, request
 
 CLAUDE = provider("claude", kind="anthropic", models=("claude-haiku-4-5",))
@@ -91,3 +91,19 @@ async def test_the_next_candidate_after_the_second_try_is_a_failover(world: Worl
 
     assert world.upstream.called == ["claude", "claude", "gpt"]
     assert [attempt.why for attempt in record.attempts] == [None, "retry:signature", "failover:503"]
+
+
+async def test_an_aggregator_that_cannot_verify_returned_details_is_tried_once_more_without_them(world: World) -> None:
+    raw = json.dumps({"error": {"message": MESSAGE}})
+    error = {"message": "Provider returned error", "code": 400, "metadata": {"raw": raw, "provider_name": "Google"}}
+    refused = UpstreamResult(400, msgspec.json.encode({"error": error}))
+    world.script(openrouter=[refused, UpstreamResult(200, completion())])
+    aggregator = provider("openrouter", models=("anthropic/claude-sonnet-4",))
+    asked = messages(SIGNED)
+
+    served = await world.failover.run(asked, plan([aggregator]), world.open(asked))
+
+    first, second = [json.loads(body)["messages"][1] for body in world.upstream.bodies]
+    assert [entry["signature"] for entry in first["reasoning_details"]] == ["s"]
+    assert "reasoning_details" not in second
+    assert served.reply.dropped == ("thinking",)

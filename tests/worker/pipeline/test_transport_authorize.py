@@ -10,11 +10,12 @@ import msgspec
 import pytest
 
 from llm_gateway.domain.catalog import CallToSign, NotAuthorized, Provider, Target, UpstreamAuthorizer
+from llm_gateway.domain.configuration import Account
 from llm_gateway.domain.upstream_call import UpstreamCall, UpstreamResult
+from llm_gateway.provider_calls.model_list import ModelLists
+from llm_gateway.provider_calls.pool_factory import PoolFactory
 from llm_gateway.providers import openai
-from llm_gateway.providers.prepare import Preparer
-from llm_gateway.providers.presets import Preset
-from llm_gateway.providers.prices import PriceList
+from llm_gateway.providers.account_assembler import AccountAssembler
 from llm_gateway.providers.upstream_credentials import RefreshedToken, Token
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
@@ -65,7 +66,7 @@ def signed(mock: MockUpstream, signing: UpstreamAuthorizer) -> Provider:
 
 async def send(transport: Transport, how: str, to: Provider, timeout_s: float = 5) -> Any:
     if how == "list_models":
-        return await transport.list_models(to, timeout_s)
+        return await ModelLists(PoolFactory(Egress(strict=False))).get(to, timeout_s)
     return await (transport.open if how == "open" else transport.post)(to, CALL, timeout_s)
 
 
@@ -135,19 +136,21 @@ async def test_a_refreshed_token_survives_new_snapshots_and_is_never_shown(
     async def fetch() -> Token:
         return Token(left.pop(0), 100.0)
 
-    prepare = Preparer(
+    assembler = AccountAssembler(
         dialects={"openai": openai},
-        presets={"acme": Preset("openai", mock.base_url)},
-        prices=PriceList(),
-        local_endpoint=lambda: None,
         learn=redact.learn,
         authorize=lambda _provider, _key: RefreshedToken(
             fetch, learn=redact.learn, log=lambda *_, **__: None, clock=clock
         ),
-    ).prepare
-    first = prepare(provider("acme", target=None), "unused")
+    )
+
+    def assemble(updated_at_ms: int) -> Provider:
+        stored = provider("acme", target=None, updated_at_ms=updated_at_ms)
+        return assembler.assemble(Account(provider=stored, base_url=mock.base_url, api_key="unused"))
+
+    first = assemble(1)
     await transport.post(first, CALL, 5)
-    again = prepare(provider("acme", target=None, updated_at_ms=2), "unused")
+    again = assemble(2)
     await transport.post(again, CALL, 5)
     clock.now += 75
     await transport.post(again, CALL, 5)

@@ -13,8 +13,9 @@ import pytest
 
 from llm_gateway.domain.catalog import Target
 from llm_gateway.domain.upstream_call import UpstreamResult
+from llm_gateway.provider_calls.pool_factory import MAX_BODY_BYTES
 from llm_gateway.upstream.egress import Egress
-from llm_gateway.worker.pipeline.transport import MAX_BODY_BYTES, Transport
+from llm_gateway.worker.pipeline.transport import Transport
 from tests.worker.pipeline.fakes import provider
 from tests.worker.pipeline.provider_server import CALL, Behaviour, Upstream, answering, reset, saying
 

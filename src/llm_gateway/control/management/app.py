@@ -27,11 +27,10 @@ from llm_gateway.error_format.responses import PROBLEM, error_headers, problem_o
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.error_format.validation import MOST_ERRORS
 from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotFound
-from llm_gateway.gate.body import ClientGone, InFlight, read_body
+from llm_gateway.gate.body import WITH_BODY, ClientGone, InFlight, read_body
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect, log_error
 from llm_gateway.suggestions import if_meant
 
-WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 MOST_FIELDS = 100
 """Maximum number of a body's fields, more than any request has. Validating 300,000 unknown ones would block the event
 loop for other requests."""

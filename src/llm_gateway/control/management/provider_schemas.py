@@ -222,30 +222,6 @@ EXAMPLE: JsonDict = {
 }
 
 
-class ProviderCreate(BaseModel):
-    """Fields of a new provider."""
-
-    model_config = ConfigDict(**STRICT, json_schema_extra={"examples": [EXAMPLE]})
-
-    name: Name
-    display_name: Text
-    api_key: Key
-    models: Models
-    base_url: BaseUrl | None = None
-    is_enabled: bool = True
-    rate_limit_rpm: Limit = 60
-    rate_limit_tpm: Limit = 100_000
-    priority: Priority = 10
-    kind: Kind | None = None
-    prices: Prices | None = None
-    timeout_s: Timeout = 60.0
-    protocols: Protocols | None = None
-    model_aliases: Aliases | None = None
-    context_window: TokenLimit | None = None
-    max_output_tokens: TokenLimit | None = None
-    trace: bool = False
-
-
 def _without_defaults(schema: dict[str, Any]) -> None:
     """Remove the defaults from a patch's schema: a field that is not sent does not change."""
     for field in schema["properties"].values():
@@ -274,6 +250,18 @@ class ProviderPatch(BaseModel):
     context_window: TokenLimit | None = None
     max_output_tokens: TokenLimit | None = None
     trace: bool = False
+
+
+class ProviderCreate(ProviderPatch):
+    """Fields of a new provider."""
+
+    model_config = ConfigDict(**STRICT, json_schema_extra={"examples": [EXAMPLE]})
+
+    # Required here; a field that is declared again keeps its place in the schema.
+    name: Name
+    display_name: Text
+    api_key: Key
+    models: Models
 
 
 class ProviderOut(BaseModel):

@@ -41,8 +41,10 @@ from llm_gateway.protocols.accessors import (
     texts_only,
     unknown_value,
 )
+from llm_gateway.protocols.anthropic_messages.request_fields import INSIDE
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
 from llm_gateway.protocols.encrypted_reasoning import is_marked
+from llm_gateway.protocols.known_fields import unknown_inside
 
 ENDPOINT_FIELDS = frozenset({"model", "messages", "stream"})
 OPTIONAL_FIELDS = ("cache_control", "diagnostics", "inference_geo", "speed", "user_profile_id", "workspace_id")
@@ -56,9 +58,6 @@ TRANSLATED_FIELDS = frozenset(
 KNOWN = ENDPOINT_FIELDS | TRANSLATED_FIELDS | frozenset(OPTIONAL_FIELDS)
 DECISIVE = frozenset({"container", "mcp_servers"})
 """Fields that change what an answer can contain, so that other protocols cannot go without them."""
-MESSAGE = frozenset({"role", "content"})
-TOOL = frozenset({"type", "name", "description", "input_schema", "strict", "cache_control"})
-OUTPUT = frozenset({"effort", "format"})
 ROLES = ("user", "assistant", "system", "developer")
 """Anthropic documents the first two; Claude Code also sends `system` messages amid a conversation."""
 THINKING_TYPES = ("enabled", "disabled", "adaptive")
@@ -105,12 +104,7 @@ def read_request(document: JsonObject) -> ParsedRequest:
     dropped = [*unknown, *(name for name in OPTIONAL_FIELDS if document.get(name))]
     if user is None and metadata.get("user_id") is not None:
         dropped.append("metadata.user_id")
-    others = [message for message in messages if not message.keys() <= MESSAGE]
-    dropped += sorted({name for message in others for name in droppable_fields(message, MESSAGE, where="messages")})
-    dropped += droppable_fields(config, OUTPUT, where="output_config")
-    tools = list_field(document, "tools")
-    dropped += sorted({name for tool in tools for name in droppable_fields(tool, TOOL, where="tools")})
-    return ParsedRequest(conversation, tuple(dropped))
+    return ParsedRequest(conversation, (*dropped, *unknown_inside(document, INSIDE)))
 
 
 def _system(document: JsonObject) -> list[Turn]:

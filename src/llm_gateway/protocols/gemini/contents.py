@@ -22,6 +22,7 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.protocols.accessors import (
     boolean,
+    droppable_fields,
     list_field,
     object_field,
     objects,
@@ -39,8 +40,11 @@ DATA = ("text", "functionCall", "functionResponse", "inlineData", "fileData")
 PART = frozenset({*DATA, "thought", "thoughtSignature"})
 VENDOR_PARTS = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse")
 """Data fields of server-side tools, which Google runs itself."""
+CONTENT = frozenset({"role", "parts"})
 CALL = frozenset({"id", "name", "args"})
 RESPONSE = frozenset({"id", "name", "response", "parts"})
+BLOB = frozenset({"mimeType", "data", "displayName"})
+FILE = frozenset({"mimeType", "fileUri", "displayName"})
 ROLES: dict[str, Role] = {"user": "user", "function": "user", "tool": "user", "model": "assistant"}
 """`role` → canonical role. Tool results have the role `user`; older SDKs send `function`, some clients `tool`."""
 AUDIO_FORMATS = {"x-wav": "wav", "wave": "wav", "vnd.wave": "wav", "mpeg": "mp3"}
@@ -96,6 +100,7 @@ class ContentsReader:
             Unreadable: it has no parts, or one is malformed.
             Unsupported: only Google knows the type of a part.
         """
+        self._note_others(content, CONTENT, place.partition("[")[0])
         given = list_field(content, "parts", place)
         if not given:
             raise Unreadable(f"{place}.parts", f"{place}.parts must hold at least one part.")
@@ -124,12 +129,14 @@ class ContentsReader:
             return self._call(inner, signature, where)
         if kind == "functionResponse":
             return self._response(inner, where)
-        return _blob(inner, where) if kind == "inlineData" else _file(inner, where)
+        if kind == "inlineData":
+            self._note_others(inner, BLOB, kind)
+            return _blob(inner, where)
+        self._note_others(inner, FILE, kind)
+        return _file(inner, where)
 
     def _note_others(self, document: JsonObject, known: frozenset[str], where: str) -> None:
-        for name, value in document.items():
-            if name not in known and value is not None:
-                self.dropped[f"{where}.{name}"] = None
+        self.dropped |= dict.fromkeys(droppable_fields(document, known, where=where))
 
     def _call(self, call: JsonObject, signature: str | None, place: str) -> ToolCall:
         self._note_others(call, CALL, "functionCall")

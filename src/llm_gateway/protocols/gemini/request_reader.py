@@ -58,6 +58,7 @@ DECISIVE_CONFIG_FIELDS = frozenset(
 """Fields that change what an answer is, so that other protocols cannot go without them."""
 DECLARATION = frozenset({"name", "description", "parameters", "parametersJsonSchema"})
 THINKING = frozenset({"thinkingBudget", "thinkingLevel", "includeThoughts"})
+FUNCTION_CALLING = frozenset({"mode", "allowedFunctionNames"})
 LEVELS = ("minimal", "low", "medium", "high", "xhigh")
 DYNAMIC = -1
 """The `thinkingBudget` that lets the model choose: https://ai.google.dev/gemini-api/docs/thinking#set-budget."""
@@ -90,7 +91,7 @@ def read_request(document: JsonObject) -> ParsedRequest:
     tier = None if tier is None else tier.lower()
     conversation = _with_settings(
         Conversation(
-            turns=[*_system(document), *turns],
+            turns=[*_system(document, reader), *turns],
             tools=tools,
             tool_choice=choice,
             service_tier=TIERS.get(tier, tier) if tier else None,
@@ -104,13 +105,13 @@ def read_request(document: JsonObject) -> ParsedRequest:
     return ParsedRequest(conversation, (*unknown, *optional, *reader.dropped, *dropped, *ignored))
 
 
-def _system(document: JsonObject) -> list[Turn]:
+def _system(document: JsonObject, reader: ContentsReader) -> list[Turn]:
     given = document.get("systemInstruction")
     if not given:
         return []
     if isinstance(given, str):
         return [Turn(role="system", parts=[Text(text=given)])]
-    parts = ContentsReader().parts(camel_names(object_field(document, "systemInstruction") or {}), "systemInstruction")
+    parts = reader.parts(camel_names(object_field(document, "systemInstruction") or {}), "systemInstruction")
     texts_only(parts, "systemInstruction")
     return [Turn(role="system", parts=parts)]
 
@@ -201,11 +202,12 @@ def _tool_choice(document: JsonObject, tools: list[Tool]) -> tuple[ToolChoice | 
     Other protocols have no list of allowed functions, so the other functions are removed from the tools.
     """
     config = camel_names(object_field(document, "toolConfig") or {})
-    dropped = [f"toolConfig.{name}" for name in config if name != "functionCallingConfig" and config[name]]
+    dropped = droppable_fields(config, frozenset({"functionCallingConfig"}), where="toolConfig")
     given = object_field(config, "functionCallingConfig", "toolConfig")
     if given is None:
         return None, tools, dropped
     calling = camel_names(given)
+    dropped += droppable_fields(calling, FUNCTION_CALLING, where=CALLING)
     mode = (text(calling, "mode", CALLING) or "AUTO").upper()
     allowed = set(strings(calling, "allowedFunctionNames", CALLING))
     if not allowed.issubset([tool.name for tool in tools]):

@@ -12,6 +12,7 @@ from typing import Any
 
 from llm_gateway.domain.conversation import BillingUpdate, UsageUpdate
 from llm_gateway.protocols.contract import RawEvent
+from llm_gateway.protocols.lenient_decoding import arguments_text
 
 NO_CHOICE = re.compile(rb'"choices" *: *\[ *\]')
 """The empty list of choices in the event that reports usage."""
@@ -24,6 +25,30 @@ def passthrough_request(document: dict[str, Any], *, stream: bool) -> dict[str, 
     options = document.get("stream_options")
     stream_options = {**(options if isinstance(options, dict) else {}), "include_usage": True}
     return {**document, "stream_options": stream_options}
+
+
+def with_valid_arguments(document: dict[str, Any]) -> bool:
+    """Make the arguments of all tool calls JSON objects, in place; return whether any was none.
+
+    For vendors that refuse other texts (`lenient_decoding.arguments_text`).
+    """
+    messages = document.get("messages")
+    found = False
+    for message in messages if isinstance(messages, list) else ():
+        calls = message.get("tool_calls") if isinstance(message, dict) else None
+        for call in calls if isinstance(calls, list) else ():
+            function = call.get("function") if isinstance(call, dict) else None
+            found |= isinstance(function, dict) and mend_arguments(function)
+    return found
+
+
+def mend_arguments(function: dict[str, Any]) -> bool:
+    """Make the field `arguments` the text of a JSON object; return whether it was none."""
+    given = function.get("arguments")
+    if not isinstance(given, str) or (valid := arguments_text(given)) == given:
+        return False
+    function["arguments"] = valid
+    return True
 
 
 def withheld_events(document: dict[str, Any]) -> Callable[[RawEvent], bool] | None:

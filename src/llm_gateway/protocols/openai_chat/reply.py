@@ -6,6 +6,7 @@ this API; comments name the vendor.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from secrets import token_hex
 from typing import Annotated, Any, TypeAlias
 
@@ -26,7 +27,7 @@ from llm_gateway.domain.output_estimate import estimated_output
 from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.protocols.counts import seconds, special_tier
 from llm_gateway.protocols.lenient_decoding import Lenient, ReplyDecoder, invalid_becomes
-from llm_gateway.protocols.openai_chat.reasoning_details import details_of
+from llm_gateway.protocols.openai_chat.reasoning_details import details_of, read_details, with_unsigned
 from llm_gateway.protocols.openai_chat.tools import is_legacy
 from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_units, read_usage, write_usage
 
@@ -75,6 +76,7 @@ class _Message(msgspec.Struct, gc=False):
     refusal: str | None = None
     reasoning_content: Lenient[str] = None
     reasoning: Lenient[str] = None
+    reasoning_details: Any = None
     tool_calls: list[_Call] | None = None
     audio: Any = None
     images: Any = None
@@ -152,6 +154,7 @@ def _holds_more_than_text(message: _Message) -> bool:
         message.tool_calls
         or message.reasoning_content
         or message.reasoning
+        or message.reasoning_details
         or message.refusal
         or message.audio
         or message.images
@@ -160,16 +163,15 @@ def _holds_more_than_text(message: _Message) -> bool:
 
 
 def _read_parts(choice: _Choice, message: _Message) -> Choice:
-    parts: list[Part] = []
+    thoughts, signatures = read_details(message.reasoning_details)
     thought = message.reasoning_content or message.reasoning or thought_of(message.content)
-    if thought:
-        parts.append(Thinking(text=thought))
+    parts: list[Part] = [*with_unsigned(thoughts, thought)]
     content = text_of(message.content)
     if content:
         parts.append(Text(text=content))
     if message.refusal:
         parts.append(Refusal(text=message.refusal))
-    parts += [_read_call(call) for call in message.tool_calls or ()]
+    parts += [_read_call(call, signatures) for call in message.tool_calls or ()]
     if message.audio or message.images or message.function_call:
         parts += [VendorPart(kind=kind) for kind in VENDOR_FIELDS if getattr(message, kind)]
     reason = finish_reason(choice.finish_reason)
@@ -208,7 +210,8 @@ def generated_id() -> str:
     return f"call_{token_hex(12)}"
 
 
-def _read_call(call: _Call) -> ToolCall | VendorPart:
+def _read_call(call: _Call, signatures: Mapping[str, str]) -> ToolCall | VendorPart:
+    """Read a tool call. `signatures` are those of `reasoning_details`, by the ids of their calls."""
     if call.function is None or not call.function.name:
         return VendorPart(kind=call.type or "tool_call")
     google = (call.extra_content or {}).get("google")
@@ -217,7 +220,7 @@ def _read_call(call: _Call) -> ToolCall | VendorPart:
         id=call.id or generated_id(),
         name=call.function.name,
         arguments=arguments_of(call.function.arguments),
-        signature=signature if isinstance(signature, str) else None,
+        signature=signature if isinstance(signature, str) else signatures.get(call.id or ""),
     )
 
 

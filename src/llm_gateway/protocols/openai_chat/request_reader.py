@@ -46,7 +46,9 @@ from llm_gateway.protocols.accessors import (
     unknown_value,
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
+from llm_gateway.protocols.known_fields import unknown_inside
 from llm_gateway.protocols.openai_chat.reasoning_details import read_details
+from llm_gateway.protocols.openai_chat.request_fields import INSIDE
 from llm_gateway.protocols.openai_chat.tools import read_tools
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -86,15 +88,6 @@ https://developers.openai.com/api/reference/resources/chat, https://docs.x.ai/do
 https://openrouter.ai/docs/guides/features/plugins, https://docs.vllm.ai/en/latest/features/structured_outputs.html,
 https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md.
 """
-MESSAGE = frozenset(
-    {
-        "role", "content", "name", "refusal", "tool_calls", "tool_call_id", "function_call", "audio", "annotations",
-        "reasoning_content", "reasoning", "reasoning_details",
-    }
-)  # fmt: skip
-"""Fields of messages that are read, and `annotations`, which repeat what an answer's text says."""
-TOOL = frozenset({"type", "function", "cache_control"})
-FUNCTION = frozenset({"name", "description", "parameters", "strict"})
 KNOWN = ENDPOINT_FIELDS | TRANSLATED_FIELDS | frozenset(OPTIONAL_FIELDS)
 
 
@@ -113,17 +106,7 @@ def read_request(document: JsonObject) -> ParsedRequest:
         raise Unreadable("messages", "messages is required and needs at least one message.")
     optional = (name for name in OPTIONAL_FIELDS if document.get(name))
     conversation = _conversation(document, _turns(messages))
-    return ParsedRequest(conversation, (*unknown, *optional, *_unknown_inside(document)))
-
-
-def _unknown_inside(document: JsonObject) -> list[str]:
-    """Return the paths of unknown fields of messages and tools, to report them. The objects were read before."""
-    others = [message for message in document["messages"] if not message.keys() <= MESSAGE]
-    found = {name for message in others for name in droppable_fields(message, MESSAGE, where="messages")}
-    for tool in document.get("tools") or ():
-        found.update(droppable_fields(tool, TOOL, where="tools"))
-        found.update(droppable_fields(tool["function"], FUNCTION, where="tools.function"))
-    return sorted(found)
+    return ParsedRequest(conversation, (*unknown, *optional, *unknown_inside(document, INSIDE)))
 
 
 def _conversation(document: JsonObject, turns: list[Turn]) -> Conversation:

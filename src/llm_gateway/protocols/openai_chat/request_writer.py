@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from llm_gateway.domain.conversation import (
     Audio,
@@ -21,14 +22,15 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
+from llm_gateway.domain.reasoning_models import is_reasoning_model, reasons
 from llm_gateway.protocols.contract import JsonObject, Unsupported, UpstreamBody
+from llm_gateway.protocols.lenient_decoding import arguments_text
 from llm_gateway.protocols.openai_chat.model_capabilities import (
-    accepts_sampling,
     effort_for,
-    is_reasoning_model,
     keeps_thoughts,
     takes_signatures,
 )
+from llm_gateway.protocols.openai_chat.reasoning_details import is_returnable, returned_details
 from llm_gateway.protocols.part_attributes import unsupported_attributes
 
 JSON_INSTRUCTION = "Answer with a single JSON object."
@@ -57,7 +59,7 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
         Unsupported: the conversation needs a feature that chat completions lack.
     """
     lacking = KEEPS_THOUGHTS if keeps_thoughts(model) else UNSUPPORTED_ATTRIBUTES
-    dropped = unsupported_attributes(conversation, lacking)
+    dropped = unsupported_attributes(conversation, lacking, keeps=partial(is_returnable, model=model))
     document: JsonObject = {"model": model, "messages": _messages(conversation, model)}
     if conversation.max_tokens is not None:
         document["max_completion_tokens" if is_reasoning_model(model) else "max_tokens"] = conversation.max_tokens
@@ -65,10 +67,10 @@ def write_request(conversation: Conversation, model: str, *, stream: bool, has_j
         _add_tools(conversation, document)
     if conversation.format is not None and (wanted := _format(conversation.format, has_json_mode=has_json_mode)):
         document["response_format"] = wanted
-    if accepts_sampling(model):
-        _add_sampling(conversation, document)
-    else:
+    if reasons(model):
         dropped += [name for name in SAMPLING if getattr(conversation, name) is not None]
+    else:
+        _add_sampling(conversation, document)
     if conversation.reasoning is not None:
         _add_effort(conversation.reasoning, model, document, dropped)
     _add_options(conversation, document)
@@ -189,6 +191,8 @@ def _assistant(turn: Turn, model: str) -> JsonObject:
     thought = "".join([part.text for part in turn.parts if isinstance(part, Thinking)])
     if thought and keeps_thoughts(model):
         message["reasoning_content"] = thought
+    if details := returned_details(turn.parts, model):
+        message["reasoning_details"] = details
     if turn.name is not None:
         message["name"] = turn.name
     return message
@@ -198,7 +202,7 @@ def _call(part: ToolCall, model: str) -> JsonObject:
     call: JsonObject = {
         "id": part.id,
         "type": "function",
-        "function": {"name": part.name, "arguments": part.arguments},
+        "function": {"name": part.name, "arguments": arguments_text(part.arguments)},
     }
     if part.signature is not None and takes_signatures(
         model

@@ -2,9 +2,10 @@
 
 The labels are event: chunks.
 
-    created ── first event: ReplyStart ──▶ begun ── finish_reason: ChoiceEnd ──▶ finished
+    created ── first event: ReplyStart ──▶ begun ── last finish_reason: ChoiceEnd ▶ finished
        │                                     │                                      │
-       │ [DONE]                              │ [DONE]: ChoiceEnd of each choice     │ [DONE]
+       │ [DONE]                              │ [DONE]: ChoiceEnd of the other       │ [DONE]
+       │                                     │ choices                              │
        │                                     ▼                                      │
        └──────────────────────────────────▶ done ◀──────────────────────────────────┘
 
@@ -36,6 +37,7 @@ from llm_gateway.domain.conversation import (
 from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
 from llm_gateway.protocols.counts import seconds, special_tier
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder
+from llm_gateway.protocols.openai_chat.reasoning_details import ReasoningReader
 from llm_gateway.protocols.openai_chat.reply import (
     VENDOR_FIELDS,
     ContentPart,
@@ -71,6 +73,7 @@ class _Delta(msgspec.Struct, gc=False):
     refusal: str | None = None
     reasoning_content: Lenient[str] = None
     reasoning: Lenient[str] = None
+    reasoning_details: Any = None
     tool_calls: list[_Call] | None = None
     audio: Any = None
     images: Any = None
@@ -109,7 +112,8 @@ class StreamReader:
 
     has_own_end = True
     __slots__ = (
-        "_calls", "_count", "_has_begun", "_has_content", "_has_finished", "_ids", "_nameless", "_tier", "is_done",
+        "_begun", "_calls", "_count", "_finished", "_has_begun", "_has_content", "_ids", "_nameless", "_reasoning",
+        "_thinking", "_tier", "is_done",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -119,8 +123,11 @@ class StreamReader:
         self._count: dict[int, int] = {}  # choice -> number of calls
         self._ids: dict[tuple[int, int], str] = {}  # (choice, number of the call) -> id
         self._nameless: dict[tuple[int, int], list[_Call]] = {}  # the same -> deltas of a call without a name so far
+        self._thinking: set[int] = set()  # choices with a thought that no signature has ended
+        self._reasoning: ReasoningReader | None = None
         self._has_content = False
-        self._has_finished = False
+        self._begun: set[int] = set()  # choices
+        self._finished: set[int] = set()
         self._tier = "default"
 
     def take(self, event: Event) -> list[Chunk]:
@@ -128,7 +135,7 @@ class StreamReader:
         data = event.data
         if data == DONE:
             self.is_done = True
-            return self._missing_finishes() if self._has_begun and not self._has_finished else []
+            return self._missing_finishes() if self._has_begun else []
         try:
             payload = _decode(data)
         except PARSE_ERRORS:  # rare: replace invalid values beside the answer, or raise Malformed
@@ -140,6 +147,7 @@ class StreamReader:
             self._has_begun = True
             chunks.append(ReplyStart(id=payload.id, model=payload.model, created_s=seconds(payload.created)))
         for choice in payload.choices or ():
+            self._begun.add(choice.index)
             if choice.delta is not None:
                 self._delta(choice, choice.delta, chunks)
             if choice.finish_reason:
@@ -159,7 +167,7 @@ class StreamReader:
             chunks.append(BillingUpdate(service_tier=special_tier(self._tier), units=read_units(usage)))
 
     def _finish(self, choice: int, reported: str, chunks: list[Chunk]) -> None:
-        self._has_finished = True
+        self._finished.add(choice)
         if self._nameless:
             self._end_nameless(choice, chunks)
         reason = finish_reason(reported)
@@ -168,17 +176,17 @@ class StreamReader:
         chunks.append(ChoiceEnd(reason=reason, choice=choice))
 
     def _missing_finishes(self) -> list[Chunk]:
-        """Return the finishes of a complete reply for which the vendor sent no finish reason."""
-        choices = sorted(self._count) or [0]
-        return [
-            ChoiceEnd(reason="tool_calls" if choice in self._count else "stop", choice=choice) for choice in choices
-        ]
+        """Return the finishes of the choices of a complete reply for which the vendor sent no finish reason."""
+        chunks: list[Chunk] = []
+        for choice in sorted((self._begun or {0}) - self._finished):
+            self._finish(choice, "stop", chunks)
+        return chunks
 
     def _delta(self, choice: _Choice, delta: _Delta, chunks: list[Chunk]) -> None:
         content = delta.content
         thought = delta.reasoning_content or delta.reasoning
-        if thought or content.__class__ is list:
-            self._think(thought or thought_of(content), choice.index, chunks)
+        if thought or delta.reasoning_details or content.__class__ is list:
+            self._think(thought or thought_of(content), delta.reasoning_details, choice.index, chunks)
         if content:
             text = content if isinstance(content, str) else text_of(content)
             if text:
@@ -192,11 +200,19 @@ class StreamReader:
                 VendorPartDelta(kind=kind, choice=choice.index) for kind in VENDOR_FIELDS if getattr(delta, kind)
             ]
 
-    def _think(self, thought: str, choice: int, chunks: list[Chunk]) -> None:
+    def _think(self, thought: str, details: Any, choice: int, chunks: list[Chunk]) -> None:
         """Append the reasoning of a delta; called before its text is appended, the order of a whole reply."""
-        if thought:
-            self._has_content = True
-            chunks.append(ThinkingDelta(text=thought, choice=choice))
+        if not details:  # nearly always
+            if thought:
+                self._has_content = True
+                self._thinking.add(choice)
+                chunks.append(ThinkingDelta(text=thought, choice=choice))
+            return
+        if self._reasoning is None:
+            self._reasoning = ReasoningReader(self._thinking)
+        deltas = self._reasoning.take(thought, details, choice)
+        self._has_content = self._has_content or any(delta.text for delta in deltas)
+        chunks += deltas
 
     def _refuse_or_call(self, delta: _Delta, choice: int, chunks: list[Chunk]) -> None:
         self._has_content = True
@@ -250,11 +266,13 @@ class StreamReader:
     def _start(self, deltas: list[_Call], name: str, choice: int, number: int) -> ToolStart:
         google = next((found for delta in deltas if (found := (delta.extra_content or {}).get("google"))), None)
         signed = google.get("thought_signature") if isinstance(google, dict) else None
+        call_id = self._ids[choice, number]
+        signatures = {} if self._reasoning is None else self._reasoning.signatures
         return ToolStart(
             call=number,
-            id=self._ids[choice, number] or generated_id(),
+            id=call_id or generated_id(),
             name=name,
-            signature=signed if isinstance(signed, str) else None,
+            signature=signed if isinstance(signed, str) else signatures.get(call_id),
             choice=choice,
         )
 

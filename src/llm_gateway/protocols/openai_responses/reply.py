@@ -26,7 +26,7 @@ from llm_gateway.domain.output_estimate import estimated_output
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, are_plausible, clamped, seconds, special_tier
-from llm_gateway.protocols.encrypted_reasoning import encode_reasoning, mark_content, unmark_content
+from llm_gateway.protocols.encrypted_reasoning import encode_reasoning, format_of, mark_content, unmark_content
 from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, Lenient, LenientCount, ReplyDecoder, invalid_becomes
 from llm_gateway.protocols.openai_responses.logprobs import read_logprobs, write_logprobs
 from llm_gateway.protocols.openai_responses.tools import restorable_origins, restored_call
@@ -280,7 +280,11 @@ def item_of(parts: list[Part], request_id: str, index: int) -> dict[str, Any]:
         summary = [{"type": "summary_text", "text": part.text}] if part.text else []
         item: dict[str, Any] = {"type": "reasoning", "id": f"rs_{request_id}_{index}", "summary": summary}
         encrypted = encode_reasoning(part)
-        return item if encrypted is None else {**item, "encrypted_content": unmark_content(encrypted)}
+        if encrypted is None:
+            return item
+        if format_of(encrypted) is None:  # the format must come back with the content, so its mark stays
+            encrypted = unmark_content(encrypted)
+        return {**item, "encrypted_content": encrypted}
     content = [content_of(part) for part in parts]
     return {
         "type": "message",

@@ -43,9 +43,11 @@ from llm_gateway.protocols.accessors import (
     unknown_value,
 )
 from llm_gateway.protocols.contract import JsonObject, ParsedRequest, Unreadable, Unsupported
-from llm_gateway.protocols.encrypted_reasoning import decode_reasoning
+from llm_gateway.protocols.encrypted_reasoning import GATEWAY_PREFIX, decode_reasoning, mark_content
+from llm_gateway.protocols.known_fields import unknown_inside
 from llm_gateway.protocols.openai_chat.request_reader import DECISIVE as CHAT_DECISIVE
 from llm_gateway.protocols.openai_chat.request_reader import from_data_url
+from llm_gateway.protocols.openai_responses.request_fields import INSIDE
 from llm_gateway.protocols.openai_responses.tools import (
     CUSTOM_SCHEMA,
     custom_description,
@@ -89,11 +91,6 @@ DROPPED_ITEMS = ("web_search_call",)
 ROLES = ("system", "developer", "user", "assistant")
 FORMATS = ("text", "json_object", "json_schema")
 TRUNCATIONS = ("auto", "disabled")
-TOOL = frozenset({"type", "name", "description", "parameters", "strict"})
-"""Known fields of a function in `tools`; others are dropped and reported."""
-CUSTOM_TOOL = frozenset({"type", "name", "description", "format"})
-REASONING = frozenset({"effort", "summary", "generate_summary"})
-"""Known fields of `reasoning`; others are dropped and reported. https://platform.openai.com/docs/api-reference/responses/create#responses-create-reasoning"""
 
 
 def refuse_state(document: JsonObject) -> None:
@@ -151,11 +148,9 @@ class _Tools:
         name = required_text(tool, "name", place)
         name = self._of_definition.get(id(tool), name)
         if tool.get("type") == "custom":
-            self.dropped += droppable_fields(tool, CUSTOM_TOOL, where="tools")
             return Tool(name=name, description=custom_description(tool), parameters=CUSTOM_SCHEMA)
         if tool.get("type") != "function":
             raise Unsupported(f"{place}.type", "a namespace may contain only functions and custom tools")
-        self.dropped += droppable_fields(tool, TOOL, where="tools")
         return Tool(
             name=name,
             description=text(tool, "description", place),
@@ -200,9 +195,8 @@ def read_request(document: JsonObject) -> ParsedRequest:
         cache_key=text(document, "prompt_cache_key"),
     )
     dropped = [*unknown, *(name for name in OPTIONAL_FIELDS if document.get(name))]
-    dropped += droppable_fields(reasoning or {}, REASONING, where="reasoning")
     dropped += ["truncation"] if truncation == "auto" else []
-    dropped += sorted(set(tools.dropped))
+    dropped += [*unknown_inside(document, INSIDE), *sorted(set(tools.dropped))]
     return ParsedRequest(conversation, tuple(dropped))
 
 
@@ -263,16 +257,20 @@ def _item(item: JsonObject, place: str, tools: _Tools) -> tuple[Role, list[Part]
 
 
 def _thought(item: JsonObject, place: str) -> Thinking:
-    """Read a reasoning item, with its signature if the gateway encoded one (`encrypted_reasoning.py`).
+    """Read a reasoning item: what the gateway encoded (`encrypted_reasoning.py`), or the summary and the content.
 
-    Otherwise only the summary is read: no other provider can decrypt what OpenAI encrypted.
+    Only the vendor that encrypted the content can read it, also by way of OpenRouter: the writers leave it out for
+    others.
     """
     encrypted = text(item, "encrypted_content", place)
     thought = None if encrypted is None else decode_reasoning(encrypted)
     if thought is not None:
         return thought
     parts = objects(list_field(item, "summary", place), f"{place}.summary")
-    return Thinking(text="\n".join([text(part, "text", where) or "" for part, where in parts]))
+    summary = "\n".join([text(part, "text", where) or "" for part, where in parts])
+    if not encrypted or encrypted.startswith(GATEWAY_PREFIX):  # another gateway's, or damaged
+        return Thinking(text=summary)
+    return Thinking(text=summary, redacted=mark_content(encrypted))
 
 
 def _output(item: JsonObject, place: str) -> ToolResult:

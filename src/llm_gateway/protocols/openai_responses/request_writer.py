@@ -25,9 +25,11 @@ from llm_gateway.domain.conversation import (
     ToolResult,
     Turn,
 )
+from llm_gateway.domain.reasoning_models import reasons
 from llm_gateway.protocols.contract import JsonObject, Unsupported, UpstreamBody
 from llm_gateway.protocols.encrypted_reasoning import is_from_responses, unmark_content
-from llm_gateway.protocols.openai_chat.model_capabilities import accepts_sampling, effort_for
+from llm_gateway.protocols.lenient_decoding import arguments_text
+from llm_gateway.protocols.openai_chat.model_capabilities import effort_for
 from llm_gateway.protocols.openai_chat.request_writer import JSON_INSTRUCTION, TIERS
 from llm_gateway.protocols.part_attributes import unsupported_attributes
 
@@ -92,18 +94,17 @@ def _add_limits(conversation: Conversation, model: str, document: JsonObject, dr
             dropped.append("max_tokens")
     for name in SAMPLING:
         value = getattr(conversation, name)
-        if value is not None and accepts_sampling(model):
-            document[name] = value
-        elif value is not None:
+        if value is not None and reasons(model):
             dropped.append(name)
+        elif value is not None:
+            document[name] = value
     if conversation.logprobs and conversation.top_logprobs is not None:
         document["top_logprobs"] = conversation.top_logprobs
 
 
 def _add_reasoning(conversation: Conversation, model: str, document: JsonObject, dropped: list[str]) -> None:
     """Set `reasoning` as requested, and `include`, so that the next request can send the reasoning back."""
-    reasons = not accepts_sampling(model)
-    include = [ENCRYPTED_REASONING] if reasons else []
+    include = [ENCRYPTED_REASONING] if reasons(model) else []
     if conversation.logprobs:
         include.append(LOGPROBS)
     if include:
@@ -111,7 +112,7 @@ def _add_reasoning(conversation: Conversation, model: str, document: JsonObject,
     reasoning = conversation.reasoning
     if reasoning is None:
         return
-    if not reasons:
+    if not reasons(model):
         dropped.append("reasoning")
         return
     effort, is_exact = effort_for(reasoning, model)
@@ -228,7 +229,11 @@ def _assistant_items(parts: Sequence[Part]) -> list[JsonObject]:
             content = [{"type": "refusal", "refusal": part.text}]
             items.append({"type": "message", "role": "assistant", "content": content})
         elif isinstance(part, ToolCall):
-            call = {"call_id": _short_id(part.id), "name": part.name, "arguments": part.arguments or "{}"}
+            call = {
+                "call_id": _short_id(part.id),
+                "name": part.name,
+                "arguments": arguments_text(part.arguments),
+            }
             items.append({"type": "function_call", **call})
         elif is_from_responses(part):
             items.append(_reasoning(part))

@@ -144,7 +144,7 @@ class StreamReader:
         """Start the reply. Its tier is the requested one so far: the best guess, should the stream be cut."""
         chunks: list[Chunk] = [ReplyStart(id=response.id, model=response.model, created_s=seconds(response.created_at))]
         tier = special_tier(response.service_tier)
-        if tier not in (None, "auto"):
+        if tier is not None:
             self._requested_tier = tier
             chunks.append(BillingUpdate(service_tier=tier))
         return chunks

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from llm_gateway.providers.vendor_rules.openai_models import CHAT, CHAT_EFFORT, GPT_5, LATER_GPT, O_SERIES, OPENAI
+from llm_gateway.domain.reasoning_models import CHAT, GPT_5, LATER_GPT, O_SERIES
+from llm_gateway.providers.vendor_rules.effort_rows import CHAT_EFFORT, OPENAI, effort_rows
 from llm_gateway.providers.vendor_rules.part_rules import CallId, Properties, Strict, ToolName
 from llm_gateway.providers.vendor_rules.rule import (
     AtLeast,
@@ -12,7 +13,6 @@ from llm_gateway.providers.vendor_rules.rule import (
     Labels,
     Range,
     Row,
-    Words,
 )
 from llm_gateway.providers.vendor_rules.strict_schemas import openai_can_enforce
 
@@ -20,29 +20,9 @@ RESPONSES = "openai_responses"
 CREATE_PARAMS = "openai 3.54: types.responses.ResponseCreateParams"
 REASONING_GUIDE = "https://developers.openai.com/api/docs/guides/reasoning"
 CACHE_KEY = "https://github.com/theopenco/llmgateway/pull/3110"
-PRO_AND_CODEX = "https://github.com/anomalyco/models.dev/pull/2296"
 SAMPLING = "https://github.com/OpenHands/software-agent-sdk/issues/1837"
-APART = ("gpt-5*-pro*", "gpt-5*-codex*", *CHAT)
-"""Models with words of their own."""
-
-_EFFORTS = (
-    (O_SERIES, (), ("low", "medium", "high"), REASONING_GUIDE),
-    (("gpt-5-pro*",), (), ("high",), "https://github.com/anomalyco/models.dev/pull/331"),
-    (("gpt-5.[2-9]-pro*",), (), ("medium", "high", "xhigh"), PRO_AND_CODEX),
-    (("gpt-5-codex*", "gpt-5.1-codex*"), ("gpt-5.1-codex-max*",), ("low", "medium", "high"), PRO_AND_CODEX),
-    (("gpt-5.1-codex-max*", "gpt-5.[2-9]-codex*"), (), ("low", "medium", "high", "xhigh"), PRO_AND_CODEX),
-    (GPT_5, APART, ("minimal", "low", "medium", "high"), REASONING_GUIDE),
-    (("gpt-5.1", "gpt-5.1-*"), APART, ("none", "low", "medium", "high"), REASONING_GUIDE),
-    (("gpt-5.[2-5]", "gpt-5.[2-5]-*"), APART, ("none", "low", "medium", "high", "xhigh"), REASONING_GUIDE),
-    (("gpt-5.6", "gpt-5.6-*"), APART, ("none", "low", "medium", "high", "xhigh", "max"),
-     "https://github.com/pydantic/pydantic-ai/issues/7081"),
-)  # fmt: skip
-"""Models, those among them that differ, the efforts that they know, and the source."""
-
 RESPONSES_ROWS = (
-    *(Row(vendors=OPENAI, protocol=RESPONSES, models=models, but_not=but_not, field="reasoning",
-          name="reasoning", rule=Inside("effort", Words(known)), source=source)
-      for models, but_not, known, source in _EFFORTS),
+    *effort_rows("reasoning", RESPONSES, lambda words: Inside("effort", words)),
     Row(vendors=OPENAI, protocol=RESPONSES, models=("gpt-3.5*", "gpt-4*"), field="reasoning", name="reasoning",
         rule=Dropped(), source="https://github.com/RageAgainstThePixel/OpenAI-DotNet/issues/500"),
     Row(vendors=OPENAI, protocol=RESPONSES, models=("gpt-5-chat*",), field="reasoning", name="reasoning",

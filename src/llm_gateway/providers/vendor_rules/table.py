@@ -7,15 +7,16 @@ are types of an SDK are named by package and type.
 
 from __future__ import annotations
 
-from llm_gateway.providers.vendor_rules.openai_models import (
+from llm_gateway.domain.reasoning_models import (
     CHAT,
-    CHAT_EFFORT,
+    EFFORTS_OF_GPT_OSS,
+    EFFORTS_OF_XAI,
     GPT_5,
     LATER_GPT,
     O_SERIES,
-    OPENAI,
     REASONING,
 )
+from llm_gateway.providers.vendor_rules.effort_rows import CHAT_EFFORT, OPENAI, effort_rows
 from llm_gateway.providers.vendor_rules.part_rules import (
     CallField,
     CallId,
@@ -100,22 +101,7 @@ _OPENAI = (
     Row(vendors=OPENAI, models=O_SERIES, field="logprobs",
         rule=Refused("this model returns no logprobs", harmless=(False,)),
         source=PARAMETERS),
-    Row(vendors=OPENAI, models=O_SERIES, field="reasoning_effort", rule=Words(("low", "medium", "high")),
-        source=REASONING_GUIDE),
-    Row(vendors=OPENAI, models=GPT_5, but_not=(*CHAT, "gpt-5-pro*"), field="reasoning_effort",
-        rule=Words(("minimal", "low", "medium", "high")), source=REASONING_GUIDE),
-    Row(vendors=OPENAI, models=("gpt-5-pro*",), field="reasoning_effort", rule=Words(("high",)),
-        source="https://learn.microsoft.com/en-us/javascript/api/@azure/ai-projects/reasoningeffort"),
-    Row(vendors=OPENAI, models=("gpt-5.1", "gpt-5.1-*"), but_not=("gpt-5.1-codex-max*", *CHAT),
-        field="reasoning_effort", rule=Words(("none", "low", "medium", "high")),
-        source="https://learn.microsoft.com/en-us/javascript/api/@azure/ai-projects/reasoningeffort"),
-    Row(vendors=OPENAI, models=("gpt-5.2-chat*",), field="reasoning_effort", rule=Words(("medium",)),
-        source="https://github.com/egoist/chatwise-releases/issues/1257"),
-    Row(vendors=OPENAI, models=("gpt-5.[2-5]", "gpt-5.[2-5]-*"), but_not=CHAT, field="reasoning_effort",
-        rule=Words(("none", "low", "medium", "high", "xhigh")), source=REASONING_GUIDE),
-    Row(vendors=OPENAI, models=("gpt-5.6", "gpt-5.6-*"), but_not=CHAT, field="reasoning_effort",
-        rule=Words(("none", "low", "medium", "high", "xhigh", "max")),
-        source="https://github.com/pydantic/pydantic-ai/issues/7081"),
+    *effort_rows("reasoning_effort", "openai_chat", lambda words: words),
     Row(vendors=("openai",), field="stop", rule=AtMost(4), source=CREATE_PARAMS),
     Row(vendors=("openai",), field="temperature", rule=Range(0, 2), source=CREATE_PARAMS),
     Row(vendors=("openai",), field="presence_penalty", rule=Range(-2, 2), source=CREATE_PARAMS),
@@ -147,8 +133,8 @@ _GROQ = (
         rule=MessageField(frozenset({"reasoning"})), source="https://github.com/vercel/ai/issues/8056"),
     Row(vendors=("groq",), field="messages[].tool_calls[].extra_content", rule=CallField(frozenset({"extra_content"})),
         source=GROQ_MESSAGES),
-    Row(vendors=("groq",), models=("gpt-oss*",), field="reasoning_effort", rule=Words(("low", "medium", "high")),
-        source=GROQ_REASONING),
+    Row(vendors=("groq",), models=EFFORTS_OF_GPT_OSS.models, field="reasoning_effort",
+        rule=Words(EFFORTS_OF_GPT_OSS.efforts), source=GROQ_REASONING),
     Row(vendors=("groq",), field="tools[].parameters", rule=Properties(),
         source="https://github.com/pocketpaw/pocketpaw/issues/739"),
 )  # fmt: skip
@@ -190,15 +176,11 @@ _OTHERS = (
           field=field, rule=rule, source=XAI)
       for field, rule in (("presence_penalty", Dropped(unless=(0,))), ("frequency_penalty", Dropped(unless=(0,))),
                           ("stop", Refused("this model accepts no stop sequences", harmless=([],))))),
-    Row(vendors=("xai",), models=("grok-3-mini*",), field="reasoning_effort", rule=Words(("low", "high")), source=XAI),
+    *(Row(vendors=("xai",), models=models, field="reasoning_effort", rule=Words(efforts), source=source)
+      for models, efforts, source in EFFORTS_OF_XAI),
     Row(vendors=("xai",), models=GROK_WITHOUT_EFFORT, but_not=("*multi-agent*",), field="reasoning_effort",
         rule=Dropped(), name="reasoning",
         source=XAI),
-    Row(vendors=("xai",), models=("grok-4.3*",), field="reasoning_effort",
-        rule=Words(("none", "low", "medium", "high")),
-        source="https://docs.x.ai/developers/model-capabilities/text/reasoning"),
-    Row(vendors=("xai",), models=("grok-4.5*",), field="reasoning_effort", rule=Words(("low", "medium", "high")),
-        source="https://github.com/anomalyco/opencode/issues/39448"),
     *(Row(vendors=("cerebras",), field=field, rule=rule, source=CEREBRAS)
       for field, rule in (("frequency_penalty", Dropped()), ("presence_penalty", Dropped()),
                           ("parallel_tool_calls", Dropped()), ("service_tier", Dropped()),
@@ -214,8 +196,8 @@ _OTHERS = (
     Row(vendors=("openrouter",), field="user", rule=Hashed(128),
         source="https://github.com/ujisati/claude-code-provider-proxy/pull/11"),
     Row(vendors=("cerebras", "together", "fireworks", "openrouter", "vllm", "ollama", "lmstudio", ""),
-        models=("gpt-oss*",), field="reasoning_effort", rule=Words(("low", "medium", "high")),
-        source="https://github.com/anomalyco/models.dev/pull/2262"),
+        models=EFFORTS_OF_GPT_OSS.models, field="reasoning_effort", rule=Words(EFFORTS_OF_GPT_OSS.efforts),
+        source=EFFORTS_OF_GPT_OSS.source),
 )  # fmt: skip
 
 _ANTHROPIC = (

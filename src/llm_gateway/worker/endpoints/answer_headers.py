@@ -13,6 +13,8 @@ from llm_gateway.worker.pipeline.relay import Relay
 
 _REMEMBERED = 1024
 """Encoded names of models that are remembered."""
+MOST_NAMES, NAME_CHARACTERS = 20, 60
+"""Names that `x-gateway-dropped` lists, and characters of each; a character takes up to twelve bytes encoded."""
 
 
 def gateway_headers(answer: Answer) -> Headers:
@@ -30,8 +32,20 @@ def provider_headers(came: Relay | Answer, dropped: tuple[str, ...]) -> Headers:
     """Return the headers that are known when an answer begins; `dropped` names hints that the provider was not told."""
     headers = [*provider_and_route(came), (b"x-gateway-model", _model(came.model))]
     if dropped:
-        headers.append((b"x-gateway-dropped", quote(", ".join(dropped), safe=" ,[].").encode()))
+        headers.append((b"x-gateway-dropped", _listed(dropped)))
     return headers
+
+
+def _listed(names: tuple[str, ...]) -> bytes:
+    """Return a header's value that lists names; long ones are cut, and of many the rest is counted.
+
+    Clients choose the names, and refuse an answer whose headers are large: Node.js allows 16 KiB for all of them
+    (https://nodejs.org/api/cli.html, `--max-http-header-size`).
+    """
+    listed = [name if len(name) <= NAME_CHARACTERS else f"{name[:NAME_CHARACTERS]}..." for name in names[:MOST_NAMES]]
+    if len(names) > MOST_NAMES:
+        listed.append(f"and {len(names) - MOST_NAMES} more")
+    return quote(", ".join(listed), safe=" ,[].").encode()
 
 
 @lru_cache(maxsize=_REMEMBERED)

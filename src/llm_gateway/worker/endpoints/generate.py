@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from llm_gateway.domain.client_presence import ClientPresence
 from llm_gateway.domain.conversation import RefusalDelta, TextDelta
 from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.request import Request
@@ -62,7 +63,7 @@ class GenerateEndpoint(Endpoint):
         """
         started = time.monotonic()
         context: RequestContext = scope[REQUEST_CONTEXT]
-        request = self._request(context, self._decoded(body), started)
+        request = self._request(context, self._decoded(body), started, ClientPresence(receive, send))
         ids = [(b"x-request-id", context.echo)]
         if request.stream:
             writer = GenerateEventWriter(lambda answer: self._encoded(answer, started), context.echo.decode())
@@ -101,7 +102,9 @@ class GenerateEndpoint(Endpoint):
             raise _without_prompt()
         return decoded
 
-    def _request(self, context: RequestContext, body: GenerateBody, started: float) -> Request:
+    def _request(
+        self, context: RequestContext, body: GenerateBody, started: float, presence: ClientPresence
+    ) -> Request:
         headers = context.headers
         use_cache, store_in_cache = caching(headers)
         return Request(
@@ -127,6 +130,7 @@ class GenerateEndpoint(Endpoint):
             agent=agent_of(headers.get(b"user-agent")),
             beginning=partial(beginning, body),
             requested_model=body.model,
+            presence=presence,
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from llm_gateway.domain.client_presence import ClientPresence
 from llm_gateway.domain.conversation import Completion, UsageUpdate
 from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.reply_assembler import chunks_of
@@ -78,9 +79,8 @@ class ProtocolEndpoint(Endpoint):
             self._protocol.check_request(document)
         except Unsupported as error:
             raise NotSupported(f"{error.field}: {error.why}.", field=error.field) from None
-        request = self._request(
-            context, document, requested_model_of(scope, document, is_in_path=self._is_model_in_path)
-        )
+        model = requested_model_of(scope, document, is_in_path=self._is_model_in_path)
+        request = self._request(context, document, model, ClientPresence(receive, send))
         reply_context = ReplyContext(
             request_id=request.id,
             model=request.requested_model or "",
@@ -99,7 +99,9 @@ class ProtocolEndpoint(Endpoint):
         content = reply.body or self._protocol.write_reply(reply.completion or Completion(choices=[]), reply_context)
         await send_body(send, 200, content, JSON, [*gateway_headers(answer), *ids])
 
-    def _request(self, context: RequestContext, document: dict[str, Any], model: str) -> Request:
+    def _request(
+        self, context: RequestContext, document: dict[str, Any], model: str, presence: ClientPresence
+    ) -> Request:
         protocol, stream = self._protocol, self._stream
         if stream is None:
             stream = document.get("stream")
@@ -131,6 +133,7 @@ class ProtocolEndpoint(Endpoint):
             agent=identity.agent,
             beginning=partial(beginning_of, document, protocol.input_fields),
             requested_model=model,
+            presence=presence,
         )
 
     def _forwarded(self, headers: dict[bytes, bytes]) -> bytes:

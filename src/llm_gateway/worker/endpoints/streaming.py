@@ -13,7 +13,8 @@ A `StreamedResponse` waits for the upstream stream to open, relays it, and ends 
 
 A heartbeat (`keep_alive`) is sent after each 15 s without an event; the first one sends the 200 and its headers.
 
-A client that disconnects is still billed for the tokens that are generated, so its stream is read to its end:
+A client that disconnects before a call is sent is not billed: its request ends (`domain/client_presence.py`). Later, it
+is still billed for the tokens that are generated, so its stream is read to its end:
 
     connected ── disconnect ──▶ draining: read and drop events ── after 30 s ──▶ given up: cancel opening,
         └── disconnect, and `on_disconnect` is "abort" or 64 streams drain ────▶           or abandon the relay
@@ -234,7 +235,7 @@ class StreamedResponse:
             await self._write(self._writer.error(error))
         except asyncio.CancelledError:
             if self._is_gone:
-                return  # `_give_up` cancelled the opening
+                return  # `_give_up` or the request's `ClientPresence` cancelled the opening
             if not self._has_begun:
                 raise
             await self._write(self._writer.error(Overloaded("The gateway is stopping: send the request again.")))

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.client_presence import ClientDisconnected
 from llm_gateway.domain.conversation import CONTENT
 from llm_gateway.domain.output_estimate import with_estimates
 from llm_gateway.domain.reply import Reply
@@ -134,10 +135,11 @@ class Attempts:
         this.full_timeout = provider.timeout_s <= remaining
         send = self._transport.open if request.stream else self._transport.post
         try:
-            return await send(provider, this.call, provider.timeout_s if this.full_timeout else remaining)
+            timeout_s = provider.timeout_s if this.full_timeout else remaining
+            return await send(provider, this.call, timeout_s, request.presence.check)
         except BaseException as error:  # edge: cancelled in mid-call; it may be billed, so its upper bound is kept
             this.permit.release()
-            if isinstance(error, CancelledBeforeSend):
+            if isinstance(error, CancelledBeforeSend | ClientDisconnected):
                 self._set_not_sent(this)
             else:
                 self._admission.unknown(this.reservation)
@@ -175,7 +177,7 @@ class Attempts:
 
     def _failed(self, this: _Try, failure: Failure) -> None:
         self._end(this, error=failure.message)
-        this.state.note_failure(failure)
+        this.state.note_failure(failure, this.candidate)
 
     def _end(self, this: _Try, error: str | None = None) -> None:
         this.attempt.error = error
@@ -205,10 +207,11 @@ class Attempts:
         else:
             self._recorder.set_free(this.attempt)
             this.attempt.limit_tokens = self._admission.used(this.reservation, 0)
-        report_refusal(read, this.permit, this.state, this.candidate, this.call)
+        now = self._clock()
+        report_refusal(read, this.permit, this.state, this.candidate, this.call, now)
         if read.failure.limited:
             retry_after_s = min(read.failure.retry_after_s, MAX_RETRY_AFTER_S)
-            this.state.answered_429[this.candidate.cache_part] = self._clock() + retry_after_s
+            this.state.answered_429[this.candidate.cache_part] = now + retry_after_s
         if read.failure.too_long:
             provider_id, model = this.candidate.provider.id, this.candidate.model
             input_tokens = this.state.request.estimated_input_tokens()

@@ -17,6 +17,7 @@ import msgspec
 
 from llm_gateway.cache.base import Cache
 from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.client_presence import ClientPresence
 from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.upstream_call import Success
@@ -27,13 +28,19 @@ from llm_gateway.protocols.registry import PROTOCOLS
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Success)
 
-FlightResult: TypeAlias = Success | GatewayError
+NOT_SERVED = "This request waited for the answer of an identical one, which the gateway failed to serve: try again."
+FlightResult: TypeAlias = Success | GatewayError | None
+"""The answer of a flight or its error; None if it was given up."""
 
 
 class Flight(msgspec.Struct, eq=False):
-    """One upstream call whose result identical requests may wait for; `landed` is created by the first that waits."""
+    """One upstream call whose result identical requests may wait for; `landed` is created by the first that waits.
+
+    `presence` is that of the request that makes the call: it goes on while one of the others waits.
+    """
 
     key: tuple[bytes, ...]
+    presence: ClientPresence
     landed: asyncio.Future[FlightResult] | None = None
 
 
@@ -70,7 +77,7 @@ class Caching:
 
         Raises:
             GatewayError: the second call that this request waited for failed, or a later one (one that only missed its
-                own deadline does not count); or this request's deadline passed while it waited.
+                own deadline, or was cancelled, does not count); or this request's deadline passed while it waited.
         """
         if self._ttl_s <= 0 or not (request.use_cache or request.store_in_cache):
             return Lookup(None, "bypass", keeps=False)
@@ -90,18 +97,23 @@ class Caching:
                 return lookup
             flight = self._flights.get(flight_key)
             if flight is None:
-                if request.store_in_cache:  # an answer that must not be stored is not shared either
-                    lookup.flight = self._flights[flight_key] = Flight(flight_key)
-                return lookup
+                return self._miss(lookup, flight_key, request)
             landed = await self._wait(flight, request)
             if isinstance(landed, Success):
                 return self._hit(lookup, landed)
+            if landed is None:
+                continue
             if waited and not isinstance(landed, DeadlineExceeded):
                 try:
                     raise landed
                 finally:
                     del flight, landed  # the error's traceback holds this frame
             waited = True
+
+    def _miss(self, lookup: Lookup, flight_key: tuple[bytes, ...], request: Request) -> Lookup:
+        if request.store_in_cache:  # an answer that must not be stored is not shared either
+            lookup.flight = self._flights[flight_key] = Flight(flight_key, request.presence)
+        return lookup
 
     async def _kept(self, base: bytes, candidates: tuple[Candidate, ...]) -> Success | None:
         for candidate in candidates:
@@ -115,11 +127,15 @@ class Caching:
     async def _wait(self, flight: Flight, request: Request) -> FlightResult:
         if flight.landed is None:
             flight.landed = asyncio.get_running_loop().create_future()
+        flight.presence.join()
         try:
-            async with asyncio.timeout(request.deadline - self._clock()):
-                return await asyncio.shield(flight.landed)  # cancelling one waiter must not cancel the others
+            with request.presence:
+                async with asyncio.timeout(request.deadline - self._clock()):
+                    return await asyncio.shield(flight.landed)  # cancelling one waiter must not cancel the others
         except TimeoutError:
             raise DeadlineExceeded("The deadline passed while an identical request was being answered.") from None
+        finally:
+            flight.presence.part()
 
     @staticmethod
     def _hit(lookup: Lookup, served: Success) -> Lookup:
@@ -143,15 +159,14 @@ class Caching:
             self._land(lookup, served)
 
     def abandon(self, lookup: Lookup, error: BaseException) -> None:
-        """Report that the call failed to the identical requests that wait; each then looks up once more."""
-        reported = (
-            error
-            if isinstance(error, GatewayError)
-            else InternalError(
-                "This request waited for the answer of an identical one, which the gateway failed to serve: try again."
-            )
-        )
-        self._land(lookup, reported)
+        """Report to the identical requests that wait that the call failed, or was cancelled; they look up once more.
+
+        A cancelled call does not count as one that failed.
+        """
+        if isinstance(error, asyncio.CancelledError):
+            self._land(lookup, None)
+        else:
+            self._land(lookup, error if isinstance(error, GatewayError) else InternalError(NOT_SERVED))
 
     def _land(self, lookup: Lookup, result: FlightResult) -> None:
         flight = lookup.flight

@@ -97,12 +97,12 @@ def _may_be_billed(result: UpstreamResult) -> bool:
 
 
 def report_refusal(
-    read: Refusal, permit: Permit, state: RoutingState, candidate: Candidate, call: UpstreamCall
+    read: Refusal, permit: Permit, state: RoutingState, candidate: Candidate, call: UpstreamCall, now: float
 ) -> None:
-    """End the permit of a refused call with what the refusal blames."""
+    """End the permit of a refused call with what the refusal blames. `now` is on the clock of the deadline."""
     refusal, failure = read.refusal, read.failure
     if failure.limited:
-        state.note_limited(candidate, permit.limited(refusal.retry_after_s, failure.message))
+        state.note_limited(candidate, now + permit.limited(refusal.retry_after_s, failure.message))
     elif failure.account:
         # A 401 is about the key. A 402 or 403 may be about one prompt, so only different bodies count separately.
         request_id = state.request.id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import itemgetter
 
 import msgspec
 
@@ -59,7 +60,14 @@ class Failure(msgspec.Struct, frozen=True):
     provider: str = ""
     reported: ReportedError | None = None
 
+    @property
+    def may_be_mended(self) -> bool:
+        """Whether the provider refused the request's content, which a change of the history may mend."""
+        return self.final and not self.too_long and self.status in REFUSED_CONTENT
 
+
+REFUSED_CONTENT = frozenset({400, 422, 500})
+"""Statuses of a refusal of the request's content. 500: llama.cpp, see `providers/openai.py`."""
 SIGNATURE = "signature"
 """The `cause` of a failure in which the provider could not verify reasoning that the client returned."""
 MAX_SENT_ATTEMPTS = 3
@@ -78,14 +86,15 @@ class RoutingState(msgspec.Struct, eq=False):
             no refusal of the account, and no context window that is too small. `too_long` and `account_refused` are the
             last failures of these kinds.
         window: the largest context window that the request exceeded, in tokens; 0 while none is known.
-        limited_for, out_for: the shortest waits, in seconds, of the candidates that are at a rate limit and of those
-            that are unavailable; None if there is no such candidate.
-        limited: the candidates at a rate limit; `limited_by` is the one whose wait is the shortest.
+        limited: the candidates at a rate limit, by their `cache_part`, each with the time at which it is expected to
+            serve the request, None while that is unknown. `unavailable` holds the ends of the pauses of the candidates
+            whose breaker is open, or whose account or model is paused. A candidate is in one of them at most, as it was
+            found last. All times are on the clock of the deadline.
         answered_429: the candidates that answered this request with 429, by their `cache_part`: the end of their
-            Retry-After, on the clock of the deadline.
+            Retry-After.
         passed: why the candidate before was not the one to answer; None if there was none before.
         last: the candidate that was tried, or passed over, before the present one.
-        has_paid: the next retry is in the budget of retries already.
+        paid_for: the id of the provider whose budget of retries has paid for this request's next call to it.
         queued_s: the time spent in waiting lines, in seconds; `queued_ms` the same in milliseconds, rounded up.
     """
 
@@ -100,16 +109,14 @@ class RoutingState(msgspec.Struct, eq=False):
     account_refused: Failure | None = None
     can_recover: bool = False
     window: int = 0
-    limited_for: float | None = None
-    out_for: float | None = None
-    limited: list[Candidate] = []
-    limited_by: Candidate | None = None
+    limited: dict[bytes, tuple[Candidate, float | None]] = {}
+    unavailable: dict[bytes, float] = {}
     answered_429: dict[bytes, float] = {}
     unsupported: tuple[str, Unsupported] | None = None
     unreadable: Unreadable | None = None
     passed: str | None = None
     last: Candidate | None = None
-    has_paid: bool = False
+    paid_for: str | None = None
     queued_s: float = 0.0
     queued_ms: int = 0
 
@@ -117,7 +124,8 @@ class RoutingState(msgspec.Struct, eq=False):
         """Return why an attempt at this candidate is made, as its record tells it (`AttemptRecord.why`)."""
         if self.passed is None:
             return None
-        return f"retry:{self.passed}" if candidate is self.last else f"failover:{self.passed}"
+        is_again = self.last is not None and self.last.cache_part == candidate.cache_part
+        return f"retry:{self.passed}" if is_again else f"failover:{self.passed}"
 
     @property
     def is_spent(self) -> bool:
@@ -136,27 +144,28 @@ class RoutingState(msgspec.Struct, eq=False):
         """Return whether the request exceeded a context window that was no smaller; False for one of unknown size."""
         return window is not None and window <= self.window
 
-    def note_limited(self, candidate: Candidate, seconds: float | None = None) -> None:
-        """Note a candidate that is at a rate limit, for `seconds` if that is known."""
-        if candidate not in self.limited:
-            self.limited.append(candidate)
-        if seconds is not None and (self.limited_for is None or seconds < self.limited_for):
-            self.limited_for, self.limited_by = seconds, candidate
+    def note_limited(self, candidate: Candidate, until: float | None = None) -> None:
+        """Note a candidate that is at a rate limit, and until when if that is known."""
+        self.unavailable.pop(candidate.cache_part, None)
+        if until is not None or candidate.cache_part not in self.limited:
+            self.limited[candidate.cache_part] = candidate, until
 
-    def note_unavailable(self, seconds: float) -> None:
-        """Note a candidate whose breaker is open, or whose account is paused, for `seconds`."""
+    def note_unavailable(self, candidate: Candidate, until: float) -> None:
+        """Note a candidate whose breaker is open, or whose account or model is paused, and until when."""
         self.passed = "unavailable"
-        self.out_for = seconds if self.out_for is None else min(self.out_for, seconds)
+        self.limited.pop(candidate.cache_part, None)
+        self.unavailable[candidate.cache_part] = until
 
-    def forget_limits(self) -> None:
-        """Forget which candidates are at a rate limit, and for how long, before that is found out again."""
-        self.limited_for = self.limited_by = None
-        self.limited = []
+    def forget_wait(self, candidate: Candidate) -> None:
+        """Forget what was noted of a candidate's wait, before it is called or since it no longer holds."""
+        self.limited.pop(candidate.cache_part, None)
+        self.unavailable.pop(candidate.cache_part, None)
 
-    def forget_waits(self) -> None:
-        """Forget all waits before a lone candidate is tried again, since that may bring new ones."""
-        self.forget_limits()
-        self.out_for = None
+    @property
+    def limited_by(self) -> Candidate | None:
+        """The candidate at a rate limit that is expected to serve the request first; None if none is known to."""
+        known = [(until, candidate) for candidate, until in self.limited.values() if until is not None]
+        return min(known, key=itemgetter(0))[1] if known else None
 
     def note_queued(self, seconds: float) -> None:
         """Note the time that the request has just spent in a waiting line, also in its record."""
@@ -182,10 +191,11 @@ class RoutingState(msgspec.Struct, eq=False):
         self.passed = "unsupported"
         self.unreadable = error
 
-    def note_failure(self, failure: Failure) -> None:
+    def note_failure(self, failure: Failure, candidate: Candidate) -> None:
         """Note a failed attempt. After one failure other than a 429, the client's error is not a 429 either."""
         self.passed = failure.cause or str(failure.status)
-        self.has_paid = False
+        if self.paid_for == candidate.provider.id:
+            self.paid_for = None
         self.attempts += 1
         if failure.sent and not failure.limited and not failure.account:
             self.sent += 1
@@ -201,27 +211,31 @@ class RoutingState(msgspec.Struct, eq=False):
 
     def _limit_named(self) -> str:
         """Return a sentence about the provider that is free first: its name and its limits."""
-        if self.limited_by is None:
+        limited_by = self.limited_by
+        if limited_by is None:
             return ""
-        provider = self.limited_by.provider
-        if self.has_answered_429(self.limited_by):
+        provider = limited_by.provider
+        if self.has_answered_429(limited_by):
             return f" {provider.name} answered 429."
         return (
             f" {provider.name} takes {provider.rate_limit_rpm} request{'s' * (provider.rate_limit_rpm > 1)} and "
             f"{provider.rate_limit_tpm} tokens a minute."
         )
 
-    def error(self) -> GatewayError:
-        """Return the error for the client, once no candidate is left to try."""
-        waits = [s for s in (self.limited_for, self.out_for) if s is not None]
+    def error(self, now: float) -> GatewayError:
+        """Return the error for the client, once no candidate is left to try. `now` is on the clock of the deadline."""
+        limited = [until for _, until in self.limited.values() if until is not None]
+        waits = [*limited, *self.unavailable.values()]
+        # Rounded, since the sum and difference of two floats can be a little more than a whole second.
+        retry_after_s = max(round(min(waits) - now, 6), 0.0) if waits else None
         if self.failed is not None:
             return self._error_of(self.failed)
-        if self.limited_for is not None:
-            return RateLimited(f"{AT_LIMIT}{self._limit_named()}", retry_after_s=min(waits))
-        if self.out_for is not None:
+        if limited:
+            return RateLimited(f"{AT_LIMIT}{self._limit_named()}", retry_after_s=retry_after_s)
+        if self.unavailable:
             return ProvidersUnavailable(
                 "Every provider that could serve this request failed recently and is paused.",
-                retry_after_s=self.out_for,
+                retry_after_s=retry_after_s,
             )
         if self.too_long is not None:
             return self._error_of(self.too_long)

@@ -64,16 +64,21 @@ class Translation:
                 raise error from None
 
     @staticmethod
-    def without_signatures(client_request: ClientRequest, call: UpstreamCall) -> UpstreamCall | None:
-        """Return the call without the signed and encrypted reasoning of earlier answers; None if it has none."""
+    def mended(client_request: ClientRequest, call: UpstreamCall, *, unsigned: bool) -> UpstreamCall | None:
+        """Return a refused call with its history mended; None if it has nothing to mend.
+
+        `unsigned`: the call without the signed and encrypted reasoning of earlier answers. Otherwise with JSON objects
+        as arguments of earlier tool calls.
+        """
         codec: ProtocolCodec = call.codec
-        if codec.without_signatures is None:
+        mend = codec.without_signatures if unsigned else codec.with_valid_arguments
+        if mend is None:
             return None
         document = msgspec.json.decode(call.body)
-        if not codec.without_signatures(document):
+        if not mend(document):
             return None
-        left_out = _dropped(client_request, call.dropped, ("thinking",))
-        return msgspec.structs.replace(call, body=_encode(document), dropped=left_out)
+        dropped = _dropped(client_request, call.dropped, ("thinking",)) if unsigned else call.dropped
+        return msgspec.structs.replace(call, body=_encode(document), dropped=dropped)
 
     def reply(self, client_request: ClientRequest, provider: Provider, call: UpstreamCall, body: bytes) -> Reply:
         """Read the body of a provider's 2xx response to a call.

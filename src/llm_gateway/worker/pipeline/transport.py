@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable
-from functools import partial
 from time import monotonic
 from typing import NamedTuple
 
-from llm_gateway.domain.catalog import Provider, Snapshot, Target
+from llm_gateway.domain.catalog import Provider, Snapshot
 from llm_gateway.domain.upstream_call import UpstreamCall, UpstreamResult
-from llm_gateway.providers.rate_limit_headers import reported_limits, wait_after
-from llm_gateway.upstream.authorized import AuthorizedPool
+from llm_gateway.provider_calls.pool_factory import MAX_BODY_BYTES, PoolFactory
+from llm_gateway.provider_calls.results import FAULTS, result_of_fault, result_of_response
+from llm_gateway.providers.rate_limit_headers import reported_limits
 from llm_gateway.upstream.egress import AddressRefused, AddressUnknown, Egress
-from llm_gateway.upstream.pool import CancelledBeforeSend, Pool, RequestNotSent, UnsendableHeader, tls_context
+from llm_gateway.upstream.pool import CancelledBeforeSend, Pool, RequestNotSent, send_always
 from llm_gateway.upstream.response import IncompleteResponse, Response, ResponseStream
-from llm_gateway.worker.pipeline.upstream_events import CAUSE_CHARACTERS, UpstreamEvents
+from llm_gateway.worker.pipeline.upstream_events import UpstreamEvents
 
-MAX_BODY_BYTES = 32 * 1024 * 1024
-"""Limit of a response that is read whole."""
 MAX_WAIT_S = 3600.0
 """Timeout in seconds of a read that another timeout bounds."""
 RECHECK_SECONDS = 60.0
@@ -52,58 +49,69 @@ class Transport:
         max_body_bytes: int = MAX_BODY_BYTES,
         recheck_s: float = RECHECK_SECONDS,
     ) -> None:
-        self._egress = egress
+        self._factory = PoolFactory(egress, max_body_bytes)
         self._log = log
-        self._max_body_bytes = max_body_bytes
         self._recheck_s = recheck_s
-        self._tls: ssl.SSLContext | None = None
         self._pools: dict[str, _Pooled] = {}
         self._building: dict[tuple[str, int], asyncio.Task[Pool]] = {}
 
-    async def post(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult:
+    async def post(
+        self,
+        provider: Provider,
+        call: UpstreamCall,
+        timeout_s: float,
+        before_send: Callable[[], None] = send_always,
+    ) -> UpstreamResult:
         """POST `call` to the provider, and return its whole response or the fault, within `timeout_s` seconds.
 
-        Never raises for what the network or the provider does.
+        `before_send` is called right before the request is sent; if it raises, nothing is sent. Never raises for what
+        the network or the provider does.
         """
         started = monotonic()
         try:
             pool = await self._pool_of(provider, timeout_s)
-            return _exchange(
-                await pool.post(call.path, call.body, timeout_s - (monotonic() - started), call.header_lines)
-            )
-        except (RequestNotSent, AddressRefused, IncompleteResponse, TimeoutError, UnsendableHeader) as error:
-            return _fault(error)
+            left_s = timeout_s - (monotonic() - started)
+            return result_of_response(await pool.post(call.path, call.body, left_s, call.header_lines, before_send))
+        except FAULTS as error:
+            return result_of_fault(error)
 
-    async def open(self, provider: Provider, call: UpstreamCall, timeout_s: float) -> UpstreamResult | UpstreamEvents:
+    async def open(
+        self,
+        provider: Provider,
+        call: UpstreamCall,
+        timeout_s: float,
+        before_send: Callable[[], None] = send_always,
+    ) -> UpstreamResult | UpstreamEvents:
         """POST `call`, and return its event stream; the whole response or the fault if there is no event stream.
 
         The head of the response must arrive within `timeout_s` seconds, and so must all of a response that is not a
-        stream. Never raises for what the network or the provider does.
+        stream. `before_send` is as for `post`. Never raises for what the network or the provider does.
         """
         started = monotonic()
         try:
             pool = await self._pool_of(provider, timeout_s)
-            stream = await pool.open(call.path, call.body, timeout_s - (monotonic() - started), call.header_lines)
+            left_s = timeout_s - (monotonic() - started)
+            stream = await pool.open(call.path, call.body, left_s, call.header_lines, before_send)
             content_type = stream.header(b"content-type") or b""
             if stream.status == 200 and content_type.lower().startswith(EVENT_STREAM):
                 return UpstreamEvents(pool, stream, reported_limits(stream.headers))
             return await self._rest(pool, stream, timeout_s - (monotonic() - started))
-        except (RequestNotSent, AddressRefused, IncompleteResponse, TimeoutError, UnsendableHeader) as error:
-            return _fault(error)
+        except FAULTS as error:
+            return result_of_fault(error)
 
     async def _rest(self, pool: Pool, stream: ResponseStream, timeout_s: float) -> UpstreamResult:
         """Read the rest of a response that is not an event stream."""
-        pieces, size = [], 0
+        pieces, size, most = [], 0, self._factory.max_body_bytes
         try:
             async with asyncio.timeout(timeout_s):
                 while piece := await stream.read(MAX_WAIT_S):
                     pieces.append(piece)
                     size += len(piece)
-                    if size > self._max_body_bytes:
-                        raise IncompleteResponse(f"The provider's answer is larger than {self._max_body_bytes} bytes")
+                    if size > most:
+                        raise IncompleteResponse(f"The provider's answer is larger than {most} bytes")
         finally:
             pool.release(stream)
-        return _exchange(Response(stream.status, stream.headers, b"".join(pieces)))
+        return result_of_response(Response(stream.status, stream.headers, b"".join(pieces)))
 
     async def _pool_of(self, provider: Provider, timeout_s: float) -> Pool:
         pooled = self._pools.get(provider.id)
@@ -131,7 +139,7 @@ class Transport:
             del building  # breaks a reference cycle: the task's exception has a traceback that holds this frame
 
     async def _build(self, provider: Provider, root: str) -> Pool:
-        pool = await self._pool(provider, root)
+        pool = await self._factory.make(provider, root)
         self._forget(provider.id)  # the pool of the earlier configuration
         self._pools[provider.id] = _Pooled(provider.updated_at_ms, pool)
         return pool
@@ -141,43 +149,10 @@ class Transport:
         if not task.cancelled():
             task.exception()  # marks it as retrieved: the callers that waited may all have timed out
 
-    async def _pool(self, provider: Provider, root: str) -> Pool:
-        pinned = None
-        # The embedded model has no base URL; it listens on loopback, which strict egress would refuse.
-        if self._egress.strict and not (provider.kind == "local" and provider.base_url is None):
-            pinned = await asyncio.to_thread(self._egress.check, root)
-        if self._tls is None and root.lower().startswith("https:"):
-            try:
-                self._tls = await asyncio.to_thread(tls_context)
-            except OSError as error:
-                raise RequestNotSent(f"No certificates can be read: {error.strerror}", is_ours=True) from None
-        target = provider.target or Target(root, "", {})
-        make = Pool if target.authorize is None else partial(AuthorizedPool, target.authorize)
-        return make(root, target.headers, tls=self._tls, pinned=pinned, max_body_bytes=self._max_body_bytes)
-
     def _forget(self, provider_id: str) -> None:
         gone = self._pools.pop(provider_id, None)
         if gone is not None:
             gone.pool.close_soon()
-
-    async def list_models(self, provider: Provider, timeout_s: float) -> UpstreamResult:
-        """GET the provider's model list, within `timeout_s` seconds.
-
-        It uses a new connection and closes it, to test whether one can be made now. Never raises for what the network
-        or the provider does.
-        """
-        pool: Pool | None = None
-        try:
-            if provider.target is None:
-                raise RequestNotSent("The provider is not ready yet")
-            async with asyncio.timeout(timeout_s):
-                pool = await self._pool(provider, provider.target.models_url)
-                return _exchange(await pool.get(timeout_s))
-        except (RequestNotSent, AddressRefused, IncompleteResponse, TimeoutError, UnsendableHeader) as error:
-            return _fault(error)
-        finally:
-            if pool is not None:
-                pool.close()
 
     def keep_only(self, snapshot: Snapshot) -> None:
         """Close the pools of providers that are not in the snapshot."""
@@ -199,7 +174,7 @@ class Transport:
                 if pool.pinned is None:
                     continue
                 try:
-                    pinned = await asyncio.to_thread(self._egress.check, pool.root, pool.pinned)
+                    pinned = await asyncio.to_thread(self._factory.egress.check, pool.root, pool.pinned)
                 except AddressUnknown:
                     continue
                 except AddressRefused as error:
@@ -218,18 +193,3 @@ class Transport:
         for provider_id in list(self._pools):
             self._forget(provider_id)
         await asyncio.sleep(0)  # closed connections are gone by the next turn of the loop
-
-
-def _exchange(response: Response) -> UpstreamResult:
-    retry_after = None if response.status == 200 else wait_after(response.headers)
-    limits = reported_limits(response.headers)
-    return UpstreamResult(status=response.status, body=response.body, retry_after_s=retry_after, limits=limits)
-
-
-def _fault(error: Exception) -> UpstreamResult:
-    message = str(error)[:CAUSE_CHARACTERS]
-    if isinstance(error, RequestNotSent):
-        return UpstreamResult(fault="not_sent", message=message, is_ours=error.is_ours)
-    if isinstance(error, TimeoutError):
-        return UpstreamResult(fault="timeout", message="No complete answer in time")
-    return UpstreamResult(fault="broken" if isinstance(error, IncompleteResponse) else "not_sent", message=message)

@@ -7,13 +7,12 @@ from time import monotonic
 from typing import Literal
 
 from llm_gateway.domain.rate_limits import ReportedLimits
+from llm_gateway.provider_calls.results import CAUSE_CHARACTERS
 from llm_gateway.sse import Event, Splitter, TooLarge
 from llm_gateway.upstream.pool import Pool
 from llm_gateway.upstream.response import IncompleteResponse, ResponseStream
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
-CAUSE_CHARACTERS = 300
-"""Length to which the message of a failed connection is cut."""
 MAX_EVENT_GAP_S = 120.0
 """Seconds without an event, once the content has begun, after which a stream is cut."""
 

@@ -5,9 +5,9 @@
                         └──┼──── full: again(s) ──────┘
                            └── out of time, provider deleted, or cancelled ──▶ leave
 
-One request of a provider has the turn at a time; it takes the place itself (`failover.py`), or calls `again` if none
-is free yet. Lines of the provider's models take turns; within a line, `FairQueue` decides. The turn is given when the
-limiter reports room, and at the end of the wait that the last waiter passed to `again`.
+One request of a provider has the turn at a time; it takes the place itself (`rate_limit_waits.py`), or calls `again`
+if none is free yet. Lines of the provider's models take turns; within a line, `FairQueue` decides. The turn is given
+when the limiter reports room, and at the end of the wait that the last waiter passed to `again`.
 
 Pacing: while two or more customers asked within 60 s and more than half of the window is taken, places are given out
 at the limit's own rate. Without it a burst fills the window, and the next place is a minute away for everybody.
@@ -20,6 +20,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+
+from msgspec.structs import replace
 
 from llm_gateway.domain.catalog import Candidate, Provider
 from llm_gateway.limiter.base import NOBODY, Before, Limiter
@@ -106,17 +108,19 @@ class _ProviderLines:
     """The lines of one provider, by model; who asked last, and when someone else did.
 
     `is_busy`: requests wait, or the window is crowded. `full_until`: the window has no room before this time.
+    `changed`: the provider as it was configured last while the gateway ran, None if it was not changed.
     """
 
     __slots__ = (
-        "asked_at", "count", "customer", "full_until", "holder", "is_busy", "lines", "other_asked_at", "paced_until",
-        "timer",
+        "asked_at", "changed", "count", "customer", "full_until", "holder", "is_busy", "lines", "other_asked_at",
+        "paced_until", "timer",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.lines: dict[str, _Line] = {}
         self.count = 0
         self.is_busy = False
+        self.changed: Provider | None = None
         self.customer = ""
         self.asked_at = self.other_asked_at = float("-inf")
         self.full_until = 0.0
@@ -230,6 +234,7 @@ class WaitingLines:
 
     def join(self, candidate: Candidate, customer: str, tokens: int, wait_s: float) -> Waiter | None:
         """Join the candidate's line for `wait_s` seconds at most; None if too many wait already."""
+        candidate = self.current(candidate)
         provider = self._providers.setdefault(candidate.provider.id, _ProviderLines())
         line = provider.lines.get(candidate.model)
         if self.count >= MOST_WAITING or (line is not None and line.queue.waiting(customer) >= MOST_OF_CUSTOMER):
@@ -288,6 +293,33 @@ class WaitingLines:
         else:
             self._limiter.watch(of.id, None)
             self._stop(provider)
+
+    def change(self, after: Provider) -> None:
+        """Let the requests that wait for a provider try again at once: its limits, key or address changed."""
+        provider = self._providers.get(after.id)
+        if provider is None:
+            return
+        provider.changed = after
+        provider.paced_until = 0.0
+        for line in provider.lines.values():
+            for waiter in line.queue.items():
+                waiter.candidate = self.current(waiter.candidate)
+        self._freed(provider)
+
+    def current(self, candidate: Candidate) -> Candidate:
+        """Return the candidate with the limits that its provider has now, if they changed since it was planned.
+
+        All else stays as planned.
+        """
+        planned = candidate.provider
+        provider = self._providers.get(planned.id)
+        after = None if provider is None else provider.changed
+        if after is None or after.updated_at_ms < planned.updated_at_ms:
+            return candidate
+        rpm, tpm = after.rate_limit_rpm, after.rate_limit_tpm
+        if (rpm, tpm) == (planned.rate_limit_rpm, planned.rate_limit_tpm):
+            return candidate
+        return replace(candidate, provider=replace(planned, rate_limit_rpm=rpm, rate_limit_tpm=tpm))
 
     def forget(self, provider_id: str) -> None:
         """End the waits for a deleted provider."""

@@ -277,18 +277,21 @@ class ProviderAvailability:
         provider = self._providers.get(provider_id)
         return 0 if provider is None else provider.in_flight
 
+    def has_retry(self, provider_id: str) -> bool:
+        """Return whether `may_retry` would allow a retry now. It counts nothing."""
+        calls = self._provider(provider_id).calls
+        calls.advance(self._clock())
+        retries = calls.sum_marked
+        return retries < FREE_RETRIES or (retries + 1) * RETRY_SHARE <= calls.sum_all - retries
+
     def may_retry(self, provider_id: str) -> bool:
         """Return whether a call may be retried on the same provider, and count the retry. Call `begin` for it as well.
 
         In any 10 seconds, 3 retries are allowed; beyond them, one per 2 calls that were not retries.
         """
-        calls = self._provider(provider_id).calls
-        now = self._clock()
-        calls.advance(now)
-        retries = calls.sum_marked
-        if retries >= FREE_RETRIES and (retries + 1) * RETRY_SHARE > calls.sum_all - retries:
+        if not self.has_retry(provider_id):
             return False
-        calls.mark(now)
+        self._provider(provider_id).calls.mark(self._clock())
         return True
 
     def lift(self, provider_id: str, reason: str) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.upstream_call import UpstreamResult
+from llm_gateway.provider_calls.model_list import ModelLists
+from llm_gateway.provider_calls.pool_factory import PoolFactory
 from llm_gateway.upstream.egress import AddressRefused, Egress
-from llm_gateway.worker.pipeline.transport import Transport
 from tests.worker.pipeline.fakes import provider
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
@@ -58,49 +59,48 @@ async def upstream() -> AsyncIterator[Upstream]:
     await asyncio.gather(*made.serving)
 
 
-def transport(egress: Egress | None = None, max_body_bytes: int = 1000) -> Transport:
-    return Transport(egress or Egress(strict=False), log=lambda *_, **__: None, max_body_bytes=max_body_bytes)
+def lists(egress: Egress | None = None) -> ModelLists:
+    return ModelLists(PoolFactory(egress or Egress(strict=False), max_body_bytes=1000))
 
 
 async def test_it_sends_a_get_with_the_key_also_to_disabled_providers(upstream: Upstream) -> None:
-    assert await transport().list_models(upstream.provider(is_enabled=False), 5) == UpstreamResult(200, b"{}")
+    assert await lists().get(upstream.provider(is_enabled=False), 5) == UpstreamResult(200, b"{}")
     [head] = upstream.heads
     assert head.startswith(b"GET /v1/models HTTP/1.1\r\n")
     assert b"authorization: Bearer k\r\n" in head.lower().replace(b"bearer k", b"Bearer k")
 
 
 async def test_each_list_uses_a_new_connection(upstream: Upstream) -> None:
-    one = transport()
+    one = lists()
     for _ in range(2):
-        await one.list_models(upstream.provider(), 5)
+        await one.get(upstream.provider(), 5)
     assert len(upstream.heads) == 2
-    await one.close()
 
 
 async def test_a_redirect_is_not_followed(upstream: Upstream) -> None:
     upstream.answer = b"HTTP/1.1 302 Found\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n"
-    assert (await transport().list_models(upstream.provider(), 5)).status == 302
+    assert (await lists().get(upstream.provider(), 5)).status == 302
     assert len(upstream.heads) == 1
 
 
 async def test_a_late_response_is_a_timeout(upstream: Upstream) -> None:
     upstream.answer = None
     began = time.monotonic()
-    found = await transport().list_models(upstream.provider(), 0.1)
+    found = await lists().get(upstream.provider(), 0.1)
     assert found == UpstreamResult(fault="timeout", message="No complete answer in time")
     assert time.monotonic() - began < 2
 
 
 async def test_a_refused_connection_is_not_sent(upstream: Upstream) -> None:
     upstream.url = "http://127.0.0.1:1"
-    found = await transport().list_models(upstream.provider(), 5)
+    found = await lists().get(upstream.provider(), 5)
     assert found.fault == "not_sent"
     assert found.message.startswith("No connection: ")
 
 
 async def test_a_response_that_is_too_large_is_broken(upstream: Upstream) -> None:
     upstream.answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2000\r\n\r\n" + b"x" * 2000
-    assert (await transport().list_models(upstream.provider(), 5)).fault == "broken"
+    assert (await lists().get(upstream.provider(), 5)).fault == "broken"
 
 
 @pytest.mark.parametrize("target", [None, "bad key"])
@@ -108,7 +108,7 @@ async def test_a_request_that_cannot_be_sent_is_reported(upstream: Upstream, tar
     made = upstream.provider()
     assert made.target is not None
     bad = None if target is None else msgspec.structs.replace(made.target, headers={"authorization": "Bearer a\nb"})
-    found = await transport().list_models(msgspec.structs.replace(made, target=bad), 5)
+    found = await lists().get(msgspec.structs.replace(made, target=bad), 5)
     assert found.fault == "not_sent"
     assert "a\nb" not in found.message
     assert upstream.heads == []
@@ -121,7 +121,7 @@ async def test_production_refuses_private_addresses_and_plain_http(upstream: Ups
     ):
         upstream.url = url
         egress = Egress(strict=True, resolve=lambda host, port, names=names: names)  # type: ignore[misc]
-        assert (await transport(egress).list_models(upstream.provider(), 5)).fault == "not_sent"
+        assert (await lists(egress).get(upstream.provider(), 5)).fault == "not_sent"
     assert upstream.heads == []
 
 
@@ -140,12 +140,12 @@ class Pinned(Egress):
 
 async def test_the_connection_is_pinned_to_the_checked_address(upstream: Upstream) -> None:
     upstream.url = upstream.url.replace("127.0.0.1", "api.example")
-    assert (await transport(Pinned("127.0.0.1")).list_models(upstream.provider(), 5)).status == 200
-    refused = await transport(Pinned(None)).list_models(upstream.provider(), 5)
+    assert (await lists(Pinned("127.0.0.1")).get(upstream.provider(), 5)).status == 200
+    refused = await lists(Pinned(None)).get(upstream.provider(), 5)
     assert refused == UpstreamResult(fault="not_sent", message="Not there.")
     assert len(upstream.heads) == 1
 
 
 async def test_the_embedded_model_needs_no_check(upstream: Upstream) -> None:
     made = upstream.provider(kind="local", base_url=None)
-    assert (await transport(Pinned(None)).list_models(made, 5)).status == 200
+    assert (await lists(Pinned(None)).get(made, 5)).status == 200

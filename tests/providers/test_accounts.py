@@ -1,16 +1,20 @@
-"""Preparing stored providers: target, protocols, authorizers, prices, and keys learned for redaction."""
+"""Accounts of stored providers, and the callable providers that another process assembles from them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 
 from llm_gateway.domain.catalog import CallToSign, Candidate, Provider
+from llm_gateway.domain.configuration import Configuration
 from llm_gateway.domain.usage import FREE, Price
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.providers import local, openai
-from llm_gateway.providers.prepare import Preparer
+from llm_gateway.providers.account_assembler import AccountAssembler
+from llm_gateway.providers.account_resolver import AccountResolver
 from llm_gateway.providers.presets import Preset, base_url_of, load_presets, vendor_of
 from llm_gateway.providers.prices import PriceList
 from llm_gateway.worker.pipeline.translation import Translation
@@ -44,23 +48,48 @@ class Signature:
         return f"x-signature: {call.method}\r\n".encode()
 
 
+PRESETS = {
+    "acme": Preset("openai", "https://api.acme.test/v1"),
+    "whole": Preset("openai", "https://whole.test/v1", protocols=("openai_chat", "openai_responses")),
+    "plain": Preset("openai", "https://plain.test/v1", has_json_mode=False),
+    "local": Preset("local"),
+}
+
+
 class Bench:
-    def __init__(self, endpoint: tuple[str, str] | None = None, *, signs: bool = False) -> None:
+    """The way of a stored provider: it is resolved, sent to another process and assembled there."""
+
+    def __init__(
+        self,
+        endpoint: tuple[str, str] | None = None,
+        *,
+        signs: bool = False,
+        presets: Mapping[str, Preset] = PRESETS,
+    ) -> None:
         self.learned: list[str] = []
+        self.learned_by_worker: list[str] = []
         self.prices = Prices()
-        self.prepare = Preparer(
-            dialects={"openai": openai, "local": local},
-            presets={
-                "acme": Preset("openai", "https://api.acme.test/v1"),
-                "whole": Preset("openai", "https://whole.test/v1", protocols=("openai_chat", "openai_responses")),
-                "plain": Preset("openai", "https://plain.test/v1", has_json_mode=False),
-                "local": Preset("local"),
-            },
+        dialects = {"openai": openai, "local": local}
+        self._resolver = AccountResolver(
+            dialects=dialects,
+            presets=presets,
             prices=self.prices,
             local_endpoint=lambda: endpoint,
             learn=self.learned.extend,
+        )
+        self._assembler = AccountAssembler(
+            dialects=dialects,
+            learn=self.learned_by_worker.extend,
             authorize=lambda _provider, _key: Signature() if signs else None,
-        ).prepare
+        )
+
+    def prepare(self, stored: Provider, api_key: str) -> Provider:
+        account = self._resolver.resolve(stored, api_key)
+        assert "-key" not in repr(account)
+        sent = msgspec.msgpack.encode(Configuration(accounts=(account,)))
+        received = msgspec.msgpack.decode(sent, type=Configuration)
+        assert received.accounts == (account,)
+        return self._assembler.assemble(received.accounts[0])
 
 
 def stored(name: str = "acme", **changes: Any) -> Provider:
@@ -243,6 +272,7 @@ class TestLocal:
         assert prepared.target.root == "http://127.0.0.1:4321/v1"
         assert prepared.target.headers["authorization"] == "Bearer its-key"
         assert bench.learned == ["unused", "its-key"]
+        assert bench.learned_by_worker == ["its-key"]
 
     def test_an_embedded_model_that_does_not_run_is_a_configuration_error(self) -> None:
         with pytest.raises(ConfigurationError, match="The embedded local model is not running: set"):
@@ -257,13 +287,14 @@ class TestLocal:
 
 
 @pytest.mark.parametrize("changes", [{}, {"kind": "smoke"}, {"name": "unknown"}], ids=repr)
-def test_the_key_is_learned_for_redaction_even_if_preparing_fails(changes: dict[str, Any]) -> None:
+def test_the_key_is_learned_for_redaction_even_if_resolving_fails(changes: dict[str, Any]) -> None:
     bench = Bench()
     try:
         bench.prepare(stored(**changes), "the-key")
     except ConfigurationError:
         assert changes
     assert bench.learned == ["the-key"]
+    assert bench.learned_by_worker == ([] if changes else ["the-key"])
 
 
 @pytest.mark.parametrize(
@@ -322,11 +353,8 @@ def test_the_vendor_of_an_account_is_known_by_its_name_or_by_the_host_of_its_add
 
 
 def test_an_account_without_an_address_has_the_rules_of_the_vendor_that_it_is_sent_to() -> None:
-    prepare = Preparer(
-        dialects={"openai": openai}, presets=load_presets(), prices=Prices(), local_endpoint=lambda: None,
-        learn=lambda _keys: None,
-    ).prepare  # fmt: skip
-    account = prepare(provider("second", base_url=None, models=("gpt-4o",)), "key")
+    prepare = Bench(presets=load_presets()).prepare
+    account = prepare(stored("second", base_url=None, models=("gpt-4o",)), "key")
 
     body = {"messages": [], "top_k": 5}
     assert account.target is not None
@@ -335,11 +363,8 @@ def test_an_account_without_an_address_has_the_rules_of_the_vendor_that_it_is_se
 
 
 def test_a_prepared_provider_has_the_rules_of_its_vendor_for_each_model() -> None:
-    prepare = Preparer(
-        dialects={"openai": openai}, presets=load_presets(), prices=Prices(), local_endpoint=lambda: None,
-        learn=lambda _keys: None,
-    ).prepare  # fmt: skip
-    account = provider("mine", base_url="https://api.groq.com/openai/v1", models=("gpt-oss-20b", "llama-4"))
+    prepare = Bench(presets=load_presets()).prepare
+    account = stored("mine", base_url="https://api.groq.com/openai/v1", models=("gpt-oss-20b", "llama-4"))
 
     rules = prepare(account, "key").rules_by_model
 
@@ -347,5 +372,5 @@ def test_a_prepared_provider_has_the_rules_of_its_vendor_for_each_model() -> Non
     body = {"messages": [], "reasoning_effort": "xhigh"}
     assert rules["gpt-oss-20b"].passed["openai_chat"].apply(body).dropped == ["reasoning"]
     assert body["reasoning_effort"] == "high"
-    unknown = prepare(provider("mine", base_url="https://llm.example.com/v1", models=("llama-4",)), "key")
+    unknown = prepare(stored("mine", base_url="https://llm.example.com/v1", models=("llama-4",)), "key")
     assert unknown.rules_by_model == {}

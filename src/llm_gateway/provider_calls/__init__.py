@@ -1,0 +1,1 @@
+"""Calls to providers, for both planes: connections to a provider's address, and responses and faults as results."""

@@ -1,0 +1,80 @@
+"""Build the snapshot that serves requests from the configuration: providers by model and priority, overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Tiers
+from llm_gateway.domain.configuration import Account, Configuration
+from llm_gateway.domain.model_aliases import AliasTable
+from llm_gateway.domain.public_prices import PublicPrices
+from llm_gateway.errors import ConfigurationError
+
+
+class SnapshotBuilder:
+    """Builds snapshots; `assemble(account)` returns a provider that is ready for calls.
+
+    An account that this version cannot assemble becomes a disabled provider, and `cannot_be_used` gets its name and the
+    reason: a newer control plane may know kinds that a worker does not.
+    """
+
+    def __init__(self, assemble: Callable[[Account], Provider], cannot_be_used: Callable[[str, str], None]) -> None:
+        self._assemble = assemble
+        self._cannot_be_used = cannot_be_used
+
+    def build(self, configuration: Configuration) -> Snapshot:
+        """Return the snapshot of a configuration."""
+        return build_snapshot(
+            [self._provider(account) for account in configuration.accounts],
+            configuration.overrides,
+            configuration.public_prices,
+            has_vendor=configuration.has_vendor,
+        )
+
+    def _provider(self, account: Account) -> Provider:
+        try:
+            return self._assemble(account)
+        except ConfigurationError as error:
+            self._cannot_be_used(account.provider.name, str(error))
+            return msgspec.structs.replace(account.provider, is_enabled=False)
+
+
+def build_snapshot(
+    providers: Iterable[Provider], overrides: Iterable[Override], public_prices: PublicPrices, *, has_vendor: bool
+) -> Snapshot:
+    """Build the snapshot: enabled providers by model and priority, and overrides by customer and service.
+
+    Requests that do not name the embedded model go to it only if `has_vendor` is False, that is if no other provider is
+    enabled, usable or not: a made-up answer of this small model would be worse than an error.
+    """
+    by_provider = {provider.name: provider for provider in providers}
+    enabled = sorted((p for p in by_provider.values() if p.is_enabled), key=lambda p: (-p.priority, p.name))
+    by_model: dict[str, list[Candidate]] = {}
+    pinned: dict[str, Tiers] = {}
+    for provider in enabled:
+        for model in provider.models:
+            candidate = Candidate.of(provider, model)
+            by_model.setdefault(model, []).append(candidate)
+            pinned[f"{provider.name}/{model}"] = ((candidate,),)
+    by_name = {model: _tiers(candidates) for model, candidates in by_model.items()}
+    tiers_by_model = {**pinned, **by_name}  # a model's own name can look like provider/model: the name wins
+    pinned_models = frozenset(pinned.keys() - by_name.keys())
+    return Snapshot(
+        providers=by_provider,
+        tiers=_tiers([Candidate.of(p, p.models[0]) for p in enabled if not (has_vendor and p.is_embedded)]),
+        overrides={(o.user_id, o.service_name): o for o in overrides},
+        tiers_by_model=tiers_by_model,
+        pinned_models=pinned_models,
+        public_prices=public_prices,
+        aliases=AliasTable(enabled, tiers_by_model, pinned_models) if enabled else None,
+    )
+
+
+def _tiers(candidates: Iterable[Candidate]) -> Tiers:
+    """Group candidates by priority. They come sorted by it."""
+    by_priority: dict[int, list[Candidate]] = {}
+    for candidate in candidates:
+        by_priority.setdefault(candidate.provider.priority, []).append(candidate)
+    return tuple(tuple(tier) for tier in by_priority.values())

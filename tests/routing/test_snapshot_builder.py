@@ -1,0 +1,71 @@
+"""Snapshots built from a configuration that another version of the gateway sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.configuration import Account, Configuration
+from llm_gateway.providers.account_assembler import AccountAssembler
+from llm_gateway.providers.registry import DIALECTS
+from llm_gateway.routing.snapshot import SnapshotBuilder
+from tests.worker.pipeline.fakes import override, provider
+
+
+def stored(name: str, **changes: Any) -> Provider:
+    return provider(name, target=None, codecs={}, translation_codec=None, **changes)
+
+
+@pytest.fixture
+def reasons() -> list[tuple[str, str]]:
+    return []
+
+
+@pytest.fixture
+def builder(reasons: list[tuple[str, str]]) -> SnapshotBuilder:
+    assembler = AccountAssembler(dialects=DIALECTS, learn=lambda _keys: None)
+    return SnapshotBuilder(assembler.assemble, lambda name, reason: reasons.append((name, reason)))
+
+
+def test_a_kind_that_only_newer_versions_know_disables_its_provider_alone(
+    builder: SnapshotBuilder, reasons: list[tuple[str, str]]
+) -> None:
+    accounts = tuple(
+        Account(provider=stored(name, kind=kind), base_url="https://a.test", api_key="the-key")
+        for name, kind in (("new", "smoke"), ("known", "openai"))
+    )
+    snapshot = builder.build(Configuration(accounts=accounts))
+
+    assert [[candidate.provider.name for candidate in tier] for tier in snapshot.tiers] == [["known"]]
+    assert not snapshot.providers["new"].is_enabled
+    assert [name for name, _ in reasons] == ["new"]
+    assert "install the version that added it" in reasons[0][1]
+
+
+def test_an_account_that_cannot_be_used_has_no_target(builder: SnapshotBuilder, reasons: list[tuple[str, str]]) -> None:
+    snapshot = builder.build(Configuration(accounts=(Account(provider=stored("a", is_enabled=False)),)))
+
+    assert snapshot.providers["a"].target is None
+    assert snapshot.tiers == ()
+    assert reasons == []
+
+
+def test_fields_of_newer_versions_are_skipped_and_missing_ones_have_defaults(builder: SnapshotBuilder) -> None:
+    rule = override("a")
+    account = Account(provider=stored("a"), base_url="https://a.test", api_key="the-key")
+    sent = msgspec.to_builtins(Configuration(accounts=(account,), overrides=(rule,)))
+    sent["format"] = 99
+    sent["budgets"] = [1, 2]
+    sent["accounts"][0]["region"] = "eu"
+    for field in ("public_prices", "has_vendor"):
+        del sent[field]
+    received = msgspec.msgpack.decode(msgspec.msgpack.encode(sent), type=Configuration)
+
+    snapshot = builder.build(received)
+    assert snapshot.overrides == {("user", None): rule}
+    target = snapshot.providers["a"].target
+    assert target is not None
+    assert target.headers["authorization"] == "Bearer the-key"
