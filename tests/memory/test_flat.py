@@ -84,7 +84,7 @@ def test_request_bodies_in_flight_are_limited_while_small_requests_are_served(tm
     body = json.dumps({"model": "nope", "messages": [{"role": "user", "content": LARGE}]}).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nx-service-key: dev-gateway-key\r\n"
     head += b"content-length: %d\r\n\r\n" % len(body)
-    with CommandProcess(tmp_path, log_level="error", max_body_bytes_in_flight=8 * MEBIBYTE) as gateway:
+    with GatewayProcess(tmp_path, log_level="error", max_body_bytes_in_flight=8 * MEBIBYTE) as gateway:
         before = resident_mb(gateway)
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(connected(gateway.port)) for _ in range(20)]
