@@ -30,10 +30,11 @@ from benchmarks.report import table
 from llm_gateway import app, server
 from llm_gateway.domain.usage import UsageRecord, encode_record
 from llm_gateway.journal.frames import encode_frame
-from llm_gateway.journal.segments import WriterDir, WrittenPosition, log_nothing
+from llm_gateway.journal.position_page import PAGE_NAME, PageWriter, create_page, map_page
+from llm_gateway.journal.segments import WriterDir, log_nothing
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.throttle import REST_S, WORK_S, Throttle
-from llm_gateway.journal.writer import SEGMENT_BYTES, JournalWriter
+from llm_gateway.journal.writer import SEGMENT_BYTES
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore
 
@@ -46,6 +47,8 @@ DOCUMENT = msgspec.json.encode(
     }
 )
 ALONE_S = 2.0
+LONGEST_S = 600.0
+"""Maximum seconds of moving a backlog."""
 WORK = 10
 SENDER = """
 import os, random, socket, struct, sys, time
@@ -75,16 +78,14 @@ class Run(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Backlog(JournalWriter):
-    """A journal with `records` already written, and the attributes of a `JournalWriter` that a shipper reads."""
+class Backlog:
+    """The directory of a living writer with `records` already written."""
 
-    def __init__(self, folder: Path, records: list[UsageRecord], *, known: bool) -> None:
-        self.directory = WriterDir.make(folder / "journal" / "writer")
-        self.recent = {record.id: record for record in records} if known else {}
-        self.segment_bytes = SEGMENT_BYTES
-        self.is_closed = False
-        self.appended = 2 * len(records)
-        number, at = 1, 0
+    def __init__(self, folder: Path, records: list[UsageRecord]) -> None:
+        self.root = folder / "journal"
+        self.directory = WriterDir.make(self.root / "writer", partial(create_page, segment_bytes=SEGMENT_BYTES))
+        page = self.directory.path / PAGE_NAME
+        entries, number, at = 2 * len(records), 1, 0
         file = self.directory.segment(number).open("wb")
         for record in records:
             payload = encode_record(record)
@@ -95,7 +96,7 @@ class Backlog(JournalWriter):
                 file = self.directory.segment(number).open("wb")
             at += file.write(frames)
         file.close()
-        self.written = WrittenPosition(number, at, self.appended)
+        PageWriter(page, map_page(page, writable=True)).publish(number, at, entries, entries)
 
 
 class Calls:
@@ -139,7 +140,8 @@ async def measure(folder: Path, records: list[UsageRecord], given: argparse.Name
     database.migrate()
     throttle = Throttle(work_s=given.work, rest_s=given.rest)
     sink = partial(UsageStore(database).write, pause=throttle)
-    shipper = Shipper(Backlog(folder, records, known=given.known), sink, log=log_nothing, pause=throttle)
+    backlog, known = Backlog(folder, records), {record.id: record for record in records} if given.known else None
+    shipper = Shipper(backlog.root, sink, log=log_nothing, pause=throttle, known=known)
     calls = Calls(folder, given.rate, cores.others)
     await asyncio.sleep(0.5)
     calls.delays_ms()
@@ -151,13 +153,13 @@ async def measure(folder: Path, records: list[UsageRecord], given: argparse.Name
     if given.real_time:
         os.sched_setscheduler(shipper._thread.native_id or 0, os.SCHED_FIFO, os.sched_param(1))
     clock = time.pthread_getcpuclockid(shipper._thread.ident or 0)
-    while shipper.behind().size:  # noqa: ASYNC110 - the shipper has no event for this
-        await asyncio.sleep(0.01)
+    await asyncio.to_thread(shipper.flush, LONGEST_S)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     shipped = time.clock_gettime(clock)
     delays = calls.delays_ms()
     calls.close()
     await asyncio.to_thread(shipper.stop)
+    backlog.directory.close()
     database.close()
     return Run(
         alone_p999_ms=_quantile(alone, 0.999),

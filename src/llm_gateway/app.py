@@ -25,6 +25,7 @@ from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.sign_in import SignInPage
 from llm_gateway.gauges import call_gauges, journal_gauges
+from llm_gateway.journal.known_records import KnownRecords
 from llm_gateway.journal.record_delivery import QuarantineCount, quarantine_file
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.throttle import Throttle
@@ -88,10 +89,11 @@ class Application:
         local = await start_embedded_model(settings, stores.providers, stack, log)
         control = Control(settings, stores, local, self._redact, log)
         journal = JournalWriter.open(stores.path, fsync=settings.journal_fsync, log=log)
-        shipper = control.start_shipper(journal)
+        known = KnownRecords()
+        shipper = control.start_shipper(known)
         stack.callback(shipper.stop)
         stack.push_async_callback(journal.sync_and_close)
-        worker, metrics = self._build_worker(control, journal, shipper)
+        worker, metrics = self._build_worker(control, journal, known, shipper)
         stack.push_async_callback(worker.close)
         longest_ms = max(LONGEST_REQUEST_MS, int(settings.request_timeout_seconds * 1000))
         worker.refill(stores.usage.recent_attempts(now_ms() - WINDOW_MS, longest_ms), now_ms())
@@ -102,9 +104,10 @@ class Application:
         data_plane = DataPlane(
             passed=lambda provider: worker.availability.lift(provider.id, "its test passed"),
             ready=lambda: self._serving,
+            journal_writable=lambda: journal.is_writable,
             metrics=lambda: (metrics.render(), METRICS_CONTENT_TYPE),
         )
-        app = worker.build(control.build(journal, shipper, data_plane))
+        app = worker.build(control.build(shipper, data_plane))
         self._entry = _build_gate(app, settings, control.sign_in_page, log)
         self._background(worker.transport.recheck())
         self._background(refresh_prices_forever(control.configuration, log))
@@ -112,7 +115,9 @@ class Application:
         self._background(delete_old_usage_forever(retention, log))
         self._serving = True
 
-    def _build_worker(self, control: Control, journal: JournalWriter, shipper: Shipper) -> tuple[Worker, Metrics]:
+    def _build_worker(
+        self, control: Control, journal: JournalWriter, known: KnownRecords, shipper: Shipper
+    ) -> tuple[Worker, Metrics]:
         """Build the data plane, and the metrics that count its usage records."""
         settings, configuration, loop = self._settings, control.configuration, asyncio.get_running_loop()
         quarantined = QuarantineCount(quarantine_file(control.path))
@@ -123,7 +128,7 @@ class Application:
         write_line = _request_lines(settings.log_level, self.log_writer.request)
 
         def observe(record: UsageRecord) -> None:
-            journal.remember(record)
+            known.remember(record)
             metrics(record)
             if write_line is not None:
                 write_line(record)

@@ -1,4 +1,4 @@
-"""What a worker does with a request for the management API, with both servers running."""
+"""Requests for the management API that a worker forwards, with both servers running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every request of the management API gets the same response through worker and control as from one process."""
+"""Comparison of management responses: through worker and control they are those of one process."""
 
 from __future__ import annotations
 

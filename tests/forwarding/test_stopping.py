@@ -1,4 +1,4 @@
-"""What becomes of forwarded requests when the worker or control stops in the middle."""
+"""Forwarded requests whose worker or control stops in the middle."""
 
 from __future__ import annotations
 

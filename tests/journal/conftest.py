@@ -46,8 +46,10 @@ async def open_writer(tmp_path: Path, files: FailingFileSystem, heard: Heard) ->
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal" / "writer")
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    journal = Journal(tmp_path / "journal" / "writer")
+    yield journal
+    journal.crash()
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def database() -> Database:
 
 @pytest.fixture
 def shipper(journal: Journal, database: Database, heard: Heard) -> Iterator[Shipper]:
-    shipper = Shipper(journal, database, log=heard)
+    shipper = Shipper(journal.root, database, log=heard)
     shipper.start()
     yield shipper
     database.is_down = None

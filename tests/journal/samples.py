@@ -7,6 +7,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from llm_gateway.domain.usage import AttemptRecord, CostStatus, Price, Usage, Us
 from llm_gateway.errors import RecordsRefused
 from llm_gateway.journal.frames import Kind, encode_frame
 from llm_gateway.journal.linux_aio import AioContext
+from llm_gateway.journal.position_page import PageReader, WrittenPosition
 from llm_gateway.journal.segments import FileSystem, Log, WriterDir
 from llm_gateway.journal.sync import AioSyncer, Syncer, ThreadSyncer
+from llm_gateway.journal.writer import JournalWriter
 
 HEAD_BYTES = 51
 """Number of bytes of an entry before its payload."""
@@ -94,6 +97,15 @@ def open_files() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
+def open_below(path: Path) -> int:
+    """Return the number of files that this process holds open below a directory, deleted ones included."""
+    count = 0
+    for descriptor in Path("/dev/fd").iterdir():
+        with suppress(FileNotFoundError):  # the descriptor that lists them
+            count += str(descriptor.readlink()).startswith(str(path))
+    return count
+
+
 async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
     """Wait until the condition is true."""
     async with asyncio.timeout(timeout_s):
@@ -107,6 +119,15 @@ def needs_aio() -> None:
         AioContext().close()
     except OSError as error:
         pytest.skip(f"Linux AIO is unavailable: {error}")
+
+
+def written(writer: JournalWriter) -> WrittenPosition:
+    """Return the position that the writer has published."""
+    page = PageReader(writer.directory.path)
+    try:
+        return page.read().written
+    finally:
+        page.close()
 
 
 class Heard:

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.journal.segments import WriterDir, WrittenPosition
-from llm_gateway.journal.writer import JournalWriter
+from llm_gateway.journal.position_page import PAGE_NAME, PageWriter, WrittenPosition, create_page, map_page
+from llm_gateway.journal.segments import WriterDir
+
+SEGMENT_BYTES = 1_000_000
 
 
-class Journal(JournalWriter):
-    """The attributes of a writer that a shipper reads, set by hand."""
+class Journal:
+    """The locked directory of a living writer, filled and published by hand."""
 
     def __init__(self, path: Path) -> None:
-        self.directory = WriterDir.make(path)
-        self.segment_bytes = 1_000_000
-        self.recent: dict[str, UsageRecord] = {}
-        self.written = WrittenPosition(1, 0, 0)
+        self.directory = WriterDir.make(path, partial(create_page, segment_bytes=SEGMENT_BYTES))
+        self.root = path.parent
+        page = self.directory.path / PAGE_NAME
+        self._page = PageWriter(page, map_page(page, writable=True))
+        self._written = WrittenPosition(1, 0, 0)
         self.appended = 0
-        self.is_closed = False
-        self.directory.segment(1).write_bytes(bytes(1_000_000))
+        self.directory.segment(1).write_bytes(bytes(SEGMENT_BYTES))
+
+    @property
+    def written(self) -> WrittenPosition:
+        return self._written
+
+    @written.setter
+    def written(self, written: WrittenPosition) -> None:
+        self._written = written
+        self._page.publish(*written, max(written.entries, self.appended))
 
     def append(self, content: bytes) -> None:
         segment, offset, entries = self.written
@@ -33,8 +44,22 @@ class Journal(JournalWriter):
 
     def rotate(self) -> None:
         number = self.written.segment + 1
-        self.directory.segment(number).write_bytes(bytes(1_000_000))
+        self.directory.segment(number).write_bytes(bytes(SEGMENT_BYTES))
         self.written = self.written._replace(segment=number, offset=0)
+
+    def accept(self, entries: int) -> None:
+        """Publish entries that are accepted and not written."""
+        self.appended += entries
+        self._page.publish_counts(self.written.entries, self.appended)
+
+    def close(self) -> None:
+        """Close as a writer does."""
+        self._page.close()
+        self.directory.close()
+
+    def crash(self) -> None:
+        """Release the lock as the system does when a process is killed."""
+        self.directory.close()
 
 
 def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:

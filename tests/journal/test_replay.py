@@ -93,6 +93,19 @@ def test_the_directory_of_a_running_writer_is_skipped(tmp_path: Path, database: 
     assert counts(tmp_path, database, heard) == (1, 5, 0)
 
 
+def test_what_a_process_left_that_was_killed_while_it_made_a_directory_is_deleted(
+    tmp_path: Path, database: Database, heard: Heard
+) -> None:
+    made = WriterDir(left_behind(tmp_path, {}, writer=".new-a"))
+    left_behind(tmp_path, {}, writer=".new-b")
+    left_behind(tmp_path, {1: settled_frames(range(2))}, writer="c")
+
+    assert counts(tmp_path, database, heard) == (1, 2, 0)
+
+    assert [path.name for path in (tmp_path / "journal").iterdir()] == [".new-a"]
+    made.close()
+
+
 def test_without_a_database_the_journal_is_left_for_the_next_start(
     tmp_path: Path, database: Database, heard: Heard
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_gateway.journal.segments import START, FileSystem, Position, WriterDir, log_nothing
+from llm_gateway.journal.segments import START, FileSystem, Position, WriterDir, find_hidden, find_writers, log_nothing
 from tests.journal.samples import open_files
 
 
@@ -46,6 +46,52 @@ def test_making_a_directory_makes_its_parents_and_keeps_only_the_lock_open(tmp_p
 
     directory.close()
     assert open_files() == descriptors
+
+
+def test_a_directory_appears_at_its_path_locked_and_filled(tmp_path: Path) -> None:
+    root, seen = tmp_path / "journal", []
+
+    def prepare(folder: Path) -> None:
+        assert folder.parent == root
+        assert find_writers(root) == []
+        assert find_hidden(root) == [folder]
+        with pytest.raises(BlockingIOError):
+            WriterDir(folder)
+        (folder / "file").touch()
+        seen.append(folder.name)
+
+    directory = WriterDir.make(root / "writer", prepare)
+
+    assert seen == [".new-writer"]
+    assert find_writers(root) == [directory.path] == [root / "writer"]
+    assert find_hidden(root) == []
+    assert (root / "writer" / "file").exists()
+    with pytest.raises(BlockingIOError):
+        WriterDir(root / "writer")
+
+
+def test_a_directory_that_cannot_be_filled_is_deleted(tmp_path: Path) -> None:
+    def prepare(folder: Path) -> None:
+        (folder / "file").touch()
+        raise OSError("no space")
+
+    descriptors = open_files()
+    with pytest.raises(OSError, match="no space"):
+        WriterDir.make(tmp_path / "journal" / "writer", prepare)
+
+    assert list((tmp_path / "journal").iterdir()) == []
+    assert open_files() == descriptors
+
+
+def test_writers_are_the_directories_without_a_dot(tmp_path: Path) -> None:
+    assert find_writers(tmp_path / "journal") == []
+    for name in ("b", "a", ".new-c", ".other"):
+        (tmp_path / "journal" / name).mkdir(parents=True)
+    (tmp_path / "journal" / "quarantine.jsonl").touch()
+
+    assert [path.name for path in find_writers(tmp_path / "journal")] == ["a", "b"]
+    assert [path.name for path in find_hidden(tmp_path / "journal")] == [".new-c"]
+    assert find_writers(tmp_path / "journal" / "quarantine.jsonl") == []
 
 
 def test_another_process_cannot_lock_the_directory(directory: WriterDir) -> None:

@@ -16,13 +16,13 @@ from tests.journal.samples import (
     Heard,
     frame,
     intent,
-    open_files,
+    open_below,
     request_id,
     settled,
     settled_frames,
 )
 from tests.journal.samples import until as in_time
-from tests.journal.shipping import Journal, until
+from tests.journal.shipping import SEGMENT_BYTES, Journal, until
 
 
 def test_records_are_shipped_without_a_flush(journal: Journal, database: Database, shipper: Shipper) -> None:
@@ -55,7 +55,7 @@ def test_a_flush_waits_for_the_first_entry(journal: Journal, database: Database,
 
 
 def test_a_waiting_flush_ends_when_the_shipper_stops(journal: Journal, shipper: Shipper) -> None:
-    journal.appended += 1
+    journal.accept(1)
     results: list[bool] = []
     thread = threading.Thread(target=lambda: results.append(shipper.flush(60)))
     thread.start()
@@ -70,7 +70,7 @@ def test_a_waiting_flush_ends_when_the_shipper_stops(journal: Journal, shipper: 
 
 def test_a_flush_waits_for_what_is_not_written_yet(journal: Journal, database: Database, shipper: Shipper) -> None:
     journal.append(settled_frames(range(1)))
-    journal.appended += 2
+    journal.accept(2)
     began = time.monotonic()
     assert not shipper.flush(0.2)
     assert time.monotonic() - began < 0.4
@@ -109,7 +109,7 @@ def test_stopping_ships_the_rest_and_removes_the_directory(
     journal: Journal, database: Database, shipper: Shipper
 ) -> None:
     journal.append(settled_frames(range(600)))
-    journal.is_closed = True
+    journal.close()
 
     assert shipper.stop(5)
 
@@ -119,27 +119,30 @@ def test_stopping_ships_the_rest_and_removes_the_directory(
 
 def test_a_second_stop_has_no_effect(journal: Journal, heard: Heard, shipper: Shipper) -> None:
     journal.append(settled_frames(range(3)))
-    journal.is_closed = True
-    descriptors = open_files()
+    assert shipper.flush(5)
+    assert open_below(journal.root) >= 4  # the writer's lock and page, the shipper's page and segment
+    journal.close()
 
     assert shipper.stop(5)
     assert shipper.stop(5)
 
     assert heard.events == []
-    assert open_files() < descriptors
+    assert open_below(journal.root) == 0
 
 
-def test_a_request_that_is_still_open_keeps_the_directory_for_the_next_start(
-    journal: Journal, database: Database, shipper: Shipper
+def test_a_request_that_is_still_open_when_its_writer_closes_is_recorded_as_cut_off(
+    journal: Journal, database: Database, heard: Heard, shipper: Shipper
 ) -> None:
     journal.append(settled_frames(range(2)) + frame("I", 9, intent(9)))
-    journal.is_closed = True
+    journal.close()
 
     assert shipper.stop(5)
 
-    assert database.numbers() == [0, 1]
-    assert journal.directory.segments() == [1]
-    WriterDir(journal.directory.path).close()
+    assert database.numbers() == [0, 1, 9]
+    assert database.stored[request_id(9)].error_code == "gateway_crashed"
+    assert database.stored[request_id(9)].cost_nanos == 210_000
+    assert not journal.directory.path.exists()
+    assert heard.events == []
 
 
 def test_stopping_keeps_the_directory_of_an_open_writer(journal: Journal, shipper: Shipper) -> None:
@@ -151,7 +154,7 @@ def test_stopping_keeps_the_directory_of_an_open_writer(journal: Journal, shippe
 
 async def test_entries_of_a_real_writer_are_shipped(tmp_path: Path, database: Database, heard: Heard) -> None:
     writer = JournalWriter.open(tmp_path, fsync="always", segment_bytes=50_000)
-    shipper = Shipper(writer, database, log=heard)
+    shipper = Shipper(tmp_path / "journal", database, log=heard)
     shipper.start()
 
     async def one(number: int) -> None:
@@ -180,6 +183,7 @@ async def test_entries_of_a_real_writer_are_shipped(tmp_path: Path, database: Da
 def test_the_lag_grows_while_the_database_is_down_and_ends_with_it(
     journal: Journal, database: Database, shipper: Shipper
 ) -> None:
+    assert shipper.flush(5)  # the shipper has found the writer
     assert shipper.behind() == (0, 0.0)
     database.is_down = StoreUnavailable("gone")
     frames = settled_frames(range(3))
@@ -202,10 +206,11 @@ def test_the_lag_grows_while_the_database_is_down_and_ends_with_it(
 
 
 def test_the_lag_in_bytes_counts_across_segments(journal: Journal, database: Database, shipper: Shipper) -> None:
+    assert shipper.flush(5)
     database.is_down = StoreUnavailable("gone")
     journal.append(settled_frames(range(3)))
     journal.rotate()
     frames = settled_frames(range(3, 6))
     journal.append(frames)
 
-    assert shipper.behind().size == journal.segment_bytes + len(frames)
+    assert shipper.behind().size == SEGMENT_BYTES + len(frames)

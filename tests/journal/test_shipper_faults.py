@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import threading
@@ -9,16 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
-from llm_gateway.journal.segments import Position, WriterDir
+from llm_gateway.journal.segments import START, Position, WriterDir
 from llm_gateway.journal.shipper import Shipper
 from tests.journal.samples import (
     Database,
     Heard,
-    open_files,
+    open_below,
     request_id,
     settled_frames,
 )
@@ -88,17 +87,16 @@ class Spoilt(dict[str, UsageRecord]):
 
 def test_a_defect_amid_a_batch_loses_none_of_it(journal: Journal, database: Database, heard: Heard) -> None:
     journal.append(settled_frames(range(3)))
-    journal.recent = Spoilt()
-    shipper = Shipper(journal, database, log=heard)
+    shipper = Shipper(journal.root, database, log=heard, known=Spoilt())
     shipper.start()
     assert shipper.flush(5)
     journal.append(settled_frames(range(3, 10)))
-    descriptors = open_files()
+    assert open_below(journal.directory.segment(1)) == 1
 
     assert shipper.flush(5)
 
     assert database.numbers() == list(range(10))
-    assert open_files() == descriptors
+    assert open_below(journal.directory.segment(1)) == 1
     assert heard.events == [
         (
             "usage records cannot be stored and wait in the journal",
@@ -129,11 +127,30 @@ def test_an_unreadable_journal_is_read_again_later(
     assert database.numbers() == list(range(5))
 
 
+def test_without_a_free_descriptor_the_writers_that_are_known_are_shipped(
+    journal: Journal, database: Database, heard: Heard, shipper: Shipper
+) -> None:
+    journal.append(settled_frames(range(3)))
+    assert shipper.flush(5)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    journal.append(settled_frames(range(3, 5)))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        until(lambda: database.numbers() == list(range(5)))
+        assert not shipper.flush(0.4)  # it cannot tell whether there are other writers
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    assert shipper.flush(5)
+    assert heard.names() == ["usage records cannot be stored and wait in the journal", "usage records are stored again"]
+    assert "Too many open files" in heard.events[0][1]["reason"]
+
+
 def test_a_log_that_raises_does_not_end_the_shipper(journal: Journal, database: Database) -> None:
     def no_log(event: str, **fields: object) -> None:
         raise OSError("the log is full")
 
-    shipper = Shipper(journal, database, log=no_log)
+    shipper = Shipper(journal.root, database, log=no_log)
     before = shipper.is_alive
     shipper.start()
     database.before = [KeyError("a defect"), StoreUnavailable("gone")]
@@ -179,13 +196,16 @@ def test_stopping_outlasts_a_defect(journal: Journal, database: Database, shippe
     assert database.numbers() == [0, 1, 2]
 
 
-def test_unwritten_entries_keep_the_directory(journal: Journal, shipper: Shipper) -> None:
+def test_stopping_reports_entries_that_were_never_written(
+    journal: Journal, database: Database, shipper: Shipper
+) -> None:
     journal.append(settled_frames(range(2)))
-    journal.appended += 1
-    journal.is_closed = True
+    journal.accept(1)
+    journal.close()
 
     assert not shipper.stop(5)
-    assert journal.directory.path.exists()
+    assert database.numbers() == [0, 1]
+    assert not journal.directory.path.exists()
 
 
 def test_stopping_waits_for_the_database_at_most_its_timeout(
@@ -193,7 +213,7 @@ def test_stopping_waits_for_the_database_at_most_its_timeout(
 ) -> None:
     database.is_down = StoreUnavailable("gone")
     journal.append(settled_frames(range(2)))
-    journal.is_closed = True
+    journal.close()
     until(lambda: len(database.batches) > 3)
 
     began = time.monotonic()
@@ -211,22 +231,22 @@ def test_a_sink_that_hangs_does_not_delay_the_stop(journal: Journal, heard: Hear
     def hang(_: list[UsageRecord]) -> None:
         released.wait(10)
 
-    shipper = Shipper(journal, hang, log=heard)
+    shipper = Shipper(journal.root, hang, log=heard)
     shipper.start()
     journal.append(settled_frames(range(2)))
     time.sleep(0.3)
-    journal.is_closed = True
+    journal.close()
 
     assert not shipper.stop(0.0)
 
-    with pytest.raises(BlockingIOError):
-        WriterDir(journal.directory.path)
+    assert journal.directory.segments() == [1]
+    assert journal.directory.checkpoint() == START
     released.set()
 
 
 def test_a_directory_that_cannot_be_deleted_is_logged(journal: Journal, heard: Heard, shipper: Shipper) -> None:
     (journal.directory.path / "folder").mkdir()
-    journal.is_closed = True
+    journal.close()
 
     assert shipper.stop(5)
 
@@ -243,7 +263,7 @@ from llm_gateway.journal.writer import JournalWriter
 
 async def main():
     writer = JournalWriter.open(Path(sys.argv[1]), fsync="always", segment_bytes=100_000)
-    Shipper(writer, lambda records: time.sleep(100), log=log_nothing).start()
+    Shipper(Path(sys.argv[1]) / "journal", lambda records: time.sleep(100), log=log_nothing).start()
     writer.settle("0" * 36, b'{}')
     await writer.durable()
 

@@ -8,10 +8,10 @@ import pytest
 
 from llm_gateway.errors import JournalUnavailable
 from llm_gateway.journal.frames import scan
-from llm_gateway.journal.segments import WrittenPosition
+from llm_gateway.journal.position_page import WrittenPosition
 from llm_gateway.journal.writer import Fsync
 from tests.journal.disk import ALWAYS, Open, accepts, on_disk, until_async
-from tests.journal.samples import FailingFileSystem, Heard, intent, request_id, settled, until
+from tests.journal.samples import FailingFileSystem, Heard, intent, request_id, settled, until, written
 
 
 async def test_a_failed_write_refuses_the_intent_and_drops_its_entry(
@@ -42,14 +42,14 @@ async def test_entries_wait_in_memory_and_are_written_in_order(
     files.fails["write"] = ALWAYS
     writer.outcome(request_id(1), b"{}")
     await asyncio.sleep(0.01)
-    assert writer.written.entries == 1
+    assert written(writer).entries == 1
     files.fails.clear()
     writer.settle(request_id(1), settled(1))
 
     await asyncio.wait_for(writer.durable(), 1.5)
 
     assert on_disk(writer) == [("I", 1), ("O", 1), ("S", 1)]
-    assert writer.written.entries == writer.appended == 3
+    assert written(writer).entries == writer.appended == 3
 
 
 async def test_durable_fails_after_the_timeout_and_the_entry_stays(
@@ -71,7 +71,7 @@ async def test_durable_fails_after_the_timeout_and_the_entry_stays(
     assert not await accepts(writer, 2)
 
     files.fails.clear()
-    await until(lambda: writer.written.entries == 2)
+    await until(lambda: written(writer).entries == 2)
 
     assert on_disk(writer) == [("I", 1), ("S", 1)]
     assert heard.names() == ["the usage journal cannot be written", "the usage journal is written again"]
@@ -170,13 +170,13 @@ async def test_after_a_failed_sync_everything_is_written_again_elsewhere(
     writer.settle(request_id(1), settled(1))
     waiter = asyncio.ensure_future(writer.durable())
     await until(lambda: "the usage journal cannot be synced" in heard.names())
-    assert writer.written.entries == 1  # entries that may be lost do not count as written
+    assert written(writer).entries == 1  # entries that may be lost do not count as written
     await waiter
     await until(lambda: files.syncs == 3)
 
     second = scan(writer.directory.segment(2).read_bytes()).entries
     assert [entry.kind for entry in second] == ["O", "S"]
-    assert writer.written == WrittenPosition(2, second[-1].end, 3)
+    assert written(writer) == WrittenPosition(2, second[-1].end, 3)
     await until_async(lambda: accepts(writer, 2))
     assert heard.events == [
         ("the usage journal cannot be synced", {"level": "error", "reason": "[Errno 5] Input/output error"}),
@@ -199,7 +199,7 @@ async def test_intents_are_refused_while_syncs_fail(open_writer: Open, files: Fa
     await until_async(lambda: accepts(writer, 3), timeout_s=2)
 
     assert set(on_disk(writer)) == {("I", 1), ("S", 1), ("I", 3)}
-    assert writer.written.entries == writer.appended == 3
+    assert written(writer).entries == writer.appended == 3
     assert heard.names() == ["the usage journal cannot be synced", "the usage journal is written again"]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from llm_gateway.journal.reserved_space import UNBILLED_BYTES, promised_bytes
 from tests.journal.disk import Open, accepts, full_disk, on_disk, refuses, until_async
-from tests.journal.samples import FailingFileSystem, Heard, frame, intent, request_id, settled, until
+from tests.journal.samples import FailingFileSystem, Heard, frame, intent, request_id, settled, until, written
 
 
 async def test_without_space_intents_are_refused_down_to_the_reserve(
@@ -25,9 +25,9 @@ async def test_without_space_intents_are_refused_down_to_the_reserve(
         await writer.durable()
         number += 1
 
-    room = 100_000 - writer.written.offset
+    room = 100_000 - written(writer).offset
     assert 40_000 <= room < 40_000 + size
-    assert writer.written.entries == writer.appended == 2 * number
+    assert written(writer).entries == writer.appended == 2 * number
     assert heard.names() == ["no space for the usage journal's next segment"]
 
 
@@ -78,7 +78,7 @@ async def test_a_settle_larger_than_was_promised_waits_for_space(open_writer: Op
     assert on_disk(writer) == [("I", 1), ("I", 2)]
 
     files.fails.clear()
-    await until(lambda: writer.written.entries == 4)
+    await until(lambda: written(writer).entries == 4)
 
     assert on_disk(writer) == [("I", 1), ("I", 2), ("S", 1), ("S", 2)]
 
@@ -107,12 +107,12 @@ async def test_unbilled_records_do_not_use_the_reserve(
         writer.settle(request_id(number), settled(number))
     writer.settle(request_id(1), settled(1))
     await asyncio.wait_for(writer.durable(), 1)
-    assert writer.written.entries == before + 1
+    assert written(writer).entries == before + 1
     assert writer.appended == before + 1
 
     files.fails.clear()
     writer._segments.segment_bytes = 16 * 1024 * 1024
-    await until(lambda: writer.written.entries == before + 1 + many - 3)
+    await until(lambda: written(writer).entries == before + 1 + many - 3)
 
     assert (
         "usage records of unbilled requests were dropped: the disk was full",
@@ -136,6 +136,7 @@ LIMITED = """
 import asyncio, json, resource, sys
 from pathlib import Path
 from llm_gateway.errors import JournalUnavailable
+from llm_gateway.journal.position_page import PageReader
 from llm_gateway.journal.writer import JournalWriter
 
 def limit(size):
@@ -172,7 +173,8 @@ async def main():
     recovered_s = asyncio.get_running_loop().time() - began
     writer.settle("y" * 36, b"{}")
     await writer.sync_and_close()
-    print(json.dumps([accepted, refused, settled, late, writer.written.entries, recovered_s]))
+    written = PageReader(writer.directory.path).read().written
+    print(json.dumps([accepted, refused, settled, late, written.entries, recovered_s]))
 
 asyncio.run(main())
 """

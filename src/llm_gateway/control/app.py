@@ -25,10 +25,10 @@ from llm_gateway.control.management.usage import usage_router
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.gate.body import InFlight
+from llm_gateway.journal.known_records import KnownRecords
 from llm_gateway.journal.replay import replay
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.throttle import Throttle
-from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.local_model import LocalModel
 from llm_gateway.provider_calls.model_list import ModelLists
 from llm_gateway.provider_calls.pool_factory import PoolFactory
@@ -94,12 +94,13 @@ def open_stores(settings: Settings, stack: AsyncExitStack, log: Log) -> Stores:
 class DataPlane(NamedTuple):
     """Functions of the data plane that the management API calls.
 
-    `passed` is called with a provider that passed its test. `ready` is True while requests are accepted.
-    `metrics` returns all metrics as text, and its content type.
+    `passed` is called with a provider that passed its test. `ready` is True while requests are accepted,
+    `journal_writable` while their usage can be recorded. `metrics` returns all metrics as text, and its content type.
     """
 
     passed: Callable[[Provider], None]
     ready: Callable[[], bool]
+    journal_writable: Callable[[], bool]
     metrics: Callable[[], tuple[bytes, str]]
 
 
@@ -147,14 +148,18 @@ class Control:
         self._unusable[name] = reason
         self._log("provider cannot be used", level="error", provider=name, reason=reason)
 
-    def start_shipper(self, journal: JournalWriter) -> Shipper:
-        """Start the thread that moves journal entries to the database. Stop it after the journal is closed."""
+    def start_shipper(self, known: KnownRecords) -> Shipper:
+        """Start the thread that moves journal entries to the database. Stop it after this process's writer is closed.
+
+        `known` are the records of this process, which it need not decode.
+        """
         throttle = Throttle()
-        shipper = Shipper(journal, partial(self._stores.usage.write, pause=throttle), log=self._log, pause=throttle)
+        sink = partial(self._stores.usage.write, pause=throttle)
+        shipper = Shipper(self.path / "journal", sink, log=self._log, pause=throttle, known=known)
         shipper.start()
         return shipper
 
-    def build(self, journal: JournalWriter, shipper: Shipper, data_plane: DataPlane) -> ASGIApp:
+    def build(self, shipper: Shipper, data_plane: DataPlane) -> ASGIApp:
         """Build the management API as an ASGI application."""
         stores, configuration = self._stores, self.configuration
         local = self._local
@@ -167,7 +172,7 @@ class Control:
             health_router(
                 database_ok=stores.database.check,
                 ready=data_plane.ready,
-                journal_writable=lambda: journal.is_writable,
+                journal_writable=data_plane.journal_writable,
                 snapshot=lambda: configuration.snapshot,
                 metrics=data_plane.metrics,
             ),

@@ -11,7 +11,7 @@ from llm_gateway.journal.frames import Entry
 from llm_gateway.journal.reader import SegmentReader
 from llm_gateway.journal.record_assembler import RecordAssembler
 from llm_gateway.journal.record_delivery import BATCH_RECORDS, Quarantine, RecordDelivery, Sink, quarantine_file
-from llm_gateway.journal.segments import Log, Position, WriterDir
+from llm_gateway.journal.segments import JournalDir, Log, Position
 
 
 class DirectoryTransfer:
@@ -23,7 +23,7 @@ class DirectoryTransfer:
 
     def __init__(
         self,
-        directory: WriterDir,
+        directory: JournalDir,
         sink: Sink,
         *,
         log: Log,

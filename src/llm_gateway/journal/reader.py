@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from llm_gateway.journal.frames import Entry, scan
-from llm_gateway.journal.segments import Position, WriterDir
+from llm_gateway.journal.segments import JournalDir, Position
 
 CHUNK_BYTES = 32 * 1024
 """Bytes read and parsed at a time: takes 0.1 ms, during which the event loop's thread may wait for the GIL."""
@@ -20,7 +20,7 @@ OnDamage: TypeAlias = Callable[[Path, int, int], None]
 class SegmentReader:
     """Sequential reader over the segments of one directory. Missing segment numbers are skipped."""
 
-    def __init__(self, directory: WriterDir, on_damage: OnDamage, *, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(self, directory: JournalDir, on_damage: OnDamage, *, chunk_bytes: int = CHUNK_BYTES) -> None:
         self._directory = directory
         self._on_damage = on_damage
         self._chunk_bytes = chunk_bytes

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.journal.directory_transfer import DirectoryTransfer
 from llm_gateway.journal.record_delivery import Sink
-from llm_gateway.journal.segments import Log, WriterDir
+from llm_gateway.journal.segments import Log, WriterDir, find_hidden, find_writers
 
 PROGRESS_EVERY = 10_000
 """Records between two reports of progress."""
@@ -28,25 +29,38 @@ def replay(data_dir: Path, sink: Sink, *, log: Log, progress: Callable[[int], No
     a directory is deleted once everything in it is stored. `progress` is called with the number of records so far after
     every 10,000 of them; without it a line is logged.
 
+    Directories that were being made when their process was killed are deleted, too. Call this before writers of this
+    gateway are opened: theirs may not be locked yet.
+
     Raises:
         StoreUnavailable: the database does not answer.
         ConfigurationError: the journal cannot be read or deleted.
     """
     report_progress = progress or (lambda records: log("the usage journal is being replayed", records=records))
     report = ReplayReport()
-    for path in sorted((data_dir / "journal").glob("*/")):
-        try:
-            directory = WriterDir(path)
-            report.directories += 1
-            _move(directory, DirectoryTransfer(directory, sink, log=log), report, report_progress)
-            directory.remove()
-        except BlockingIOError:
-            continue
-        except OSError as error:
-            raise ConfigurationError(
-                f"The usage journal in {path} cannot be replayed ({error.strerror}): make it readable and writable."
-            ) from error
+    path = root = data_dir / "journal"
+    try:
+        for hidden in find_hidden(root):
+            with suppress(OSError):  # still being made, or it cannot be deleted: it holds no entry
+                WriterDir(hidden).remove()
+        for path in find_writers(root):
+            _replay(path, sink, log, report, report_progress)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The usage journal in {path} cannot be replayed ({error.strerror}): make it readable and writable."
+        ) from error
     return report
+
+
+def _replay(path: Path, sink: Sink, log: Log, report: ReplayReport, report_progress: Callable[[int], None]) -> None:
+    """Move everything in a directory and delete it, unless a running process holds its lock."""
+    try:
+        directory = WriterDir(path)
+    except BlockingIOError:
+        return
+    report.directories += 1
+    _move(directory, DirectoryTransfer(directory, sink, log=log), report, report_progress)
+    directory.remove()
 
 
 def _move(

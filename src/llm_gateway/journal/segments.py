@@ -1,8 +1,10 @@
 """Files of a writer's journal: preallocated segments, the directory's lock, the checkpoint.
 
-<data_dir>/journal/<writer>/writer.lock   flock, held for the life of the process
+<data_dir>/journal/<writer>/writer.lock   flock, held until the writer closes or its process ends
+                           /position      how far the writer is (`position_page.py`)
                            /000001.seg    entries, then zeros
                            /checkpoint    JSON {segment, offset}: where reading must start again
+                  /.new-<writer>          a directory that is being made: its lock may not be held yet
 
 The life of a segment file (`segment_writer.py` and `writer.py` move it on, `directory_transfer.py` deletes it):
 
@@ -18,6 +20,7 @@ shipped: the shipper has read past it, and no open request has entries in it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable
@@ -26,6 +29,7 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from llm_gateway.journal.position_page import PageWords, map_page
 from llm_gateway.journal.sync import Syncer, open_syncer
 
 Log: TypeAlias = Callable[..., None]
@@ -44,13 +48,8 @@ class Position(NamedTuple):
 
 START = Position(1, 0)
 
-
-class WrittenPosition(NamedTuple):
-    """End of what a writer has written: `offset` in `segment`, after `entries` entries in all."""
-
-    segment: int
-    offset: int
-    entries: int
+HIDDEN = ".new-"
+"""Prefix of the name of a directory that is being made."""
 
 
 class _Checkpoint(msgspec.Struct):
@@ -58,37 +57,11 @@ class _Checkpoint(msgspec.Struct):
     offset: Annotated[int, msgspec.Meta(ge=0)]
 
 
-class WriterDir:
-    """One writer's directory, locked by this process until it is closed."""
+class JournalDir:
+    """The files of one writer's directory, without its lock. Only one process at a time ships from it."""
 
     def __init__(self, path: Path) -> None:
-        """Lock the directory.
-
-        Raises:
-            BlockingIOError: another process, or another WriterDir of this one, holds the lock.
-            OSError: the directory does not exist, or its lock file cannot be created.
-        """
         self.path = path
-        self._lock: int | None = os.open(path / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.close()
-            raise
-
-    @classmethod
-    def make(cls, path: Path) -> WriterDir:
-        """Create a new directory durably and lock it.
-
-        Raises:
-            OSError: the directory cannot be created.
-        """
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sync_directory(path.parent.parent)
-        path.mkdir(mode=0o700)
-        directory = cls(path)
-        sync_directory(path.parent)
-        return directory
 
     def segment(self, number: int) -> Path:
         """Return the path of segment `number`, whether it exists or not."""
@@ -117,6 +90,29 @@ class WriterDir:
         temporary.write_bytes(msgspec.json.encode(_Checkpoint(*position)))
         temporary.replace(self.path / "checkpoint")
 
+
+class LockableDir(JournalDir):
+    """One writer's directory with its lock file open, so that a try to lock it needs no further descriptor."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the lock file, without locking it.
+
+        Raises:
+            OSError: the directory does not exist, or its lock file cannot be created.
+        """
+        super().__init__(path)
+        self._lock: int | None = os.open(path / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def lock(self) -> bool:
+        """Lock the directory until it is closed. Returns False if another process or object holds the lock."""
+        if self._lock is None:
+            return False
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
     def remove(self) -> None:
         """Delete the directory with all its files, and release the lock."""
         try:
@@ -133,6 +129,65 @@ class WriterDir:
             self._lock = None
 
 
+class WriterDir(LockableDir):
+    """One writer's directory, locked by this process until it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        """Lock the directory.
+
+        Raises:
+            BlockingIOError: another process, or another WriterDir of this one, holds the lock.
+            OSError: the directory does not exist, or its lock file cannot be created.
+        """
+        super().__init__(path)
+        if not self.lock():
+            self.close()
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    @classmethod
+    def make(cls, path: Path, prepare: Callable[[Path], None] = lambda _folder: None) -> WriterDir:
+        """Create a new directory durably and lock it. It appears at `path` locked, after `prepare(folder)` filled it.
+
+        Raises:
+            OSError: the directory cannot be created.
+        """
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sync_directory(path.parent.parent)
+        hidden = path.with_name(HIDDEN + path.name)
+        hidden.mkdir(mode=0o700)
+        directory = cls(hidden)
+        try:
+            prepare(hidden)
+            hidden.rename(path)
+            directory.path = path
+            sync_directory(path.parent)
+        except OSError:
+            directory.remove()
+            raise
+        return directory
+
+
+def find_writers(root: Path) -> list[Path]:
+    """Return the directories of writers below the journal's directory, sorted; none if it does not exist.
+
+    A directory that is still being made is left out: nobody may hold its lock yet.
+    """
+    return [path for path in _folders(root) if not path.name.startswith(".")]
+
+
+def find_hidden(root: Path) -> list[Path]:
+    """Return the directories that are being made, or were when the process was killed."""
+    return [path for path in _folders(root) if path.name.startswith(HIDDEN)]
+
+
+def _folders(root: Path) -> list[Path]:
+    try:
+        with os.scandir(root) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 class FileSystem:
     """File operations of the journal writer: the contract that tests implement to make a disk fail.
 
@@ -140,10 +195,18 @@ class FileSystem:
             def create(self, path: Path, size: int, *, durable: bool) -> int:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    Order of calls: `create` for the first segment and `syncer` once, when the writer opens. Then `create` for each
-    further segment, `write` to the current one, `sync` from the syncer, `close` once per descriptor, last. No call for
-    a descriptor follows its `close`.
+    Order of calls: `map_page`, `create` for the first segment and `syncer` once, when the writer opens. Then `create`
+    for each further segment, `write` to the current one, `sync` from the syncer, `close` once per descriptor, last. No
+    call for a descriptor follows its `close`.
     """
+
+    def map_page(self, path: Path) -> PageWords:
+        """Map the page in which the writer publishes its position.
+
+        Raises:
+            OSError: the file cannot be mapped.
+        """
+        return map_page(path, writable=True)
 
     def create(self, path: Path, size: int, *, durable: bool) -> int:
         """Create a file of `size` zero bytes with its disk space allocated. Returns its file descriptor.

@@ -1,9 +1,12 @@
-"""Ship usage records from this process's journal to the database, in a background thread.
+"""Ship usage records from the journals of all writers to the database, in a background thread.
 
-While the database is down, records wait in the journal's files; memory never holds more than one batch. Records are
-stored once by their id, so starting again at the checkpoint counts nothing twice.
+It finds the writers' directories in the journal's root, and follows each (`writer_tail.py`): writers of this process
+and of others, living and gone. Only one shipper at a time may run on a data directory.
 
-    start() --> shipping -- all written entries are stored --> idle
+While the database is down, records wait in the journal's files; memory never holds more than a batch of each writer.
+Records are stored once by their id, so starting again at the checkpoint counts nothing twice.
+
+    start() --> shipping -- everything written is stored ------> idle
                  ^ ^ |                                          |
                  | '-+----------- 0.3 s, or flush() ------------'
                  |   |
@@ -21,13 +24,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
-from llm_gateway.journal.directory_transfer import DirectoryTransfer
 from llm_gateway.journal.record_delivery import Sink
-from llm_gateway.journal.segments import START, Log, Position
-from llm_gateway.journal.writer import JournalWriter
+from llm_gateway.journal.segments import Log, find_writers
+from llm_gateway.journal.writer_tail import ShippingLag, WriterTail
 from llm_gateway.process import schedule_in_background
 
 PAUSE_S = 0.3
@@ -40,35 +45,53 @@ STOP_TIMEOUT_S, GRACE_S = 10.0, 1.0
 """Seconds that `stop` ships by default, and seconds beyond for a statement that is still running."""
 
 
-class ShippingLag(NamedTuple):
-    """Lag of the database behind the journal: size in bytes, and the age of the oldest missing entry in seconds."""
+class _Flush:
+    """A call of `flush`: wait until every writer's entries up to its number in `targets` are stored."""
 
-    size: int
-    seconds: float
+    def __init__(self) -> None:
+        self.targets: dict[WriterTail, int] | None = None
+        self.has_ended = threading.Event()
+        self.is_stored = False
+
+    def end(self, *, is_stored: bool) -> None:
+        self.is_stored = is_stored
+        self.has_ended.set()
 
 
 class Shipper:
-    """Background thread that ships the records of `journal` to `sink` until it is stopped."""
+    """Background thread that ships the records of all writers below `root` to `sink` until it is stopped."""
 
     def __init__(
-        self, journal: JournalWriter, sink: Sink, *, log: Log, pause: Callable[[], None] = lambda: None
+        self,
+        root: Path,
+        sink: Sink,
+        *,
+        log: Log,
+        pause: Callable[[], None] = lambda: None,
+        known: dict[str, UsageRecord] | None = None,
     ) -> None:
-        """Prepare the thread without starting it; `pause` is called in it between small pieces of work (Throttle)."""
-        self._journal = journal
-        self._sink = sink
+        """Prepare the thread without starting it.
+
+        Args:
+            root: the journal's directory, with a directory for each writer.
+            sink: stores the records.
+            log: log of the gateway.
+            pause: called between small pieces of work (Throttle).
+            known: records of writers in this process, which need not be decoded (KnownRecords).
+        """
+        self._root = root
+        self._new_tail = partial(WriterTail, sink=sink, log=self._safe_log, pause=pause, known=known)
         self._log = log
-        self._pause = pause
-        self._transfer: DirectoryTransfer | None = None
-        self._has_open_requests = False
+        self._tails: dict[str, WriterTail] = {}
+        self._finished: set[str] = set()
         self._wake = threading.Event()
         self._stop_by: float | None = None
         self._backoff = 0.0
         self._reason = ""
-        self._progress = threading.Condition()
-        self._shipped = 0
-        self._moved = START
-        self._complete_at = time.monotonic()
-        self._has_ended = self._is_given_up = False
+        self._shared = threading.Lock()
+        self._flushes: list[_Flush] = []
+        self._is_complete = True
+        self._has_ended = False
         self._thread = threading.Thread(target=self._run, name="journal-shipper", daemon=True)
 
     def start(self) -> None:
@@ -81,56 +104,45 @@ class Shipper:
         return self._thread.is_alive()
 
     def behind(self) -> ShippingLag:
-        """Return how much of the journal is not in the database yet. Thread-safe; reads no file.
+        """Return how much of the journals is not in the database yet. Thread-safe; reads no file.
 
-        The age counts from the last time that everything was shipped, which is checked every 0.3 seconds: the oldest
-        entry may be 0.3 seconds younger.
+        A new writer counts once it is found, within 0.3 seconds. The age counts from the last time that everything of a
+        writer was shipped, which is checked every 0.3 seconds: the oldest entry may be 0.3 seconds younger.
         """
-        written = self._journal.written
-        with self._progress:
-            if self._shipped >= written.entries:
-                return ShippingLag(0, 0.0)
-            segment, offset = self._moved
-            size = (written.segment - segment) * self._journal.segment_bytes + written.offset - offset
-            return ShippingLag(max(1, size), time.monotonic() - self._complete_at)
+        with self._shared:
+            lags = [tail.lag() for tail in self._tails.values()]
+        return ShippingLag(sum(lag.size for lag in lags), max((lag.seconds for lag in lags), default=0.0))
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything appended so far is in the database; False after `timeout_s` seconds. Thread-safe."""
-        target = self._journal.appended
+        """Wait until everything that any writer has appended so far is in the database. Thread-safe.
+
+        Returns False after `timeout_s` seconds, or if the shipper has ended.
+        """
+        flush = _Flush()
+        with self._shared:
+            if self._has_ended:
+                return False
+            self._flushes.append(flush)
         self._wake.set()
-        with self._progress:
-            self._progress.wait_for(lambda: self._shipped >= target or self._has_ended, timeout_s)
-            return self._shipped >= target
+        flush.has_ended.wait(timeout_s)
+        with self._shared:
+            if flush in self._flushes:
+                self._flushes.remove(flush)
+        return flush.is_stored
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> bool:
         """Ship the rest and end the thread. Returns True if everything was shipped within `timeout_s` seconds.
 
-        If the journal was closed before, its directory is unlocked, and deleted if everything in it is shipped.
+        The directories of writers that have closed are deleted.
         """
         self._stop_by = time.monotonic() + timeout_s
         self._wake.set()
         self._thread.join(timeout_s + GRACE_S)
-        if self._thread.is_alive():
-            return False
-        is_shipped = self._shipped == self._journal.appended
-        if self._journal.is_closed and not self._is_given_up:
-            self._is_given_up = True
-            self._give_up(remove=is_shipped and not self._has_open_requests)
-        return is_shipped
-
-    def _give_up(self, *, remove: bool) -> None:
-        directory = self._journal.directory
-        try:
-            if remove:
-                directory.remove()
-        except OSError as error:
-            self._log("cannot delete the usage journal's directory", level="warning", reason=str(error))
-        finally:
-            directory.close()
+        return self._is_complete and not self._thread.is_alive()
 
     def _run(self) -> None:
         schedule_in_background()
-        is_done = False
+        is_done = is_shipped = False
         while not is_done:
             is_stopping = self._stop_by is not None
             is_shipped = self._ship()
@@ -141,49 +153,99 @@ class Shipper:
             if not is_done:
                 self._wake.wait(pause)
                 self._wake.clear()
-        self._end_transfer()
-        with self._progress:
-            self._has_ended = True
-            self._progress.notify_all()
+        self._end(is_shipped=is_shipped)
 
     def _ship(self) -> bool:
-        """Ship what the writer has written so far; False if that failed and must be tried again."""
-        written, began = self._journal.written, time.monotonic()
-        try:
-            transfer = self._transfer = self._transfer or self._begin()
-            is_more = True
-            while is_more:
-                is_more = transfer.step(Position(written.segment, written.offset))[1]
-                self._moved = transfer.position
-            self._has_open_requests = transfer.open_requests > 0
-        except StoreUnavailable as error:
-            # The driver's message alone: SQLAlchemy's includes the whole statement.
-            cause = getattr(error.__cause__, "orig", None)
-            self._failed("warning", error.detail if cause is None else f"{error.detail} ({cause})")
-            return False
-        except Exception as error:  # edge: the thread must not end; the records are in the journal and are read again
-            self._end_transfer()
-            self._failed("error", repr(error))
+        """Ship what the writers have written so far; False if some of that failed and must be tried again."""
+        failures: dict[str, str] = {}
+        is_more = True
+        while is_more:
+            try:
+                self._look_for_writers(failures)
+                is_more = self._step(failures)
+            except StoreUnavailable as error:
+                # The driver's message alone: SQLAlchemy's includes the whole statement.
+                cause = getattr(error.__cause__, "orig", None)
+                self._failed("warning", error.detail if cause is None else f"{error.detail} ({cause})")
+                return False
+        if failures:
+            self._failed("error", "; ".join(dict.fromkeys(failures.values())))
             return False
         if self._backoff:
             self._safe_log("usage records are stored again")
         self._backoff = 0.0
         self._reason = ""
-        with self._progress:
-            self._shipped, self._complete_at = written.entries, began
-            self._progress.notify_all()
         return True
 
-    def _begin(self) -> DirectoryTransfer:
-        return DirectoryTransfer(
-            self._journal.directory, self._sink, log=self._log, known=self._journal.recent, pause=self._pause
-        )
+    def _look_for_writers(self, failures: dict[str, str]) -> None:
+        """Follow writers that are new, and set the targets of flushes that were requested since the last look.
 
-    def _end_transfer(self) -> None:
-        transfer, self._transfer = self._transfer, None
-        if transfer is not None:
-            with suppress(OSError):  # the file was only read, so an error at closing loses nothing
-                transfer.close()
+        If that fails (no descriptor is free, say), it is noted in `failures`, and the writers known so far go on.
+        """
+        try:
+            paths = {path.name: path for path in find_writers(self._root)}
+            self._finished &= paths.keys()
+            with self._shared:
+                flushes = [flush for flush in self._flushes if flush.targets is None]
+                for name in paths.keys() - self._tails.keys() - self._finished:
+                    self._tails[name] = self._new_tail(paths[name])
+            targets = {tail: tail.appended() for tail in self._tails.values()}
+        except Exception as error:  # edge: the thread must not end; the next look tries again
+            failures[""] = repr(error)
+            return
+        for flush in flushes:
+            flush.targets = targets
+
+    def _step(self, failures: dict[str, str]) -> bool:
+        """Ship a batch of each writer whose name is not in `failures`. Returns True if there may be more.
+
+        A writer whose journal cannot be shipped is added to `failures`; the others go on.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        is_more = False
+        for name, tail in sorted(self._tails.items()):
+            if name in failures:
+                continue
+            try:
+                is_more |= tail.step()
+                if tail.is_finished:
+                    self._forget(name, tail)
+            except StoreUnavailable:
+                raise
+            except Exception as error:  # edge: the thread must not end; the records are read again from the checkpoint
+                tail.restart()
+                failures[name] = repr(error)
+        self._end_flushes()
+        return is_more
+
+    def _forget(self, name: str, tail: WriterTail) -> None:
+        """Stop following a writer that has ended; its directory is not looked at again if it could not be deleted."""
+        self._is_complete &= tail.is_complete()
+        self._finished.add(name)
+        with self._shared:
+            del self._tails[name]
+            tail.close()
+
+    def _end_flushes(self) -> None:
+        with self._shared:
+            for flush in [*self._flushes]:
+                targets = flush.targets
+                if targets is not None and all(tail.has_shipped(entries) for tail, entries in targets.items()):
+                    self._flushes.remove(flush)
+                    flush.end(is_stored=True)
+
+    def _end(self, *, is_shipped: bool) -> None:
+        """Close all directories, and end the flushes that wait. `is_shipped`: the last look did not fail."""
+        with self._shared:
+            self._has_ended = True
+            self._is_complete &= is_shipped
+            for tail in self._tails.values():
+                self._is_complete &= tail.is_complete()
+                tail.close()
+            for flush in self._flushes:
+                flush.end(is_stored=False)
 
     def _failed(self, level: str, reason: str) -> None:
         if reason != self._reason:
@@ -191,6 +253,6 @@ class Shipper:
             self._safe_log("usage records cannot be stored and wait in the journal", level=level, reason=reason)
         self._backoff = min(2 * self._backoff or BACKOFF_S, LONGEST_BACKOFF_S)
 
-    def _safe_log(self, event: str, **fields: str) -> None:
+    def _safe_log(self, event: str, **fields: Any) -> None:
         with suppress(Exception):  # edge: a log that fails must not end the thread
             self._log(event, **fields)

@@ -28,23 +28,20 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import ConfigurationError, JournalUnavailable
 from llm_gateway.journal.durability_waiters import PATIENCE_S, DurabilityWaiters
 from llm_gateway.journal.frames import encode_frame
+from llm_gateway.journal.position_page import PAGE_NAME, PageWriter, create_page
 from llm_gateway.journal.reserved_space import LARGE_INTENT_BYTES, ReservedSpace, UnbilledBuffer, promised_bytes
 from llm_gateway.journal.segment_writer import RETRY_S, SegmentWriter, count_fitting
-from llm_gateway.journal.segments import FileSystem, Log, WriterDir, WrittenPosition, log_nothing
+from llm_gateway.journal.segments import FileSystem, Log, WriterDir, log_nothing
 
 Fsync: TypeAlias = Literal["always", "interval", "off"]
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 RESERVE_BYTES = 256 * 1024
 """Defaults of `open`."""
-
-MOST_REMEMBERED = 5_000
-"""Maximum number of settled records kept as objects for the shipper; at the limit all are dropped: it decodes them."""
 
 NO_CALL = "Usage cannot be recorded (the disk is full or failing), so no call is made."
 
@@ -55,7 +52,8 @@ INTERVAL_S = 0.05
 class JournalWriter:
     """Appends entries to segments. Use it from one event loop only.
 
-    `written` and `appended` (number of entries accepted, in the kernel or not) may be read from any thread.
+    `appended` is the number of entries accepted, in the kernel or not. Other threads and processes read the position
+    in the directory's page (`position_page.py`).
     """
 
     def __init__(
@@ -75,13 +73,13 @@ class JournalWriter:
         self.segment_bytes = segment_bytes
         self.is_closed = False
         self.appended = 0
-        self.recent: dict[str, UsageRecord] = {}
-        self.written = WrittenPosition(1, 0, 0)
         self._fsync = fsync
         self._reserved = ReservedSpace(reserve_bytes)
         self._files = files
         self._log = log
         self._loop = asyncio.get_running_loop()
+        page = directory.path / PAGE_NAME
+        self._page = PageWriter(page, files.map_page(page))
         self._segments = SegmentWriter(
             directory, segment_bytes, files, durable=fsync == "always", log=log, on_spare=self._flush
         )
@@ -119,7 +117,7 @@ class JournalWriter:
         """
         path = data_dir / "journal" / new_id()
         try:
-            directory = WriterDir.make(path)
+            directory = WriterDir.make(path, partial(create_page, segment_bytes=segment_bytes))
             try:
                 return cls(
                     directory,
@@ -185,12 +183,6 @@ class JournalWriter:
         self._append(frame)
         self._flush_soon()
 
-    def remember(self, record: UsageRecord) -> None:
-        """Keep a settled record in `recent`, where the shipper finds it by its id and need not decode the entry."""
-        if len(self.recent) >= MOST_REMEMBERED:
-            self.recent.clear()
-        self.recent[record.id] = record
-
     async def durable(self) -> None:
         """Return once everything appended so far is as durable as the fsync policy requires.
 
@@ -201,7 +193,7 @@ class JournalWriter:
             await self._wait()
 
     async def sync_and_close(self) -> None:
-        """Write and sync everything within `patience_s` seconds. The directory stays locked for the shipper."""
+        """Write and sync everything within `patience_s` seconds, then unlock the directory for the shipper."""
         if self.is_closed:
             return
         self.is_closed = True
@@ -224,6 +216,8 @@ class JournalWriter:
                 timer.cancel()
         self._segments.discard(self._retired)
         await self._segments.close()
+        self._page.close()
+        self.directory.close()
 
     @property
     def is_writable(self) -> bool:
@@ -255,6 +249,7 @@ class JournalWriter:
         self._durability_waiters.lower(self.appended - len(self._waiting) + index + 1)
         del self._waiting[index]
         self.appended -= 1
+        self._page.publish_counts(self.appended - len(self._waiting), self.appended)
 
     def _append_unbilled(self) -> None:
         frames, lost = self._unbilled.take()
@@ -308,7 +303,7 @@ class JournalWriter:
         del frames[:count]
         if self._is_failing and not self._has_lost_sync:
             self._recovered()
-        self.written = WrittenPosition(self._segments.number, self._segments.offset, self.appended - len(frames))
+        self._page.publish(self._segments.number, self._segments.offset, self.appended - len(frames), self.appended)
 
     def _rotate(self) -> None:
         before = self._segments.rotate()
@@ -321,6 +316,7 @@ class JournalWriter:
     def _failed(self, event: str, error: OSError) -> None:
         """Refuse new intents until the next try, in half a second; log the first of a series of errors."""
         self._is_blocked = True
+        self._page.publish_counts(self.appended - len(self._waiting), self.appended)
         if not self._is_failing:
             self._is_failing = True
             self._log(event, level="error", reason=str(error))
@@ -376,7 +372,6 @@ class JournalWriter:
         else:
             self._waiting[:0] = self._unsynced
             self._unsynced.clear()
-            self.written = self.written._replace(entries=self.appended - len(self._waiting))
             self._has_lost_sync = self._must_rotate = True
             self._failed("the usage journal cannot be synced", failed)
         self._durability_waiters.release(self._durable_entries())

@@ -1,0 +1,174 @@
+"""Ship the journal of one writer, of this process or another, and take its directory over once the writer has ended.
+
+    following -- the lock is free --> adopted -- everything is stored --> finished
+      |   ^                            |   ^
+      '---' step: ship up to the       '---' step: ship up to the end of the last segment,
+            published position               then close the open requests as crashed, and delete the directory
+
+While the writer lives nothing beyond its published position is read: zeros, an entry that is being written and damage
+could not be told apart there. A writer whose page cannot be read is not followed: its records wait until it has ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.journal.directory_transfer import DirectoryTransfer
+from llm_gateway.journal.position_page import PAGE_NAME, PageReader, PageUnreadable, Published
+from llm_gateway.journal.record_delivery import Sink
+from llm_gateway.journal.segments import START, LockableDir, Log, Position
+
+
+class ShippingLag(NamedTuple):
+    """Lag of the database behind the journal: size in bytes, and the age of the oldest missing entry in seconds."""
+
+    size: int
+    seconds: float
+
+
+class WriterTail:
+    """Tail of one writer's directory, for the shipper's thread; `lag` may be called from others until `close`."""
+
+    def __init__(
+        self,
+        path: Path,
+        sink: Sink,
+        *,
+        log: Log,
+        pause: Callable[[], None],
+        known: dict[str, UsageRecord] | None,
+    ) -> None:
+        """Follow the writer with the directory `path`. `log` never raises; the rest as in DirectoryTransfer.
+
+        Raises:
+            OSError: the directory's lock file cannot be opened.
+        """
+        self._directory = LockableDir(path)
+        self._is_adopted = self._directory.lock()
+        self.is_finished = False
+        self._sink = sink
+        self._log = log
+        self._pause = pause
+        self._known = known
+        self._page: PageReader | None = None
+        self._is_unreadable = False
+        self._transfer: DirectoryTransfer | None = None
+        self._shipped = 0
+        self._moved = START
+        self._complete_at = time.monotonic()
+
+    def step(self) -> bool:
+        """Ship the next batch. Returns True if there may be more.
+
+        Raises:
+            StoreUnavailable: the database does not answer; the next step continues from here.
+            OSError: the journal or the page cannot be read; call `restart`.
+        """
+        began = time.monotonic()
+        self._is_adopted = self._is_adopted or self._directory.lock()
+        if not self._is_adopted:
+            published = self._published()
+            if published is None:
+                return False
+            written = published.written
+            is_more = self._ship(Position(written.segment, written.offset))
+            if not is_more:
+                self._shipped, self._complete_at = written.entries, began
+            return is_more
+        is_more = self._ship(None)
+        if not is_more:
+            self._finish()
+        return is_more
+
+    def appended(self) -> int:
+        """Return the number of entries that the writer has accepted so far; 0 if that cannot be known."""
+        published = self._published()
+        return 0 if published is None else published.appended
+
+    def has_shipped(self, entries: int) -> bool:
+        """Return True if the first `entries` entries are in the database, or all that there ever will be."""
+        if self._is_adopted:
+            return self.is_finished
+        published = self._published()
+        return published is not None and self._shipped >= min(entries, published.appended)
+
+    def is_complete(self) -> bool:
+        """Return True if every entry that the writer has accepted is in the database. Opens no file."""
+        published = None if self._page is None else self._page.read()
+        if self._is_adopted:  # what it had accepted and not written is lost
+            return self.is_finished and (published is None or published.written.entries >= published.appended)
+        return published is not None and self._shipped >= published.appended
+
+    def lag(self) -> ShippingLag:
+        """Return how much of this writer's journal is not in the database yet."""
+        seconds = time.monotonic() - self._complete_at
+        if self._page is None:
+            return ShippingLag(1, seconds) if self._is_unreadable or self._is_adopted else ShippingLag(0, 0.0)
+        written = self._page.read().written
+        if self._shipped >= written.entries:
+            return ShippingLag(0, 0.0)
+        segment, offset = self._moved
+        size = (written.segment - segment) * self._page.segment_bytes + written.offset - offset
+        return ShippingLag(max(1, size), seconds)
+
+    def restart(self) -> None:
+        """Go back to the checkpoint, after an error that leaves open what was shipped."""
+        transfer, self._transfer = self._transfer, None
+        if transfer is not None:
+            with suppress(OSError):  # the file was only read, so an error at closing loses nothing
+                transfer.close()
+
+    def close(self) -> None:
+        """Close all files and release the lock. A second call has no effect."""
+        self.restart()
+        if self._page is not None:
+            self._page.close()
+            self._page = None
+        self._directory.close()
+
+    def _published(self) -> Published | None:
+        """Return what the writer has published; None if its page cannot be read."""
+        if self._page is None and not self._is_unreadable:
+            try:
+                self._page = PageReader(self._directory.path)
+            except (FileNotFoundError, PageUnreadable) as error:
+                self._is_unreadable = True
+                if not self._is_adopted:
+                    self._log(
+                        "the usage journal of a running process is not read: its records are stored once it has ended",
+                        level="error",
+                        file=str(self._directory.path / PAGE_NAME),
+                        reason=str(error),
+                    )
+        return None if self._page is None else self._page.read()
+
+    def _ship(self, limit: Position | None) -> bool:
+        if self._transfer is None:
+            self._transfer = DirectoryTransfer(
+                self._directory, self._sink, log=self._log, known=self._known, pause=self._pause
+            )
+        is_more = self._transfer.step(limit)[1]
+        self._moved = self._transfer.position
+        return is_more
+
+    def _finish(self) -> None:
+        """Store the open requests of the writer that has ended, and delete its directory."""
+        cut_off = 0 if self._transfer is None else self._transfer.abandon()
+        published = self._published()
+        if published is not None and not published.is_closed:
+            self._log(
+                "a process ended without closing its usage journal: its records are stored",
+                level="warning",
+                journal=self._directory.path.name,
+                cut_off=cut_off,
+            )
+        self.is_finished = True
+        try:
+            self._directory.remove()
+        except OSError as error:
+            self._log("cannot delete the usage journal's directory", level="warning", reason=str(error))
