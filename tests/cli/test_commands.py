@@ -121,7 +121,7 @@ def test_help_on_a_terminal_has_boxes_and_in_a_pipe_none() -> None:
     ("arguments", "said"),
     [
         (["serve", "--nonsense", "1"], "Unknown option: --nonsense. See: llm-gateway serve --help"),
-        (["serve", "8300"], "8300"),
+        (["serve", "8300"], "1 argument more than the command takes"),
         (["serve", "--port"], "--port"),
         (["nonsense"], 'Unknown command "nonsense".'),
         (["providers", "lst"], 'Did you mean "list"?'),
