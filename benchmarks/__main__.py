@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ from benchmarks.machine import Cores, facts
 from benchmarks.meter import Generator
 from benchmarks.report import markdown, with_section
 from benchmarks.scenarios import Bench, Options, Surroundings
-from benchmarks.targets import TargetFailed
+from benchmarks.targets import Gateway, TargetFailed
 from benchmarks.wrk import HOW_TO_GET_IT, find_wrk
 from tests.upstream import UpstreamProcess
 
@@ -78,17 +79,17 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, gateway: type[Gateway] = Gateway) -> int:
     """Measure and print the tables. Returns the exit code."""
     if sys.platform != "linux":
         _say("The bench reads CPU time from /proc and pins processes to cores: it needs Linux.")
         return 1
     said = sys.argv[1:] if arguments is None else arguments
-    others = {
+    others: dict[str, Callable[[Sequence[str]], int]] = {
         "reports": reports.main,
         "streams": streams.main,
         "tail": tail.main,
-        "compare": compare.main,
+        "compare": partial(compare.main, gateway=gateway),
         "instructions": instructions.main,
     }
     if said and said[0] in others:
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(name)
         known = [*facts(folder), f"{options.connections} connections by {generator.name}", str(cores)]
         try:
-            found = Bench(options, generator, Surroundings(mock, folder, cores), _say).run()
+            found = Bench(options, generator, Surroundings(mock, folder, cores, gateway), _say).run()
         except TargetFailed as failed:
             _say(str(failed))
             return 1

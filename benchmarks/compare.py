@@ -31,6 +31,7 @@ from benchmarks.load import BuiltIn
 from benchmarks.machine import Cores, facts
 from benchmarks.meter import Meter
 from benchmarks.report import CROWDED, books_table, table
+from benchmarks.scenarios import Surroundings
 from benchmarks.targets import Gateway, TargetFailed
 from benchmarks.trees import Tree, tree_argument, with_this, without_paths
 from tests.upstream import UpstreamProcess
@@ -98,15 +99,14 @@ class Comparison:
 class CompareBench:
     """Benchmark that measures gateways of several trees in turns."""
 
-    def __init__(
-        self, options: CompareOptions, mock: UpstreamProcess, cores: Cores, folder: Path, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, options: CompareOptions, surroundings: Surroundings, say: Callable[[str], None]) -> None:
         self.found = Comparison()
-        self.meter = Meter(BuiltIn(), cores, options.connections, say)
+        self.meter = Meter(BuiltIn(), surroundings.cores, options.connections, say)
         self._options = options
-        self._mock = mock
-        self._cores = cores
-        self._folder = folder
+        self._mock = surroundings.mock
+        self._cores = surroundings.cores
+        self._folder = surroundings.folder
+        self._gateways = surroundings.gateway
         self._say = say
 
     def run(self, trees: Sequence[Tree]) -> None:
@@ -130,7 +130,7 @@ class CompareBench:
         gateways = {}
         for place, tree in enumerate(trees):
             folder = self._folder / f"{policy}-{number}-{place}"
-            gateway = Gateway(folder, self._cores, {"LLM_GATEWAY_JOURNAL_FSYNC": policy}, tree.path)
+            gateway = self._gateways(folder, self._cores, {"LLM_GATEWAY_JOURNAL_FSYNC": policy}, tree.path)
             stack.callback(gateway.stop)
             gateway.add_provider(self._mock.base_url)
             self.found.add(f"first start to first 200, fsync {policy}, s", tree.name, gateway.start_seconds)
@@ -242,7 +242,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], gateway: type[Gateway] = Gateway) -> int:
     """Measure and print the table. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks compare", description=__doc__)
     add, default = parser.add_argument, CompareOptions()
@@ -260,7 +260,7 @@ def main(arguments: Sequence[str]) -> int:
         trees = with_this(given.tree)
         with tempfile.TemporaryDirectory(prefix="bench-") as name, UpstreamProcess(kept_calls=0) as mock:
             known = [*facts(Path(name)), str(cores), *map(str, trees)]
-            bench = CompareBench(options, mock, cores, Path(name), _say)
+            bench = CompareBench(options, Surroundings(mock, Path(name), cores, gateway), _say)
             bench.run(trees)
     except (TargetFailed, ValueError) as failed:
         _say(str(failed))

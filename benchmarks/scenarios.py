@@ -38,11 +38,12 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Surroundings(NamedTuple):
-    """Mock vendor, data folder and cores, shared by all scenarios of a run."""
+    """Mock vendor, data folder, cores and class of the gateways, shared by all scenarios of a run."""
 
     mock: UpstreamProcess
     folder: Path
     cores: Cores
+    gateway: type[Gateway] = Gateway
 
 
 class Bench:
@@ -57,6 +58,7 @@ class Bench:
         self._mock = surroundings.mock
         self._folder = surroundings.folder
         self._cores = surroundings.cores
+        self._gateways = surroundings.gateway
         self._say = say
 
     def run(self) -> Findings:
@@ -164,4 +166,4 @@ class Bench:
 
     def _gateway(self, policy: str, name: str = "") -> Gateway:
         settings = {"LLM_GATEWAY_JOURNAL_FSYNC": policy, **self._options.settings}
-        return Gateway(self._folder / (name or policy), self._cores, settings)
+        return self._gateways(self._folder / (name or policy), self._cores, settings)

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
-from typing import Any
+from typing import Any, BinaryIO
 
 from benchmarks.machine import Cores, ProcessTree, free_port, stop, wait_for_200
 
@@ -121,7 +121,7 @@ class Gateway:
                 [beside_python("python"), beside_python("llm-gateway")] if runner else [beside_python("llm-gateway")]
             )
             command: list[str | Path] = [*runner, *program, "serve"]
-            self._process = subprocess.Popen(command, env=environment, cwd=data_dir, stdout=log, stderr=log)
+            self._process = self._launch(command, environment, data_dir, log)
         try:
             wait_for_200(self.port, "/readyz", self._process)
         except RuntimeError as error:
@@ -129,6 +129,12 @@ class Gateway:
             raise TargetFailed(f"The gateway did not start. {error}:\n{self._last_words()}") from None
         self.start_seconds = perf_counter() - start
         self.tree = ProcessTree(self._process.pid)
+
+    def _launch(
+        self, command: Sequence[str | Path], environment: Mapping[str, str], cwd: Path, log: BinaryIO
+    ) -> subprocess.Popen[bytes]:
+        """Start the process, which logs to `log`."""
+        return subprocess.Popen(command, env=environment, cwd=cwd, stdout=log, stderr=log)
 
     def add_provider(self, base_url: str) -> None:
         """Register the mock, with limits that no benchmark reaches."""

@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
 
 import certifi
@@ -49,6 +50,12 @@ STARTS = frozenset({"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.sy
 """Audit events of CPython for the start of a process (docs.python.org, "Audit events table")."""
 
 
+@cache
+def may_start_no_process(file: Path) -> bool:
+    """Return True if the file is in one of WITHOUT_PROCESSES."""
+    return any(file.is_relative_to(TESTS / folder) for folder in WITHOUT_PROCESSES)
+
+
 class ProcessGuard:
     """An audit hook that fails a test of WITHOUT_PROCESSES which starts a process."""
 
@@ -62,7 +69,7 @@ class ProcessGuard:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Forbid processes from a test's first fixture to its last, in those folders only."""
-        self.forbids = any(item.path.is_relative_to(TESTS / folder) for folder in WITHOUT_PROCESSES)
+        self.forbids = may_start_no_process(item.path)
         try:
             return (yield)
         finally:

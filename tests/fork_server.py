@@ -1,4 +1,4 @@
-"""Fork server that starts processes of the gateway and its command line with all imports already done.
+"""Fork server that starts processes of gateway, command line and mock vendor with all imports already done.
 
 Imports take 1.3 s of CPU time, the rest of a start 0.2 s. Everything but the imports is as in a new process:
 environment, directory, descriptors, signals, memory, exit code. Only the interpreter's last step is left out (unless
@@ -33,6 +33,8 @@ from typing import Any
 
 GATEWAY = "llm_gateway.__main__"
 COMMAND_LINE = "llm_gateway.cli"
+MOCK = "tests.upstream.__main__"
+BENCH = "tests.forked_bench"
 """The modules whose `main` a forked process can run."""
 PRELOADED = (
     GATEWAY, COMMAND_LINE, "llm_gateway.app", "llm_gateway.cli.check", "llm_gateway.cli.client",
@@ -40,6 +42,7 @@ PRELOADED = (
     "cyclopts.help", "encodings.ascii", "encodings.idna", "mako.template", "pydantic.v1", "rich.live", "rich.markdown",
     "rich.progress", "rich.table", "sqlalchemy.dialects.sqlite", "uvicorn.lifespan.on",
 )  # fmt: skip
+ROOT = Path(__file__).resolve().parents[1]
 STANDARD = (0, 1, 2)
 PATIENCE_S = 60.0
 
@@ -54,6 +57,8 @@ class Surroundings:
     """Maximum bytes of a file that the process writes."""
     privileged: bool = True
     """False drops root's capabilities, so that file modes and privileged ports apply."""
+    closed: tuple[int, ...] = ()
+    """Standard descriptors that are closed, as a shell's `>&-` leaves them."""
     finalize: bool = False
     """The interpreter destroys its modules at the end, which takes 0.1 s of CPU time."""
 
@@ -226,8 +231,8 @@ class EarlyEnd:
     def _end(self) -> None:
         if self.code is not None:
             with contextlib.suppress(OSError, ValueError):  # the interpreter tries again, and reports it
-                sys.stdout.flush()
-                sys.stderr.flush()
+                for stream in filter(None, (sys.stdout, sys.stderr)):  # None if its descriptor is closed
+                    stream.flush()
                 os._exit(self.code)
 
 
@@ -240,6 +245,9 @@ def surround(surroundings: Mapping[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (surroundings["file_size"],) * 2)
     if not surroundings["privileged"]:
         drop_capabilities()
+    for number in surroundings["closed"]:
+        os.close(number)
+        setattr(sys, ("stdin", "stdout", "stderr")[number], None)
 
 
 def drop_capabilities() -> None:
@@ -255,6 +263,8 @@ def serve(connection: socket.socket) -> None:
     early_end = EarlyEnd()
     for name in PRELOADED:
         importlib.import_module(name)
+    sys.path.append(str(ROOT))
+    importlib.import_module(MOCK)
     gc.freeze()
     job = next_job(connection)
     os.chdir(job["cwd"])

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -36,9 +37,15 @@ def sources(root: Path) -> Iterator[tuple[str, str]]:
         yield path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")
 
 
+@lru_cache(maxsize=1)  # several checks of the same folder follow each other
+def trees(root: Path) -> list[tuple[str, str, list[ast.AST]]]:
+    """Return all Python files under `root`: the path below it, the text, and the nodes of its syntax tree."""
+    return [(place, text, list(ast.walk(ast.parse(text)))) for place, text in sources(root)]
+
+
 def nodes(root: Path) -> Iterator[tuple[str, ast.AST]]:
-    for place, text in sources(root):
-        for node in ast.walk(ast.parse(text)):
+    for place, _, found in trees(root):
+        for node in found:
             yield place, node
 
 
@@ -75,14 +82,14 @@ def blind_excepts(root: Path) -> list[str]:
     """Find `except:`, `except Exception` and `suppress(Exception)` without a reason on the same line."""
     return [
         f"{place}:{number}: {line.strip()}"
-        for place, text in sources(root)
-        for number in sorted(blind_lines(ast.parse(text)))
+        for place, text, found in trees(root)
+        for number in sorted(blind_lines(found))
         if not (line := text.splitlines()[number - 1]).partition(EDGE)[2].strip()
     ]
 
 
-def blind_lines(tree: ast.Module) -> Iterator[int]:
-    for node in ast.walk(tree):
+def blind_lines(found: list[ast.AST]) -> Iterator[int]:
+    for node in found:
         match node:
             case ast.ExceptHandler(type=None):
                 yield node.lineno

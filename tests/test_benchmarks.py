@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.report import with_section
+from tests.fork_server import BENCH, fork_server
 
 REPOSITORY = Path(__file__).parents[1]
 ROWS = [
@@ -29,11 +31,7 @@ ROWS = [
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the bench needs /proc")
 def test_a_quick_bench_fills_its_table_and_the_accounting_adds_up() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--quick"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr + done.stdout
-    budget, scenarios, accounting = _tables(done.stdout)
+    budget, scenarios, accounting = _tables(_run_forked("--quick"))
     assert [row[0] for row in budget] == ROWS
     assert all(row[3] for row in budget), "a figure is missing"
     assert len(scenarios) == 6
@@ -84,10 +82,7 @@ def test_a_quick_bench_of_the_tails_measures_every_target_and_the_accounting_add
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the bench needs /proc")
 def test_a_quick_comparison_of_two_trees_measures_both_and_the_accounting_adds_up() -> None:
-    command = [sys.executable, "-m", "benchmarks", "compare", "--quick", "--tree", f"other={REPOSITORY}"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr + done.stdout
-    changes, accounting = _tables(done.stdout)
+    changes, accounting = _tables(_run_forked("compare", "--quick", "--tree", f"other={REPOSITORY}"))
     assert len(changes) == 5 * 4 + 7
     assert all(row[1] == "other" and row[2] and row[3] and row[4].endswith("%") for row in changes)
     assert [row[0] for row in accounting] == ["other", "this tree"]
@@ -104,6 +99,13 @@ def test_a_quick_comparison_of_two_trees_measures_both_and_the_accounting_adds_u
 )
 def test_a_run_replaces_its_own_section_of_the_results(text: str, expected: str) -> None:
     assert with_section(text, "B", "new\n") == expected
+
+
+def _run_forked(*arguments: str) -> str:
+    """Run a benchmark that forks its gateways: with four, imports take half of its time. Returns its output."""
+    code, output, errors = fork_server().run(BENCH, arguments, REPOSITORY, os.environ)
+    assert code == 0, errors + output
+    return output
 
 
 def _tables(text: str) -> list[list[list[str]]]:

@@ -40,6 +40,8 @@ PLAIN = {
 }
 """Phrases that make a reader guess, as regular expressions, with a plain alternative for each."""
 PHRASES = {re.compile(rf"\b{phrase}\b".replace(" ", r"\s+"), re.IGNORECASE): PLAIN[phrase] for phrase in PLAIN}
+ANY_PHRASE = re.compile(rf"\b(?:{'|'.join(PLAIN)})\b".replace(" ", r"\s+"), re.IGNORECASE)
+"""Any of PHRASES: a text without one need not be searched for each."""
 FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 """A block of code in a document."""
 
@@ -50,8 +52,11 @@ OPENERS = frozenset(
     )
 )  # fmt: skip
 """First words that start a description before its subject is known."""
-OPENED = re.compile(rf"[\"'](?:\s|\\\n)*(?:{'|'.join(sorted(OPENERS))})\b", re.IGNORECASE)
-"""A string that opens with one of them; without one, a file need not be parsed."""
+OPENED = re.compile(
+    rf"^[ \t]*(?:class\b.*:[ \t]*)?[ru]?[\"']+(?:\s|\\\n)*(?:{'|'.join(sorted(OPENERS))})\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""A statement or line that opens with a string, and this with one of them; without one, a file need not be parsed."""
 WORDS_OF_A_NAME = 4
 SHORT_NAME = re.compile(rf"\bdef test_[^\W_]*(?:_[^\W_]*){{0,{WORDS_OF_A_NAME - 2}}}\(")
 """A test whose own name has too few words; without one, a file need not be parsed."""
@@ -73,7 +78,7 @@ def modules(root: Path) -> Iterator[tuple[str, str]]:
 
 def riddles(text: str, first_line: int = 1) -> Iterator[tuple[int, str]]:
     """Yield the line of each phrase of PLAIN in a text, and the finding."""
-    for phrase, alternative in PHRASES.items():
+    for phrase, alternative in PHRASES.items() if ANY_PHRASE.search(text) else ():
         for found in phrase.finditer(text):
             words = " ".join(found[0].split())
             yield first_line + text.count("\n", 0, found.start()), f"{words!r}, rather: {alternative}"

@@ -11,6 +11,7 @@ import pytest
 from tests.cli.command import SetUp
 from tests.e2e.process import GatewayProcess
 from tests.upstream import UpstreamProcess
+from tests.upstream.forked import ForkedUpstream
 
 READER_KEY = "key-of-the-reader"
 
@@ -26,7 +27,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def vendor() -> Iterator[UpstreamProcess]:
-    with UpstreamProcess() as running:
+    with ForkedUpstream() as running:
         yield running
 
 

@@ -100,12 +100,14 @@ def test_the_summary_of_a_lazy_command_is_its_docstrings(name: str, place: str, 
 
 
 def test_help_imports_none_of_the_heavy_libraries() -> None:
+    commands = (["--help"], ["providers", "add", "--help"], ["keys", "new"])
     script = (
-        "import sys\nfrom llm_gateway.cli.commands import run\nrun(sys.argv[1:])\nprint(*sys.modules, file=sys.stderr)"
+        f"import sys\nfrom llm_gateway.cli.commands import run\nfor each in {commands}: assert run(each) == 0\n"
+        "print(*sys.modules, file=sys.stderr)"
     )
-    for arguments in (["--help"], ["providers", "add", "--help"], ["keys", "new"]):
-        ended = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
-        assert not set(HEAVY) & set(ended.stderr.split())
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "cyclopts" in ended.stderr.split()
+    assert not set(HEAVY) & set(ended.stderr.split())
 
 
 def test_help_on_a_terminal_has_boxes_and_in_a_pipe_none() -> None:
@@ -119,7 +121,7 @@ def test_help_on_a_terminal_has_boxes_and_in_a_pipe_none() -> None:
     ("arguments", "said"),
     [
         (["serve", "--nonsense", "1"], "Unknown option: --nonsense. See: llm-gateway serve --help"),
-        (["serve", "8300"], "8300"),
+        (["serve", "8300"], "1 argument more than the command takes"),
         (["serve", "--port"], "--port"),
         (["nonsense"], 'Unknown command "nonsense".'),
         (["providers", "lst"], 'Did you mean "list"?'),

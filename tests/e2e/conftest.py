@@ -8,11 +8,12 @@ import pytest
 
 from tests.e2e.process import GatewayProcess
 from tests.upstream import UpstreamProcess
+from tests.upstream.forked import ForkedUpstream
 
 
 @pytest.fixture(scope="session")
 def vendor() -> Iterator[UpstreamProcess]:
-    with UpstreamProcess() as running:
+    with ForkedUpstream() as running:
         yield running
 
 

@@ -70,20 +70,27 @@ FAULTS: dict[str, Callable[[], Fault]] = {
 }
 
 
+STREAMS = {"stdout": (1,), "stderr": (2,), "all": (0, 1, 2)}
+"""Descriptors that are faulty."""
+
+
 class FaultyLog(GatewayProcess):
     """A gateway whose standard output or error, or both, cannot be written."""
 
     def __init__(self, directory: Path, fault: Fault, streams: str, **settings: object) -> None:
         super().__init__(directory, **settings)
         self._fault, self._streams = fault, streams
+        if fault.descriptor is None:
+            self.surroundings = Surroundings(closed=STREAMS[streams])
 
     def _start(self, *descriptors: int) -> ForkedProcess | subprocess.Popen[bytes]:
-        """Start as `GatewayProcess` does, but let a shell close the descriptors."""
-        faulty = {"stdout": (1,), "stderr": (2,), "all": (0, 1, 2)}[self._streams]
-        descriptor = self._fault.descriptor
+        """Start as `GatewayProcess` does; if all descriptors are closed, by a shell, imports included."""
+        faulty, descriptor = STREAMS[self._streams], self._fault.descriptor
         if descriptor is not None:
             given = [descriptor if number in faulty and number else usual for number, usual in enumerate(descriptors)]
             return super()._start(*given)
+        if self._streams != "all":
+            return super()._start(*descriptors)
         stdin, stdout, stderr = descriptors
         command = f"exec {COMMAND} serve {' '.join(f'{number}>&-' for number in faulty)}"
         return subprocess.Popen(

@@ -34,13 +34,13 @@ def call(gateway: GatewayProcess, surface: str) -> Response:
 
 
 @pytest.mark.parametrize("surface", CALLS)
-def test_an_answer_that_waited_tells_how_long_and_what_is_left(
-    gateway: GatewayProcess, mock: UpstreamProcess, surface: str
-) -> None:
-    """The limit has room for the reservation of one call; the second one waits until the first has given it back."""
-    gateway.provider("acme", mock.base_url, "slow-700", rate_limit_rpm=50, rate_limit_tpm=300)
+def test_an_answer_that_waited_tells_how_long_and_what_is_left(gateway: GatewayProcess, surface: str) -> None:
+    """The limit has room for the reservation of one call; the second one waits until the first has given it back.
 
-    with ThreadPoolExecutor(2) as pool:
+    The mock is a new one, since its answers get longer with their number.
+    """
+    with UpstreamProcess() as mock, ThreadPoolExecutor(2) as pool:
+        gateway.provider("acme", mock.base_url, "slow-700", rate_limit_rpm=50, rate_limit_tpm=300)
         answers = list(pool.map(lambda _: call(gateway, surface), range(2)))
 
     assert [answer.status for answer in answers] == [200, 200], [answer.body for answer in answers]

@@ -14,7 +14,7 @@ import pytest
 
 from tests.faults.scene import Scene
 from tests.faults.table import Case, about_this_run, as_markdown, as_text, rows
-from tests.upstream import UpstreamProcess
+from tests.upstream.forked import ForkedUpstream
 
 HERE = Path(__file__).parent
 DOCUMENT = Path("docs/FAULTS.md")
@@ -62,7 +62,7 @@ def note(record_property: Callable[[str, object], None]) -> Note:
 def scene(tmp_path: Path) -> Iterator[Scene]:
     """Return a mock vendor that syncs a bill to disk for every call, and a directory for gateways."""
     journal = tmp_path / "bills.jsonl"
-    with UpstreamProcess(journal=journal, fsync=True) as mock:
+    with ForkedUpstream(journal=journal, fsync=True) as mock:
         yield Scene(tmp_path, mock, journal)
 
 

@@ -66,7 +66,7 @@ async def test_requests_are_served_and_recorded_while_the_database_is_down(
     seconds = (LOCKED_LONG_S if long else LOCKED_QUICK_S) if is_locked else (MOVED_LONG_S if long else MOVED_QUICK_S)
     with scene.gateway() as gateway:
         scene.providers(gateway, "slow-5", "slow-20")
-        load = Load(clients=16 if long else 4)
+        load = Load(clients=16 if long else 2)
         load.start(gateway.port)
         await asyncio.sleep(1)
         before = len(load.answers)

@@ -12,7 +12,7 @@ from tests.faults.client import Load
 from tests.faults.conftest import Note
 from tests.faults.scene import Scene
 
-CLIENTS = 24
+QUICK_CLIENTS, LONG_CLIENTS = 12, 24
 QUICK_ROUNDS, LONG_ROUNDS = 4, 100
 LONGEST_LIFE_S = 1.0
 LONGEST_START_S = 0.5
@@ -24,7 +24,7 @@ LONGEST_START_S = 0.5
 async def test_a_kill_under_load_loses_no_call_and_counts_none_twice(scene: Scene, note: Note, long: bool) -> None:
     """Each round uses another fsync policy; before every fourth, a gateway is killed while it starts and replays."""
     gateways = [scene.gateway(journal_fsync=policy) for policy in ("always", "interval", "off")]
-    load = Load(clients=CLIENTS)
+    load = Load(clients=LONG_CLIENTS if long else QUICK_CLIENTS)
     rounds = LONG_ROUNDS if long else QUICK_ROUNDS
     starts_killed = 0
     with gateways[0] as gateway:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import subprocess
 import time
 from pathlib import Path
 
@@ -15,11 +14,13 @@ import pytest
 from llm_gateway.domain.usage import AttemptRecord, Price, Usage, UsageRecord, cost, encode_record
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.journal.writer import JournalWriter
-from tests.e2e.process import COMMAND
 from tests.faults.conftest import Note
 from tests.faults.ledger import Ledger
+from tests.fork_server import COMMAND_LINE, fork_server
 
 CUT_OFF_EVERY = 100
+LONGEST_START_S = 0.2
+"""A replay, forked from a process that has imported everything, writes to the database after 0.1 s."""
 PRICE = Price(input=((0, 1_500_000_000),), output=((0, 6_250_000_000),))
 
 
@@ -93,8 +94,9 @@ def replay_until_done(directory: Path, kills: int) -> tuple[int, int, float]:
     killed = in_the_middle = 0
     while True:
         started = time.monotonic()
-        command = (str(COMMAND), "usage", "replay")
-        replay = subprocess.Popen(command, cwd=directory, env=environment, stdout=subprocess.DEVNULL)
+        with Path(os.devnull).open("r+b") as nothing:
+            descriptors = (nothing.fileno(), nothing.fileno(), 2)
+            replay = fork_server().start(COMMAND_LINE, ("usage", "replay"), descriptors, directory, environment)
         if killed == kills:
             assert replay.wait(300) == 0
             return killed, in_the_middle, time.monotonic() - started
@@ -104,7 +106,7 @@ def replay_until_done(directory: Path, kills: int) -> tuple[int, int, float]:
                 time.sleep(0.001)
             time.sleep(random.uniform(0, 0.1))
         else:
-            time.sleep(random.uniform(0, 0.8))
+            time.sleep(random.uniform(0, LONGEST_START_S))
         if replay.poll() is not None:
             assert replay.returncode == 0
             return killed, in_the_middle, time.monotonic() - started

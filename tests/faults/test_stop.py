@@ -11,7 +11,7 @@ from tests.faults.client import Load
 from tests.faults.conftest import Note
 from tests.faults.scene import Scene
 
-QUICK, LONG = 3, 20
+QUICK, LONG = 2, 20
 ACCEPT_S = 1.0
 NOTICED_S = 0.6
 """Seconds after which a load balancer has noticed that the gateway is not ready, and sends no more requests."""

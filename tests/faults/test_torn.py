@@ -22,7 +22,7 @@ from tests.faults.ledger import Ledger
 from tests.faults.scene import Scene
 
 LOAD_S = 0.5
-IN_PROCESS_QUICK, IN_PROCESS_LONG = 150, 3_000
+IN_PROCESS_QUICK, IN_PROCESS_LONG = 75, 3_000
 STARTS_QUICK, STARTS_LONG = 2, 30
 PIECE_ENTRIES = 12
 
@@ -125,7 +125,7 @@ async def test_damage_at_every_offset_loses_no_good_entry(scene: Scene, note: No
     piece = content[entries[first].start : entries[first + PIECE_ENTRIES - 1].end]
     entries = scan(piece).entries
     assert len(entries) == PIECE_ENTRIES
-    offsets = range(0, len(piece), 1 if long else 61)
+    offsets = range(0, len(piece), 1 if long else 127)
     for at in offsets:
         flipped = bytearray(piece)
         flipped[at] ^= 1 << random.randrange(8)

@@ -12,6 +12,7 @@ from tests.e2e.process import GatewayProcess, Response
 from tests.faults.conftest import Note
 from tests.faults.ledger import PRICES, Ledger
 from tests.upstream import UpstreamProcess
+from tests.upstream.forked import ForkedUpstream
 
 FAULTS = (
     "status-500", "status-503", "status-529", "status-408", "status-409", "status-404", "status-401",
@@ -34,7 +35,7 @@ machine, one of them."""
 
 @pytest.fixture(scope="module")
 def mock() -> Iterator[UpstreamProcess]:
-    with UpstreamProcess() as running:
+    with ForkedUpstream() as running:
         yield running
 
 

@@ -1,7 +1,8 @@
 """Schemathesis hooks that keep generated requests on this machine: the gateway calls only the mock vendor.
 
 Schemathesis knows neither hosts nor rows, so the hooks fill them in: providers get the mock's address, overrides name
-the existing provider, and that provider is never changed. Invalid values stay invalid.
+the existing provider, and that provider is never changed. Invalid values stay invalid. The quick form (`FUZZ_SAMPLE`)
+tries each kind of value once, and a part of its repetitions.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 
 import schemathesis
 
-UPSTREAM, PROVIDER_ID, PROVIDER, MODEL = "FUZZ_UPSTREAM", "FUZZ_PROVIDER_ID", "FUZZ_PROVIDER", "FUZZ_MODEL"
-"""Environment variables: the mock's base_url; id, name and model of the provider that is never changed."""
+from tests.fuzz.environment import MODEL, PROVIDER, PROVIDER_ID, SAMPLE, UPSTREAM
+
 NOBODY = "01890a5d-ac96-774b-bcce-b302099a8057"
 UNKNOWN_HEADER = "x-schemathesis-unknown-property"
 IN_HEADER = "in header - object with unexpected properties"
@@ -22,6 +23,41 @@ CHANGES = frozenset({"PATCH", "DELETE"})
 
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+
+
+class Sample:
+    """Choice of cases: each kind of value at each field, each kind of case at each operation, and a part of the rest.
+
+    Repetitions are other wrong types of the same field, and the same fields at other operations.
+    """
+
+    def __init__(self, one_in: int) -> None:
+        self._one_in = one_in
+        self._seen: set[tuple[str, ...]] = set()
+        self._repeated = 0
+
+    def takes(self, scenario: str, description: str, operation: str) -> bool:
+        """Return True if the case is to be sent."""
+        keys = {(scenario, description), (scenario, "", operation)}
+        if not keys <= self._seen:
+            self._seen |= keys
+            return True
+        self._repeated += 1
+        return self._repeated % self._one_in == 0
+
+
+_sample = Sample(int(os.environ.get(SAMPLE, "1")))
+
+
+@schemathesis.hook
+def filter_case(context: Any, case: schemathesis.Case[Any]) -> bool:
+    """Return False for cases of the coverage phase that are not in the sample."""
+    del context
+    about = None if case.meta is None else case.meta.phase.data
+    scenario, description = getattr(about, "scenario", None), getattr(about, "description", None)
+    if scenario is None:  # another phase
+        return True
+    return _sample.takes(str(scenario), str(description), case.operation.label)
 
 
 @schemathesis.hook

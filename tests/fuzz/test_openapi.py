@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.process import GatewayProcess
-from tests.fuzz.hooks import MODEL, PROVIDER, PROVIDER_ID, UPSTREAM
-from tests.upstream import UpstreamProcess
+from tests.fuzz.environment import MODEL, PROVIDER, PROVIDER_ID, SAMPLE, UPSTREAM
+from tests.upstream.forked import ForkedUpstream
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = Path(sys.executable).with_name("schemathesis")
@@ -26,6 +25,7 @@ QUICK = [
     "--max-examples=1",
     f"--exclude-path-regex={SAME_ENDPOINTS}",
 ]
+QUICK_SAMPLE = "4"
 LONG = ["--max-examples=300", "--max-time=300", "--continue-on-failure"]
 PATIENCE_S = 900
 
@@ -37,16 +37,18 @@ def long(request: pytest.FixtureRequest) -> bool:
 
 
 def test_every_answer_is_one_the_document_promises(tmp_path: Path, long: bool) -> None:
-    with UpstreamProcess() as mock, GatewayProcess(tmp_path) as gateway:
+    with ForkedUpstream() as mock, GatewayProcess(tmp_path) as gateway:
         path = gateway.provider("acme", mock.base_url, "json", priority=HIGHEST_PRIORITY)
         local = {UPSTREAM: mock.base_url, PROVIDER_ID: path.rpartition("/")[2], PROVIDER: "acme", MODEL: "json"}
+        if not long:
+            local[SAMPLE] = QUICK_SAMPLE
         document = tmp_path / "openapi.json"
         document.write_bytes(gateway.call("GET", "/openapi.json").body)
         options = [f"--url=http://127.0.0.1:{gateway.port}", *(LONG if long else QUICK)]
         ended = subprocess.run(
             [COMMAND, f"--config-file={CONFIGURATION}", "--no-color", "run", document, *options],
             cwd=tmp_path,
-            env={**os.environ, **local, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+            env={**local, "PYTHONPATH": str(ROOT), "HYPOTHESIS_STORAGE_DIRECTORY": str(ROOT / ".hypothesis")},
             stdout=None if long else subprocess.PIPE,  # make fuzz shows the output as it comes
             stderr=None if long else subprocess.STDOUT,
             text=True,

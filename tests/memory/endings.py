@@ -57,6 +57,15 @@ def raw(data: bytes, *, keep: bool = False, pause_s: float = 0.0) -> Answer:
     return answer
 
 
+def repeated(before: bytes, block: bytes, count: int) -> Answer:
+    """Return an answer of many blocks, which are made when it is sent: every parallel worker makes all answers."""
+
+    def answer(connection: socket.socket) -> bool:
+        return raw(before + block * count)(connection)
+
+    return answer
+
+
 def late(answer: Answer, *, pause_s: float) -> Answer:
     """Return an answer that waits first."""
 

@@ -37,6 +37,7 @@ from tests.memory.endings import (
     late,
     raw,
     refused,
+    repeated,
     reset,
     settled,
     whole,
@@ -73,7 +74,7 @@ WHOLE = {
     "no JSON": Ending(whole(b"{nope"), REFUSED),
     "compressed": Ending(raw(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 3\r\n\r\nabc"), REFUSED),
     "huge head": Ending(raw(b"HTTP/1.1 200 OK\r\na: " + b"x" * 600_000), REFUSED),
-    "huge body": Ending(raw(b"HTTP/1.1 200 OK\r\ncontent-length: 40000000\r\n\r\n" + b" " * 34_000_000), REFUSED),
+    "huge body": Ending(repeated(b"HTTP/1.1 200 OK\r\ncontent-length: 40000000\r\n\r\n", b" ", 34_000_000), REFUSED),
     "past the deadline": Ending(STALLED, REFUSED),
     "past the deadline after its head": Ending(
         raw(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", pause_s=STALL_S), REFUSED

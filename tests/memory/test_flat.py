@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.process import CommandProcess, GatewayProcess
-from tests.memory.endings import Answer, Provider, ask, connected, raw, reset
+from tests.memory.endings import Answer, Provider, ask, connected, raw, repeated, reset
 
 MEBIBYTE = 1024 * 1024
 LARGE = "x" * 3_500_000
@@ -43,19 +43,15 @@ def gateway(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield started
 
 
-def repeated(before: bytes, block: bytes, megabytes: int) -> Answer:
-    return raw(before + block * (megabytes * MEBIBYTE // len(block)))
-
-
 CASES: dict[str, tuple[str, int, Answer]] = {
     "refused": (LARGE, 30, raw(b"")),
     "closed": (LARGE, 30, raw(b"")),
     "reset": (LARGE, 30, reset),
-    "cut": ("hi", 5, raw(JSON + b" " * 30_000_000)),
-    "trailers": ("hi", 5, repeated(CHUNKED + b"2\r\nxx\r\n0\r\n", b"a: b\r\n", 20)),
-    "trailer": ("hi", 5, repeated(CHUNKED + b"2\r\nxx\r\n0\r\na: ", b"x", 20)),
-    "interim": ("hi", 5, repeated(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 20)),
-    "chunks": ("hi", 4, repeated(CHUNKED, b"2\r\nxx\r\n", 4)),
+    "cut": ("hi", 5, repeated(JSON, b" ", 30_000_000)),
+    "trailers": ("hi", 5, repeated(CHUNKED + b"2\r\nxx\r\n0\r\n", b"a: b\r\n", 20 * MEBIBYTE // 6)),
+    "trailer": ("hi", 5, repeated(CHUNKED + b"2\r\nxx\r\n0\r\na: ", b"x", 20 * MEBIBYTE)),
+    "interim": ("hi", 5, repeated(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 20 * MEBIBYTE // 25)),
+    "chunks": ("hi", 4, repeated(CHUNKED, b"2\r\nxx\r\n", 4 * MEBIBYTE // 7)),
 }
 """By provider name: the client's prompt, the number of requests, and the provider's answer.
 
@@ -88,7 +84,7 @@ def test_request_bodies_in_flight_are_limited_while_small_requests_are_served(tm
     body = json.dumps({"model": "nope", "messages": [{"role": "user", "content": LARGE}]}).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nx-service-key: dev-gateway-key\r\n"
     head += b"content-length: %d\r\n\r\n" % len(body)
-    with CommandProcess(tmp_path, log_level="error", max_body_bytes_in_flight=8 * MEBIBYTE) as gateway:
+    with GatewayProcess(tmp_path, log_level="error", max_body_bytes_in_flight=8 * MEBIBYTE) as gateway:
         before = resident_mb(gateway)
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(connected(gateway.port)) for _ in range(20)]

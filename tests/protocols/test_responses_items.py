@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from llm_gateway.domain.conversation import (
     Choice,
@@ -37,7 +37,7 @@ from llm_gateway.sse import Event, Splitter
 CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 ASKED = {"role": "user", "content": "x"}
 THOUGHTS: list[Part] = [Thinking(text="Hm, ☃", signature="sig/+=="), Thinking(redacted="sealed"), Text(text="So")]
-EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent, config=ConfigDict(defer_build=True))
 
 
 def read(document: Any) -> Conversation:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from llm_gateway.domain.conversation import Choice, Chunk, Completion, Part, Text, ToolCall, ToolChoice
 from llm_gateway.domain.reply_assembler import chunks_of
@@ -15,7 +15,7 @@ from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, opena
 from llm_gateway.protocols.contract import ParsedRequest, ReplyContext, Unreadable, Unsupported
 from llm_gateway.sse import Splitter
 
-EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent, config=ConfigDict(defer_build=True))
 USER = {"role": "user", "content": "x"}
 SCHEMA = {"type": "object", "properties": {}}
 GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: /.+/"}

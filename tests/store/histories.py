@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import reduce
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from hypothesis import strategies as st
@@ -139,31 +139,45 @@ def in_order(totals: dict[Any, Totals]) -> list[NamedTotals]:
     return sorted(rows, key=lambda row: (-row.totals.cost_nanos, -row.totals.requests, row.name))
 
 
-def check_reports(store: UsageStore, history: list[UsageRecord], days: int, now_ms: int = NOW_MS) -> None:
-    """Compare every report with its recomputation from the records."""
+class Reports(NamedTuple):
+    """All reports of a period."""
+
+    whole: Totals
+    services: list[NamedTotals]
+    providers: list[NamedTotals]
+    customers: list[CustomerTotals]
+
+
+def check_reports(store: UsageStore, history: list[UsageRecord], days: int, now_ms: int = NOW_MS) -> Reports:
+    """Compare every report with its recomputation from the records. Returns the reports."""
     period = expected_period(history, days, now_ms)
-    assert store.summary(days, now_ms) == expected_totals(period)
-    assert store.by_service(days, now_ms) == expected_rows(period, lambda given: given.service)
-    assert store.by_provider(days, now_ms) == expected_providers(period)
+    found = Reports(
+        store.summary(days, now_ms),
+        store.by_service(days, now_ms),
+        store.by_provider(days, now_ms),
+        store.by_customer(days, now_ms, 500),
+    )
+    assert found.whole == expected_totals(period)
+    assert found.services == expected_rows(period, lambda given: given.service)
+    assert found.providers == expected_providers(period)
     customers = [
         CustomerTotals(row.name, row.totals.requests, row.totals.cost_nanos)
         for row in expected_rows(period, lambda given: given.user_id)
     ]
-    assert store.by_customer(days, now_ms, 500) == customers
+    assert found.customers == customers
     assert store.by_customer(days, now_ms, 2) == customers[:2]
+    return found
 
 
-def check_sums(store: UsageStore, days: int, now_ms: int = NOW_MS) -> None:
+def check_sums(reports: Reports) -> None:
     """Check that the reports add up to the same totals; needs records as the gateway makes them (`made_records`)."""
-    whole = store.summary(days, now_ms)
-    services, providers = store.by_service(days, now_ms), store.by_provider(days, now_ms)
-    assert reduce(Totals.plus, (row.totals for row in services), Totals()) == whole
-    customers = store.by_customer(days, now_ms, 500)
-    assert (sum(row.requests for row in customers), sum(row.cost_nanos for row in customers)) == (
-        whole.requests,
-        whole.cost_nanos,
-    )
-    bought = reduce(Totals.plus, (row.totals for row in providers), Totals())
+    whole = reports.whole
+    assert reduce(Totals.plus, (row.totals for row in reports.services), Totals()) == whole
+    assert (
+        sum(row.requests for row in reports.customers),
+        sum(row.cost_nanos for row in reports.customers),
+    ) == (whole.requests, whole.cost_nanos)
+    bought = reduce(Totals.plus, (row.totals for row in reports.providers), Totals())
     assert (bought.cost_nanos, bought.total_tokens) == (whole.cost_nanos, whole.total_tokens)
     assert bought.requests <= whole.requests
 

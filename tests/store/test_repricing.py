@@ -335,8 +335,7 @@ def test_reports_become_those_of_a_history_with_the_new_prices(
             break
     done = Run(shared_database, prices)(wanted)
     expected = with_price(history, prices)
-    check_reports(store, expected, days)
-    check_sums(store, days)
+    check_sums(check_reports(store, expected, days))
     check_cube(shared_database)
     assert done.cost_after_nanos == foretold.cost_after_nanos
     if not stops:

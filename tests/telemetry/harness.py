@@ -13,6 +13,8 @@ from llm_gateway.telemetry.redaction import Redactor
 
 SECRET = "canary/with.odd:characters"
 LOOKS_SECRET = "sk-abcdefgh12345678"
+PATIENCE_S = 60.0
+"""Seconds in which a log on a busy machine writes what is left."""
 
 
 class Log:
@@ -20,7 +22,7 @@ class Log:
 
     def __init__(self, level: str = "info", *, console: bool = False) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - read when all is written
-        self._writer = LogWriter(console=console, redact=Redactor([SECRET]), fd=self._file.fileno())
+        self._writer = LogWriter(console=console, redact=Redactor([SECRET]), fd=self._file.fileno(), close_s=PATIENCE_S)
         self.log = configure_logging(level=level, write=self._writer.event)
 
     def text(self) -> str:
@@ -61,7 +63,7 @@ class Pipe:
 
 def written(records: list[UsageRecord], *, console: bool = False) -> str:
     with tempfile.TemporaryFile() as file:
-        with LogWriter(console=console, redact=Redactor([SECRET]), fd=file.fileno()) as log:
+        with LogWriter(console=console, redact=Redactor([SECRET]), fd=file.fileno(), close_s=PATIENCE_S) as log:
             for one in records:
                 log.request(one)
         file.seek(0)

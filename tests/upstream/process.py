@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 
@@ -17,30 +19,50 @@ ROOT = Path(__file__).resolve().parents[2]
 STOP_SECONDS = 5.0
 
 
+class Process(Protocol):
+    """The part of `subprocess.Popen` that is used."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
 class UpstreamProcess:
     """A mock vendor's process: `with UpstreamProcess(journal=path) as mock: … mock.base_url … mock.seen().calls`."""
 
     def __init__(
         self, *, port: int = 0, journal: Path | None = None, fsync: bool = False, kept_calls: int = KEPT_CALLS
     ) -> None:
-        self._command = [sys.executable, "-m", "tests.upstream", f"--port={port}", f"--kept-calls={kept_calls}"]
+        self._arguments = [f"--port={port}", f"--kept-calls={kept_calls}"]
         if journal is not None:
-            self._command.append(f"--journal={journal.resolve()}")
+            self._arguments.append(f"--journal={journal.resolve()}")
         if fsync:
-            self._command.append("--fsync")
+            self._arguments.append("--fsync")
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Process | None = None
         self.port = port
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        if self._process.stdout is None:
-            raise RuntimeError("The mock has no output to read its port from")
-        line = self._process.stdout.readline()
+        reading, writing = os.pipe()
+        with os.fdopen(reading) as output:
+            try:
+                self._process = self._start(self._arguments, writing)
+            finally:
+                os.close(writing)
+            line = output.readline()
         if not line:
             raise RuntimeError(f"The mock did not start: it ended with {self._process.wait()}")
         self.port = int(line)
         return self
+
+    def _start(self, arguments: Sequence[str], output: int) -> Process:
+        """Start the process; its standard output is the descriptor `output`."""
+        return subprocess.Popen([sys.executable, "-m", "tests.upstream", *arguments], cwd=ROOT, stdout=output)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -53,8 +75,6 @@ class UpstreamProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
 
     @property
     def pid(self) -> int:

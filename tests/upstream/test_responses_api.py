@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from tests.upstream import MockUpstream, completion_tokens, prompt_tokens
 from tests.upstream.responses_api import ARGUMENTS, encoded_events, events, problem_in, response
@@ -21,7 +21,7 @@ TOOL = {"type": "function", "name": "weather", "parameters": {"type": "object", 
 CALL = {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": "{}"}
 RESULT = {"type": "function_call_output", "call_id": "c1", "output": "sunny"}
 REASONING = {"type": "reasoning", "summary": [], "encrypted_content": "gAAAAAmock1"}
-EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent, config=ConfigDict(defer_build=True))
 
 
 @pytest.fixture
