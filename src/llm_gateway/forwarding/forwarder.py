@@ -233,7 +233,13 @@ class ForwardedRequest:
         return str(self._scope["path"]).partition("?")[0]
 
     def start(self, connection: UploadConnection) -> ResponseStream:
-        """Send the head, and begin to send the body. Returns the stream of the response."""
+        """Send the head, and begin to send the body. Returns the stream of the response.
+
+        Raises:
+            IncompleteResponse: the connection is closed, or the client has disconnected.
+        """
+        if self.is_gone:  # between two tries, so that no connection was there to be closed
+            raise IncompleteResponse("The client disconnected")
         self._connection = connection
         self._stream = stream = connection.start(request_head(self._scope), method=self.method)
         if self.method not in WITH_BODY:
