@@ -188,10 +188,11 @@ class Shipper:
         If that fails (no descriptor is free, say), it is noted in `failures`, and the writers known so far go on.
         """
         try:
+            with self._shared:  # before the listing, so that every writer a flush can know of is in it
+                flushes = [flush for flush in self._flushes if flush.targets is None]
             paths = {path.name: path for path in find_writers(self._root)}
             self._finished &= paths.keys()
             with self._shared:
-                flushes = [flush for flush in self._flushes if flush.targets is None]
                 for name in paths.keys() - self._tails.keys() - self._finished:
                     self._tails[name] = self._new_tail(paths[name])
             targets = {tail: tail.appended() for tail in self._tails.values()}
