@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.process import GatewayProcess
+from tests.e2e.sdk_clients import close_all
 from tests.upstream import UpstreamProcess
 from tests.upstream.forked import ForkedUpstream
 
@@ -15,6 +16,13 @@ from tests.upstream.forked import ForkedUpstream
 def vendor() -> Iterator[UpstreamProcess]:
     with ForkedUpstream() as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def close_sdk_clients() -> Iterator[None]:
+    """Close the clients of `sdk_clients` after the test."""
+    yield
+    close_all()
 
 
 @pytest.fixture

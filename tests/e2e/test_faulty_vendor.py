@@ -16,6 +16,7 @@ from llmock.verdict import judge
 from openai.types.chat import ChatCompletionMessageParam
 
 from tests.e2e.process import KEY, GatewayProcess
+from tests.e2e.sdk_clients import closed_later
 
 MODEL = "gpt-4o-mini"
 CALLS, THREADS = 300, 8
@@ -49,7 +50,7 @@ def outcome(client: openai.OpenAI, number: int) -> str:
 def test_a_vendor_with_many_faults_is_handled_without_the_clients_retries(tmp_path: Path, vendor: LLMockServer) -> None:
     with GatewayProcess(tmp_path) as gateway:
         gateway.provider("acme", vendor.base_url("openai"), MODEL)
-        client = openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0)
+        client = closed_later(openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0))
         with client, ThreadPoolExecutor(THREADS) as pool:
             outcomes = Counter(pool.map(lambda number: outcome(client, number), range(CALLS)))
         summary = gateway.summary()

@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from tests.e2e.process import KEY, GatewayProcess
+from tests.e2e.sdk_clients import closed_later
 from tests.upstream import UpstreamProcess
 
 MODEL = "random-15+status-429-after-1"
@@ -36,7 +37,7 @@ def streamed(client: openai.OpenAI, model: str, number: int) -> str:
 
 def ask_often(gateway: GatewayProcess, model: str, ask: Callable[[openai.OpenAI, str, int], str | None]) -> list[bool]:
     """Send CALLS requests from THREADS clients without retries. Returns which were answered; the others must be 429."""
-    client = openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0)
+    client = closed_later(openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0))
 
     def answered(number: int) -> bool:
         try:

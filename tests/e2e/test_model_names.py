@@ -14,6 +14,7 @@ from google.genai import errors, types
 from llmock.pytest_plugin import LLMock
 
 from tests.e2e.process import KEY, GatewayProcess
+from tests.e2e.sdk_clients import closed_later
 from tests.e2e.test_dialects import MODELS, configure
 
 ASKED: Any = [{"role": "user", "content": "Hi"}]
@@ -27,15 +28,17 @@ FACTS: dict[str, Any] = {
 
 
 def chat_client(gateway: GatewayProcess) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0)
+    return closed_later(openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0))
 
 
 def messages_client(gateway: GatewayProcess) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=f"http://127.0.0.1:{gateway.port}", api_key=KEY, max_retries=0)
+    return closed_later(anthropic.Anthropic(base_url=f"http://127.0.0.1:{gateway.port}", api_key=KEY, max_retries=0))
 
 
 def google_client(gateway: GatewayProcess) -> genai.Client:
-    return genai.Client(api_key=KEY, http_options=types.HttpOptions(base_url=f"http://127.0.0.1:{gateway.port}"))
+    return closed_later(
+        genai.Client(api_key=KEY, http_options=types.HttpOptions(base_url=f"http://127.0.0.1:{gateway.port}"))
+    )
 
 
 def last_record(gateway: GatewayProcess) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from tests.e2e.process import KEY, GatewayProcess
+from tests.e2e.sdk_clients import closed_later
 from tests.upstream import UpstreamProcess
 from tests.upstream.behaviour import REFUSALS
 from tests.waiting import wait_until
@@ -33,7 +34,7 @@ def assert_changes(gateway: GatewayProcess, provider: str, *expected: tuple[str,
 
 def ask(gateway: GatewayProcess, model: str, customer: str) -> Any:
     """Send POST /v1/chat/completions for this customer."""
-    client = openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0)
+    client = closed_later(openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0))
     with client:
         return client.chat.completions.create(
             model=model,

@@ -14,6 +14,7 @@ from google.genai import errors, types
 from llmock.pytest_plugin import LLMock
 
 from tests.e2e.process import KEY, GatewayProcess
+from tests.e2e.sdk_clients import closed_later
 from tests.e2e.test_dialects import DIALECTS, MODELS, OTHERS, configure
 
 TEXT = "The capital is Paris. It is a large town."
@@ -26,7 +27,9 @@ class Chat:
     """OpenAI's SDK, chat completions."""
 
     def __init__(self, gateway: GatewayProcess) -> None:
-        self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0)
+        self.client = closed_later(
+            openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0)
+        )
         self.messages: list[Any] = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Where?"}]
         self.tools: list[Any] = [{"type": "function", "function": {"name": "weather", "parameters": PLACE}}]
 
@@ -81,7 +84,9 @@ class Responses:
     """OpenAI's SDK, responses."""
 
     def __init__(self, gateway: GatewayProcess) -> None:
-        self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0)
+        self.client = closed_later(
+            openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0)
+        )
         self.tools: list[Any] = [{"type": "function", "name": "weather", "parameters": PLACE, "strict": False}]
 
     def text(self, model: str = "auto", **more: Any) -> tuple[str, int, int]:
@@ -120,7 +125,9 @@ class Messages:
     """Anthropic's SDK."""
 
     def __init__(self, gateway: GatewayProcess) -> None:
-        self.client = anthropic.Anthropic(base_url=f"http://127.0.0.1:{gateway.port}", api_key=KEY, max_retries=0)
+        self.client = closed_later(
+            anthropic.Anthropic(base_url=f"http://127.0.0.1:{gateway.port}", api_key=KEY, max_retries=0)
+        )
         self.asked: dict[str, Any] = {
             "system": "Be brief",
             "messages": [{"role": "user", "content": "Where?"}],
@@ -172,7 +179,7 @@ class Content:
 
     def __init__(self, gateway: GatewayProcess) -> None:
         options = types.HttpOptions(base_url=f"http://127.0.0.1:{gateway.port}")
-        self.client = genai.Client(api_key=KEY, http_options=options)
+        self.client = closed_later(genai.Client(api_key=KEY, http_options=options))
         self.weather = types.FunctionDeclaration(name="weather", parameters_json_schema=PLACE)
 
     def config(self, extra_headers: dict[str, str] | None = None, **more: Any) -> types.GenerateContentConfig:
@@ -332,7 +339,9 @@ def test_errors_raise_the_sdks_own_exceptions(
 
     with pytest.raises(own, match=words):
         (client.stream if stream else client.text)()
-    bad: Any = openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key="wrong", max_retries=0)
+    bad: Any = closed_later(
+        openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key="wrong", max_retries=0)
+    )
     with pytest.raises(openai.AuthenticationError):
         bad.models.list()
 

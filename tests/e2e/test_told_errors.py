@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from tests.e2e.process import KEY, GatewayProcess, Response
+from tests.e2e.sdk_clients import closed_later
 from tests.e2e.streaming_vendor import BEGIN, DONE, StreamingVendor, delta, event, finish
 from tests.upstream import UpstreamProcess
 from tests.upstream.behaviour import REFUSALS
@@ -87,7 +88,7 @@ def test_chat_clients_get_openais_code_for_a_full_context_window(
     word = "context-length" if came == "status" else "m"
     gateway.provider("acme", mock.base_url if came == "status" else streamer.url, word)
 
-    client = openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0)
+    client = closed_later(openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0))
     with client, pytest.raises(openai.BadRequestError) as raised:
         client.chat.completions.create(model=word, messages=[{"role": "user", "content": "Hi"}], stream=True)
 
@@ -122,7 +123,7 @@ def test_claude_code_gets_a_prompt_that_is_too_long(
 ) -> None:
     gateway.provider("acme", mock.base_url, "context-length")
 
-    client = anthropic.Anthropic(base_url=f"http://127.0.0.1:{gateway.port}", api_key=KEY, max_retries=0)
+    client = closed_later(anthropic.Anthropic(base_url=f"http://127.0.0.1:{gateway.port}", api_key=KEY, max_retries=0))
     with client, pytest.raises(anthropic.BadRequestError) as raised:
         client.messages.create(
             model="context-length", max_tokens=10, messages=[{"role": "user", "content": "Hi"}], stream=stream
