@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -173,3 +174,14 @@ async def never(scope: Message, receive: Any, send: Send) -> None:
     """Read the request, and never answer."""
     await read_body(receive)
     await asyncio.Event().wait()
+
+
+def seen(response: Response) -> dict[str, Any]:
+    """Decode the answer of `describe`."""
+    assert response.status == 200, response
+    found: dict[str, Any] = ast.literal_eval(response.body.decode())
+    return found
+
+
+def in_flight(running: Worker) -> int:
+    return running.forwarder._count
