@@ -1,4 +1,4 @@
-"""Configuration in force: read from the stores after each change, as data and as the snapshot that is built of it."""
+"""Configuration in force: read from the stores after each change, and built into an immutable snapshot."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Subscriber: TypeAlias = Callable[[Snapshot], object]
 
 
 class LiveConfiguration:
-    """The current configuration as `configuration` (data) and `snapshot`, both empty until the first `reload`.
+    """The current configuration as `snapshot`, empty until the first `reload`.
 
     `resolve(provider, key)` returns the provider's account. If it fails, or the stored key cannot be decrypted, the
     provider is listed as disabled, and `log` gets its name and the reason. `public_prices` returns the price lists that
@@ -38,8 +38,7 @@ class LiveConfiguration:
         build: Build,
         log: Log,
     ) -> None:
-        self.configuration = Configuration()
-        self.snapshot = build(self.configuration)
+        self.snapshot = build(Configuration())
         self._providers = providers
         self._overrides = overrides
         self._resolve = resolve
@@ -68,7 +67,7 @@ class LiveConfiguration:
                 has_vendor=has_enabled_vendor(provider for provider, _ in loaded),  # an unusable one counts as well
             )
             snapshot = self._build(configuration)
-            self.configuration, self.snapshot = configuration, snapshot
+            self.snapshot = snapshot
             for subscriber in self._subscribers:
                 subscriber(snapshot)
             return snapshot
