@@ -2,10 +2,13 @@
 
 States and the events that change them; the first cooldown is 30 s, ± 20 % at random, the longest 300 s:
 
-    closed ── 5 failures in a row, or half of ≥ 20 calls in 10 s ──▶ open ── cooldown over, one call ──▶ half_open
-      ▲                                                               ▲                                    │   │
-      │                                                               └── fail: cooldown doubles ──────────┘   │
-      └── succeed: failures are forgotten, cooldown is 30 s again ─────────────────────────────────────────────┘
+    closed ── failures in a row, or half of ≥ 20 calls in 10 s ──▶ open ── cooldown over, one call ──▶ half_open
+      ▲                                                             ▲                                    │   │
+      │                                                             └── fail: cooldown doubles ──────────┘   │
+      └── succeed: failures are forgotten, cooldown is 30 s again ───────────────────────────────────────────┘
+
+Five failures in a row open it; ten if there were 20 calls in the last ten seconds. Of many calls to a provider that
+fails at every fifth, five fail in a row by chance every few minutes.
 
     state       admit                                succeed, fail                       release
     closed      a permit for every call              counted                             no effect
@@ -27,6 +30,8 @@ from llm_gateway.worker.pipeline.availability.sliding_counts import WINDOW_S, Sl
 State: TypeAlias = Literal["closed", "open", "half_open"]
 
 FAILURES_IN_A_ROW = 5
+FAILURES_IN_A_ROW_OF_MANY = 10
+"""Failures in a row that open the breaker if `RATE_MIN_CALLS` were made in the last ten seconds."""
 RATE_MIN_CALLS = 20
 COOLDOWN_S = 30.0
 MAX_COOLDOWN_S = 300.0
@@ -150,9 +155,10 @@ class CircuitBreaker:
 
     def _judge(self) -> str | None:
         recent = self._recent
-        if self._in_a_row >= FAILURES_IN_A_ROW:
+        has_many = recent.sum_all >= RATE_MIN_CALLS
+        if self._in_a_row >= (FAILURES_IN_A_ROW_OF_MANY if has_many else FAILURES_IN_A_ROW):
             why = f"{self._in_a_row} failures in a row"
-        elif recent.sum_all >= RATE_MIN_CALLS and recent.sum_marked * 2 >= recent.sum_all:
+        elif has_many and recent.sum_marked * 2 >= recent.sum_all:
             why = f"{recent.sum_marked} of {recent.sum_all} calls in {WINDOW_S} s failed"
         else:
             return None
