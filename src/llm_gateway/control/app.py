@@ -11,21 +11,21 @@ from typing import NamedTuple, TypeAlias
 from starlette.types import ASGIApp
 
 from llm_gateway.control.docs.home import home_router
-from llm_gateway.control.docs.page import build_page
+from llm_gateway.docs_page.page import build_page
 from llm_gateway.control.docs.routes import docs_page_router
 from llm_gateway.control.embedded_model import OnlyModelWarning
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.app import build_management
-from llm_gateway.control.management.health import health_router
+from llm_gateway.control.management.health import SharedCheck, health_router
 from llm_gateway.control.management.overrides import overrides_router
 from llm_gateway.control.management.probe import Probe
 from llm_gateway.control.management.provider_rules import ProviderRules
 from llm_gateway.control.management.providers import providers_router
 from llm_gateway.control.management.usage import usage_router
+from llm_gateway.control.workers import Workers
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.gate.body import InFlight
-from llm_gateway.journal.known_records import KnownRecords
 from llm_gateway.journal.replay import replay
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.throttle import Throttle
@@ -39,7 +39,6 @@ from llm_gateway.providers.prices import PriceList, attempt_quote
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.settings import Settings
-from llm_gateway.store.data_dir import DataDir
 from llm_gateway.store.database import Database
 from llm_gateway.store.migrations import OTHER_VERSION
 from llm_gateway.store.overrides import OverrideStore
@@ -68,40 +67,26 @@ class Stores(NamedTuple):
 
 
 def open_stores(settings: Settings, stack: AsyncExitStack, log: Log) -> Stores:
-    """Lock the data directory, migrate the database, and move journal entries of earlier gateways into it.
+    """Migrate the database, and move journal entries of earlier gateways into it. The data directory must be locked.
 
     Raises:
-        ConfigurationError: another gateway uses the directory, or the encryption keys are not valid.
+        ConfigurationError: the encryption keys are not valid, or the journal cannot be read.
         StoreUnavailable: the database does not answer.
     """
-    data_dir = DataDir(settings.data_dir)
-    stack.callback(data_dir.close)
+    path = settings.data_dir.absolute()
     database = Database.open(settings.url)
     stack.callback(database.close)
     database.migrate()
     if settings.encryption_keys:
         keys = parse_keys(settings.encryption_keys)
     else:
-        keys = load_or_create_key_file(data_dir.path / "encryption.key")
+        keys = load_or_create_key_file(path / "encryption.key")
     usage = UsageStore(database)
-    report = replay(data_dir.path, usage.write, log=log)
+    report = replay(path, usage.write, log=log)
     if report.records:
         log("usage journal replayed", records=report.records)
     providers = ProviderStore(database, SecretBox(keys))
-    return Stores(data_dir.path, database, usage, providers, OverrideStore(database), report.records)
-
-
-class DataPlane(NamedTuple):
-    """Functions of the data plane that the management API calls.
-
-    `passed` is called with a provider that passed its test. `ready` is True while requests are accepted,
-    `journal_writable` while their usage can be recorded. `metrics` returns all metrics as text, and its content type.
-    """
-
-    passed: Callable[[Provider], None]
-    ready: Callable[[], bool]
-    journal_writable: Callable[[], bool]
-    metrics: Callable[[], tuple[bytes, str]]
+    return Stores(path, database, usage, providers, OverrideStore(database), report.records)
 
 
 class Control:
@@ -148,51 +133,38 @@ class Control:
         self._unusable[name] = reason
         self._log("provider cannot be used", level="error", provider=name, reason=reason)
 
-    def start_shipper(self, known: KnownRecords) -> Shipper:
-        """Start the thread that moves journal entries to the database. Stop it after this process's writer is closed.
-
-        `known` are the records of this process, which it need not decode.
-        """
+    def start_shipper(self) -> Shipper:
+        """Start the thread that moves journal entries to the database. Stop it after all workers have ended."""
         throttle = Throttle()
         sink = partial(self._stores.usage.write, pause=throttle)
-        shipper = Shipper(self.path / "journal", sink, log=self._log, pause=throttle, known=known)
+        shipper = Shipper(self.path / "journal", sink, log=self._log, pause=throttle)
         shipper.start()
         return shipper
 
-    def build(self, shipper: Shipper, data_plane: DataPlane) -> ASGIApp:
+    def build(self, shipper: Shipper, database: SharedCheck, workers: Workers) -> ASGIApp:
         """Build the management API as an ASGI application."""
         stores, configuration = self._stores, self.configuration
         local = self._local
         rules = ProviderRules(self._presets, self.egress, lambda: local.base_url if local else None)
         probe = Probe(
-            ModelLists(PoolFactory(self.egress)).get, DIALECTS, self._redact, self._unusable, passed=data_plane.passed
+            ModelLists(PoolFactory(self.egress)).get,
+            DIALECTS,
+            self._redact,
+            self._unusable,
+            passed=lambda provider: workers.passed(provider.id),
         )
         routers = (
             home_router(self._dev_key),
             health_router(
-                database_ok=stores.database.check,
-                ready=data_plane.ready,
-                journal_writable=data_plane.journal_writable,
+                check=database,
+                ready=workers.are_ready,
+                journal_writable=workers.can_record,
                 snapshot=lambda: configuration.snapshot,
-                metrics=data_plane.metrics,
+                metrics=workers.metrics,
             ),
             providers_router(stores.providers, configuration, rules, probe),
             overrides_router(stores.overrides, configuration),
             usage_router(stores.usage, shipper.flush),
             docs_page_router(self.sign_in_page),
         )
-        return build_management(routers, self._log, self._in_flight)
-
-
-def build_repricing(settings: Settings, stack: ExitStack) -> Repricing:
-    """Build the repricing of stored usage records with the configured providers' prices. Needs no encryption keys.
-
-    Raises:
-        ConfigurationError: the database is not at this version.
-        StoreUnavailable: the database does not answer.
-    """
-    database = Database.open(settings.url)
-    stack.callback(database.close)
-    if not database.is_current():
-        raise ConfigurationError(OTHER_VERSION)
-    return Repricing(database, list_providers(database), partial(attempt_quote, PriceList(), load_presets()))
+        return build_management(routers, self._log, self._in_flight, workers.pending)

@@ -19,6 +19,7 @@ Resolve: TypeAlias = Callable[[Provider, str], Account]
 Build: TypeAlias = Callable[[Configuration], Snapshot]
 Log: TypeAlias = Callable[[str, str], None]
 Subscriber: TypeAlias = Callable[[Snapshot], object]
+Distribute: TypeAlias = Callable[[Configuration], object]
 
 
 class LiveConfiguration:
@@ -46,7 +47,12 @@ class LiveConfiguration:
         self._build = build
         self._log = log
         self._subscribers: list[Subscriber] = []
+        self._distribute: Distribute = lambda _configuration: None
         self._reloading = threading.Lock()
+
+    def connect(self, distribute: Distribute) -> None:
+        """Call `distribute` with each later configuration, in the thread that calls `reload`, before it returns."""
+        self._distribute = distribute
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Call `subscriber` with each later snapshot, in the thread that calls `reload`."""
@@ -70,6 +76,7 @@ class LiveConfiguration:
             self.snapshot = snapshot
             for subscriber in self._subscribers:
                 subscriber(snapshot)
+            self._distribute(configuration)
             return snapshot
 
     def _account(self, provider: Provider, sealed: bytes) -> Account:

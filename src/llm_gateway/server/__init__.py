@@ -1,7 +1,6 @@
 """HTTP server for ASGI apps: uvicorn with limits on slow and large requests, and a graceful stop.
 
-`serve` runs an app until the process gets a signal; `Server` does the same without signals and event loop. A
-`ClientConnection` parses requests into `Exchange`s; `SharedState` holds what all connections share.
+A `ClientConnection` parses requests into `Exchange`s; `SharedState` holds what all connections share.
 
     start ──▶ accepting ── stop ──▶ accepting, each response closes its connection ── accept_s ──▶ not accepting
                                                                                                         │
@@ -14,16 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import resource
-import signal
 import socket
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import uvicorn
-import uvloop
 
 from llm_gateway.server.connection import ClientConnection
 from llm_gateway.server.exchange import App
@@ -39,13 +34,7 @@ FLUSH_S = 1.0
 """Seconds to write the last responses to their clients while stopping."""
 CANCEL_S = 5.0
 """Seconds for cancelled requests to end."""
-GC_THRESHOLDS = (50_000, 5, 5)
-"""Thresholds of the cycle collector (`gc.set_threshold`): 50,000 more container objects allocated than freed.
-
-Requests leave no reference cycles (tests/memory), so it finds only those of libraries. With a low threshold it would
-walk the batch of records that the shipper decodes, while the event loop waits: 5 ms at 5,000."""
-
-__all__ = ["Limits", "Server", "bind", "serve"]
+__all__ = ["Limits", "Server", "bind", "most_connections", "url_of"]
 
 
 class Lifespan:
@@ -277,56 +266,13 @@ class Server:
         return list(self._shared.connections)  # type: ignore[arg-type]  # `_connect` makes all of them
 
 
-def serve(
-    app: App, *, host: str, port: int, accept_s: float, drain_s: float, on_stopping: Callable[[], None], log: Log
-) -> int:
-    """Serve `app` until SIGTERM or SIGINT, stop gracefully, and return the exit code. A second signal skips the waits.
-
-    Args:
-        app: the ASGI application; its lifespan is run.
-        host: a name or address of this machine.
-        port: 0 for any free port.
-        accept_s: seconds to go on accepting after SIGTERM; each response then closes its connection.
-        drain_s: seconds given to requests in flight after that, before they are cancelled.
-        on_stopping: called at the first signal.
-        log: `log(event, level=…, **fields)`.
-
-    Raises:
-        ConfigurationError: the server cannot listen on the address; the message says what to set.
-        Exception: what the application raised when it was started or stopped.
-    """
-    sock = bind(host, port)
-    limits = Limits(connections=_most_connections())
-    server = Server(app, accept_s=accept_s, drain_s=drain_s, on_stopping=on_stopping, log=log, limits=limits)
-    with contextlib.closing(sock), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(server, sock, log))
-
-
-def _most_connections() -> int:
+def most_connections() -> int:
     """Return the limit of client connections: two thirds of the open files allowed; upstream connections need some."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, files * 2 // 3) if files != resource.RLIM_INFINITY else Limits().connections
 
 
-async def _serve(server: Server, sock: socket.socket, log: Log) -> int:
-    loop = asyncio.get_running_loop()
-
-    def report(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        log("event loop error", level="error", problem=context["message"], exc_info=context.get("exception"))
-
-    loop.set_exception_handler(report)
-    loop.add_signal_handler(signal.SIGTERM, server.stop)
-    # SIGINT is a Ctrl-C at a terminal: no load balancer has to notice the stop first.
-    loop.add_signal_handler(signal.SIGINT, partial(server.stop, accepting=False))
-    try:
-        await server.start(sock)
-    except asyncio.CancelledError:
-        log("stopped while starting")
-        return 0
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+def url_of(sock: socket.socket) -> str:
+    """Return the URL of a TCP socket that is listened on."""
     host, port = sock.getsockname()[:2]
-    log("ready", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
-    await server.run()
-    return 0
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

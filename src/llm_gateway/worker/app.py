@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp
@@ -105,8 +105,8 @@ class Worker:
             lines=self._lines if self._lines.max_wait_s > 0 else None,
         )
 
-    def build(self, management: ASGIApp) -> Dispatch:
-        """Build the ASGI app. Requests whose path is not an endpoint of the data plane go to `management`."""
+    def build(self, health: Mapping[str, ASGIApp], management: ASGIApp) -> Dispatch:
+        """Build the ASGI app: the endpoints of calls and those of `health`; other paths go to `management`."""
         settings = self._dependencies.settings
         dependencies = EndpointDependencies(
             self.gateway,
@@ -116,7 +116,7 @@ class Worker:
             log=self._dependencies.log,
         )
         endpoints, below = build_endpoints(dependencies, self._dependencies.snapshot)
-        return Dispatch(endpoints, below, management)
+        return Dispatch({**endpoints, **health}, below, management)
 
     def refill(self, attempts: Iterable[SentAttempt], now_ms: int) -> None:
         """Count the attempts of an earlier run in the rate-limit windows."""

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.requests import Request
 
-from llm_gateway.control.docs.security_headers import hash_source, security_headers
+from llm_gateway.docs_page.security_headers import hash_source, security_headers
 from llm_gateway.gate.authentication import DOCS_PATH, HOME_PATH
 
 ABOUT = {"service": "llm-gateway", "api": "/api/v1", "docs": DOCS_PATH, "health": "/api/v1/health"}

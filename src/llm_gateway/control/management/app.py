@@ -31,13 +31,22 @@ from llm_gateway.gate.body import WITH_BODY, ClientGone, InFlight, read_body
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect, log_error
 from llm_gateway.suggestions import if_meant
 
+CHANGES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 MOST_FIELDS = 100
 """Maximum number of a body's fields, more than any request has. Validating 300,000 unknown ones would block the event
 loop for other requests."""
 
 
-def build_management(routers: Iterable[APIRouter], log: Callable[..., None], in_flight: InFlight) -> ASGIApp:
-    """Build the management API as an ASGI application. Errors are sent as problem details (RFC 9457)."""
+def build_management(
+    routers: Iterable[APIRouter],
+    log: Callable[..., None],
+    in_flight: InFlight,
+    pending: Callable[[], Sequence[str]] = lambda: (),
+) -> ASGIApp:
+    """Build the management API as an ASGI application. Errors are sent as problem details (RFC 9457).
+
+    `pending` returns the names of the workers that do not apply the newest configuration yet.
+    """
     app = FastAPI(
         openapi_url=None,
         redirect_slashes=False,
@@ -77,7 +86,7 @@ def build_management(routers: Iterable[APIRouter], log: Callable[..., None], in_
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(Exception, on_defect)
-    return Bounded(app, routes, in_flight, log)
+    return Bounded(app, routes, in_flight, log, pending)
 
 
 class Bounded:
@@ -87,13 +96,23 @@ class Bounded:
     method without a route gets its 404 or 405 even if the body is not valid.
 
     HEAD is handled as GET; the HTTP server drops the content (RFC 9110, section 9.3.2).
+
+    The response to a change names the workers that do not apply it yet in the header `x-gateway-pending-workers`.
     """
 
-    def __init__(self, app: ASGIApp, routes: list[APIRoute], in_flight: InFlight, log: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        routes: list[APIRoute],
+        in_flight: InFlight,
+        log: Callable[..., None],
+        pending: Callable[[], Sequence[str]],
+    ) -> None:
         self._app = app
         self._routes = routes
         self._in_flight = in_flight
         self._log = log
+        self._pending = pending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request."""
@@ -104,7 +123,10 @@ class Bounded:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message).append("x-request-id", context.echo.decode())
+                headers = MutableHeaders(scope=message)
+                headers.append("x-request-id", context.echo.decode())
+                if method in CHANGES and message["status"] < 300 and (names := self._pending()):
+                    headers.append("x-gateway-pending-workers", ", ".join(names))
             await send(message)
 
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from fastapi import APIRouter
@@ -18,6 +18,8 @@ from llm_gateway.errors import JournalUnavailable, Overloaded
 SERVICE = "llm-gateway"
 CHECK_TTL_S = 1.0
 """Seconds for which the result of a database check is reused."""
+STALE_S = 3.0
+"""Seconds after which a database whose check has not ended counts as unavailable."""
 UNWRITABLE = (
     "The usage journal cannot be written, so calls are refused: free space on the disk of LLM_GATEWAY_DATA_DIR, or "
     "repair it."
@@ -73,6 +75,17 @@ class SharedCheck:
         self._checked_at = -math.inf
         self._result = False
 
+    @property
+    def is_ok(self) -> bool:
+        """The last result; False if no check has ended for three seconds, though `repeat` runs."""
+        return self._result and self._clock() - self._checked_at < STALE_S
+
+    async def repeat(self) -> None:
+        """Check once a second. Runs until cancelled."""
+        while True:
+            await self()
+            await asyncio.sleep(CHECK_TTL_S)
+
     async def __call__(self) -> bool:
         """Return the result of a check that is at most a second old."""
         async with self._turn:
@@ -84,16 +97,18 @@ class SharedCheck:
 
 def health_router(
     *,
-    database_ok: Callable[[], bool],
+    check: SharedCheck,
     ready: Callable[[], bool],
     journal_writable: Callable[[], bool],
     snapshot: Callable[[], Snapshot],
-    metrics: Callable[[], tuple[bytes, str]],
+    metrics: Callable[[], Awaitable[tuple[bytes, str]]],
 ) -> APIRouter:
-    """Build the health endpoints. `degraded` is still a 200: the gateway serves requests without its database."""
-    router = APIRouter()
+    """Build the health endpoints of the whole gateway. `degraded` is still a 200: it serves without its database.
 
-    check = SharedCheck(database_ok)
+    `ready` and `journal_writable` return whether that is true of a worker. A worker answers these requests for itself;
+    those that reach the control plane are answered here.
+    """
+    router = APIRouter()
 
     @router.get("/api/v1/health", tags=["health"])
     async def health() -> Health:
@@ -120,9 +135,9 @@ def health_router(
         return Ready()
 
     @router.get("/metrics", tags=["health"], response_class=PlainTextResponse)
-    def prometheus_metrics() -> Response:
+    async def prometheus_metrics() -> Response:
         """Return all metrics in Prometheus' text format."""
-        body, content_type = metrics()
+        body, content_type = await metrics()
         return Response(body, media_type=content_type)
 
     return router

@@ -9,8 +9,8 @@ from __future__ import annotations
 from html import escape
 from importlib import resources
 
-from llm_gateway.control.docs.security_headers import hash_source, security_headers
-from llm_gateway.control.docs.swagger_ui import ASSETS_PACKAGE, SCRIPT, STYLE, find_asset
+from llm_gateway.docs_page.security_headers import hash_source, security_headers
+from llm_gateway.docs_page.swagger_ui import ASSETS_PACKAGE, SCRIPT, STYLE, find_asset
 from llm_gateway.gate.sign_in import SignInPage
 
 DEV_KEY_HINT = "In dev mode the key is <code>{key}</code>."
@@ -39,7 +39,7 @@ def build_page(dev_key: str | None, package: str = ASSETS_PACKAGE) -> SignInPage
 
 
 def _read(name: str) -> str:
-    return resources.files("llm_gateway.control.docs").joinpath(name).read_text("utf-8")
+    return resources.files("llm_gateway.docs_page").joinpath(name).read_text("utf-8")
 
 
 def _hashes(own: str, asset: str, package: str) -> str:

@@ -1,0 +1,112 @@
+"""Run a process that the supervisor has started: its settings, log, event loop and signals, and its leash.
+
+The leash is a socket to the supervisor. The child writes `ready` once it serves; when the supervisor dies, the socket
+ends, and the child stops by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import uvloop
+
+from llm_gateway.inherited import READY, Inherited
+from llm_gateway.settings import Settings
+from llm_gateway.settings_reader import decode_settings
+from llm_gateway.telemetry.process_log import ProcessLog, open_log
+
+GC_THRESHOLDS = (50_000, 5, 5)
+"""Thresholds of the cycle collector (`gc.set_threshold`): 50,000 more container objects allocated than freed.
+
+Requests leave no reference cycles (tests/memory), so it finds only those of libraries."""
+SETTINGS_BYTES = 64 * 1024 * 1024
+
+
+class ChildServer(NamedTuple):
+    """What a child does, as functions called in its event loop.
+
+    `start` returns once it serves, `run` serves until `stop` (SIGTERM) or `interrupt` (SIGINT) was called and everything
+    is closed. `orphaned` is called when the supervisor has died; it must end `run` sooner or later.
+    """
+
+    start: Callable[[], Awaitable[None]]
+    run: Callable[[], Awaitable[None]]
+    stop: Callable[[], None]
+    interrupt: Callable[[], None]
+    orphaned: Callable[[], None]
+
+
+Build: TypeAlias = Callable[[Settings, ProcessLog, Inherited], ChildServer]
+
+
+def run_child(inherited: Inherited, build: Build) -> int:
+    """Run a child to its end. Returns its exit code. `build` is called in the event loop.
+
+    Raises:
+        ConfigurationError: the settings or the data directory do not allow a start; the message says what to set.
+        StoreUnavailable: the database does not answer.
+    """
+    settings = decode_settings(os.pread(inherited.settings, SETTINGS_BYTES, 0))
+    _raise_file_limit()
+    output = open_log(
+        level=settings.log_level, form=settings.log_format, secrets=[key for _, key, _ in settings.callers()]
+    )
+    with output.writer, socket.socket(fileno=inherited.leash) as leash:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(lambda: build(settings, output, inherited), leash, output.log))
+    if output.writer.is_stuck:
+        os._exit(0)  # a thread that returns from a blocked write during the interpreter's shutdown can abort it
+    return 0
+
+
+async def _serve(build: Callable[[], ChildServer], leash: socket.socket, log: Callable[..., None]) -> None:
+    loop = asyncio.get_running_loop()
+
+    def report(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        log("event loop error", level="error", problem=context["message"], exc_info=context.get("exception"))
+
+    loop.set_exception_handler(report)
+    server = build()
+    loop.add_signal_handler(signal.SIGTERM, server.stop)
+    loop.add_signal_handler(signal.SIGINT, server.interrupt)
+    leash.setblocking(False)
+    loop.add_reader(leash, _read_leash, leash, server.orphaned)
+    try:
+        await server.start()
+    except asyncio.CancelledError:
+        log("stopped while starting")
+        return
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    with contextlib.suppress(OSError):  # the supervisor died meanwhile
+        leash.send(READY)
+    await server.run()
+    loop.remove_reader(leash)
+
+
+def _read_leash(leash: socket.socket, orphaned: Callable[[], None]) -> None:
+    """Find out that the supervisor has died."""
+    with contextlib.suppress(BlockingIOError, InterruptedError):
+        try:
+            received = leash.recv(4096)
+        except ConnectionError:
+            received = b""
+        if not received:
+            asyncio.get_running_loop().remove_reader(leash)
+            orphaned()
+
+
+def _raise_file_limit() -> None:
+    """Raise the soft limit of open files to the hard limit: each connection is one, and shells often allow 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # the system's own maximum may be lower
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

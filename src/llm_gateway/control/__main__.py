@@ -1,0 +1,23 @@
+"""Entry of the control process: `python -m llm_gateway.control --settings FD --leash FD …`, started by the supervisor."""
+
+from __future__ import annotations
+
+import sys
+
+from llm_gateway.entry import run_entry
+from llm_gateway.inherited import from_arguments
+
+
+def main() -> int:
+    """Run the process to its end. Returns the exit code."""
+    return run_entry(_run)
+
+
+def _run() -> int:
+    from llm_gateway.control.serve import serve  # noqa: PLC0415 - a signal during this slow import ends the process
+
+    return serve(from_arguments(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Work on stored usage without a server, for the command line: replay the journal, reprice records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, ExitStack, closing
+from functools import partial
+
+from llm_gateway.control.app import open_stores
+from llm_gateway.data_dir import DataDir
+from llm_gateway.errors import ConfigurationError
+from llm_gateway.providers.presets import load_presets
+from llm_gateway.providers.prices import PriceList, attempt_quote
+from llm_gateway.settings import Settings
+from llm_gateway.store.database import Database
+from llm_gateway.store.migrations import OTHER_VERSION
+from llm_gateway.store.providers import list_providers
+from llm_gateway.store.repricing import RepriceReport, Repricing, Wanted
+from llm_gateway.telemetry.process_log import open_log
+
+
+async def replay_once(settings: Settings) -> int:
+    """Move the usage records that stopped gateways left in the journal to the database. Returns their number.
+
+    Raises:
+        ConfigurationError: another gateway is running on this data directory.
+        StoreUnavailable: the database does not answer.
+    """
+    output = open_log(level=settings.log_level, form=settings.log_format, secrets=())
+    with output.writer, closing(DataDir(settings.data_dir)):
+        async with AsyncExitStack() as stack:
+            return open_stores(settings, stack, output.log).replayed
+
+
+def reprice_once(
+    settings: Settings,
+    *,
+    since_ms: int,
+    until_ms: int | None = None,
+    provider: str | None = None,
+    model: str | None = None,
+    dry_run: bool = False,
+    progress: Callable[[RepriceReport], None] = lambda _report: None,
+) -> RepriceReport:
+    """Reprice stored usage records with the current prices. A gateway may be running on the same database.
+
+    Args:
+        settings: settings of the gateway that owns the records.
+        since_ms: first time of a request, in milliseconds UTC.
+        until_ms: time before which requests are repriced, in milliseconds UTC; None for now.
+        provider: reprice only attempts at this provider; None for all.
+        model: reprice only attempts with this model; None for all.
+        dry_run: report the differences without writing them.
+        progress: called after each batch with the report so far.
+
+    Raises:
+        ConfigurationError: the database is not at this version; the message says what to do.
+        RecordsRefused: the database rejects a new cost; records repriced before it keep their new cost.
+        StoreUnavailable: the database does not answer; another run continues where this one stopped.
+    """
+    wanted = Wanted(
+        since_ms=since_ms, until_ms=time.time_ns() // 1_000_000 if until_ms is None else until_ms, provider=provider, model=model
+    )
+    with contextlib.ExitStack() as stack:
+        return _build_repricing(settings, stack).run(wanted, dry_run=dry_run, progress=progress)
+
+
+def _build_repricing(settings: Settings, stack: ExitStack) -> Repricing:
+    """Build the repricing of stored usage records with the configured providers' prices. Needs no encryption keys.
+
+    Raises:
+        ConfigurationError: the database is not at this version.
+        StoreUnavailable: the database does not answer.
+    """
+    database = Database.open(settings.url)
+    stack.callback(database.close)
+    if not database.is_current():
+        raise ConfigurationError(OTHER_VERSION)
+    return Repricing(database, list_providers(database), partial(attempt_quote, PriceList(), load_presets()))

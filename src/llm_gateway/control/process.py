@@ -1,0 +1,82 @@
+"""Process of the control plane: database, shipping, reports, management API, and the configuration of all workers."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from starlette.types import ASGIApp
+
+from llm_gateway.channel.messages import NAME, ControlBeat
+from llm_gateway.channel.server import ChannelServer
+from llm_gateway.control.app import Control, Stores, open_stores
+from llm_gateway.control.journal_metrics import journal_families
+from llm_gateway.control.embedded_model import start_embedded_model
+from llm_gateway.control.maintenance import delete_old_usage_forever, refresh_prices_forever
+from llm_gateway.control.management.health import SharedCheck
+from llm_gateway.control.recent_calls import recent_calls
+from llm_gateway.control.workers import Workers
+from llm_gateway.forwarding.control_socket import ControlSocket
+from llm_gateway.journal.record_delivery import QuarantineCount, quarantine_file
+from llm_gateway.journal.shipper import Shipper
+from llm_gateway.journal.throttle import Throttle
+from llm_gateway.process_application import ProcessApplication
+from llm_gateway.settings import Settings
+from llm_gateway.store.retention import Retention
+from llm_gateway.telemetry.process_log import ProcessLog
+
+
+class ControlProcess(ProcessApplication):
+    """The application of the control process, which `ControlServer` serves. The data directory must be locked."""
+
+    def __init__(self, settings: Settings, output: ProcessLog) -> None:
+        super().__init__()
+        self._settings = settings
+        self._output = output
+        self._log = output.log
+        self._workers: Workers | None = None
+
+    @property
+    def has_workers(self) -> bool:
+        """True while a worker is connected."""
+        return self._workers is not None and self._workers.are_connected()
+
+    async def _open(self) -> ASGIApp:
+        """Open the stores, the embedded model and the shipper, and send the configuration to the workers.
+
+        The stack closes them in reverse order: the shipper moves the last records before the database closes.
+
+        Raises:
+            ConfigurationError: the settings or the data directory do not allow a start; the message says what to set.
+            StoreUnavailable: the database does not answer.
+        """
+        settings, stack, log = self._settings, self._stack, self._log
+        stores = open_stores(settings, stack, log)
+        local = await start_embedded_model(settings, stores.providers, stack, log)
+        control = Control(settings, stores, local, self._output.redact, log)
+        shipper = control.start_shipper()
+        stack.callback(shipper.stop)
+        database = SharedCheck(stores.database.check)
+        await database()
+        self._background(database.repeat())
+        quarantined = QuarantineCount(quarantine_file(stores.path))
+        workers = self._workers = Workers(
+            self._open_channel(stores, shipper, database), partial(journal_families, shipper, quarantined), log
+        )
+        control.configuration.connect(workers.distribute)
+        control.configuration.reload()
+        await workers.start()
+        stack.push_async_callback(workers.stop)
+        self._background(refresh_prices_forever(control.configuration, log))
+        retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log, pause=Throttle())
+        self._background(delete_old_usage_forever(retention, log))
+        return control.build(shipper, database, workers)
+
+    def _open_channel(self, stores: Stores, shipper: Shipper, database: SharedCheck) -> ChannelServer:
+        address = ControlSocket(stores.path, name=NAME)
+        self._stack.callback(address.close)
+        return ChannelServer(
+            address,
+            state=lambda: ControlBeat(database_ok=database.is_ok, shipping_lag_s=shipper.behind().seconds),
+            log=self._log,
+            recent_attempts=partial(recent_calls, stores.usage, shipper, self._settings.request_timeout_seconds),
+        )

@@ -1,0 +1,43 @@
+"""Server of the control process: what it does when the supervisor starts it, signals it, or dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from llm_gateway.child import ChildServer, run_child
+from llm_gateway.control.process import ControlProcess
+from llm_gateway.forwarding.control_server import ControlServer
+from llm_gateway.forwarding.control_socket import ControlSocket
+from llm_gateway.inherited import Inherited
+from llm_gateway.settings import Settings
+from llm_gateway.telemetry.process_log import ProcessLog
+
+NICENESS = 5
+"""Added to the process's niceness, so that shipping and reports leave the processor to calls."""
+ORPHANED_S = 0.1
+"""Seconds between two looks whether workers are still connected, once the supervisor has died."""
+
+
+def serve(inherited: Inherited) -> int:
+    """Run the control plane until SIGTERM or SIGINT. Returns the exit code."""
+    os.nice(NICENESS)
+    return run_child(inherited, build)
+
+
+def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> ChildServer:
+    """Build the server of the control process's application on the control socket."""
+    app = ControlProcess(settings, output)
+    server = ControlServer(app, ControlSocket(settings.data_dir), drain_s=settings.drain_seconds, log=output.log)
+
+    async def stop_after_workers() -> None:
+        while app.has_workers:
+            await asyncio.sleep(ORPHANED_S)
+        server.stop()
+
+    waiting: list[asyncio.Task[None]] = []  # the event loop alone would not keep the task
+
+    def orphaned() -> None:
+        waiting.append(asyncio.get_running_loop().create_task(stop_after_workers()))
+
+    return ChildServer(server.start, server.run, stop=server.stop, interrupt=server.stop, orphaned=orphaned)

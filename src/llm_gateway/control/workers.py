@@ -1,0 +1,70 @@
+"""Workers as the control plane sees them: who applies which configuration, who accepts requests, what they count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from llm_gateway.channel.server import ChannelServer, ConnectedWorker
+from llm_gateway.domain.configuration import Configuration
+from llm_gateway.domain.metric_families import MetricFamily
+from llm_gateway.telemetry.metrics import METRICS_CONTENT_TYPE, render
+
+APPLIED_S = 1.0
+"""Seconds that a change of the configuration waits until all workers apply it."""
+REPORTS_S = 1.0
+"""Seconds that a scrape of the metrics waits for the workers' counts."""
+
+
+class Workers:
+    """All workers, behind the channel. `own_metrics` returns those that the control process measures itself."""
+
+    def __init__(
+        self, channel: ChannelServer, own_metrics: Callable[[], Iterable[MetricFamily]], log: Callable[..., None]
+    ) -> None:
+        self._channel = channel
+        self._own_metrics = own_metrics
+        self._log = log
+        self._version = 0
+
+    async def start(self) -> None:
+        """Accept the workers' connections."""
+        await self._channel.start()
+
+    async def stop(self) -> None:
+        """End the workers' connections."""
+        await self._channel.stop()
+
+    def distribute(self, configuration: Configuration) -> None:
+        """Send a configuration to all workers, and wait in this thread until all living ones apply it, or a second."""
+        self._version = self._channel.publish(configuration)
+        late = self._channel.wait_applied(self._version, APPLIED_S)
+        if late:
+            self._log("workers do not apply a change yet", level="warning", workers=late, version=self._version)
+
+    def pending(self) -> Sequence[str]:
+        """Return the names of the workers that do not apply the newest configuration yet."""
+        return [worker.name for worker in self._channel.workers if worker.version < self._version]
+
+    def passed(self, provider_id: str) -> None:
+        """Tell all workers that a provider has passed its test, so that it is called again at once."""
+        self._channel.passed(provider_id)
+
+    def are_connected(self) -> bool:
+        """Return whether any worker is connected."""
+        return any(worker.is_connected for worker in self._channel.workers)
+
+    def are_ready(self) -> bool:
+        """Return whether any worker accepts requests."""
+        return any(worker.is_ready for worker in self._connected())
+
+    def can_record(self) -> bool:
+        """Return whether any worker can write its journal."""
+        return any(worker.can_record for worker in self._connected())
+
+    async def metrics(self) -> tuple[bytes, str]:
+        """Return all metrics in Prometheus' text format, added up over the workers, and the content type."""
+        reports = await self._channel.ask_reports(REPORTS_S)
+        return render([*reports.values(), list(self._own_metrics())]), METRICS_CONTENT_TYPE
+
+    def _connected(self) -> Iterable[ConnectedWorker]:
+        return (worker for worker in self._channel.workers if worker.is_connected)

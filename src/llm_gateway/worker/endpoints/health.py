@@ -1,0 +1,83 @@
+"""Endpoints for health, liveness and readiness of a worker, answered from what control sent last.
+
+They answer plain GET and HEAD requests. Others go to the management API, which knows what is wrong with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llm_gateway.error_format.responses import JSON, send_body
+from llm_gateway.error_format.send_error import send_error
+from llm_gateway.errors import GatewayError, JournalUnavailable, Overloaded
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
+
+ALIVE = b'{"status":"ok"}'
+READY = b'{"status":"ready"}'
+HEALTHY = b'{"status":"ok","service":"llm-gateway","database":"ok"}'
+DEGRADED = b'{"status":"degraded","service":"llm-gateway","database":"unavailable"}'
+UNREADY = "The gateway is starting or stopping: ask another one."
+UNWRITABLE = (
+    "The usage journal cannot be written, so calls are refused: free space on the disk of LLM_GATEWAY_DATA_DIR, or "
+    "repair it."
+)
+
+
+class WorkerState(Protocol):
+    """State of a worker that its health endpoints report."""
+
+    def is_serving(self) -> bool:
+        """Return whether requests are accepted: the process is neither starting nor stopping."""
+        ...
+
+    def can_record(self) -> bool:
+        """Return whether the journal can be written."""
+        ...
+
+    def has_database(self) -> bool:
+        """Return whether control said in the last second that the database answers."""
+        ...
+
+
+def health_endpoints(state: WorkerState, management: ASGIApp) -> Mapping[str, ASGIApp]:
+    """Return the endpoints by path; requests that they do not answer go to `management`."""
+
+    def alive() -> bytes:
+        return ALIVE
+
+    def health() -> bytes:
+        return HEALTHY if state.has_database() else DEGRADED  # still a 200: it serves without its database
+
+    def ready() -> bytes:
+        if not state.is_serving():
+            raise Overloaded(UNREADY)
+        if not state.can_record():
+            raise JournalUnavailable(UNWRITABLE)
+        return READY
+
+    answers = {"/healthz": alive, "/api/v1/health": health, "/readyz": ready}
+    return {path: HealthEndpoint(answer, management) for path, answer in answers.items()}
+
+
+class HealthEndpoint:
+    """ASGI app that answers with the JSON document of `answer`, or with the error that it raises."""
+
+    def __init__(self, answer: Callable[[], bytes], management: ASGIApp) -> None:
+        self._answer = answer
+        self._management = management
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["method"] not in ("GET", "HEAD") or scope["query_string"]:
+            await self._management(scope, receive, send)
+            return
+        context: RequestContext = scope[REQUEST_CONTEXT]
+        try:
+            body = self._answer()
+        except GatewayError as error:
+            await send_error(send, scope, error)
+            return
+        await send_body(send, 200, body, JSON, [(b"x-request-id", context.echo)])

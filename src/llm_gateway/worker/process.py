@@ -1,0 +1,169 @@
+"""Process of a worker: the data plane behind the gate, its journal writer, and its connections to the control process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from starlette.types import ASGIApp
+
+from llm_gateway.channel.client import ChannelClient, ChannelHandlers
+from llm_gateway.channel.messages import NAME
+from llm_gateway.docs_page.page import build_page
+from llm_gateway.domain.configuration import Configuration
+from llm_gateway.domain.metric_families import MetricFamily
+from llm_gateway.domain.usage import SentAttempt, UsageRecord
+from llm_gateway.forwarding.control_socket import ControlSocket
+from llm_gateway.forwarding.forwarder import Forwarder
+from llm_gateway.gate.authentication import Gate, Keyring
+from llm_gateway.journal.writer import JournalWriter
+from llm_gateway.process_application import ProcessApplication
+from llm_gateway.providers.account_assembler import AccountAssembler
+from llm_gateway.providers.registry import DIALECTS
+from llm_gateway.routing.snapshot import SnapshotBuilder
+from llm_gateway.settings import Settings
+from llm_gateway.telemetry.metrics import RequestCounts
+from llm_gateway.telemetry.process_log import ProcessLog
+from llm_gateway.upstream.egress import Egress
+from llm_gateway.worker.app import Worker, WorkerDependencies
+from llm_gateway.worker.endpoints.health import health_endpoints
+from llm_gateway.worker.measurements import call_families
+
+
+class WorkerProcess(ProcessApplication):
+    """The application of a worker process, which `Server` serves. It starts once control has sent a configuration."""
+
+    def __init__(self, settings: Settings, output: ProcessLog, *, number: int = 1) -> None:
+        super().__init__()
+        self._settings = settings
+        self._number = number
+        self._output = output
+        self._log = output.log
+        self._serving = False
+        self._journal: JournalWriter | None = None
+        self._channel: ChannelClient | None = None
+        self._worker: Worker | None = None
+        self._recent: list[SentAttempt] = []
+        self._counts = RequestCounts()
+        assembler = AccountAssembler(dialects=DIALECTS, learn=output.redact.learn)
+        self._snapshots = SnapshotBuilder(assembler.assemble, self._cannot_be_used)
+        self._snapshot = self._snapshots.build(Configuration())
+
+    def stop_serving(self) -> None:
+        """Make the readiness probe fail from now on. Requests are still answered."""
+        self._serving = False
+
+    def is_serving(self) -> bool:
+        """Return whether requests are accepted: the process is neither starting nor stopping."""
+        return self._serving
+
+    def can_record(self) -> bool:
+        """Return whether the journal can be written."""
+        return self._journal is not None and self._journal.is_writable
+
+    def has_database(self) -> bool:
+        """Return whether control said in the last second that the database answers."""
+        channel = self._channel
+        if channel is None or channel.last_beat is None:
+            return False
+        return channel.is_alive() and channel.last_beat.database_ok
+
+    async def _open(self) -> ASGIApp:
+        """Connect to control, wait for the first configuration, then open the journal and the data plane.
+
+        The stack closes them in reverse order: the data plane ends before its journal, which then has all its records.
+        The journal is opened after the first configuration: before it, control deletes the directories that killed
+        workers were making.
+
+        Raises:
+            ConfigurationError: the journal cannot be written; the message says what to set.
+        """
+        settings, stack, log = self._settings, self._stack, self._log
+        channel = self._connect()
+        await channel.first_configuration()
+        journal = self._journal = JournalWriter.open(settings.data_dir.absolute(), fsync=settings.journal_fsync, log=log)
+        stack.push_async_callback(journal.sync_and_close)
+        worker = self._worker = self._build_worker(journal)
+        stack.push_async_callback(worker.close)
+        worker.refill(self._recent, time.time_ns() // 1_000_000)
+        worker.changed(self._live.snapshot)
+        self._background(worker.transport.recheck())
+        management = self._open_forwarder(channel)
+        self._serving = True
+        return self._build_gate(worker.build(health_endpoints(self, management), management))
+
+    def _connect(self) -> ChannelClient:
+        """Begin to connect to control."""
+        address = ControlSocket(self._settings.data_dir, name=NAME)
+        self._stack.callback(address.close)
+        handlers = ChannelHandlers(
+            on_configuration=self._configure,
+            on_passed=self._lift,
+            on_refill=self._recent.extend,
+            report=self._report,
+        )
+        channel = self._channel = ChannelClient(address, handlers, number=self._number, log=self._log)
+        channel.start()
+        self._stack.push_async_callback(channel.close)
+        return channel
+
+    def _configure(self, configuration: Configuration) -> None:
+        """Put a configuration in force."""
+        snapshot = self._snapshot = self._snapshots.build(configuration)
+        if self._worker is not None:
+            self._worker.changed(snapshot)
+
+    def _lift(self, provider_id: str) -> None:
+        """Call a provider again at once, since it has passed its test."""
+        if self._worker is not None:
+            self._worker.availability.lift(provider_id, "its test passed")
+
+    def _report(self) -> list[MetricFamily]:
+        """Return what this worker counts and measures."""
+        families = self._counts.families(self._output.writer.dropped)
+        if self._worker is not None:
+            families += call_families(self._worker, self._snapshot, asyncio.get_running_loop())
+        return families
+
+    def _build_worker(self, journal: JournalWriter) -> Worker:
+        """Build the data plane, and the functions that see each of its usage records."""
+        settings, count, write_line = self._settings, self._counts, self._output.request_lines()
+
+        def observe(record: UsageRecord) -> None:
+            count(record)
+            if write_line is not None:
+                write_line(record)
+
+        return Worker(
+            WorkerDependencies(
+                settings=settings,
+                snapshot=lambda: self._snapshot,
+                egress=Egress(strict=settings.env == "production", private_hosts=settings.private_hosts),
+                journal=journal,
+                observe=observe,
+                redact=self._output.redact,
+                log=self._log,
+            )
+        )
+
+    def _open_forwarder(self, channel: ChannelClient) -> Forwarder:
+        address = ControlSocket(self._settings.data_dir)
+        self._stack.callback(address.close)
+        forwarder = Forwarder(address, is_alive=channel.is_alive, log=self._log)
+        self._stack.callback(forwarder.close)
+        return forwarder
+
+    def _build_gate(self, app: ASGIApp) -> Gate:
+        settings = self._settings
+        return Gate(
+            app,
+            Keyring(settings.callers()),
+            local_only=settings.env == "dev",
+            log=self._log,
+            dev_key=settings.dev_key,
+            allowed_hosts=settings.own_hosts,
+            sign_in_page=build_page(settings.dev_key),
+        )
+
+    def _cannot_be_used(self, name: str, reason: str) -> None:
+        self._log("provider cannot be used", level="error", provider=name, reason=reason)

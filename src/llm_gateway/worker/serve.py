@@ -1,0 +1,48 @@
+"""Server of a worker process: what it does when the supervisor starts it, signals it, or dies."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from functools import partial
+
+from llm_gateway.child import ChildServer, run_child
+from llm_gateway.inherited import Inherited
+from llm_gateway.server import Server, most_connections, url_of
+from llm_gateway.server.shared_state import Limits
+from llm_gateway.settings import Settings
+from llm_gateway.telemetry.process_log import ProcessLog
+from llm_gateway.worker.process import WorkerProcess
+
+SWITCH_INTERVAL_S = 0.0005
+"""Seconds after which a thread that waits for Python's global lock requests it from the thread that holds it, instead
+of 5 ms: the event loop waits that long when it returns from a system call while the log's thread runs Python code."""
+
+
+def serve(inherited: Inherited) -> int:
+    """Serve requests until SIGTERM or SIGINT. Returns the exit code."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    return run_child(inherited, build)
+
+
+def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> ChildServer:
+    """Build the server of the worker's application on the inherited socket."""
+    app = WorkerProcess(settings, output, number=inherited.number)
+    sock = socket.socket(fileno=inherited.listener)
+    sock.setblocking(False)
+    server = Server(
+        app,
+        accept_s=settings.accept_seconds,
+        drain_s=settings.drain_seconds,
+        on_stopping=app.stop_serving,
+        log=output.log,
+        limits=Limits(connections=most_connections()),
+    )
+
+    async def start() -> None:
+        await server.start(sock)
+        output.log("ready", url=url_of(sock))
+
+    stop_now = partial(server.stop, accepting=False)
+    # SIGINT is a Ctrl-C at a terminal: no load balancer has to notice the stop first.
+    return ChildServer(start, server.run, stop=server.stop, interrupt=stop_now, orphaned=stop_now)
