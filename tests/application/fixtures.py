@@ -14,13 +14,13 @@ from typing import Any, TypeAlias
 import pytest
 import pytest_asyncio
 
-from llm_gateway.app import Application
 from llm_gateway.settings import Settings
 from llm_gateway.store.database import Database
 from tests.application.driver import Client, lifespan
+from tests.in_one_loop import GatewayInOneLoop
 from tests.upstream import MockUpstream
 
-Start: TypeAlias = Callable[..., AbstractAsyncContextManager[Application]]
+Start: TypeAlias = Callable[..., AbstractAsyncContextManager[GatewayInOneLoop]]
 
 
 @pytest.fixture(autouse=True)
@@ -74,21 +74,21 @@ def start(data_dir: Path) -> Start:
 
 
 @asynccontextmanager
-async def running(data_dir: Path, **settings: Any) -> AsyncIterator[Application]:
-    app = Application(Settings(data_dir=data_dir, local_model="false", **settings))
+async def running(data_dir: Path, **settings: Any) -> AsyncIterator[GatewayInOneLoop]:
+    app = GatewayInOneLoop(Settings(data_dir=data_dir, local_model="false", **settings))
     with app.log_writer:
         async with lifespan(app):
             yield app
 
 
 @pytest.fixture
-async def app(start: Start) -> AsyncIterator[Application]:
+async def app(start: Start) -> AsyncIterator[GatewayInOneLoop]:
     async with start() as running:
         yield running
 
 
 @pytest.fixture
-def client(app: Application) -> Client:
+def client(app: GatewayInOneLoop) -> Client:
     return Client(app)
 
 

@@ -11,12 +11,12 @@ from uuid import UUID
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from llm_gateway.app import Application
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.responses import JSON, send_body
 from llm_gateway.gate.authentication import OPEN_PATHS, Gate, Keyring
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.registry import VENDOR_PATH_PREFIXES
+from tests.in_one_loop import GatewayInOneLoop
 from tests.application.driver import DEV_KEY, Client, assert_problem, ignore
 
 ALL = frozenset({"call", "read", "admin"})
@@ -41,9 +41,10 @@ def gate() -> Client:
     return Client(Gate(inside, Keyring(KEYS), local_only=True, log=ignore), key=None)
 
 
-def routes(app: Application) -> Iterator[tuple[str, str]]:
+def routes(app: GatewayInOneLoop) -> Iterator[tuple[str, str]]:
     """Yield all registered paths with each of their methods."""
-    planes: Any = app._entry._app  # type: ignore[attr-defined]
+    worker, control = cast(Any, app.worker), cast(Any, app.control)
+    planes = worker._entry._app
     for path in planes._endpoints:
         yield "GET" if path.endswith("/models") else "POST", path
     for start, methods in planes._methods.items():
@@ -51,7 +52,7 @@ def routes(app: Application) -> Iterator[tuple[str, str]]:
             yield "POST", f"{start}ID:{method}"
     for start in planes._below:
         yield "GET", start + "ID"
-    waiting = list(planes._management._app.routes)
+    waiting = list(control._entry._app.routes)
     for route in waiting:
         if hasattr(route, "original_router"):
             waiting.extend(route.original_router.routes)
@@ -60,7 +61,7 @@ def routes(app: Application) -> Iterator[tuple[str, str]]:
             yield method, re.sub(r"\{.*?\}", new_id(), route.path)
 
 
-async def test_no_route_answers_without_a_key(app: Application) -> None:
+async def test_no_route_answers_without_a_key(app: GatewayInOneLoop) -> None:
     client = Client(app, key=None)
     found = set(routes(app))
     assert {path for _, path in found} >= {

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple, cast
 import pytest
 import uvloop
 
-from llm_gateway.app import Application
 from llm_gateway.server import Server, bind
 from llm_gateway.settings import Settings
+from tests.in_one_loop import GatewayInOneLoop
 from tests.memory.endings import (
     COMPLETION,
     END,
@@ -144,7 +144,7 @@ class World(NamedTuple):
 
 @asynccontextmanager
 async def world(folder: Path) -> AsyncIterator[World]:
-    app = Application(Settings(data_dir=folder, local_model="false", log_level="error"))
+    app = GatewayInOneLoop(Settings(data_dir=folder, local_model="false", log_level="error"))
     server = Server(app, accept_s=0, drain_s=1, on_stopping=app.stop_serving, log=app.log)
     provider = Provider()
     with app.log_writer, bind("127.0.0.1", 0) as sock:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from llm_gateway.app import reprice_once
+from llm_gateway.control.offline import reprice_once
 from llm_gateway.cli.database import current_database
 from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Column, Flag, Json, is_terminal, print_json, print_rows

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from llm_gateway.app import Application
 from llm_gateway.control.docs.openapi import SERVER_ERRORS
 from llm_gateway.control.management import base_url
 from llm_gateway.domain.uuid7 import new_id
@@ -19,6 +18,7 @@ from llm_gateway.errors import Unauthorized
 from llm_gateway.gate.authentication import OPEN_PATHS
 from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES
 from llm_gateway.server.shared_state import REFUSALS
+from tests.in_one_loop import GatewayInOneLoop
 from tests.application.driver import READS_ONLY, Client, Response, assert_problem
 from tests.application.straight_line import LEAST as ASKED
 from tests.control.management.test_overrides import LEAST as OVERRIDE
@@ -90,7 +90,7 @@ def valid(document: Any, schema: Any, value: object) -> bool:
 def test_the_document_describes_every_route(document: Any, reader: Client) -> None:
     named = {key: found for start in ("/", *VENDOR_PATH_PREFIXES) for key, found in operations(document, start).items()}
     described = {(m.upper(), re.sub(r"\{.*?\}", "ID", path)) for m, path in named}
-    registered = {(m, re.sub(r"[0-9a-f-]{36}", "ID", path)) for m, path in routes(cast(Application, reader.app))}
+    registered = {(m, re.sub(r"[0-9a-f-]{36}", "ID", path)) for m, path in routes(cast(GatewayInOneLoop, reader.app))}
     assert registered - described == {
         ("GET", "/"),
         ("GET", "/docs/ID"),

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llm_gateway.app import Application
 from llm_gateway.control.management.health import SharedCheck
 from llm_gateway.domain.usage import encode_record
+from tests.in_one_loop import GatewayInOneLoop
 from tests.application.driver import Client, assert_problem, until
 from tests.application.fixtures import Start
 from tests.control.management.test_providers import created
@@ -21,7 +21,7 @@ from tests.upstream import MockUpstream
 
 
 @pytest.fixture
-def nobody(app: Application) -> Client:
+def nobody(app: GatewayInOneLoop) -> Client:
     return Client(app, key=None)
 
 
@@ -49,7 +49,7 @@ async def test_without_its_database_the_gateway_is_degraded_and_serves(
     assert (await client.call("GET", "/api/v1/usage/summary")).json["total_requests"] == 1
 
 
-async def test_readiness_fails_during_the_stop_and_requests_are_served(app: Application, nobody: Client) -> None:
+async def test_readiness_fails_during_the_stop_and_requests_are_served(app: GatewayInOneLoop, nobody: Client) -> None:
     assert (await nobody.call("GET", "/readyz")).json == {"status": "ready"}
     app.stop_serving()
     response = await nobody.call("GET", "/readyz")

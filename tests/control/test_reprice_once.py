@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.app import reprice_once
+from llm_gateway.control.offline import reprice_once
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import ConfigurationError
