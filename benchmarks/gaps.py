@@ -140,8 +140,8 @@ async def measure(folder: Path, records: list[UsageRecord], given: argparse.Name
     database.migrate()
     throttle = Throttle(work_s=given.work, rest_s=given.rest)
     sink = partial(UsageStore(database).write, pause=throttle)
-    backlog, known = Backlog(folder, records), {record.id: record for record in records} if given.known else None
-    shipper = Shipper(backlog.root, sink, log=log_nothing, pause=throttle, known=known)
+    backlog = Backlog(folder, records)
+    shipper = Shipper(backlog.root, sink, log=log_nothing, pause=throttle)
     calls = Calls(folder, given.rate, cores.others)
     await asyncio.sleep(0.5)
     calls.delays_ms()
@@ -190,7 +190,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=float, default=WORK_S, help="the shipper's seconds between two rests")
     parser.add_argument("--rest", type=float, default=REST_S, help="and those of a rest")
     parser.add_argument("--real-time", action="store_true", help="keep other processes off the core; needs root")
-    parser.add_argument("--known", action="store_true", help="records are in memory still, as at a moderate rate")
     parser.add_argument("--switch-interval", type=float, help="of the interpreter, in seconds (default: the server's)")
     given = parser.parse_args(arguments)
     cores = Cores()

@@ -185,17 +185,6 @@ def test_an_undecodable_entry_is_reported_and_the_rest_is_assembled() -> None:
     assert folded.undecodable[0][1] == "Object missing required field `id`"
 
 
-def test_a_record_passed_as_an_object_is_not_decoded() -> None:
-    known = {request_id(1): record(1, user_id="known")}
-    folded = Folded()
-    folded.assembler = RecordAssembler("writer", lambda entry, reason: None, known)
-    same = known[request_id(1)]
-
-    assert folded.add("S", 1, b"not looked at") is same
-    assert known == {}
-    assert folded.add("S", 2, settled(2)) == record(2, outcome="ok", status=200)
-
-
 def test_a_payload_that_is_not_utf_8_is_reported() -> None:
     folded = Folded()
 

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
@@ -74,25 +73,25 @@ def test_records_are_sent_again_after_any_exception_of_the_sink(
     assert heard.events[0][1]["reason"] == "KeyError('a defect')"
 
 
-class Spoilt(dict[str, UsageRecord]):
-    """A dictionary of records that fails at the first lookup of one record in the middle of a batch."""
+class Spoilt:
+    """A pause of the shipper that fails once after it was armed: entries were read, and nothing is delivered yet."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.is_spent = False
+        self.is_armed = False
 
-    def pop(self, key: str, default: Any = None) -> Any:
-        if key == request_id(5) and not self.is_spent:
-            self.is_spent = True
+    def __call__(self) -> None:
+        if self.is_armed:
+            self.is_armed = False
             raise MemoryError("no space for one more")
-        return super().pop(key, default)
 
 
 def test_a_defect_amid_a_batch_loses_none_of_it(journal: Journal, database: Database, heard: Heard) -> None:
     journal.append(settled_frames(range(3)))
-    shipper = Shipper(journal.root, database, log=heard, known=Spoilt())
+    pause = Spoilt()
+    shipper = Shipper(journal.root, database, log=heard, pause=pause)
     shipper.start()
     assert shipper.flush(5)
+    pause.is_armed = True
     journal.append(settled_frames(range(3, 10)))
     assert open_below(journal.directory.segment(1)) == 1
 

@@ -15,7 +15,7 @@ ENDED = "a process ended without closing its usage journal: its records are stor
 
 @pytest.fixture
 def tail(journal: Journal, database: Database, heard: Heard) -> Iterator[WriterTail]:
-    tail = WriterTail(journal.directory.path, database, log=heard, pause=lambda: None, known=None)
+    tail = WriterTail(journal.directory.path, database, log=heard, pause=lambda: None)
     yield tail
     tail.close()
 
@@ -170,7 +170,7 @@ def test_a_journal_is_incomplete_while_its_records_cannot_be_stored(
 
 def test_a_directory_of_a_gone_writer_needs_no_page(database: Database, heard: Heard, journal: Journal) -> None:
     path = left_behind(journal.root.parent, {1: settled_frames(range(3))}, writer="old")
-    tail = WriterTail(path, database, log=heard, pause=lambda: None, known=None)
+    tail = WriterTail(path, database, log=heard, pause=lambda: None)
 
     assert not tail.step()
 
@@ -181,7 +181,7 @@ def test_a_directory_of_a_gone_writer_needs_no_page(database: Database, heard: H
 
 def test_closing_leaves_no_file_open(journal: Journal, database: Database, heard: Heard) -> None:
     descriptors = open_files()
-    tail = WriterTail(journal.directory.path, database, log=heard, pause=lambda: None, known=None)
+    tail = WriterTail(journal.directory.path, database, log=heard, pause=lambda: None)
     journal.append(settled_frames(range(2)))
     tail.step()
     tail.close()

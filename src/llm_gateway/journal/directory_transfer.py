@@ -27,10 +27,9 @@ class DirectoryTransfer:
         sink: Sink,
         *,
         log: Log,
-        known: dict[str, UsageRecord] | None = None,
         pause: Callable[[], None] = lambda: None,
     ) -> None:
-        """Start at the checkpoint. `known` as in RecordAssembler; `pause` is called after each chunk that was read."""
+        """Start at the checkpoint. `pause` is called after each chunk that was read."""
         self._directory = directory
         self._log = log
         self._pause = pause
@@ -38,7 +37,7 @@ class DirectoryTransfer:
         self._delivery = RecordDelivery(sink, self._quarantine, pause)
         self._undecodable: list[tuple[Entry, str]] = []
         self._assembler = RecordAssembler(
-            directory.path.name, lambda entry, reason: self._undecodable.append((entry, reason)), known
+            directory.path.name, lambda entry, reason: self._undecodable.append((entry, reason))
         )
         self._reader = SegmentReader(directory, self._on_damage)
         self._records: list[UsageRecord] = []

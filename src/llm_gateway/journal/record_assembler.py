@@ -43,15 +43,11 @@ class RecordAssembler:
     id, requests by theirs in the database. An outcome without its intent, which may be damaged, opens a request too.
     """
 
-    def __init__(self, writer: str, on_undecodable: OnUndecodable, known: dict[str, UsageRecord] | None = None) -> None:
-        """Set the writer's name (the instance in records of lost requests) and the records that need no decoding.
-
-        `known` maps request ids to settled records. A record found there is removed from it and returned as it is.
-        """
+    def __init__(self, writer: str, on_undecodable: OnUndecodable) -> None:
+        """Set the writer's name, which is the instance in records of lost requests."""
         self._writer = writer
         self._open: dict[str, list[tuple[int, Entry]]] = {}
         self._on_undecodable = on_undecodable
-        self._known = {} if known is None else known
 
     def __len__(self) -> int:
         """Return the number of open requests."""
@@ -61,7 +57,7 @@ class RecordAssembler:
         """Add an entry read from `segment`. Returns the finished record if the entry is a settle, else None."""
         if entry.kind == "S":
             self._open.pop(entry.request_id, None)
-            return self._known.pop(entry.request_id, None) or self._decoded(entry, decode_record)
+            return self._decoded(entry, decode_record)
         request = self._open.get(entry.request_id)
         if request is not None:
             request.append((segment, entry))

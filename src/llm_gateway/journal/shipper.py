@@ -28,7 +28,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal.record_delivery import Sink
 from llm_gateway.journal.segments import Log, find_writers
@@ -68,7 +67,6 @@ class Shipper:
         *,
         log: Log,
         pause: Callable[[], None] = lambda: None,
-        known: dict[str, UsageRecord] | None = None,
     ) -> None:
         """Prepare the thread without starting it.
 
@@ -77,10 +75,9 @@ class Shipper:
             sink: stores the records.
             log: log of the gateway.
             pause: called between small pieces of work (Throttle).
-            known: records of writers in this process, which need not be decoded (KnownRecords).
         """
         self._root = root
-        self._new_tail = partial(WriterTail, sink=sink, log=self._safe_log, pause=pause, known=known)
+        self._new_tail = partial(WriterTail, sink=sink, log=self._safe_log, pause=pause)
         self._log = log
         self._tails: dict[str, WriterTail] = {}
         self._finished: set[str] = set()

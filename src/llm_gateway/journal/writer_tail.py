@@ -17,7 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.journal.directory_transfer import DirectoryTransfer
 from llm_gateway.journal.position_page import PAGE_NAME, PageReader, PageUnreadable, Published
 from llm_gateway.journal.record_delivery import Sink
@@ -41,7 +40,6 @@ class WriterTail:
         *,
         log: Log,
         pause: Callable[[], None],
-        known: dict[str, UsageRecord] | None,
     ) -> None:
         """Follow the writer with the directory `path`. `log` never raises; the rest as in DirectoryTransfer.
 
@@ -54,7 +52,6 @@ class WriterTail:
         self._sink = sink
         self._log = log
         self._pause = pause
-        self._known = known
         self._page: PageReader | None = None
         self._is_unreadable = False
         self._transfer: DirectoryTransfer | None = None
@@ -149,9 +146,7 @@ class WriterTail:
 
     def _ship(self, limit: Position | None) -> bool:
         if self._transfer is None:
-            self._transfer = DirectoryTransfer(
-                self._directory, self._sink, log=self._log, known=self._known, pause=self._pause
-            )
+            self._transfer = DirectoryTransfer(self._directory, self._sink, log=self._log, pause=self._pause)
         is_more = self._transfer.step(limit)[1]
         self._moved = self._transfer.position
         return is_more
