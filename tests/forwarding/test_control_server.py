@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_gateway.forwarding.control_server import WATCH_S
-from llm_gateway.forwarding.control_socket import NAME, ControlSocket
+from llm_gateway.forwarding.control_socket import NAME, WATCH_S, ControlSocket
 from tests.forwarding.harness import Worker, control, never, until, worker
 from tests.server.harness import Client
 

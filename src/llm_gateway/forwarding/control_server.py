@@ -7,12 +7,10 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp
 
-from llm_gateway.forwarding.control_socket import ControlSocket
+from llm_gateway.forwarding.control_socket import ControlSocket, keep_bound
 from llm_gateway.forwarding.identity import RestoreCaller
 from llm_gateway.server import Limits, Server
 
-WATCH_S = 0.5
-"""Seconds between two looks whether the socket's file is still there."""
 LIMITS = Limits(body_s=3600.0, stalled_s=3600.0, head_bytes=96 * 1024)
 """The server of the worker limits its clients. Here the limits must not be reached first: a client that reads a little
 now and then keeps a response waiting for longer than any part of it, and the identity comes on top of the headers."""
@@ -61,7 +59,9 @@ class ControlServer:
             CancelledError: `stop` was called in the meantime.
         """
         await self._server.start(self._control.bind())
-        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        self._watcher = asyncio.get_running_loop().create_task(
+            keep_bound(self._control, self._server.listen, self._log)
+        )
 
     def stop(self) -> None:
         """Begin to stop; a second call cancels running requests instead of waiting for them."""
@@ -79,20 +79,3 @@ class ControlServer:
             await self._server.run()
         finally:
             self._control.remove()
-
-    async def _watch(self) -> None:
-        """Bind the socket again whenever its file is gone, or is that of a process that does not listen."""
-        is_failing = False
-        while True:
-            await asyncio.sleep(WATCH_S)
-            if self._control.is_served():
-                continue
-            try:
-                await self._server.listen(self._control.bind())
-            except OSError as error:
-                if not is_failing:
-                    self._log("control socket cannot be bound", level="error", problem=str(error))
-                is_failing = True
-            else:
-                self._log("control socket bound again: its file was deleted", level="warning")
-                is_failing = False

@@ -1,4 +1,4 @@
-"""Unix socket of the control process: its file in the data directory, how to bind it, and how to connect to it.
+"""Unix sockets of the control process: their files in the data directory, how to bind them, how to connect to them.
 
 The address of a Unix socket holds at most 107 bytes of path (unix(7); 103 on macOS), and data directories can be
 deeper. On Linux the path leads through an open descriptor of the directory: `/proc/self/fd/<descriptor>/control.sock`.
@@ -7,15 +7,20 @@ Systems without /proc use a directory below the temporary folder that only this 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import os
 import socket
 import stat
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 NAME = "control.sock"
+"""The socket of the management API, in the data directory."""
+WATCH_S = 0.5
+"""Seconds between two looks whether a socket's file is still there."""
 DESCRIPTORS = Path("/proc/self/fd")
 """The open descriptors of this process, as paths (proc(5), Linux)."""
 
@@ -25,13 +30,15 @@ class ControlSocket:
 
     Args:
         data_dir: the data directory of the gateway, which both processes use.
+        name: the file's name.
         descriptors: the folder with this process's descriptors as paths.
 
     Raises:
         OSError: the directory cannot be opened, or the one below the temporary folder belongs to another user.
     """
 
-    def __init__(self, data_dir: Path, *, descriptors: Path = DESCRIPTORS) -> None:
+    def __init__(self, data_dir: Path, *, name: str = NAME, descriptors: Path = DESCRIPTORS) -> None:
+        self.name = name
         has_paths = descriptors.is_dir()
         directory = data_dir if has_paths else _private_directory(data_dir)
         self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -51,14 +58,14 @@ class ControlSocket:
         Raises:
             OSError: the file cannot be made.
         """
-        new = f".{os.getpid()}.sock"
+        new = f".{os.getpid()}.{self.name}"
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._unlink(new)
             sock.bind(f"{self._below}/{new}")
             os.chmod(new, 0o600, dir_fd=self._fd)  # before `listen`: until then nobody can connect
             self._bound = _identity(os.stat(new, dir_fd=self._fd, follow_symlinks=False))
-            os.replace(new, NAME, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            os.replace(new, self.name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except BaseException:  # edge: the socket has no owner yet
             sock.close()
             raise
@@ -74,7 +81,7 @@ class ControlSocket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            sock.connect(f"{self._below}/{NAME}")
+            sock.connect(f"{self._below}/{self.name}")
         except BaseException:  # edge: the socket has no owner yet
             sock.close()
             raise
@@ -83,7 +90,7 @@ class ControlSocket:
     def is_served(self) -> bool:
         """Return whether the file leads to the socket that was bound last, or to another process that listens."""
         try:
-            if _identity(os.stat(NAME, dir_fd=self._fd, follow_symlinks=False)) == self._bound:
+            if _identity(os.stat(self.name, dir_fd=self._fd, follow_symlinks=False)) == self._bound:
                 return True
             self.connect().close()
         except BlockingIOError:  # it listens, but too many connections wait
@@ -95,12 +102,35 @@ class ControlSocket:
     def remove(self) -> None:
         """Delete the file, unless another process has replaced it."""
         with contextlib.suppress(FileNotFoundError):
-            if _identity(os.stat(NAME, dir_fd=self._fd, follow_symlinks=False)) == self._bound:
-                self._unlink(NAME)
+            if _identity(os.stat(self.name, dir_fd=self._fd, follow_symlinks=False)) == self._bound:
+                self._unlink(self.name)
 
     def _unlink(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._fd)
+
+
+async def keep_bound(
+    control: ControlSocket, listen: Callable[[socket.socket], Awaitable[object]], log: Callable[..., None]
+) -> None:
+    """Bind the socket again for ever, whenever its file is gone or is that of a process that does not listen.
+
+    `listen` gets each new socket. `log` takes a line when it is bound again, and the first time that it cannot be.
+    """
+    is_failing = False
+    while True:
+        await asyncio.sleep(WATCH_S)
+        if control.is_served():
+            continue
+        try:
+            await listen(control.bind())
+        except OSError as error:
+            if not is_failing:
+                log("control socket cannot be bound", level="error", file=control.name, problem=str(error))
+            is_failing = True
+        else:
+            log("control socket bound again: its file was deleted", level="warning", file=control.name)
+            is_failing = False
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

@@ -1,0 +1,14 @@
+"""Carry the configuration from the control process to the workers, and their state back, over a Unix socket.
+
+Control: `ChannelServer`. Worker: `ChannelClient`. The messages are in `messages.py`:
+
+    worker ── Hello ──────────────────────────────────────────────▶ control
+           ◀─ Refill* (only a worker that has just started) ───────
+           ◀─ Begin, Accounts*, Overrides*, Prices*, End: all ─────
+           ── Applied ────────────────────────────────────────────▶
+           ◀─ Begin … End: the changes of each later version ──────
+           ◀─ Passed, AskReport ── Report ────────────────────────▶
+           ◀─ ControlBeat, 4 a second ── WorkerBeat ──────────────▶
+
+Nobody keeps state over a connection: a worker that connects again gets everything again.
+"""

@@ -1,0 +1,211 @@
+"""Worker's side of the channel: receives configurations and beats, sends beats and metrics; connects again for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from llm_gateway.channel.messages import (
+    Accounts,
+    Applied,
+    AskReport,
+    Begin,
+    ControlBeat,
+    Decoder,
+    End,
+    FromControl,
+    Goodbye,
+    Hello,
+    MalformedFrame,
+    Message,
+    Overrides,
+    Passed,
+    Prices,
+    Refill,
+    Report,
+    WorkerBeat,
+    encode,
+    read_frame,
+)
+from llm_gateway.channel.receiver import ConfigurationReceiver
+from llm_gateway.domain.configuration import Configuration
+from llm_gateway.domain.metric_families import MetricFamily
+from llm_gateway.domain.usage import SentAttempt
+from llm_gateway.errors import reason_without_key
+from llm_gateway.forwarding.control_socket import ControlSocket
+
+BEAT_S = 0.25
+"""Seconds between two beats."""
+ALIVE_S = 1.0
+"""Seconds after its last message for which control counts as alive."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 1.0
+"""Seconds between attempts to connect: they double from the first to the longest."""
+SLICE_S = 0.002
+"""Seconds for which messages are handled before other work of the event loop gets its turn."""
+CLOSE_S = 1.0
+"""Seconds in which the last messages of a worker that ends must be read."""
+
+
+class ChannelHandlers(NamedTuple):
+    """Functions that the client calls in the event loop.
+
+    `on_refill` comes before the first `on_configuration`, perhaps several times. `report` returns the metrics.
+    """
+
+    on_configuration: Callable[[Configuration], object]
+    on_passed: Callable[[str], object]
+    on_refill: Callable[[list[SentAttempt]], object]
+    report: Callable[[], list[MetricFamily]]
+
+
+class ChannelClient:
+    """The worker's connection to control. While there is no connection, the last configuration stays in force.
+
+    Args:
+        address: the address of control: a `ControlSocket` with the name `messages.NAME`.
+        handlers: see `ChannelHandlers`.
+        number: the worker's number.
+        log: `log(event, level=…, **fields)`.
+        clock: monotonic time in seconds.
+    """
+
+    def __init__(
+        self,
+        address: ControlSocket,
+        handlers: ChannelHandlers,
+        *,
+        number: int,
+        log: Callable[..., None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.last_beat: ControlBeat | None = None
+        self._address = address
+        self._handlers = handlers
+        self._number = number
+        self._log = log
+        self._clock = clock
+        self._started_ns = time.time_ns()
+        self._heard_at = -math.inf
+        self._first = asyncio.Event()
+        self._wants_refill = True
+        self._writer: asyncio.StreamWriter | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._wait_s = FIRST_WAIT_S
+        self._is_closing = False
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def first_configuration(self) -> None:
+        """Wait until the first configuration is applied."""
+        await self._first.wait()
+
+    def is_alive(self) -> bool:
+        """Return whether control has sent anything in the last second."""
+        return self._clock() - self._heard_at < ALIVE_S
+
+    async def close(self) -> None:
+        """Send the last report and end the connection."""
+        if self._task is None:
+            return
+        writer = self._writer
+        if writer is not None:
+            self._is_closing = True
+            self._send(writer, Report(id=0, families=self._handlers.report()))
+            self._send(writer, Goodbye())
+            writer.write_eof()
+            await asyncio.wait([self._task], timeout=CLOSE_S)  # until control has read it and closes its side
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while not self._is_closing:
+            try:
+                await self._serve(*await asyncio.open_unix_connection(sock=self._address.connect()))
+            except (EOFError, OSError):
+                pass
+            except MalformedFrame as error:
+                self._log("channel: control sent a malformed message", level="error", problem=str(error))
+            except Exception as error:  # edge: a handler's defect must not leave the worker without its control
+                self._log("channel: worker failed", level="error", problem=reason_without_key(error))
+            if not self._is_closing:
+                await asyncio.sleep(self._wait_s)
+                self._wait_s = min(self._wait_s * 2, LONGEST_WAIT_S)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection to its end."""
+        hello = Hello(
+            number=self._number, pid=os.getpid(), started_ns=self._started_ns, wants_refill=self._wants_refill
+        )
+        self._send(writer, hello)
+        self._writer = writer
+        beats = asyncio.get_running_loop().create_task(self._beat(writer))
+        try:
+            await self._receive(reader, writer)
+        finally:
+            self._writer = None
+            beats.cancel()
+            writer.transport.abort()
+
+    async def _beat(self, writer: asyncio.StreamWriter) -> None:
+        frame = encode(WorkerBeat())
+        while True:
+            await asyncio.sleep(BEAT_S)
+            if not self._is_closing and writer.transport.get_write_buffer_size() == 0:
+                writer.write(frame)
+
+    async def _receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Handle messages until the connection ends, in slices."""
+        decoder, receiver = Decoder(FromControl), ConfigurationReceiver()
+        slice_ends_at = time.monotonic() + SLICE_S
+        while True:
+            payload = await read_frame(reader)
+            self._heard_at = self._clock()
+            self._wait_s = FIRST_WAIT_S
+            self._handle(decoder.decode(payload), receiver, writer)
+            if time.monotonic() >= slice_ends_at:
+                await asyncio.sleep(0)
+                slice_ends_at = time.monotonic() + SLICE_S
+
+    def _handle(
+        self, message: FromControl | None, receiver: ConfigurationReceiver, writer: asyncio.StreamWriter
+    ) -> None:
+        match message:
+            case ControlBeat():
+                self.last_beat = message
+            case Begin():
+                receiver.begin(message)
+            case Accounts() | Overrides() | Prices():
+                receiver.take(message)
+            case End():
+                self._apply(message.version, receiver.end(message), writer)
+            case Refill():
+                self._wants_refill = False
+                self._handlers.on_refill(message.attempts)
+            case Passed():
+                self._handlers.on_passed(message.provider_id)
+            case AskReport():
+                self._send(writer, Report(id=message.id, families=self._handlers.report()))
+
+    def _apply(self, version: int, configuration: Configuration, writer: asyncio.StreamWriter) -> None:
+        try:
+            self._handlers.on_configuration(configuration)
+        except Exception as error:  # edge: the last configuration stays in force, whatever is wrong with this one
+            self._log(
+                "channel: configuration cannot be applied",
+                level="error",
+                version=version,
+                problem=reason_without_key(error),
+            )
+            return
+        self._wants_refill = False
+        self._first.set()
+        self._send(writer, Applied(version=version))
+
+    def _send(self, writer: asyncio.StreamWriter, message: Message) -> None:
+        writer.write(encode(message))

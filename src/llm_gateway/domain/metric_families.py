@@ -1,0 +1,52 @@
+"""Metrics as data: what a process counts and measures, in a form that can be sent and added up over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+
+class Sample(msgspec.Struct, frozen=True, array_like=True):
+    """One number of a family. `suffix` follows the family's name in its own: `_total`, `_bucket`, "" for a gauge."""
+
+    suffix: str
+    labels: dict[str, str]
+    value: float
+
+
+class MetricFamily(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric with all its samples, which differ in their labels. `help` is its description in words.
+
+    `is_maximum`: over several processes its value is the greatest one, not the sum.
+    """
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    help: str
+    samples: list[Sample]
+    is_maximum: bool = False
+
+
+def add_up(reports: Iterable[Iterable[MetricFamily]]) -> list[MetricFamily]:
+    """Return the families of several processes as one: samples with equal labels are added, or the greatest is kept."""
+    first: dict[str, MetricFamily] = {}
+    numbers: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    for family in (family for report in reports for family in report):
+        known = first.setdefault(family.name, family)
+        found = numbers.setdefault(family.name, {})
+        for sample in family.samples:
+            key = sample.suffix, tuple(sample.labels.items())
+            before = found.get(key)
+            if before is None:
+                found[key] = sample.value
+            else:
+                found[key] = max(before, sample.value) if known.is_maximum else before + sample.value
+    return [
+        msgspec.structs.replace(
+            family,
+            samples=[Sample(suffix, dict(labels), value) for (suffix, labels), value in numbers[family.name].items()],
+        )
+        for family in first.values()
+    ]

@@ -1,0 +1,150 @@
+"""Beats, late workers, and metrics that are requested."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from llm_gateway.channel.messages import NAME, Applied, ControlBeat, Goodbye, encode
+from tests.channel.harness import configuration, control, counter, raw_worker, worker
+from tests.waiting import until
+
+PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+from llm_gateway.channel.client import ChannelClient, ChannelHandlers
+from llm_gateway.channel.messages import NAME
+from llm_gateway.forwarding.control_socket import ControlSocket
+
+async def main():
+    show = lambda configuration: print([each.provider.name for each in configuration.accounts], flush=True)
+    handlers = ChannelHandlers(show, print, print, list)
+    client = ChannelClient(ControlSocket(Path(sys.argv[1]), name=NAME), handlers, number=7, log=print)
+    client.start()
+    await client.first_configuration()
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+"""A worker process that prints the providers it gets."""
+
+
+@contextlib.asynccontextmanager
+async def worker_process(data_dir: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, str(data_dir), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def test_control_counts_as_dead_one_second_after_its_last_beat(tmp_path: Path) -> None:
+    now = [100.0]
+    async with worker(tmp_path, clock=lambda: now[0]) as running:
+        assert not running.client.is_alive()
+        async with control(tmp_path) as own:
+            own.beat = ControlBeat(database_ok=False, shipping_lag_s=7.5)
+            await until(lambda: running.client.last_beat == own.beat)
+            assert running.client.is_alive()
+        now[0] += 0.99
+        assert running.client.is_alive()
+        now[0] += 0.01
+        assert not running.client.is_alive()
+        async with control(tmp_path):
+            await until(running.client.is_alive)
+
+
+async def test_a_state_that_cannot_be_read_does_not_end_the_beats(tmp_path: Path) -> None:
+    async with control(tmp_path) as own, worker(tmp_path) as running:
+        own.has_state = False
+        await until(lambda: running.client.last_beat == ControlBeat(database_ok=False))
+        own.beat, own.has_state = ControlBeat(shipping_lag_s=1), True
+        await until(lambda: running.client.last_beat == own.beat)
+        assert own.logged()[0] == "channel: state cannot be sent"
+
+
+async def test_a_worker_that_does_not_apply_a_version_is_named_when_the_time_is_over(tmp_path: Path) -> None:
+    async with control(tmp_path) as own, worker(tmp_path) as running, raw_worker(tmp_path) as (_, writer):
+        await until(lambda: len(own.server.workers) == 2)
+        version = own.server.publish(configuration("a"))
+        began = time.monotonic()
+        assert await asyncio.to_thread(own.server.wait_applied, version, 0.3) == ["worker 9 (process 99)"]
+        assert time.monotonic() - began >= 0.3
+        assert running.providers() == ["a"]
+        writer.write(encode(Applied(version=version)))
+        assert await asyncio.to_thread(own.server.wait_applied, version, 5.0) == []
+
+
+async def test_a_silent_worker_is_named_without_being_waited_for(tmp_path: Path) -> None:
+    async with control(tmp_path) as own, raw_worker(tmp_path):
+        await until(lambda: own.server.workers)
+        version = own.server.publish(configuration("a"))
+        began = time.monotonic()
+        assert await asyncio.to_thread(own.server.wait_applied, version, 60.0) == ["worker 9 (process 99)"]
+        assert time.monotonic() - began < 5
+
+
+async def test_a_worker_that_said_goodbye_is_not_waited_for(tmp_path: Path) -> None:
+    async with control(tmp_path) as own:
+        async with worker(tmp_path), raw_worker(tmp_path) as (_, writer):
+            await until(lambda: len(own.server.workers) == 2)
+            writer.write(encode(Goodbye()))
+            writer.write_eof()
+            await until(lambda: len(own.server.workers) == 1)
+        await until(lambda: not own.server.workers, 0.9)
+        assert await asyncio.to_thread(own.server.wait_applied, own.server.publish(configuration()), 60.0) == []
+
+
+async def test_a_worker_whose_connection_broke_is_waited_for_while_it_may_live(tmp_path: Path) -> None:
+    async with control(tmp_path) as own:
+        async with raw_worker(tmp_path):
+            await until(lambda: own.server.workers)
+        await until(lambda: not own.server.workers[0].is_connected)
+        version = own.server.publish(configuration("a"))
+        waiting = asyncio.create_task(asyncio.to_thread(own.server.wait_applied, version, 60.0))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        assert await waiting == []
+
+
+async def test_reports_of_all_workers_are_collected_under_their_names(tmp_path: Path) -> None:
+    async with control(tmp_path) as own, worker(tmp_path, 1) as one, worker(tmp_path, 2) as two, raw_worker(tmp_path):
+        one.report, two.report = [counter(1, provider="a")], [counter(2)]
+        await until(lambda: len(own.server.workers) == 3)
+        assert await own.server.ask_reports(0.5) == {
+            f"worker 1 (process {os.getpid()})": one.report,
+            f"worker 2 (process {os.getpid()})": two.report,
+        }
+        one.report = []
+        assert (await own.server.ask_reports(0.5))[f"worker 1 (process {os.getpid()})"] == []
+
+
+async def test_a_worker_process_gets_changes_and_is_gone_when_it_is_killed(tmp_path: Path) -> None:
+    async with control(tmp_path) as own, worker_process(tmp_path) as process:
+        assert process.stdout is not None
+        own.server.publish(configuration("a"))
+        assert await process.stdout.readline() == b"['a']\n"
+        version = own.server.publish(configuration("b"))
+        assert await process.stdout.readline() == b"['b']\n"
+        assert await asyncio.to_thread(own.server.wait_applied, version, 5.0) == []
+        assert [(each.number, each.pid) for each in own.server.workers] == [(7, process.pid)]
+
+        process.send_signal(signal.SIGSTOP)
+        version = own.server.publish(configuration("c"))
+        assert await asyncio.to_thread(own.server.wait_applied, version, 60.0) == [f"worker 7 (process {process.pid})"]
+        process.send_signal(signal.SIGCONT)
+        assert await process.stdout.readline() == b"['c']\n"
+
+        process.kill()
+        await until(lambda: not own.server.workers)
+    assert not (tmp_path / NAME).exists()
