@@ -22,6 +22,7 @@ from llm_gateway.control.management.probe import Probe
 from llm_gateway.control.management.provider_rules import ProviderRules
 from llm_gateway.control.management.providers import providers_router
 from llm_gateway.control.management.usage import usage_router
+from llm_gateway.data_dir import DataDir
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.gate.body import InFlight
@@ -39,7 +40,6 @@ from llm_gateway.providers.prices import PriceList, attempt_quote
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.settings import Settings
-from llm_gateway.store.data_dir import DataDir
 from llm_gateway.store.database import Database
 from llm_gateway.store.migrations import OTHER_VERSION
 from llm_gateway.store.overrides import OverrideStore
@@ -67,28 +67,31 @@ class Stores(NamedTuple):
     replayed: int
 
 
-def open_stores(settings: Settings, stack: AsyncExitStack, log: Log) -> Stores:
+def open_stores(settings: Settings, stack: AsyncExitStack, log: Log, *, is_locked: bool = False) -> Stores:
     """Lock the data directory, migrate the database, and move journal entries of earlier gateways into it.
+
+    `is_locked` is True in a process that inherited the lock.
 
     Raises:
         ConfigurationError: another gateway uses the directory, or the encryption keys are not valid.
         StoreUnavailable: the database does not answer.
     """
-    data_dir = DataDir(settings.data_dir)
-    stack.callback(data_dir.close)
+    if not is_locked:
+        stack.callback(DataDir(settings.data_dir).close)
+    path = settings.data_dir.absolute()
     database = Database.open(settings.url)
     stack.callback(database.close)
     database.migrate()
     if settings.encryption_keys:
         keys = parse_keys(settings.encryption_keys)
     else:
-        keys = load_or_create_key_file(data_dir.path / "encryption.key")
+        keys = load_or_create_key_file(path / "encryption.key")
     usage = UsageStore(database)
-    report = replay(data_dir.path, usage.write, log=log)
+    report = replay(path, usage.write, log=log)
     if report.records:
         log("usage journal replayed", records=report.records)
     providers = ProviderStore(database, SecretBox(keys))
-    return Stores(data_dir.path, database, usage, providers, OverrideStore(database), report.records)
+    return Stores(path, database, usage, providers, OverrideStore(database), report.records)
 
 
 class DataPlane(NamedTuple):
