@@ -24,6 +24,8 @@ import socket
 import subprocess
 import sys
 import termios
+import threading
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -36,8 +38,15 @@ COMMAND_LINE = "llm_gateway.cli"
 MOCK = "tests.upstream.__main__"
 BENCH = "tests.forked_bench"
 """The modules whose `main` a forked process can run."""
+CHILDREN = {
+    "llm_gateway.settings_child": "llm_gateway.settings_child",
+    "llm_gateway.control": "llm_gateway.control.__main__",
+    "llm_gateway.worker": "llm_gateway.worker.__main__",
+}
+"""The modules that the gateway's supervisor starts, and where their `main` is."""
 PRELOADED = (
     GATEWAY, COMMAND_LINE, "llm_gateway.app", "llm_gateway.cli.check", "llm_gateway.cli.client",
+    "llm_gateway.settings_child", "llm_gateway.supervisor",
     "llm_gateway.cli.commands", "llm_gateway.cli.serve", "llm_gateway.local_model", "alembic.command", "alembic.config",
     "cyclopts.help", "encodings.ascii", "encodings.idna", "mako.template", "pydantic.v1", "rich.live", "rich.markdown",
     "rich.progress", "rich.table", "sqlalchemy.dialects.sqlite", "uvicorn.lifespan.on",
@@ -250,6 +259,56 @@ def surround(surroundings: Mapping[str, Any]) -> None:
         setattr(sys, ("stdin", "stdout", "stderr")[number], None)
 
 
+class ForkingLauncher:
+    """Forks a child (`supervisor.launcher.Launch`) from the supervisor, which has imported everything."""
+
+    def __call__(self, module: str, arguments: Sequence[str], descriptors: Mapping[int, int]) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGTERM, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            keep_descriptors(descriptors)
+            sys.argv = [module, *arguments]
+            code = importlib.import_module(CHILDREN[module]).main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:  # never return into the supervisor's code
+            end_child(code)
+        raise AssertionError("unreachable")
+
+
+def keep_descriptors(descriptors: Mapping[int, int]) -> None:
+    """Give this process these descriptors (number here → number now), and close all but them and the standard ones."""
+    for theirs, ours in descriptors.items():
+        if theirs != ours:
+            os.dup2(ours, theirs)
+    kept = {*STANDARD, *descriptors}
+    for path in list(Path("/proc/self/fd").iterdir()):
+        if int(path.name) not in kept:
+            with contextlib.suppress(OSError):  # the descriptor that listed the folder
+                os.close(int(path.name))
+
+
+def end_child(code: int) -> None:
+    """End this process as the interpreter would: threads, exit handlers, streams."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, and there is no public name for it
+        atexit._run_exitfuncs()  # in reverse order
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+    finally:
+        os._exit(code)
+
+
 def drop_capabilities() -> None:
     """Drop all capabilities of this process (capset(2), version 3 of its header)."""
     header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
@@ -272,8 +331,11 @@ def serve(connection: socket.socket) -> None:
     os.environ.update(job["env"])
     sys.argv = [job["module"], *job["arguments"]]
     surround(job)
+    main = importlib.import_module(job["module"]).main
+    if job["module"] == GATEWAY:
+        main = functools.partial(main, ForkingLauncher())
     try:
-        sys.exit(importlib.import_module(job["module"]).main())
+        sys.exit(main())
     except SystemExit as end:
         if isinstance(end.code, int) and not job["finalize"]:
             early_end.code = end.code

@@ -248,11 +248,13 @@ def test_an_import_cycle_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 SOUND_PACKAGE = {
     "__init__.py": "",
-    "__main__.py": "import llm_gateway.app, llm_gateway.settings_reader",
+    "__main__.py": "import llm_gateway.entry, llm_gateway.supervisor",
+    "settings_child.py": "import llm_gateway.entry, llm_gateway.settings_reader",
     "cli/__init__.py": "import cyclopts, rich, llm_gateway.app, llm_gateway.settings",
     "cli/check.py": "import llm_gateway.local_model",
     "cli/client.py": "import pyreqwest",
     "app.py": "import starlette, llm_gateway.server, llm_gateway.settings, llm_gateway.control, llm_gateway.worker",
+    "supervisor/__init__.py": "import llm_gateway.data_dir, llm_gateway.inherited, llm_gateway.listening",
     "gauges.py": "import llm_gateway.worker.app",
     "channel.py": "import llm_gateway.forwarding, llm_gateway.domain",
     "forwarding.py": "import starlette, llm_gateway.gate, llm_gateway.server, llm_gateway.upstream",
@@ -310,8 +312,12 @@ SOUND_PACKAGE = {
     "domain/__init__.py": "import llm_gateway.errors",
     "settings.py": "import llm_gateway.errors",
     "settings_reader.py": "import dotenv, llm_gateway.settings",
+    "listening.py": "import llm_gateway.errors",
+    "data_dir.py": "import llm_gateway.errors",
+    "entry.py": "import llm_gateway.process",
     "errors.py": "",
     "process.py": "",
+    "inherited.py": "",
     "suggestions.py": "",
 }
 FLAWS = [
@@ -335,6 +341,7 @@ FLAWS = [
     ("settings.py", "import cyclopts", "One home: the command line's libraries"),
     ("telemetry.py", "import rich", "One home: the command line's libraries"),
     ("__main__.py", "def f():\n    import llm_gateway.cli.client", "The server takes nothing"),
+    ("supervisor/__init__.py", "import llm_gateway.worker.gateway", "The supervisor knows nothing"),
     ("journal/__init__.py", "import starlette", "One home: ASGI"),
     ("worker/gateway.py", "import fastapi", "One home: the web framework"),
     ("app.py", "import uvicorn", "One home: the ASGI server"),

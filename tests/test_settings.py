@@ -14,7 +14,14 @@ import pytest
 
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.settings import DEV_KEY, SCOPES, SECRETS, Settings
-from llm_gateway.settings_reader import REMOVED, load_settings, setting_helps
+from llm_gateway.settings_reader import (
+    REMOVED,
+    decode_settings,
+    encode_settings,
+    load_settings,
+    read_settings,
+    setting_helps,
+)
 
 KEY = "k" * 32
 ENCRYPTION_KEY = "ab" * 32
@@ -204,7 +211,8 @@ REFUSED = [
     ({"PORT": "9" * 5000}, rf"^LLM_GATEWAY_PORT must be a whole number from 1 to 65535, not '{'9' * 80}…'\.$"),
     ({"LOG_LEVEL": "a\nb\udcff"}, r"^LLM_GATEWAY_LOG_LEVEL must be .*, not 'a\\nb\\udcff'\.$"),
     ({"MAX_BODY_BYTES_IN_FLIGHT": "1"}, r"BYTES_IN_FLIGHT must be a whole number of at least 4194304, not '1'\.$"),
-    ({"WORKERS": "2"}, r"^LLM_GATEWAY_WORKERS is not a setting of this version, where one process .*: unset it\.$"),
+    ({"WORKERS": "0"}, r"^LLM_GATEWAY_WORKERS must be a whole number from 1 to 64, not '0'\.$"),
+    ({"WORKERS": "65"}, r"^LLM_GATEWAY_WORKERS must be a whole number from 1 to 64, not '65'\.$"),
     ({"REDIS_URL": "redis://x"}, r"^LLM_GATEWAY_REDIS_URL is not a setting of this version, where .*: unset it\.$"),
     ({"SERVICE_KEYS": "justakey"}, r"LLM_GATEWAY_SERVICE_KEYS takes name:key"),
     ({"SERVICE_KEYS": ":key"}, r"LLM_GATEWAY_SERVICE_KEYS takes name:key"),
@@ -243,7 +251,7 @@ def test_invalid_or_unsafe_settings_are_rejected(read: Read, variables: dict[str
 
 
 def test_all_invalid_settings_are_named_at_once(read: Read) -> None:
-    text = refusal(read, PORT="http", ENV="staging", TYPO="1", WORKERS="2", SERVICE_KEYS="justakey", LOG_LEVEL="debug")
+    text = refusal(read, PORT="http", ENV="staging", TYPO="1", WORKERS="0", SERVICE_KEYS="justakey", LOG_LEVEL="debug")
     assert re.findall(r"LLM_GATEWAY_(\w+) (?:must|is not|takes)", text) == [
         "ENV",
         "PORT",
@@ -269,8 +277,18 @@ def test_invalid_and_unsafe_settings_are_named_together(read: Read) -> None:
 
 
 def test_a_removed_setting_with_the_current_behaviour_is_accepted(read: Read) -> None:
-    assert set(REMOVED) == {"workers", "redis_url"}
-    assert read(WORKERS="1", REDIS_URL="") == Settings()
+    assert set(REMOVED) == {"redis_url"}
+    assert read(REDIS_URL="") == Settings()
+
+
+def test_settings_pass_through_an_inherited_file_unchanged(read: Read, tmp_path: Path) -> None:
+    settings = read(**PRODUCTION, DATA_DIR="/srv/\udcff", DRAIN_SECONDS="2.5", WORKERS="3")
+    assert decode_settings(encode_settings(settings)) == settings
+    path = tmp_path / "settings"
+    path.write_bytes(encode_settings(settings))
+    with path.open("rb") as file:
+        assert [read_settings(file.fileno()), read_settings(file.fileno())] == [settings, settings]
+        assert file.tell() == 0
 
 
 def test_variable_names_are_read_in_any_case(env_file: Path) -> None:
@@ -326,7 +344,7 @@ def test_the_file_can_reference_variables(env_file: Path) -> None:
 
 
 def test_a_settings_error_ends_the_process_with_78_and_one_line(tmp_path: Path) -> None:
-    unfit = {"LLM_GATEWAY_PORT": "x", "LLM_GATEWAY_WORKERS": "2", "LLM_GATEWAY_SERVICE_KEYS": f"ops:{KEY}"}
+    unfit = {"LLM_GATEWAY_PORT": "x", "LLM_GATEWAY_WORKERS": "0", "LLM_GATEWAY_SERVICE_KEYS": f"ops:{KEY}"}
     ended = subprocess.run(
         [sys.executable, "-m", "llm_gateway"],
         env={**os.environ, **unfit},

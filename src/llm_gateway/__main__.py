@@ -1,59 +1,29 @@
-"""Run the server process: protect it, handle early signals, end failed starts with one sentence and an exit code."""
+"""Run the supervisor process, which starts the gateway's other processes (`python -m llm_gateway`)."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
-import signal
 import sys
-from types import FrameType
+from typing import TYPE_CHECKING
 
-from llm_gateway.process import protect_process
+from llm_gateway.entry import run_entry
 
-STDERR = 2
-COMPLAINT_S = 1.0
-"""Seconds to wait for space in a full stderr pipe before the error message is dropped."""
+if TYPE_CHECKING:
+    from llm_gateway.supervisor.launcher import Launch
 
 
-def main() -> int:
+def main(launch: Launch | None = None) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code.
 
-    Imports take most of the start-up time. Until the server installs its own signal handlers nothing is open, so an
-    earlier signal ends the process at once; Python's default for Ctrl-C would print a traceback.
+    `launch` starts a child process; None starts a new interpreter.
     """
-    protect_process()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
-    from llm_gateway.errors import ConfigurationError, StoreUnavailable  # noqa: PLC0415 - see above
-    from llm_gateway.settings_reader import load_settings  # noqa: PLC0415
 
-    try:
-        settings = load_settings()
-        from llm_gateway.app import run  # noqa: PLC0415 - settings errors are reported without this slow import
+    def run() -> int:
+        from llm_gateway.supervisor import run_supervisor  # noqa: PLC0415 - see `run_entry`
+        from llm_gateway.supervisor.launcher import spawn_module  # noqa: PLC0415
 
-        return run(settings)
-    except ConfigurationError as error:
-        _complain(str(error))
-        return ConfigurationError.exit_code
-    except StoreUnavailable as error:
-        _complain(error.detail)
-        return 1
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):  # everything is closed: a second signal may end it
-            signal.signal(number, _end)
+        return run_supervisor(launch or spawn_module)
 
-
-def _complain(text: str) -> None:
-    """Write why the gateway cannot start to stderr. A stderr that is closed or full does not change the exit code."""
-    with contextlib.suppress(OSError):
-        _, writable, _ = select.select([], [STDERR], [], COMPLAINT_S)
-        if writable:
-            os.write(STDERR, f"llm-gateway: {text}\n".encode("utf-8", "backslashreplace"))
-
-
-def _end(_number: int, _frame: FrameType | None) -> None:
-    os._exit(0)
+    return run_entry(run)
 
 
 if __name__ == "__main__":

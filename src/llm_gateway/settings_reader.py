@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import io
 import ipaddress
+import json
 import math
 import os
 import re
@@ -29,10 +30,7 @@ KNOWN_KEYS = frozenset({DEV_KEY, "changeme", "secret", "test", "password"})
 MAX_SHOWN = 80
 """Characters of an invalid value that an error message quotes."""
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-REMOVED = {
-    "redis_url": ("", "cache and rate limits are in the gateway's memory"),
-    "workers": ("1", "one process serves every request"),
-}
+REMOVED = {"redis_url": ("", "cache and rate limits are in the gateway's memory")}
 """Settings of earlier versions: the value that matches this version (accepted and ignored), and the reason."""
 
 
@@ -52,6 +50,23 @@ def load_settings(environment: Mapping[str, str] = os.environ, env_file: Path = 
     if problems:
         raise ConfigurationError(" ".join(problems))
     return settings
+
+
+def encode_settings(settings: Settings) -> bytes:
+    """Return the settings as a JSON object, secrets included."""
+    return json.dumps(msgspec.structs.asdict(settings), default=str).encode()
+
+
+def decode_settings(document: bytes) -> Settings:
+    """Return the settings that `encode_settings` encoded."""
+    values = json.loads(document)
+    paths = {name: Path(values[name]) for name, (kind, _) in _fields().items() if kind is Path}
+    return Settings(**(values | paths))
+
+
+def read_settings(descriptor: int) -> Settings:
+    """Return the settings in an open file that other processes read, too: its offset stays as it is."""
+    return decode_settings(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
 
 
 class SettingHelp(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_gateway.store.data_dir import DataDir
+from llm_gateway.data_dir import DataDir
 from llm_gateway.store.migrations import HEAD
 from tests.cli.command import Ran, SetUp, call, execute, on_terminal
 from tests.e2e.process import GatewayProcess, free_port

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_gateway.store.data_dir import DataDir
+from llm_gateway.data_dir import DataDir
 from tests.cli.command import call
 
 

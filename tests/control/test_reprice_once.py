@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from llm_gateway.control.offline import reprice_once
+from llm_gateway.data_dir import DataDir
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.settings import Settings
-from llm_gateway.store.data_dir import DataDir
 from llm_gateway.store.database import Database
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 from llm_gateway.store.repricing import RepriceReport

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from llm_gateway.errors import ConfigurationError
+from llm_gateway.listening import cannot_listen
 from llm_gateway.server import Server, bind
-from llm_gateway.server.listening import cannot_listen
 from tests.server.harness import Client, Message, application, echo, running
 
 ROOT = Path(__file__).resolve().parents[2]

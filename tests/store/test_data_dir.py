@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from llm_gateway.data_dir import DataDir
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.store.data_dir import DataDir
 
 
 def test_a_data_directory_is_made_with_mode_0700_and_locked(tmp_path: Path) -> None:

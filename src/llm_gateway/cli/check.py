@@ -17,8 +17,8 @@ from llm_gateway.cli.database import KEY_FILE, encryption_keys
 from llm_gateway.cli.exits import FAILED, SETTINGS, CommandFailed
 from llm_gateway.cli.output import Json, is_terminal, print_json, printable
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
+from llm_gateway.listening import bind
 from llm_gateway.local_model import NOT_INSTALLED, find_model
-from llm_gateway.server.listening import bind
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import load_settings
 from llm_gateway.store import migrations

@@ -20,9 +20,10 @@ from typing import Any
 
 import uvicorn
 
+from llm_gateway.listening import bind, cannot_listen
 from llm_gateway.server.connection import ClientConnection
 from llm_gateway.server.exchange import App
-from llm_gateway.server.listening import bind, cannot_listen, refuse_new_connections
+from llm_gateway.server.listening import refuse_new_connections
 from llm_gateway.server.same_user import SameUserConnection
 from llm_gateway.server.shared_state import Limits, Log, SharedState
 

@@ -1,0 +1,97 @@
+"""Lock the data directory, so that only one gateway uses it at a time.
+
+Two locks tell a running gateway from the children that outlive a killed supervisor, until their requests are answered:
+
+    supervisor.lock   gateway.lock
+    held              held           a gateway is running
+    free              held           its supervisor was killed, and its children still drain
+    free              free           nobody uses the directory
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable
+
+from llm_gateway.errors import ConfigurationError
+
+RETRY_S = 0.05
+"""Seconds between two attempts to take the lock of draining processes."""
+
+
+class DataDir:
+    """The data directory, locked until `close`; the kernel releases the locks however the process ends (flock(2)).
+
+    `path` is absolute. `shared_lock` is the descriptor of gateway.lock: processes that inherit it keep that lock.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, wait_s: float = 0.0, on_wait: Callable[[], None] = lambda: None
+    ) -> None:
+        """Create the directory if it is missing, and lock it.
+
+        Args:
+            path: the data directory.
+            wait_s: seconds to wait for the children of a killed supervisor, which still use the directory.
+            on_wait: called once before such a wait.
+
+        Raises:
+            ConfigurationError: the directory cannot be written or locked, or another gateway holds its locks.
+        """
+        self.path = os.path.abspath(path)
+        with contextlib.ExitStack() as opened:
+            self._take(self._open("supervisor.lock", opened))
+            self.shared_lock = self._open("gateway.lock", opened)
+            self._wait_for(self.shared_lock, wait_s, on_wait)
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        """Release the locks. Call it once."""
+        self._opened.close()
+
+    def _open(self, name: str, opened: contextlib.ExitStack) -> int:
+        try:
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            descriptor = os.open(os.path.join(self.path, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except (OSError, ValueError) as error:  # ValueError: the path contains a NUL
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigurationError(
+                f"The data directory {self.path!r} cannot be used ({reason}): "
+                "set LLM_GATEWAY_DATA_DIR to a writable directory."
+            ) from None
+        opened.callback(os.close, descriptor)
+        return descriptor
+
+    def _wait_for(self, lock: int, wait_s: float, on_wait: Callable[[], None]) -> None:
+        deadline, waiting = time.monotonic() + wait_s, False
+        while True:
+            try:
+                self._take(lock)
+                return
+            except AnotherGateway:
+                if time.monotonic() >= deadline:
+                    raise
+            if not waiting:
+                waiting = True
+                on_wait()
+            time.sleep(RETRY_S)
+
+    def _take(self, lock: int) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AnotherGateway(
+                f"Another gateway uses the data directory {self.path}: stop it, or set LLM_GATEWAY_DATA_DIR to another."
+            ) from None
+        except OSError as error:
+            raise ConfigurationError(
+                f"The data directory {self.path} cannot be locked ({error.strerror}): "
+                "set LLM_GATEWAY_DATA_DIR to a directory on a file system that supports locks."
+            ) from None
+
+
+class AnotherGateway(ConfigurationError):
+    """Another process holds a lock of the data directory."""

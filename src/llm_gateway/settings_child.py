@@ -1,0 +1,24 @@
+"""Short-lived process that reads the settings and writes them to stdout as JSON, so that the supervisor stays small."""
+
+from __future__ import annotations
+
+import sys
+
+from llm_gateway.entry import run_entry
+
+
+def main() -> int:
+    """Write the settings in force to stdout, as one JSON object. Returns the exit code."""
+    return run_entry(_write_settings)
+
+
+def _write_settings() -> int:
+    from llm_gateway.settings_reader import encode_settings, load_settings  # noqa: PLC0415 - see `run_entry`
+
+    with open(sys.stdout.fileno(), "wb", closefd=False) as out:
+        out.write(encode_settings(load_settings()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

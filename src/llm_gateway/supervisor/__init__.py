@@ -1,0 +1,39 @@
+"""Supervisor: the small parent process that starts the gateway's other processes, restarts and stops them.
+
+It holds the locks of the data directory, the TCP socket and the settings, which its children inherit. Control and
+workers start side by side; each writes a line to its leash, a socket to the supervisor, once it is ready.
+
+    starting ── all ready ──▶ serving ── SIGTERM, SIGINT ──▶ workers stop ── all ended ──▶ control stops ──▶ ended
+       │                      │     ▲                             ▲
+       │                      └─────┘ a child ended: restart it   │
+       └── a child ended before it was ready, or a signal ────────┘
+
+It imports neither asyncio nor a library, so that it needs little memory and can hardly fail.
+"""
+
+from __future__ import annotations
+
+from llm_gateway.supervisor.claims import claim
+from llm_gateway.supervisor.launcher import Launch, keep_descriptors_private
+from llm_gateway.supervisor.loop import Supervisor
+from llm_gateway.supervisor.settings_file import SettingsRefused, read_settings_in_child, store_settings
+
+
+def run_supervisor(launch: Launch) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit code.
+
+    Raises:
+        ConfigurationError: the data directory or the address cannot be used; the message says what to set.
+    """
+    keep_descriptors_private()
+    try:
+        document, settings = read_settings_in_child(launch)
+    except SettingsRefused as refused:
+        return refused.code
+    data_dir, sock = claim(settings)
+    supervisor = Supervisor(launch, settings, store_settings(document), data_dir.shared_lock, sock.fileno())
+    try:
+        return supervisor.run()
+    finally:
+        sock.close()
+        data_dir.close()

@@ -1,0 +1,108 @@
+"""One child process of the supervisor: started, ready, ended, started again after a pause."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+
+from llm_gateway.inherited import READY, Inherited, to_arguments
+from llm_gateway.supervisor.launcher import Launch
+
+STABLE_S = 5.0
+"""A child that lived this many seconds is started again without a pause."""
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+
+
+class Child:
+    """A control process or a worker, over all its restarts.
+
+    `pid` is None while it does not run. `was_ready` stays True from the first time that it was ready, `is_ready` holds
+    for the running process. `restart_at` is the time of the next start, None if none is due.
+    """
+
+    def __init__(self, name: str, module: str, number: int | None = None) -> None:
+        self.name = name
+        self.number = number
+        self.pid: int | None = None
+        self.is_ready = False
+        self.was_ready = False
+        self.restart_at: float | None = None
+        self._module = module
+        self._leash: socket.socket | None = None
+        self._received = b""
+        self._started_at = 0.0
+        self._pause_s = 0.0
+
+    def start(self, launch: Launch, inherited: Inherited, lock: int, now: float) -> None:
+        """Start the process. `inherited` lacks the leash, which is made here.
+
+        Raises:
+            OSError: the system cannot start a process.
+        """
+        self._started_at = now
+        self.restart_at = None
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.setblocking(False)
+            complete = inherited._replace(leash=theirs.fileno())
+            descriptors = {number: number for number in (*complete.descriptors, lock)}
+            try:
+                self.pid = launch(self._module, to_arguments(complete), descriptors)
+            except OSError:
+                ours.close()
+                raise
+        self._leash, self._received, self.is_ready = ours, b"", False
+
+    @property
+    def leash(self) -> int | None:
+        """The supervisor's end of the leash, None if it is closed."""
+        return self._leash.fileno() if self._leash is not None else None
+
+    def read_leash(self) -> None:
+        """Note that the process is ready if it has written so."""
+        if self._leash is None:
+            return
+        data = b""
+        with contextlib.suppress(BlockingIOError, ConnectionResetError):
+            data = self._leash.recv(4096)
+        if not data:
+            self._close_leash()
+            return
+        self._received = (self._received + data)[-len(READY) :]
+        if not self.is_ready and self._received == READY:
+            self.is_ready = self.was_ready = True
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process; SIGTERM in place of SIGINT before it is ready.
+
+        Python turns SIGINT into an exception until the process has installed its handlers; SIGTERM ends it.
+        """
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number if self.is_ready or number != signal.SIGINT else signal.SIGTERM)
+
+    def ended(self) -> None:
+        """Note that the process has ended."""
+        if not self.is_ready:
+            self.read_leash()  # it may have written that it is ready just before
+        self.pid, self.is_ready = None, False
+        self._close_leash()
+
+    def schedule_restart(self, now: float) -> float:
+        """Set the time of the next start, and return the seconds until then: longer each time if it ends soon."""
+        if now - self._started_at >= STABLE_S:
+            self._pause_s = 0.0
+            pause_s = 0.0
+        else:
+            self._pause_s = min(self._pause_s * 2 or FIRST_PAUSE_S, LONGEST_PAUSE_S)
+            pause_s = self._pause_s
+        self.restart_at = now + pause_s
+        return pause_s
+
+    def _close_leash(self) -> None:
+        if self._leash is not None:
+            self._leash.close()
+            self._leash = None

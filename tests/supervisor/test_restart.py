@@ -1,0 +1,101 @@
+"""Restarts of children that ended, and the end of the supervisor itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.supervisor.conftest import START_S, Start
+from tests.waiting import wait_until
+
+
+@pytest.mark.parametrize(("name", "called"), [("control", "control"), ("worker1", "worker 1")])
+def test_a_killed_child_is_started_again(start: Start, name: str, called: str) -> None:
+    gateway = start()
+    gateway.wait_for("control ready")
+    gateway.wait_for("worker1 ready")
+    [pid] = gateway.pids(name)
+    os.kill(pid, signal.SIGKILL)
+    gateway.wait_for(f"{name} ready", 2)
+    assert gateway.stop() == 0
+    [line] = gateway.log
+    assert line.pop("timestamp")
+    assert line == {
+        "level": "warning",
+        "event": "process ended, it is started again",
+        "process": called,
+        "pid": pid,
+        "reason": "signal SIGKILL",
+        "restart_in_s": 0.1,
+    }
+
+
+def test_a_child_that_keeps_ending_is_started_at_growing_intervals(start: Start) -> None:
+    gateway = start()
+    gateway.wait_for("control ready")
+    gateway.wait_for("worker1 ready")
+    gateway.order("worker1", ends_with=3)
+    [pid] = gateway.pids("worker1")
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: len(gateway.log) >= 4, START_S)
+    assert [line["restart_in_s"] for line in gateway.log[:4]] == [0.1, 0.2, 0.4, 0.8]
+    assert [line["reason"] for line in gateway.log[:2]] == ["signal SIGKILL", "exit code 3"]
+    started = time.monotonic()
+    assert gateway.stop() == 0, "a stop does not wait for the pause"
+    assert time.monotonic() - started < 5
+
+
+def test_the_children_of_a_killed_supervisor_notice(start: Start) -> None:
+    gateway = start(workers=2)
+    for event in ("control ready", "worker1 ready", "worker2 ready"):
+        gateway.wait_for(event)
+    gateway.process.kill()
+    wait_until(lambda: sum(event.endswith(" orphaned") for event in gateway.events()) == 3, START_S)
+
+
+def test_a_new_supervisor_waits_for_the_children_of_a_killed_one(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "drain").touch()
+    first = start()
+    for event in ("control ready", "worker1 ready"):
+        first.wait_for(event)
+    first.process.kill()
+    first.process.wait()
+    second = start(log_level="warning")
+    wait_until(lambda: second.log, START_S)
+    [line] = second.log
+    assert (line["level"], line["event"]) == ("warning", "waiting for the processes of a killed gateway to end")
+    assert second.events().count("worker1 started") == 1
+    (tmp_path / "drain").unlink()
+    second.wait_for("worker1 ready", 2)
+    assert len(second.log) == 1
+    assert second.stop() == 0
+
+
+def test_a_signal_ends_the_wait_for_a_killed_supervisors_children(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "drain").touch()
+    first = start()
+    for event in ("control ready", "worker1 ready"):
+        first.wait_for(event)
+    first.process.kill()
+    first.process.wait()
+    second = start()
+    wait_until(lambda: second.log, START_S)
+    assert second.stop() == 0
+    assert second.events().count("worker1 started") == 1
+
+
+def test_a_child_that_does_not_stop_in_time_is_killed(start: Start, order: Callable[..., None]) -> None:
+    order("control", ignores=True)
+    gateway = start(drain_seconds=0)
+    gateway.wait_for("control ready")
+    gateway.wait_for("worker1 ready")
+    started = time.monotonic()
+    assert gateway.process.send_signal(signal.SIGTERM) is None
+    assert gateway.process.wait(40) == 1
+    assert 14 < time.monotonic() - started < 25
+    assert [line["event"] for line in gateway.log] == ["process did not stop in time, it is killed", "process ended"]
