@@ -253,7 +253,7 @@ SOUND_PACKAGE = {
     "cli/check.py": "import llm_gateway.local_model",
     "cli/client.py": "import pyreqwest",
     "app.py": "import starlette, llm_gateway.server, llm_gateway.settings, llm_gateway.control, llm_gateway.worker",
-    "gauges.py": "import llm_gateway.worker.app",
+    "gauges.py": "import llm_gateway.domain",
     "channel.py": "import llm_gateway.forwarding, llm_gateway.domain",
     "forwarding.py": "import starlette, llm_gateway.gate, llm_gateway.server, llm_gateway.upstream",
     "provider_calls.py": "import llm_gateway.upstream, llm_gateway.providers",

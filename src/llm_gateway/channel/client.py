@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from llm_gateway.channel.messages import (
+    ALIVE_S,
+    BEAT_S,
     Accounts,
     Applied,
     AskReport,
@@ -38,10 +40,6 @@ from llm_gateway.domain.usage import SentAttempt
 from llm_gateway.errors import reason_without_key
 from llm_gateway.forwarding.control_socket import ControlSocket
 
-BEAT_S = 0.25
-"""Seconds between two beats."""
-ALIVE_S = 1.0
-"""Seconds after its last message for which control counts as alive."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 1.0
 """Seconds between attempts to connect: they double from the first to the longest."""
 SLICE_S = 0.002
