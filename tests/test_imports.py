@@ -14,3 +14,12 @@ def test_genai_prices_is_imported_only_at_the_first_lookup() -> None:
         "assert not any(name.startswith('genai_prices') for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONPATH": os.pathsep.join(sys.path)})
+
+
+def test_metrics_are_written_without_importing_prometheus_client() -> None:
+    program = (
+        "import sys; from llm_gateway.telemetry import Metrics; from llm_gateway.telemetry.text_format import text_of; "
+        "import llm_gateway.gauges, llm_gateway.channel.client; "
+        "assert text_of(Metrics(list).report()); assert 'prometheus_client' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONPATH": os.pathsep.join(sys.path)})

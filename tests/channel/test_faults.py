@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from llm_gateway.channel.messages import MAX_FRAME_BYTES, NAME, Applied, End, WorkerBeat, encode
-from llm_gateway.channel.server import MAX_WAITING
+from llm_gateway.channel.worker_connection import MAX_WAITING
 from llm_gateway.forwarding.control_socket import ControlSocket
 from tests.channel.harness import configuration, control, raw_worker, worker
 from tests.waiting import until
@@ -80,7 +80,7 @@ async def test_messages_of_an_unknown_type_are_skipped_by_both_sides(tmp_path: P
         writer.write(unknown() + encode(Applied(version=5)))
         await until(lambda: [each.version for each in own.server.workers if each.number == 9] == [5])
         for connection in own.server._connections:
-            connection.send(unknown())
+            connection.put(unknown())
         own.server.publish(configuration("a"))
         await until(running.providers)
         assert (own.events, running.events) == ([], [])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 import time
@@ -121,12 +120,20 @@ async def test_reports_of_all_workers_are_collected_under_their_names(tmp_path: 
     async with control(tmp_path) as own, worker(tmp_path, 1) as one, worker(tmp_path, 2) as two, raw_worker(tmp_path):
         one.report, two.report = [counter(1, provider="a")], [counter(2)]
         await until(lambda: len(own.server.workers) == 3)
-        assert await own.server.ask_reports(0.5) == {
-            f"worker 1 (process {os.getpid()})": one.report,
-            f"worker 2 (process {os.getpid()})": two.report,
-        }
+        keys = {each.number: each.key for each in own.server.workers}
+        assert await own.server.ask_reports(0.5) == {keys[1]: one.report, keys[2]: two.report}
         one.report = []
-        assert (await own.server.ask_reports(0.5))[f"worker 1 (process {os.getpid()})"] == []
+        assert (await own.server.ask_reports(0.5))[keys[1]] == []
+
+
+async def test_a_worker_that_ends_sends_its_last_report(tmp_path: Path) -> None:
+    reports = []
+    async with control(tmp_path, on_report=lambda key, families: reports.append((key, families))) as own:
+        async with worker(tmp_path) as running:
+            await until(lambda: own.server.workers)
+            [known] = own.server.workers
+            running.report = [counter(5)]
+        assert reports[-1] == (known.key, [counter(5)])
 
 
 async def test_a_worker_process_gets_changes_and_is_gone_when_it_is_killed(tmp_path: Path) -> None:

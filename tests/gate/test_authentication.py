@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -16,8 +16,8 @@ from llm_gateway.error_format.responses import JSON, send_body
 from llm_gateway.gate.authentication import OPEN_PATHS, Gate, Keyring
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.registry import VENDOR_PATH_PREFIXES
-from tests.in_one_loop import GatewayInOneLoop
 from tests.application.driver import DEV_KEY, Client, assert_problem, ignore
+from tests.in_one_loop import GatewayInOneLoop
 
 ALL = frozenset({"call", "read", "admin"})
 KEYS = [
@@ -281,7 +281,7 @@ async def test_production_accepts_any_host() -> None:
     assert (await client.call("GET", "/x", host="gateway.example")).status == 200
 
 
-async def test_the_dev_key_is_valid_in_dev_only(gate: Client, app: Application) -> None:
+async def test_the_dev_key_is_valid_in_dev_only(gate: Client, app: GatewayInOneLoop) -> None:
     assert (await Client(app, DEV_KEY).call("GET", "/api/v1/providers")).status == 200
     assert_problem(await gate.call("GET", "/x", headers={"x-service-key": DEV_KEY}), 401, "unauthorized")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.parser import text_string_to_metric_families
 
+from llm_gateway.domain.metric_families import MetricFamily, Sample, gauge
 from llm_gateway.domain.usage import AttemptRecord
-from llm_gateway.telemetry import Metrics
+from llm_gateway.telemetry import METRICS_CONTENT_TYPE, Metrics
 from llm_gateway.telemetry.metrics import LATENCY_BUCKETS_MS
 from tests.telemetry.harness import record
 
@@ -21,7 +23,8 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 
 def test_metrics_count_requests_and_can_be_parsed() -> None:
-    gauges = [("g", "A gauge", {"provider": "p"}, 1.0), ("g", "A gauge", {"provider": 'q"\n'}, 0.5), ("n", "N", {}, 7)]
+    several = [Sample("", {"provider": "p"}, 1.0), Sample("", {"provider": 'q"\n\\'}, 0.5)]
+    gauges = [MetricFamily(name="g", type="gauge", help="A\n\\", samples=several), gauge("n", "N", 7)]
     metrics = Metrics(lambda: gauges, lambda: 3)
     metrics(record())
     metrics(record(latency_ms=5))
@@ -42,7 +45,7 @@ def test_metrics_count_requests_and_can_be_parsed() -> None:
     assert list(buckets.values()) == sorted(buckets.values())
     assert found["llm_gateway_latency_seconds_count{outcome=ok}"] == 3
     assert found["llm_gateway_latency_seconds_sum{outcome=ok}"] == pytest.approx(200.255)
-    assert (found["g{provider=p}"], found['g{provider=q"\n}'], found["n{}"]) == (1, 0.5, 7)
+    assert (found["g{provider=p}"], found['g{provider=q"\n\\}'], found["n{}"]) == (1, 0.5, 7)
 
 
 def bounds() -> list[str]:
@@ -55,3 +58,7 @@ def test_without_requests_only_dropped_lines_are_counted() -> None:
         "llm_gateway_log_lines_dropped_total{}": 0
     }
     assert [name for name in found if name.startswith("process_cpu_seconds_total")]
+
+
+def test_the_content_type_is_that_of_prometheus_client() -> None:
+    assert METRICS_CONTENT_TYPE == CONTENT_TYPE_LATEST

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from llm_gateway.channel.messages import (
+    ALIVE_S,
+    BEAT_S,
     Accounts,
     Applied,
     AskReport,
@@ -38,10 +40,6 @@ from llm_gateway.domain.usage import SentAttempt
 from llm_gateway.errors import reason_without_key
 from llm_gateway.forwarding.control_socket import ControlSocket
 
-BEAT_S = 0.25
-"""Seconds between two beats."""
-ALIVE_S = 1.0
-"""Seconds after its last message for which control counts as alive."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 1.0
 """Seconds between attempts to connect: they double from the first to the longest."""
 SLICE_S = 0.002
@@ -53,13 +51,15 @@ CLOSE_S = 1.0
 class ChannelHandlers(NamedTuple):
     """Functions that the client calls in the event loop.
 
-    `on_refill` comes before the first `on_configuration`, perhaps several times. `report` returns the metrics.
+    `on_refill` comes before the first `on_configuration`, perhaps several times. `report` returns the metrics, `state`
+    the next beat.
     """
 
     on_configuration: Callable[[Configuration], object]
     on_passed: Callable[[str], object]
     on_refill: Callable[[list[SentAttempt]], object]
     report: Callable[[], list[MetricFamily]]
+    state: Callable[[], WorkerBeat] = WorkerBeat
 
 
 class ChannelClient:
@@ -153,11 +153,10 @@ class ChannelClient:
             writer.transport.abort()
 
     async def _beat(self, writer: asyncio.StreamWriter) -> None:
-        frame = encode(WorkerBeat())
         while True:
-            await asyncio.sleep(BEAT_S)
             if not self._is_closing and writer.transport.get_write_buffer_size() == 0:
-                writer.write(frame)
+                writer.write(encode(self._handlers.state()))
+            await asyncio.sleep(BEAT_S)
 
     async def _receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Handle messages until the connection ends, in slices."""

@@ -22,6 +22,10 @@ NAME = "channel.sock"
 """The channel's socket in the data directory."""
 MAX_FRAME_BYTES = 64 << 20
 """The longest message that is read; this version's are much shorter."""
+BEAT_S = 0.25
+"""Seconds between two beats, in both directions."""
+ALIVE_S = 1.0
+"""Seconds after its last message for which a process counts as alive."""
 _LENGTH = struct.Struct(">I")
 
 
@@ -57,7 +61,10 @@ class NeedAll(Message):
 
 
 class WorkerBeat(Message):
-    """The worker's event loop runs."""
+    """The worker's event loop runs. `is_ready`: it accepts requests. `can_record`: its journal can be written."""
+
+    is_ready: bool = False
+    can_record: bool = False
 
 
 class Report(Message):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from llm_gateway.control.offline import replay_once
 from llm_gateway.cli.output import Json, print_json
+from llm_gateway.control.offline import replay_once
 from llm_gateway.settings_reader import load_settings
 
 

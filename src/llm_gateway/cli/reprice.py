@@ -12,10 +12,10 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from llm_gateway.control.offline import reprice_once
 from llm_gateway.cli.database import current_database
 from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Column, Flag, Json, is_terminal, print_json, print_rows
+from llm_gateway.control.offline import reprice_once
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.settings_reader import load_settings
 from llm_gateway.store.repricing import ModelDifference, RepriceReport

@@ -1,4 +1,4 @@
-"""Entry of the control process: `python -m llm_gateway.control --settings FD --leash FD …`, started by the supervisor."""
+"""Entry of the control process, started by the supervisor: `python -m llm_gateway.control --settings FD --leash FD`."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -11,7 +11,6 @@ from typing import NamedTuple, TypeAlias
 from starlette.types import ASGIApp
 
 from llm_gateway.control.docs.home import home_router
-from llm_gateway.docs_page.page import build_page
 from llm_gateway.control.docs.routes import docs_page_router
 from llm_gateway.control.embedded_model import OnlyModelWarning
 from llm_gateway.control.live_configuration import LiveConfiguration
@@ -23,8 +22,7 @@ from llm_gateway.control.management.provider_rules import ProviderRules
 from llm_gateway.control.management.providers import providers_router
 from llm_gateway.control.management.usage import usage_router
 from llm_gateway.control.workers import Workers
-from llm_gateway.domain.catalog import Provider
-from llm_gateway.errors import ConfigurationError
+from llm_gateway.docs_page.page import build_page
 from llm_gateway.gate.body import InFlight
 from llm_gateway.journal.replay import replay
 from llm_gateway.journal.shipper import Shipper
@@ -35,15 +33,13 @@ from llm_gateway.provider_calls.pool_factory import PoolFactory
 from llm_gateway.providers.account_assembler import AccountAssembler
 from llm_gateway.providers.account_resolver import AccountResolver
 from llm_gateway.providers.presets import load_presets
-from llm_gateway.providers.prices import PriceList, attempt_quote
+from llm_gateway.providers.prices import PriceList
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.settings import Settings
 from llm_gateway.store.database import Database
-from llm_gateway.store.migrations import OTHER_VERSION
 from llm_gateway.store.overrides import OverrideStore
-from llm_gateway.store.providers import ProviderStore, list_providers
-from llm_gateway.store.repricing import Repricing
+from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
 from llm_gateway.store.usage import UsageStore
 from llm_gateway.telemetry.redaction import Redactor

@@ -30,6 +30,4 @@ def journal_families(shipper: Shipper, quarantined: Callable[[], int]) -> list[M
 
 
 def _gauge(name: str, text: str, value: float) -> MetricFamily:
-    return MetricFamily(
-        name=f"llm_gateway_{name}", type="gauge", help=text, samples=[Sample("", {}, float(value))]
-    )
+    return MetricFamily(name=f"llm_gateway_{name}", type="gauge", help=text, samples=[Sample("", {}, float(value))])

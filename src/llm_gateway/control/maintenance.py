@@ -8,9 +8,12 @@ from collections.abc import Callable
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.retention import Retention
+from llm_gateway.telemetry.report_totals import ReportTotals
 
 DELETE_EVERY_S, DELETE_PAUSE_S = 3600.0, 0.1
 """Seconds between two clean-ups, and between two steps of one, which let other writers have the database."""
+SAVE_EVERY_S = 10.0
+"""Seconds between two saves of the metrics' totals."""
 REFRESH_EVERY_S = 300.0
 """Seconds between two rebuilds of the snapshot."""
 
@@ -27,6 +30,21 @@ async def delete_old_usage_forever(retention: Retention, log: Callable[..., None
             log("old usage records cannot be deleted", level="error", exc_info=error)
             is_left = False
         await asyncio.sleep(DELETE_PAUSE_S if is_left else DELETE_EVERY_S)
+
+
+def save_totals(totals: ReportTotals, log: Callable[..., None]) -> None:
+    """Save the metrics' totals, so that counters go on where they were after a restart."""
+    try:
+        totals.save()
+    except OSError as error:
+        log("metrics cannot be saved: counters start anew after a restart", level="warning", reason=error.strerror)
+
+
+async def save_totals_forever(totals: ReportTotals, log: Callable[..., None]) -> None:
+    """Save the metrics' totals each ten seconds. Runs until cancelled."""
+    while True:
+        await asyncio.sleep(SAVE_EVERY_S)
+        save_totals(totals, log)
 
 
 async def refresh_prices_forever(configuration: LiveConfiguration, log: Callable[..., None]) -> None:

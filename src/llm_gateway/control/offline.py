@@ -59,10 +59,14 @@ def reprice_once(
         RecordsRefused: the database rejects a new cost; records repriced before it keep their new cost.
         StoreUnavailable: the database does not answer; another run continues where this one stopped.
     """
+    now_ms = time.time_ns() // 1_000_000
     wanted = Wanted(
-        since_ms=since_ms, until_ms=time.time_ns() // 1_000_000 if until_ms is None else until_ms, provider=provider, model=model
+        since_ms=since_ms,
+        until_ms=now_ms if until_ms is None else until_ms,
+        provider=provider,
+        model=model,
     )
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         return _build_repricing(settings, stack).run(wanted, dry_run=dry_run, progress=progress)
 
 

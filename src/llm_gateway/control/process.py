@@ -1,4 +1,4 @@
-"""Process of the control plane: database, shipping, reports, management API, and the configuration of all workers."""
+"""Application of the control process: database, shipping, reports, management API, configuration of all workers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from starlette.types import ASGIApp
 from llm_gateway.channel.messages import NAME, ControlBeat
 from llm_gateway.channel.server import ChannelServer
 from llm_gateway.control.app import Control, Stores, open_stores
-from llm_gateway.control.journal_metrics import journal_families
 from llm_gateway.control.embedded_model import start_embedded_model
-from llm_gateway.control.maintenance import delete_old_usage_forever, refresh_prices_forever
+from llm_gateway.control.journal_metrics import journal_families
+from llm_gateway.control.maintenance import (
+    delete_old_usage_forever,
+    refresh_prices_forever,
+    save_totals,
+    save_totals_forever,
+)
 from llm_gateway.control.management.health import SharedCheck
 from llm_gateway.control.recent_calls import recent_calls
 from llm_gateway.control.workers import Workers
@@ -23,6 +28,10 @@ from llm_gateway.process_application import ProcessApplication
 from llm_gateway.settings import Settings
 from llm_gateway.store.retention import Retention
 from llm_gateway.telemetry.process_log import ProcessLog
+from llm_gateway.telemetry.report_totals import ReportTotals
+
+TOTALS = "metrics.totals"
+"""File in the data directory with the counts of workers that have ended."""
 
 
 class ControlProcess(ProcessApplication):
@@ -59,9 +68,15 @@ class ControlProcess(ProcessApplication):
         await database()
         self._background(database.repeat())
         quarantined = QuarantineCount(quarantine_file(stores.path))
+        totals = ReportTotals(stores.path / TOTALS)
+        stack.callback(save_totals, totals, log)
         workers = self._workers = Workers(
-            self._open_channel(stores, shipper, database), partial(journal_families, shipper, quarantined), log
+            self._open_channel(stores, shipper, database, totals),
+            totals,
+            partial(journal_families, shipper, quarantined),
+            log,
         )
+        self._background(save_totals_forever(totals, log))
         control.configuration.connect(workers.distribute)
         control.configuration.reload()
         await workers.start()
@@ -71,7 +86,9 @@ class ControlProcess(ProcessApplication):
         self._background(delete_old_usage_forever(retention, log))
         return control.build(shipper, database, workers)
 
-    def _open_channel(self, stores: Stores, shipper: Shipper, database: SharedCheck) -> ChannelServer:
+    def _open_channel(
+        self, stores: Stores, shipper: Shipper, database: SharedCheck, totals: ReportTotals
+    ) -> ChannelServer:
         address = ControlSocket(stores.path, name=NAME)
         self._stack.callback(address.close)
         return ChannelServer(
@@ -79,4 +96,5 @@ class ControlProcess(ProcessApplication):
             state=lambda: ControlBeat(database_ok=database.is_ok, shipping_lag_s=shipper.behind().seconds),
             log=self._log,
             recent_attempts=partial(recent_calls, stores.usage, shipper, self._settings.request_timeout_seconds),
+            on_report=totals.update,
         )

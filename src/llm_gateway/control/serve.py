@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 
-from llm_gateway.child import ChildServer, run_child
+from llm_gateway.child_process import ChildServer, run_child
 from llm_gateway.control.process import ControlProcess
 from llm_gateway.forwarding.control_server import ControlServer
 from llm_gateway.forwarding.control_socket import ControlSocket
@@ -28,10 +29,15 @@ def serve(inherited: Inherited) -> int:
 def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> ChildServer:
     """Build the server of the control process's application on the control socket."""
     app = ControlProcess(settings, output)
-    server = ControlServer(app, ControlSocket(settings.data_dir), drain_s=settings.drain_seconds, log=output.log)
+    server = ControlServer(
+        app,
+        ControlSocket(settings.data_dir),
+        drain_s=settings.drain_seconds,
+        log=partial(output.log, process="control"),
+    )
 
     async def stop_after_workers() -> None:
-        while app.has_workers:
+        while app.has_workers:  # noqa: ASYNC110 - nothing wakes it: they end one by one, within the time to drain
             await asyncio.sleep(ORPHANED_S)
         server.stop()
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from llm_gateway.channel.server import ChannelServer, ConnectedWorker
+from llm_gateway.channel.roster import ConnectedWorker
+from llm_gateway.channel.server import ChannelServer
 from llm_gateway.domain.configuration import Configuration
 from llm_gateway.domain.metric_families import MetricFamily
-from llm_gateway.telemetry.metrics import METRICS_CONTENT_TYPE, render
+from llm_gateway.telemetry.exposition import render
+from llm_gateway.telemetry.report_totals import ReportTotals
+from llm_gateway.telemetry.text_format import METRICS_CONTENT_TYPE
 
 APPLIED_S = 1.0
 """Seconds that a change of the configuration waits until all workers apply it."""
@@ -16,12 +19,20 @@ REPORTS_S = 1.0
 
 
 class Workers:
-    """All workers, behind the channel. `own_metrics` returns those that the control process measures itself."""
+    """All workers, behind the channel.
+
+    `totals` gets their reports, and `own_metrics` returns what the control process measures itself.
+    """
 
     def __init__(
-        self, channel: ChannelServer, own_metrics: Callable[[], Iterable[MetricFamily]], log: Callable[..., None]
+        self,
+        channel: ChannelServer,
+        totals: ReportTotals,
+        own_metrics: Callable[[], list[MetricFamily]],
+        log: Callable[..., None],
     ) -> None:
         self._channel = channel
+        self._totals = totals
         self._own_metrics = own_metrics
         self._log = log
         self._version = 0
@@ -63,8 +74,9 @@ class Workers:
 
     async def metrics(self) -> tuple[bytes, str]:
         """Return all metrics in Prometheus' text format, added up over the workers, and the content type."""
-        reports = await self._channel.ask_reports(REPORTS_S)
-        return render([*reports.values(), list(self._own_metrics())]), METRICS_CONTENT_TYPE
+        await self._channel.ask_reports(REPORTS_S)
+        living = {worker.key for worker in self._connected()}
+        return render([*self._totals.total(living), *self._own_metrics()]), METRICS_CONTENT_TYPE
 
     def _connected(self) -> Iterable[ConnectedWorker]:
         return (worker for worker in self._channel.workers if worker.is_connected)

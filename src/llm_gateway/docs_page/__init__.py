@@ -1,1 +1,1 @@
-"""Page at `/docs` and the files that it loads; a worker sends it to browsers without a key, control to those with one."""
+"""Page at `/docs` and the files that it loads. A worker sends it to browsers without a key, control to the others."""

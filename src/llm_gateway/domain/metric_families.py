@@ -29,6 +29,21 @@ class MetricFamily(msgspec.Struct, frozen=True, kw_only=True):
     is_maximum: bool = False
 
 
+def gauge(name: str, text: str, value: float, **labels: str) -> MetricFamily:
+    """Return a gauge with one sample."""
+    return MetricFamily(name=name, type="gauge", help=text, samples=[Sample("", labels, value)])
+
+
+def with_label(families: Iterable[MetricFamily], name: str, value: str) -> list[MetricFamily]:
+    """Return the families with one more label at each sample."""
+    return [
+        msgspec.structs.replace(
+            family, samples=[Sample(each.suffix, {**each.labels, name: value}, each.value) for each in family.samples]
+        )
+        for family in families
+    ]
+
+
 def add_up(reports: Iterable[Iterable[MetricFamily]]) -> list[MetricFamily]:
     """Return the families of several processes as one: samples with equal labels are added, or the greatest is kept."""
     first: dict[str, MetricFamily] = {}

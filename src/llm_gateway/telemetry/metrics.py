@@ -1,4 +1,7 @@
-"""Count requests, attempts, tokens and money for Prometheus."""
+"""Count requests, attempts, tokens and money, and report the counts as data.
+
+Workers use this without prometheus-client, which takes memory and time to import.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,22 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.registry import Collector
-
+from llm_gateway.domain.metric_families import MetricFamily, Sample
 from llm_gateway.domain.usage import NANOS_PER_USD, UsageRecord
 
-METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 LATENCY_BUCKETS_MS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 120000)
 """Upper bounds of the latency histogram in milliseconds."""
 
 
-class Metrics(Collector):
-    """Counters in plain dictionaries, converted to Prometheus metric families at each scrape.
+class Metrics:
+    """Counters in plain dictionaries, converted to metric families at each report.
 
-    At a scrape, `gauges` yields (name, help, labels, value), and `log_dropped` returns the number of dropped log lines.
+    At a report, `gauges` yields more families, and `log_dropped` returns the number of dropped log lines.
     """
 
     def __init__(
         self,
-        gauges: Callable[[], Iterable[tuple[str, str, dict[str, str], float]]],
+        gauges: Callable[[], Iterable[MetricFamily]],
         log_dropped: Callable[[], int] = lambda: 0,
     ) -> None:
         self._gauges = gauges
@@ -35,10 +33,6 @@ class Metrics(Collector):
         self._attempts: defaultdict[tuple[str, str, int], int] = defaultdict(int)
         self._tokens: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
         self._latency: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(LATENCY_BUCKETS_MS) + 2))
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
 
     def __call__(self, record: UsageRecord) -> None:
         """Count one finished request by its usage record."""
@@ -53,52 +47,50 @@ class Metrics(Collector):
             counts[1] += attempt.usage.output_tokens
             counts[2] += attempt.cost_nanos
 
-    def render(self) -> bytes:
-        """Return all metrics in the Prometheus text format."""
-        return generate_latest(self._registry)
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metric families; prometheus-client calls this at each scrape."""
-        requests = CounterMetricFamily(
-            "llm_gateway_requests", "Finished requests", labels=["surface", "outcome", "error_code"]
-        )
-        for labels, count in list(self._requests.items()):
-            requests.add_metric(labels, count)
-        attempts = CounterMetricFamily(
-            "llm_gateway_attempts", "Calls to providers", labels=["provider", "model", "status"]
-        )
-        for (provider, model, status), count in list(self._attempts.items()):
-            attempts.add_metric([provider, model, str(status or "none")], count)
-        tokens = CounterMetricFamily(
-            "llm_gateway_tokens", "Tokens billed by providers", labels=["provider", "model", "direction"]
-        )
-        cost = CounterMetricFamily(
-            "llm_gateway_cost_usd", "Cost billed by providers, USD", labels=["provider", "model"]
-        )
+    def report(self) -> list[MetricFamily]:
+        """Return everything that was counted since the start, and the gauges of this moment."""
+        requests = [
+            Sample("_total", {"surface": surface, "outcome": outcome, "error_code": error_code}, count)
+            for (surface, outcome, error_code), count in list(self._requests.items())
+        ]
+        attempts = [
+            Sample("_total", {"provider": provider, "model": model, "status": str(status or "none")}, count)
+            for (provider, model, status), count in list(self._attempts.items())
+        ]
+        tokens: list[Sample] = []
+        cost: list[Sample] = []
         for (provider, model), (tokens_in, tokens_out, nanos) in list(self._tokens.items()):
-            tokens.add_metric([provider, model, "input"], tokens_in)
-            tokens.add_metric([provider, model, "output"], tokens_out)
-            cost.add_metric([provider, model], nanos / NANOS_PER_USD)
-        latency = HistogramMetricFamily("llm_gateway_latency_seconds", "End-to-end latency", labels=["outcome"])
-        for outcome, counts in list(self._latency.items()):
-            latency.add_metric([outcome], _cumulative(counts[:-1]), counts[-1] / 1000)
-        dropped = CounterMetricFamily("llm_gateway_log_lines_dropped", "Log lines that could not be written", labels=[])
-        dropped.add_metric([], self._log_dropped())
-        yield from (requests, attempts, tokens, cost, latency, dropped)
-        yield from self._gauge_families()
+            labels = {"provider": provider, "model": model}
+            tokens.append(Sample("_total", {**labels, "direction": "input"}, tokens_in))
+            tokens.append(Sample("_total", {**labels, "direction": "output"}, tokens_out))
+            cost.append(Sample("_total", labels, nanos / NANOS_PER_USD))
+        latency = [sample for outcome, counts in list(self._latency.items()) for sample in _histogram(outcome, counts)]
+        return [
+            _counter("llm_gateway_requests", "Finished requests", requests),
+            _counter("llm_gateway_attempts", "Calls to providers", attempts),
+            _counter("llm_gateway_tokens", "Tokens billed by providers", tokens),
+            _counter("llm_gateway_cost_usd", "Cost billed by providers, USD", cost),
+            MetricFamily(
+                name="llm_gateway_latency_seconds", type="histogram", help="End-to-end latency", samples=latency
+            ),
+            _counter(
+                "llm_gateway_log_lines_dropped",
+                "Log lines that could not be written",
+                [Sample("_total", {}, self._log_dropped())],
+            ),
+            *self._gauges(),
+        ]
 
-    def _gauge_families(self) -> Iterator[Metric]:
-        families: dict[str, GaugeMetricFamily] = {}
-        for name, text, labels, value in self._gauges():
-            family = families.setdefault(name, GaugeMetricFamily(name, text, labels=list(labels)))
-            family.add_metric(list(labels.values()), value)
-        yield from families.values()
+
+def _counter(name: str, text: str, samples: list[Sample]) -> MetricFamily:
+    return MetricFamily(name=name, type="counter", help=text, samples=samples)
 
 
-def _cumulative(counts: list[int]) -> list[tuple[str, float]]:
-    buckets: list[tuple[str, float]] = []
+def _histogram(outcome: str, counts: list[int]) -> Iterator[Sample]:
+    """Yield the cumulative buckets, the count and the sum in seconds of a histogram."""
     total = 0
-    for bound, count in zip([*(str(ms / 1000) for ms in LATENCY_BUCKETS_MS), "+Inf"], counts, strict=True):
+    for bound, count in zip([*(str(ms / 1000) for ms in LATENCY_BUCKETS_MS), "+Inf"], counts[:-1], strict=True):
         total += count
-        buckets.append((bound, total))
-    return buckets
+        yield Sample("_bucket", {"outcome": outcome, "le": bound}, total)
+    yield Sample("_count", {"outcome": outcome}, total)
+    yield Sample("_sum", {"outcome": outcome}, counts[-1] / 1000)

@@ -1,4 +1,4 @@
-"""Entry of a worker process: `python -m llm_gateway.worker --settings FD --leash FD …`, started by the supervisor."""
+"""Entry of a worker process, which the supervisor starts: `python -m llm_gateway.worker --settings FD --leash FD …`."""
 
 from __future__ import annotations
 

@@ -18,9 +18,14 @@ def call_families(worker: Worker, snapshot: Snapshot, loop: asyncio.AbstractEven
         Sample("", {"provider": names.get(provider_id, provider_id), "model": model}, BREAKER_VALUE[state])
         for (provider_id, model), state in worker.availability.states().items()
     ]
+    tasks = len(asyncio.all_tasks(loop))
     return [
         _gauge("llm_gateway_requests_in_flight", "Requests being served", worker.in_flight.count),
-        _gauge("llm_gateway_tasks", "Tasks of the event loop, which come and go with requests", len(asyncio.all_tasks(loop))),
+        _gauge(
+            "llm_gateway_tasks",
+            "Tasks of the event loop, which come and go with requests",
+            tasks,
+        ),
         MetricFamily(
             name="llm_gateway_breaker_open",
             type="gauge",

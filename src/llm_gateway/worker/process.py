@@ -1,4 +1,4 @@
-"""Process of a worker: the data plane behind the gate, its journal writer, and its connections to the control process."""
+"""Application of a worker process: the data plane behind the gate, a journal writer, and connections to control."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from starlette.types import ASGIApp
 
 from llm_gateway.channel.client import ChannelClient, ChannelHandlers
-from llm_gateway.channel.messages import NAME
+from llm_gateway.channel.messages import NAME, WorkerBeat
 from llm_gateway.docs_page.page import build_page
 from llm_gateway.domain.configuration import Configuration
 from llm_gateway.domain.metric_families import MetricFamily
@@ -22,7 +22,7 @@ from llm_gateway.providers.account_assembler import AccountAssembler
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.settings import Settings
-from llm_gateway.telemetry.metrics import RequestCounts
+from llm_gateway.telemetry.metrics import Metrics
 from llm_gateway.telemetry.process_log import ProcessLog
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.worker.app import Worker, WorkerDependencies
@@ -44,7 +44,7 @@ class WorkerProcess(ProcessApplication):
         self._channel: ChannelClient | None = None
         self._worker: Worker | None = None
         self._recent: list[SentAttempt] = []
-        self._counts = RequestCounts()
+        self._metrics = Metrics(self._gauges, lambda: output.writer.dropped)
         assembler = AccountAssembler(dialects=DIALECTS, learn=output.redact.learn)
         self._snapshots = SnapshotBuilder(assembler.assemble, self._cannot_be_used)
         self._snapshot = self._snapshots.build(Configuration())
@@ -78,15 +78,16 @@ class WorkerProcess(ProcessApplication):
         Raises:
             ConfigurationError: the journal cannot be written; the message says what to set.
         """
-        settings, stack, log = self._settings, self._stack, self._log
+        settings, stack = self._settings, self._stack
         channel = self._connect()
         await channel.first_configuration()
-        journal = self._journal = JournalWriter.open(settings.data_dir.absolute(), fsync=settings.journal_fsync, log=log)
+        path, fsync = settings.data_dir.absolute(), settings.journal_fsync
+        journal = self._journal = JournalWriter.open(path, fsync=fsync, log=self._log)
         stack.push_async_callback(journal.sync_and_close)
         worker = self._worker = self._build_worker(journal)
         stack.push_async_callback(worker.close)
         worker.refill(self._recent, time.time_ns() // 1_000_000)
-        worker.changed(self._live.snapshot)
+        worker.changed(self._snapshot)
         self._background(worker.transport.recheck())
         management = self._open_forwarder(channel)
         self._serving = True
@@ -100,7 +101,8 @@ class WorkerProcess(ProcessApplication):
             on_configuration=self._configure,
             on_passed=self._lift,
             on_refill=self._recent.extend,
-            report=self._report,
+            report=self._metrics.report,
+            state=lambda: WorkerBeat(is_ready=self.is_serving(), can_record=self.can_record()),
         )
         channel = self._channel = ChannelClient(address, handlers, number=self._number, log=self._log)
         channel.start()
@@ -118,16 +120,15 @@ class WorkerProcess(ProcessApplication):
         if self._worker is not None:
             self._worker.availability.lift(provider_id, "its test passed")
 
-    def _report(self) -> list[MetricFamily]:
-        """Return what this worker counts and measures."""
-        families = self._counts.families(self._output.writer.dropped)
-        if self._worker is not None:
-            families += call_families(self._worker, self._snapshot, asyncio.get_running_loop())
-        return families
+    def _gauges(self) -> list[MetricFamily]:
+        """Return what this worker measures at this moment."""
+        if self._worker is None:
+            return []
+        return call_families(self._worker, self._snapshot, asyncio.get_running_loop())
 
     def _build_worker(self, journal: JournalWriter) -> Worker:
         """Build the data plane, and the functions that see each of its usage records."""
-        settings, count, write_line = self._settings, self._counts, self._output.request_lines()
+        settings, count, write_line = self._settings, self._metrics, self._output.request_lines()
 
         def observe(record: UsageRecord) -> None:
             count(record)

@@ -6,7 +6,7 @@ import socket
 import sys
 from functools import partial
 
-from llm_gateway.child import ChildServer, run_child
+from llm_gateway.child_process import ChildServer, run_child
 from llm_gateway.inherited import Inherited
 from llm_gateway.server import Server, most_connections, url_of
 from llm_gateway.server.shared_state import Limits
@@ -35,13 +35,13 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
         accept_s=settings.accept_seconds,
         drain_s=settings.drain_seconds,
         on_stopping=app.stop_serving,
-        log=output.log,
+        log=partial(output.log, worker=inherited.number),
         limits=Limits(connections=most_connections()),
     )
 
     async def start() -> None:
         await server.start(sock)
-        output.log("ready", url=url_of(sock))
+        output.log("ready", url=url_of(sock), worker=inherited.number)
 
     stop_now = partial(server.stop, accepting=False)
     # SIGINT is a Ctrl-C at a terminal: no load balancer has to notice the stop first.

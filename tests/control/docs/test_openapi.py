@@ -18,7 +18,6 @@ from llm_gateway.errors import Unauthorized
 from llm_gateway.gate.authentication import OPEN_PATHS
 from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES
 from llm_gateway.server.shared_state import REFUSALS
-from tests.in_one_loop import GatewayInOneLoop
 from tests.application.driver import READS_ONLY, Client, Response, assert_problem
 from tests.application.straight_line import LEAST as ASKED
 from tests.control.management.test_overrides import LEAST as OVERRIDE
@@ -27,6 +26,7 @@ from tests.control.management.test_providers import LEAST as PROVIDER
 from tests.control.management.test_providers import UNFIT as UNFIT_PROVIDERS
 from tests.control.management.test_providers import UNFIT_URLS
 from tests.gate.test_authentication import routes
+from tests.in_one_loop import GatewayInOneLoop
 from tests.upstream import MockUpstream
 
 STATUSES = {

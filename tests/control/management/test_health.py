@@ -12,10 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llm_gateway.control.management.health import SharedCheck
 from llm_gateway.domain.usage import encode_record
-from tests.in_one_loop import GatewayInOneLoop
 from tests.application.driver import Client, assert_problem, until
 from tests.application.fixtures import Start
 from tests.control.management.test_providers import created
+from tests.in_one_loop import GatewayInOneLoop
 from tests.journal.samples import frame, left_behind, record
 from tests.upstream import MockUpstream
 

@@ -33,8 +33,8 @@ SETTINGS_BYTES = 64 * 1024 * 1024
 class ChildServer(NamedTuple):
     """What a child does, as functions called in its event loop.
 
-    `start` returns once it serves, `run` serves until `stop` (SIGTERM) or `interrupt` (SIGINT) was called and everything
-    is closed. `orphaned` is called when the supervisor has died; it must end `run` sooner or later.
+    `start` returns once it serves. `run` serves until `stop` (SIGTERM) or `interrupt` (SIGINT) was called, and closes
+    everything. `orphaned` is called when the supervisor has died; it must end `run` sooner or later.
     """
 
     start: Callable[[], Awaitable[None]]
@@ -59,9 +59,12 @@ def run_child(inherited: Inherited, build: Build) -> int:
     output = open_log(
         level=settings.log_level, form=settings.log_format, secrets=[key for _, key, _ in settings.callers()]
     )
-    with output.writer, socket.socket(fileno=inherited.leash) as leash:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(lambda: build(settings, output, inherited), leash, output.log))
+    with (
+        output.writer,
+        socket.socket(fileno=inherited.leash) as leash,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_serve(lambda: build(settings, output, inherited), leash, output.log))
     if output.writer.is_stuck:
         os._exit(0)  # a thread that returns from a blocked write during the interpreter's shutdown can abort it
     return 0
