@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pytest
 from starlette.types import ASGIApp, Message
@@ -16,6 +16,9 @@ from starlette.types import ASGIApp, Message
 DEV_KEY = "dev-gateway-key"
 READS_ONLY = pytest.mark.asyncio(loop_scope="module")
 """Marks a test that changes nothing, so that it can use the gateway that its module shares (`reader`)."""
+
+PATH_CHARACTERS = "/%:@!$&'()*+,;=~"
+"""Characters that a client does not encode in a path."""
 
 Headers = Iterable[tuple[str, str | bytes]]
 
@@ -62,6 +65,10 @@ class Client:
             for number, piece in enumerate(pieces, start=1)
         ]
         given = list(headers.items() if isinstance(headers, Mapping) else headers)
+        names = {name.lower() for name, _ in given}
+        if any(pieces) and not names & {"content-length", "transfer-encoding"}:
+            is_one = len(pieces) == 1
+            given.append(("content-length", str(len(pieces[0]))) if is_one else ("transfer-encoding", "chunked"))
         if self.key is not None:
             given.append(("x-service-key", self.key))
         if host is not None:
@@ -80,7 +87,7 @@ async def exchange(app: ASGIApp, method: str, path: str, headers: Headers, messa
         "method": method,
         "scheme": "http",
         "path": unquote(path),
-        "raw_path": path.encode(),
+        "raw_path": quote(path, safe=PATH_CHARACTERS).encode(),
         "query_string": query.encode(),
         "root_path": "",
         "headers": [

@@ -90,6 +90,7 @@ class ChannelClient:
         self._clock = clock
         self._started_ns = time.time_ns()
         self._heard_at = -math.inf
+        self._ran_at = -math.inf
         self._first = asyncio.Event()
         self._wants_refill = True
         self._writer: asyncio.StreamWriter | None = None
@@ -106,8 +107,9 @@ class ChannelClient:
         await self._first.wait()
 
     def is_alive(self) -> bool:
-        """Return whether control has sent anything in the last second."""
-        return self._clock() - self._heard_at < ALIVE_S
+        """Return whether control has sent anything in the last second, or may have while this process did not run."""
+        now = self._clock()
+        return now - self._heard_at < ALIVE_S or (self._writer is not None and now - self._ran_at > ALIVE_S)
 
     async def close(self) -> None:
         """Send the last report and end the connection."""
@@ -154,6 +156,7 @@ class ChannelClient:
 
     async def _beat(self, writer: asyncio.StreamWriter) -> None:
         while True:
+            self._ran_at = self._clock()
             if not self._is_closing and writer.transport.get_write_buffer_size() == 0:
                 writer.write(encode(self._handlers.state()))
             await asyncio.sleep(BEAT_S)

@@ -229,6 +229,7 @@ class ChannelServer:
                 connection.is_over = True
 
     async def _send(self, connection: WorkerConnection, hello: Hello) -> None:
+        await connection.send_now(self._state())  # so that a worker knows it when it starts to serve
         if hello.wants_refill:
             for attempts in parts(await self._attempts(), ROWS):
                 await connection.send_now(Refill(attempts=attempts))
