@@ -95,7 +95,7 @@ def test_a_child_that_does_not_stop_in_time_is_killed(start: Start, order: Calla
     gateway.wait_for("control ready")
     gateway.wait_for("worker1 ready")
     started = time.monotonic()
-    assert gateway.process.send_signal(signal.SIGTERM) is None
+    gateway.process.send_signal(signal.SIGTERM)
     assert gateway.process.wait(40) == 1
     assert 14 < time.monotonic() - started < 25
     assert [line["event"] for line in gateway.log] == ["process did not stop in time, it is killed", "process ended"]

@@ -29,7 +29,7 @@ def spawn(command: Sequence[str], descriptors: Mapping[int, int]) -> int:
     """Start a program as `Launch` describes. All other descriptors of this process must be close-on-exec."""
     return os.posix_spawn(
         command[0],
-        command,
+        list(command),
         os.environ,
         # Duplicating a descriptor onto itself clears its close-on-exec flag (posix_spawn_file_actions_adddup2(3p)).
         file_actions=[(os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in descriptors.items()],
