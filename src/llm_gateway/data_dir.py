@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable
 
-from llm_gateway.errors import ConfigurationError
+from llm_gateway.configuration_error import ConfigurationError
 
 RETRY_S = 0.05
 """Seconds between two attempts to take the lock of draining processes."""

@@ -29,11 +29,12 @@ class DummyGateway:
         self.port = str(values["port"])
         kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("LLM_GATEWAY_")}
         ours = {f"LLM_GATEWAY_{name.upper()}": str(value) for name, value in values.items()}
+        path = (str(PROGRAM.parent), *filter(None, (kept.get("PYTHONPATH"),)))
         self._outputs = (folder / f"out.{self.port}", folder / f"err.{self.port}")
         with self._outputs[0].open("wb") as out, self._outputs[1].open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", PROGRAM],
-                env=kept | ours | {"DUMMY_FOLDER": str(folder)},
+                [sys.executable, "-P", "-m", PROGRAM.stem],
+                env=kept | ours | {"DUMMY_FOLDER": str(folder), "PYTHONPATH": os.pathsep.join(path)},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

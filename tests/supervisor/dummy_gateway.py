@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from llm_gateway.__main__ import main
 from llm_gateway.supervisor.launcher import spawn, spawn_module
 
-DUMMY = Path(__file__).with_name("dummy_child.py")
+DUMMY = f"{__file__.rpartition('/')[0]}/dummy_child.py"
 
 
 def launch(module: str, arguments: Sequence[str], descriptors: Mapping[int, int]) -> int:
     """Start the dummy for control and workers, and the real child that reads the settings."""
     if module == "llm_gateway.settings_child":
         return spawn_module(module, arguments, descriptors)
-    return spawn([sys.executable, "-P", str(DUMMY), module, *arguments], descriptors)
+    return spawn([sys.executable, "-P", DUMMY, module, *arguments], descriptors)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,12 @@ from __future__ import annotations
 from llm_gateway.supervisor.claims import claim
 from llm_gateway.supervisor.launcher import Launch, keep_descriptors_private
 from llm_gateway.supervisor.loop import Supervisor
-from llm_gateway.supervisor.settings_file import SettingsRefused, read_settings_in_child, store_settings
+from llm_gateway.supervisor.settings_file import (
+    SettingsRefused,
+    SupervisorSettings,
+    read_settings_in_child,
+    store_settings,
+)
 
 
 def run_supervisor(launch: Launch) -> int:
@@ -27,9 +32,10 @@ def run_supervisor(launch: Launch) -> int:
     """
     keep_descriptors_private()
     try:
-        document, settings = read_settings_in_child(launch)
+        document = read_settings_in_child(launch)
     except SettingsRefused as refused:
         return refused.code
+    settings = SupervisorSettings(document)
     data_dir, sock = claim(settings)
     supervisor = Supervisor(launch, settings, store_settings(document), data_dir.shared_lock, sock.fileno())
     try:

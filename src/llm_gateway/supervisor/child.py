@@ -37,7 +37,7 @@ class Child:
         self._pause_s = 0.0
 
     def start(self, launch: Launch, inherited: Inherited, lock: int, now: float) -> None:
-        """Start the process. `inherited` lacks the leash, which is made here.
+        """Start the process. The leash of `inherited` is made here.
 
         Raises:
             OSError: the system cannot start a process.
@@ -47,10 +47,10 @@ class Child:
         ours, theirs = socket.socketpair()
         with theirs:
             ours.setblocking(False)
-            complete = inherited._replace(leash=theirs.fileno())
-            descriptors = {number: number for number in (*complete.descriptors, lock)}
+            inherited.leash = theirs.fileno()
+            descriptors = {number: number for number in (*inherited.descriptors, lock)}
             try:
-                self.pid = launch(self._module, to_arguments(complete), descriptors)
+                self.pid = launch(self._module, to_arguments(inherited), descriptors)
             except OSError:
                 ours.close()
                 raise

@@ -7,8 +7,8 @@ import errno
 import os
 import socket
 
+from llm_gateway.configuration_error import ConfigurationError
 from llm_gateway.data_dir import DataDir
-from llm_gateway.errors import ConfigurationError
 from llm_gateway.listening import bind
 from llm_gateway.supervisor.log_lines import SupervisorLog
 from llm_gateway.supervisor.settings_file import SupervisorSettings

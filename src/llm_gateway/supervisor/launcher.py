@@ -7,9 +7,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
 
-Launch: TypeAlias = Callable[[str, Sequence[str], Mapping[int, int]], int]
+Launch = Callable[[str, Sequence[str], Mapping[int, int]], int]
 """Start `main` of a module with these arguments, in a process group of its own, and return the process id.
 
 Beside the standard descriptors the child has only those given (number in the child → number here). No signal is

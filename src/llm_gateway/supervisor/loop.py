@@ -70,7 +70,7 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         inherited = Inherited(settings=self._settings_file, leash=-1)
         if child.number is not None:
-            inherited = inherited._replace(listener=self._listener, number=child.number)
+            inherited.listener, inherited.number = self._listener, child.number
         try:
             child.start(self._launch, inherited, self._lock, time.monotonic())
         except OSError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from typing import NamedTuple
 
 from llm_gateway.entry import complain
 from llm_gateway.supervisor.launcher import Launch, exit_reason
@@ -12,17 +11,19 @@ from llm_gateway.supervisor.launcher import Launch, exit_reason
 SETTINGS_MODULE = "llm_gateway.settings_child"
 
 
-class SupervisorSettings(NamedTuple):
-    """The settings that the supervisor itself uses; see `Settings` for their meaning."""
+class SupervisorSettings:
+    """The settings that the supervisor itself uses, from the document with all; see `Settings` for their meaning."""
 
-    host: str
-    port: int
-    workers: int
-    data_dir: str
-    accept_seconds: float
-    drain_seconds: float
-    log_level: str
-    log_format: str
+    def __init__(self, document: bytes) -> None:
+        values = json.loads(document)
+        self.host: str = values["host"]
+        self.port: int = values["port"]
+        self.workers: int = values["workers"]
+        self.data_dir: str = values["data_dir"]
+        self.accept_seconds: float = values["accept_seconds"]
+        self.drain_seconds: float = values["drain_seconds"]
+        self.log_level: str = values["log_level"]
+        self.log_format: str = values["log_format"]
 
 
 class SettingsRefused(Exception):
@@ -33,8 +34,8 @@ class SettingsRefused(Exception):
         self.code = code
 
 
-def read_settings_in_child(launch: Launch) -> tuple[bytes, SupervisorSettings]:
-    """Return all settings as a JSON document, and those of the supervisor.
+def read_settings_in_child(launch: Launch) -> bytes:
+    """Return all settings as a JSON document.
 
     Raises:
         SettingsRefused: the settings are not valid.
@@ -51,8 +52,7 @@ def read_settings_in_child(launch: Launch) -> tuple[bytes, SupervisorSettings]:
         complain(f"The settings cannot be read: the process that reads them ended with {exit_reason(code)}.")
     if code:
         raise SettingsRefused(max(code, 1))
-    values = json.loads(document)
-    return document, SupervisorSettings(**{name: values[name] for name in SupervisorSettings._fields})
+    return document
 
 
 def store_settings(document: bytes) -> int:
