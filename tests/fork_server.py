@@ -263,8 +263,11 @@ class ForkingLauncher:
     """Forks a child (`supervisor.launcher.Launch`) from the supervisor, which has imported everything."""
 
     def __call__(self, module: str, arguments: Sequence[str], descriptors: Mapping[int, int]) -> int:
+        # A signal that arrives before the handlers are replaced would be written to the supervisor's pipe.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         pid = os.fork()
         if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             return pid
         code = 1
         try:
@@ -273,6 +276,7 @@ class ForkingLauncher:
             for number in (signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             keep_descriptors(descriptors)
             sys.argv = [module, *arguments]
             code = importlib.import_module(CHILDREN[module]).main()

@@ -2,7 +2,8 @@
 
 Run as `dummy_child.py MODULE ARGUMENTS`. The folder in DUMMY_FOLDER takes the file `NAME.PID` with a line for each
 event, and can hold the file `NAME.json` with orders: `ends_with` (an exit code, before it is ready), `late_s` (seconds
-until it is ready), `ignores` (stops only for its second signal), `stop_code` (the exit code at the stop).
+until it is ready), `ignores` (stops only for its second signal), `stop_code` (the exit code at the stop), `listens`
+(accepts connections on the inherited socket).
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ def main() -> int:
     note("started")
     if "ends_with" in orders:
         return int(orders["ends_with"])
+    if orders.get("listens") and inherited.listener is not None:
+        socket.socket(fileno=os.dup(inherited.listener)).listen()
     leash = socket.socket(fileno=inherited.leash)
     wait = select.poll()
     wait.register(signals, select.POLLIN)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from llm_gateway.__main__ import main
+from llm_gateway.entry import run_entry
+from llm_gateway.supervisor import run_supervisor
 from llm_gateway.supervisor.launcher import spawn, spawn_module
 
 DUMMY = f"{__file__.rpartition('/')[0]}/dummy_child.py"
@@ -19,4 +21,4 @@ def launch(module: str, arguments: Sequence[str], descriptors: Mapping[int, int]
 
 
 if __name__ == "__main__":
-    sys.exit(main(launch))
+    sys.exit(run_entry(lambda: run_supervisor(launch, leaving_s=float(os.environ["DUMMY_LEAVING_S"]))))

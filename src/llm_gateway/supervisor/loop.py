@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from llm_gateway.inherited import Inherited
 from llm_gateway.supervisor.child import Child
-from llm_gateway.supervisor.claims import LEAVING_S
 from llm_gateway.supervisor.launcher import Launch, exit_reason
 from llm_gateway.supervisor.log_lines import SupervisorLog
 from llm_gateway.supervisor.settings_file import SupervisorSettings
@@ -37,7 +36,7 @@ class Supervisor:
         self._settings_file = settings_file
         self._lock = lock
         self._listener = listener
-        self._stop_s = settings.accept_seconds + settings.drain_seconds + LEAVING_S
+        self._stop_s = settings.stop_seconds
         self._log = SupervisorLog(settings.log_level, settings.log_format)
         self._control = Child("control", CONTROL_MODULE)
         self._workers = [Child(f"worker {n}", WORKER_MODULE, n) for n in range(1, settings.workers + 1)]
@@ -161,4 +160,4 @@ class Supervisor:
                 if child.pid is not None:
                     self._log("process did not stop in time, it is killed", level="error", process=child.name)
                     child.signal(signal.SIGKILL)
-            self._deadline = now + LEAVING_S
+            self._deadline = now + self._stop_s

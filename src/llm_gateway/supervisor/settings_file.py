@@ -8,26 +8,30 @@ import os
 from llm_gateway.entry import complain
 from llm_gateway.supervisor.launcher import Launch, exit_reason
 
+LEAVING_S = 15.0
+"""Seconds that a child can take to end, beyond its time to accept and drain."""
 SETTINGS_MODULE = "llm_gateway.settings_child"
 
 
 class SupervisorSettings:
-    """The settings that the supervisor itself uses, from the document with all; see `Settings` for their meaning."""
+    """The settings that the supervisor itself uses, from the document with all; see `Settings` for their meaning.
 
-    def __init__(self, document: bytes) -> None:
+    `stop_seconds` is the longest time in which a child can stop, `leaving_s` the part of it that is no setting.
+    """
+
+    def __init__(self, document: bytes, leaving_s: float = LEAVING_S) -> None:
         values = json.loads(document)
         self.host: str = values["host"]
         self.port: int = values["port"]
         self.workers: int = values["workers"]
         self.data_dir: str = values["data_dir"]
-        self.accept_seconds: float = values["accept_seconds"]
-        self.drain_seconds: float = values["drain_seconds"]
+        self.stop_seconds: float = values["accept_seconds"] + values["drain_seconds"] + leaving_s
         self.log_level: str = values["log_level"]
         self.log_format: str = values["log_format"]
 
 
 class SettingsRefused(Exception):
-    """The settings are not valid, and the child has reported it. The gateway ends with `code`."""
+    """The settings cannot be read, and the reason is on stderr. The gateway ends with `code`."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -38,7 +42,7 @@ def read_settings_in_child(launch: Launch) -> bytes:
     """Return all settings as a JSON document.
 
     Raises:
-        SettingsRefused: the settings are not valid.
+        SettingsRefused: the settings cannot be read.
     """
     ours, theirs = os.pipe()
     try:
@@ -50,8 +54,8 @@ def read_settings_in_child(launch: Launch) -> bytes:
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code < 0:
         complain(f"The settings cannot be read: the process that reads them ended with {exit_reason(code)}.")
-    if code:
-        raise SettingsRefused(max(code, 1))
+    if code or not document:  # without a document and with exit code 0 it was stopped by a signal
+        raise SettingsRefused(code if code >= 0 else 1)
     return document
 
 
