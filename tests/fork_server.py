@@ -260,7 +260,13 @@ def surround(surroundings: Mapping[str, Any]) -> None:
 
 
 class ForkingLauncher:
-    """Forks a child (`supervisor.launcher.Launch`) from the supervisor, which has imported everything."""
+    """Forks a child (`supervisor.launcher.Launch`) from the supervisor, which has imported everything.
+
+    `modules` says where `main` of each module is.
+    """
+
+    def __init__(self, modules: Mapping[str, str] = CHILDREN) -> None:
+        self._modules = modules
 
     def __call__(self, module: str, arguments: Sequence[str], descriptors: Mapping[int, int]) -> int:
         # A signal that arrives before the handlers are replaced would be written to the supervisor's pipe.
@@ -279,7 +285,7 @@ class ForkingLauncher:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             keep_descriptors(descriptors)
             sys.argv = [module, *arguments]
-            code = importlib.import_module(CHILDREN[module]).main()
+            code = importlib.import_module(self._modules[module]).main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         except BaseException:

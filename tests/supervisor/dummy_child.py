@@ -22,7 +22,7 @@ from llm_gateway.inherited import READY, from_arguments
 def main() -> int:
     """Live until a signal, or until the supervisor has ended. Returns the exit code."""
     signals = signals_as_data()
-    inherited = from_arguments(sys.argv[2:])
+    inherited = from_arguments(sys.argv[sys.argv.index("--settings") :])
     name = "control" if inherited.number is None else f"worker{inherited.number}"
     folder = Path(os.environ["DUMMY_FOLDER"])
     journal = folder / f"{name}.{os.getpid()}"

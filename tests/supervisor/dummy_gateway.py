@@ -20,5 +20,17 @@ def launch(module: str, arguments: Sequence[str], descriptors: Mapping[int, int]
     return spawn([sys.executable, "-P", DUMMY, module, *arguments], descriptors)
 
 
+def main() -> int:
+    """Run the supervisor; with DUMMY_FORKS set, its children are forked from it."""
+    leaving_s = float(os.environ["DUMMY_LEAVING_S"])
+    if "DUMMY_FORKS" not in os.environ:
+        return run_entry(lambda: run_supervisor(launch, leaving_s=leaving_s))
+    from tests.fork_server import CHILDREN, ForkingLauncher
+
+    dummy = "tests.supervisor.dummy_child"
+    modules = {**CHILDREN, "llm_gateway.control": dummy, "llm_gateway.worker": dummy}
+    return run_entry(lambda: run_supervisor(ForkingLauncher(modules), leaving_s=leaving_s))
+
+
 if __name__ == "__main__":
-    sys.exit(run_entry(lambda: run_supervisor(launch, leaving_s=float(os.environ["DUMMY_LEAVING_S"]))))
+    sys.exit(main())

@@ -140,3 +140,35 @@ def test_a_signal_before_the_children_are_ready_ends_the_gateway(start: Start, o
     assert gateway.stop() == 0
     assert gateway.errors == ""
     assert "control ready" not in gateway.events()
+
+
+def test_forked_children_behave_like_started_ones(start: Start, tmp_path: Path) -> None:
+    """The end-to-end tests fork them (`tests/fork_server.py`)."""
+    gateway = start(workers=2, forks=True)
+    for event in ("control ready", "worker1 ready", "worker2 ready"):
+        gateway.wait_for(event)
+    [killed] = gateway.pids("worker1")
+    os.kill(killed, signal.SIGKILL)
+    gateway.wait_for("worker1 ready", 2)
+    for name in ("control", "worker2"):
+        [pid] = gateway.pids(name)
+        assert os.getpgid(pid) == pid
+        targets = sorted(target.partition(":")[0] for target in descriptors(pid).values())
+        own = ["pipe", "pipe"] if name == "control" else ["pipe", "pipe", "socket"]
+        inherited = ["/memfd", str(tmp_path / "data" / "gateway.lock"), "socket"]
+        assert [target for target in targets if target not in standard(pid)] == sorted([*own, *inherited])
+    assert gateway.stop() == 0
+    assert gateway.errors == ""
+    assert gateway.events()[-2:] == ["control SIGTERM", "control stopped"]
+
+
+def standard(pid: int) -> set[str]:
+    """Return what stdin, stdout and stderr of a process are."""
+    return {target for number, target in descriptors(pid).items() if number <= 2}
+
+
+def test_a_forked_child_that_cannot_start_ends_the_gateway_with_its_code(start: Start, order: Order) -> None:
+    order("worker1", ends_with=78)
+    gateway = start(forks=True)
+    assert gateway.ended() == 78
+    assert (gateway.log, gateway.errors) == ([], "")
