@@ -3,7 +3,7 @@
 Run as `dummy_child.py MODULE ARGUMENTS`. The folder in DUMMY_FOLDER takes the file `NAME.PID` with a line for each
 event, and can hold the file `NAME.json` with orders: `ends_with` (an exit code, before it is ready), `late_s` (seconds
 until it is ready), `ignores` (stops only for its second signal), `stop_code` (the exit code at the stop), `listens`
-(accepts connections on the inherited socket).
+(accepts connections on the inherited socket until a signal).
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ def main() -> int:
     note("started")
     if "ends_with" in orders:
         return int(orders["ends_with"])
-    if orders.get("listens") and inherited.listener is not None:
-        socket.socket(fileno=os.dup(inherited.listener)).listen()
+    listener = accepting(inherited.listener) if orders.get("listens") else socket.socket()
     leash = socket.socket(fileno=inherited.leash)
     wait = select.poll()
     wait.register(signals, select.POLLIN)
@@ -51,6 +50,7 @@ def main() -> int:
     while patience:
         for descriptor, _ in wait.poll():
             if descriptor == signals:
+                listener.close()
                 for number in os.read(signals, 100):
                     note(signal.Signals(number).name)
                     patience -= 1
@@ -70,6 +70,13 @@ def signals_as_data() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     return reader
+
+
+def accepting(descriptor: int | None) -> socket.socket:
+    """Return the inherited socket, which accepts connections from now on."""
+    listener = socket.socket(fileno=descriptor)
+    listener.listen()
+    return listener
 
 
 def drain(folder: Path) -> None:

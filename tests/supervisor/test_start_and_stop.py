@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_sigint_reaches_the_workers_as_sigint(start: Start) -> None:
     gateway.process.send_signal(signal.SIGINT)
     assert gateway.ended() == 0
     assert [event for event in gateway.events() if "SIG" in event] == ["worker1 SIGINT", "control SIGTERM"]
+
+
+def test_connections_are_refused_once_the_workers_have_closed_the_socket(start: Start, order: Order) -> None:
+    order("worker1", ignores=True, listens=True)
+    gateway = start()
+    gateway.wait_for("worker1 ready")
+    address = ("127.0.0.1", int(gateway.port))
+    socket.create_connection(address).close()
+    gateway.process.send_signal(signal.SIGTERM)
+    gateway.wait_for("worker1 SIGTERM")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+    assert gateway.stop() == 0
 
 
 def test_a_second_sigterm_is_passed_on(start: Start, order: Order) -> None:

@@ -40,7 +40,7 @@ def run_supervisor(launch: Launch, leaving_s: float = LEAVING_S) -> int:
         return refused.code
     settings = SupervisorSettings(document, leaving_s)
     data_dir, sock = claim(settings)
-    supervisor = Supervisor(launch, settings, store_settings(document), data_dir.shared_lock, sock.fileno())
+    supervisor = Supervisor(launch, settings, store_settings(document), data_dir.shared_lock, sock)
     try:
         return supervisor.run()
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Sequence
 
@@ -26,11 +27,11 @@ class Supervisor:
         settings: number of workers, times of the stop, log.
         settings_file: descriptor of the settings as JSON.
         lock: descriptor whose lock the children keep.
-        listener: descriptor of the TCP socket.
+        listener: the TCP socket; it is closed when the stop begins, so that the workers' copies are the last.
     """
 
     def __init__(
-        self, launch: Launch, settings: SupervisorSettings, settings_file: int, lock: int, listener: int
+        self, launch: Launch, settings: SupervisorSettings, settings_file: int, lock: int, listener: socket.socket
     ) -> None:
         self._launch = launch
         self._settings_file = settings_file
@@ -69,7 +70,7 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         inherited = Inherited(settings=self._settings_file, leash=-1)
         if child.number is not None:
-            inherited.listener, inherited.number = self._listener, child.number
+            inherited.listener, inherited.number = self._listener.fileno(), child.number
         try:
             child.start(self._launch, inherited, self._lock, time.monotonic())
         except OSError as error:
@@ -133,6 +134,7 @@ class Supervisor:
         """Begin to stop; if that has begun, pass the signal on to the children that are stopping."""
         if not self._is_stopping:
             self._deadline = time.monotonic() + self._stop_s
+            self._listener.close()
             for child in self._children:
                 child.restart_at = None
         for child in self._running_workers() or [self._control]:
