@@ -45,7 +45,7 @@ CHILDREN = {
 }
 """The modules that the gateway's supervisor starts, and where their `main` is."""
 PRELOADED = (
-    GATEWAY, COMMAND_LINE, "llm_gateway.app", "llm_gateway.cli.check", "llm_gateway.cli.client",
+    GATEWAY, COMMAND_LINE, "llm_gateway.control.serve", "llm_gateway.worker.serve", "llm_gateway.cli.check", "llm_gateway.cli.client",
     "llm_gateway.settings_child", "llm_gateway.supervisor",
     "llm_gateway.cli.commands", "llm_gateway.cli.serve", "llm_gateway.local_model", "alembic.command", "alembic.config",
     "cyclopts.help", "encodings.ascii", "encodings.idna", "mako.template", "pydantic.v1", "rich.live", "rich.markdown",
@@ -260,11 +260,20 @@ def surround(surroundings: Mapping[str, Any]) -> None:
 
 
 class ForkingLauncher:
-    """Forks a child (`supervisor.launcher.Launch`) from the supervisor, which has imported everything."""
+    """Forks a child (`supervisor.launcher.Launch`) from the supervisor, which has imported everything.
+
+    `modules` says where `main` of each module is.
+    """
+
+    def __init__(self, modules: Mapping[str, str] = CHILDREN) -> None:
+        self._modules = modules
 
     def __call__(self, module: str, arguments: Sequence[str], descriptors: Mapping[int, int]) -> int:
+        # A signal that arrives before the handlers are replaced would be written to the supervisor's pipe.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         pid = os.fork()
         if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             return pid
         code = 1
         try:
@@ -273,9 +282,10 @@ class ForkingLauncher:
             for number in (signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             keep_descriptors(descriptors)
             sys.argv = [module, *arguments]
-            code = importlib.import_module(CHILDREN[module]).main()
+            code = importlib.import_module(self._modules[module]).main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         except BaseException:

@@ -16,6 +16,7 @@ from typing import BinaryIO, NoReturn
 import llm_gateway.__main__ as gateway_program
 from benchmarks import __main__ as bench
 from benchmarks.targets import Gateway
+from tests.fork_server import ForkingLauncher
 
 OPEN_FILES = 4096
 
@@ -34,7 +35,7 @@ class ForkedGateway(Gateway):
             os.environ.update(environment)
             code: object = 1
             try:
-                code = gateway_program.main()
+                code = gateway_program.main(ForkingLauncher())
             except SystemExit as end:
                 code = end.code
             finally:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 from llm_gateway.entry import run_entry
 
+TYPE_CHECKING = False  # the module typing needs half a megabyte of memory
 if TYPE_CHECKING:
     from llm_gateway.supervisor.launcher import Launch
 

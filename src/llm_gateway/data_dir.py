@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable
 
-from llm_gateway.errors import ConfigurationError
+from llm_gateway.configuration_error import ConfigurationError
 
 RETRY_S = 0.05
 """Seconds between two attempts to take the lock of draining processes."""
@@ -43,9 +43,11 @@ class DataDir:
         """
         self.path = os.path.abspath(path)
         with contextlib.ExitStack() as opened:
-            self._take(self._open("supervisor.lock", opened))
+            own_lock = self._open("supervisor.lock", opened)
+            self._take(own_lock)
             self.shared_lock = self._open("gateway.lock", opened)
             self._wait_for(self.shared_lock, wait_s, on_wait)
+            self._write_pid(own_lock)
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -64,6 +66,17 @@ class DataDir:
             ) from None
         opened.callback(os.close, descriptor)
         return descriptor
+
+    def _write_pid(self, lock: int) -> None:
+        """Write the process id into the lock file; a full disk or a limit of file sizes is found here."""
+        try:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+        except OSError as error:
+            raise ConfigurationError(
+                f"The data directory {self.path} cannot be written ({error.strerror}): free space, or set "
+                "LLM_GATEWAY_DATA_DIR to a directory on another disk."
+            ) from None
 
     def _wait_for(self, lock: int, wait_s: float, on_wait: Callable[[], None]) -> None:
         deadline, waiting = time.monotonic() + wait_s, False

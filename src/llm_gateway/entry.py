@@ -9,7 +9,12 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
+from llm_gateway.configuration_error import ConfigurationError
 from llm_gateway.process import protect_process
+
+TYPE_CHECKING = False  # the module typing needs half a megabyte of the supervisor's memory
+if TYPE_CHECKING:
+    from llm_gateway.errors import StoreUnavailable
 
 STDERR = 2
 COMPLAINT_S = 1.0
@@ -24,18 +29,23 @@ def run_entry(run: Callable[[], int]) -> int:
     """
     protect_process()
     _end_on_signals()
-    from llm_gateway.errors import ConfigurationError, StoreUnavailable  # noqa: PLC0415 - see above
-
     try:
         return run()
     except ConfigurationError as error:
         complain(str(error))
         return ConfigurationError.exit_code
-    except StoreUnavailable as error:
+    except _store_unavailable() as error:
         complain(error.detail)
         return 1
     finally:
         _end_on_signals()  # everything is closed: a second signal may end it
+
+
+def _store_unavailable() -> type[StoreUnavailable]:
+    """Import the class only when there is an error; the supervisor never needs it."""
+    from llm_gateway.errors import StoreUnavailable  # noqa: PLC0415 - see above
+
+    return StoreUnavailable
 
 
 def complain(text: str) -> None:

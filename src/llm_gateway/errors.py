@@ -36,6 +36,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
+from llm_gateway.configuration_error import ConfigurationError as ConfigurationError  # noqa: PLC0414 - one home for all
+
 CONTEXT_LENGTH, CONTENT_FILTER = "context_length_exceeded", "content_filter"
 """OpenAI's error codes, by which clients recognise these two whichever provider reports them."""
 
@@ -271,12 +273,6 @@ class DeadlineExceeded(GatewayError):
     """The request's deadline passed before a provider answered."""
 
     status, code, title, retryable = 504, "deadline_exceeded", "Deadline exceeded", True
-
-
-class ConfigurationError(Exception):
-    """An error that prevents the start; the message is one line that says what to set."""
-
-    exit_code: ClassVar[int] = 78
 
 
 class RecordsRefused(Exception):

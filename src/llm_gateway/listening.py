@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from llm_gateway.errors import ConfigurationError
+from llm_gateway.configuration_error import ConfigurationError
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -15,7 +15,9 @@ def bind(host: str, port: int) -> socket.socket:
         ConfigurationError: no address can be bound; the message says what to set.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # As bytes, an ASCII name needs no Unicode tables, which take a megabyte of the supervisor's memory.
+        name = host.encode() if host.isascii() else host
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, ValueError) as error:  # ValueError: not a valid host name, or a port out of range
         raise cannot_listen(error, host, port) from error
     problem: OSError | None = None

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,24 +22,36 @@ START_S = 20.0
 
 
 class DummyGateway:
-    """A supervisor process and its dummies; settings are keyword arguments."""
+    """A supervisor process and its dummies; settings are keyword arguments.
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    With `forks` the dummies are forked from the supervisor. `close_fds=False` leaves it the test's inheritable
+    descriptors.
+    """
+
+    def __init__(
+        self, folder: Path, *, leaving_s: float = 15.0, close_fds: bool = True, forks: bool = False, **settings: object
+    ) -> None:
         self.folder = folder
         values = {"port": free_port(), "data_dir": folder / "data", "accept_seconds": 0, "drain_seconds": 1, **settings}
         self.port = str(values["port"])
         kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("LLM_GATEWAY_")}
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)
         ours = {f"LLM_GATEWAY_{name.upper()}": str(value) for name, value in values.items()}
+        path = (str(PROGRAM.parent), str(PROGRAM.parents[2]), *filter(None, (kept.get("PYTHONPATH"),)))
+        own = {"DUMMY_FOLDER": str(folder), "DUMMY_LEAVING_S": str(leaving_s), "PYTHONPATH": os.pathsep.join(path)}
+        if forks:
+            own["DUMMY_FORKS"] = "1"
         self._outputs = (folder / f"out.{self.port}", folder / f"err.{self.port}")
         with self._outputs[0].open("wb") as out, self._outputs[1].open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", PROGRAM],
-                env=kept | ours | {"DUMMY_FOLDER": str(folder)},
+                [sys.executable, "-P", "-m", PROGRAM.stem],
+                env=kept | ours | own,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
                 cwd=folder,
                 start_new_session=True,
+                close_fds=close_fds,
             )
 
     @property
@@ -89,6 +102,7 @@ class DummyGateway:
 
 
 Start = Callable[..., DummyGateway]
+Order = Callable[..., None]
 
 
 @pytest.fixture
@@ -96,7 +110,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Return a function that starts a supervisor with these settings in the test's folder."""
     running: list[DummyGateway] = []
 
-    def start_one(**settings: object) -> DummyGateway:
+    def start_one(**settings: Any) -> DummyGateway:
         running.append(DummyGateway(tmp_path, **settings))
         return running[-1]
 
@@ -106,7 +120,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> Callable[..., None]:
+def order(tmp_path: Path) -> Order:
     """Return a function that gives a dummy orders before the start."""
 
     def write(name: str, **orders: object) -> None:

@@ -2,7 +2,8 @@
 
 Run as `dummy_child.py MODULE ARGUMENTS`. The folder in DUMMY_FOLDER takes the file `NAME.PID` with a line for each
 event, and can hold the file `NAME.json` with orders: `ends_with` (an exit code, before it is ready), `late_s` (seconds
-until it is ready), `ignores` (stops only for its second signal), `stop_code` (the exit code at the stop).
+until it is ready), `ignores` (stops only for its second signal), `stop_code` (the exit code at the stop), `listens`
+(accepts connections on the inherited socket until a signal).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from llm_gateway.inherited import READY, from_arguments
 def main() -> int:
     """Live until a signal, or until the supervisor has ended. Returns the exit code."""
     signals = signals_as_data()
-    inherited = from_arguments(sys.argv[2:])
+    inherited = from_arguments(sys.argv[sys.argv.index("--settings") :])
     name = "control" if inherited.number is None else f"worker{inherited.number}"
     folder = Path(os.environ["DUMMY_FOLDER"])
     journal = folder / f"{name}.{os.getpid()}"
@@ -37,6 +38,7 @@ def main() -> int:
     note("started")
     if "ends_with" in orders:
         return int(orders["ends_with"])
+    listener = accepting(inherited.listener) if orders.get("listens") else socket.socket()
     leash = socket.socket(fileno=inherited.leash)
     wait = select.poll()
     wait.register(signals, select.POLLIN)
@@ -48,6 +50,7 @@ def main() -> int:
     while patience:
         for descriptor, _ in wait.poll():
             if descriptor == signals:
+                listener.close()
                 for number in os.read(signals, 100):
                     note(signal.Signals(number).name)
                     patience -= 1
@@ -67,6 +70,13 @@ def signals_as_data() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     return reader
+
+
+def accepting(descriptor: int | None) -> socket.socket:
+    """Return the inherited socket, which accepts connections from now on."""
+    listener = socket.socket(fileno=descriptor)
+    listener.listen()
+    return listener
 
 
 def drain(folder: Path) -> None:

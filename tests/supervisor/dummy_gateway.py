@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from llm_gateway.__main__ import main
+from llm_gateway.entry import run_entry
+from llm_gateway.supervisor import run_supervisor
 from llm_gateway.supervisor.launcher import spawn, spawn_module
 
-DUMMY = Path(__file__).with_name("dummy_child.py")
+DUMMY = f"{__file__.rpartition('/')[0]}/dummy_child.py"
 
 
 def launch(module: str, arguments: Sequence[str], descriptors: Mapping[int, int]) -> int:
     """Start the dummy for control and workers, and the real child that reads the settings."""
     if module == "llm_gateway.settings_child":
         return spawn_module(module, arguments, descriptors)
-    return spawn([sys.executable, "-P", str(DUMMY), module, *arguments], descriptors)
+    return spawn([sys.executable, "-P", DUMMY, module, *arguments], descriptors)
+
+
+def main() -> int:
+    """Run the supervisor; with DUMMY_FORKS set, its children are forked from it."""
+    leaving_s = float(os.environ["DUMMY_LEAVING_S"])
+    if "DUMMY_FORKS" not in os.environ:
+        return run_entry(lambda: run_supervisor(launch, leaving_s=leaving_s))
+    from tests.fork_server import CHILDREN, ForkingLauncher
+
+    dummy = "tests.supervisor.dummy_child"
+    modules = {**CHILDREN, "llm_gateway.control": dummy, "llm_gateway.worker": dummy}
+    return run_entry(lambda: run_supervisor(ForkingLauncher(modules), leaving_s=leaving_s))
 
 
 if __name__ == "__main__":
-    sys.exit(main(launch))
+    sys.exit(main())

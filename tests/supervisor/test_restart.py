@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.supervisor.conftest import START_S, Start
+from tests.supervisor.conftest import START_S, Order, Start
 from tests.waiting import wait_until
 
 
@@ -76,6 +75,34 @@ def test_a_new_supervisor_waits_for_the_children_of_a_killed_one(start: Start, t
     assert second.stop() == 0
 
 
+def test_a_port_that_draining_children_hold_is_waited_for(start: Start, order: Order, tmp_path: Path) -> None:
+    order("worker1", listens=True)
+    (tmp_path / "drain").touch()
+    first = start()
+    for event in ("control ready", "worker1 ready"):
+        first.wait_for(event)
+    first.process.kill()
+    first.process.wait()
+    second = start(port=first.port)
+    wait_until(lambda: second.log, START_S)
+    (tmp_path / "drain").unlink()
+    second.wait_for("worker1 ready", 2)
+    assert second.stop() == 0
+
+
+def test_a_wait_for_draining_children_has_an_end(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "drain").touch()
+    first = start()
+    for event in ("control ready", "worker1 ready"):
+        first.wait_for(event)
+    first.process.kill()
+    first.process.wait()
+    second = start(drain_seconds=0.2, leaving_s=0.3)
+    assert second.ended() == 78
+    assert f"Another gateway uses the data directory {tmp_path / 'data'}: stop it" in second.errors
+    assert [line["at_most_s"] for line in second.log] == [0.5]
+
+
 def test_a_signal_ends_the_wait_for_a_killed_supervisors_children(start: Start, tmp_path: Path) -> None:
     (tmp_path / "drain").touch()
     first = start()
@@ -89,13 +116,13 @@ def test_a_signal_ends_the_wait_for_a_killed_supervisors_children(start: Start, 
     assert second.events().count("worker1 started") == 1
 
 
-def test_a_child_that_does_not_stop_in_time_is_killed(start: Start, order: Callable[..., None]) -> None:
+def test_a_child_that_does_not_stop_in_time_is_killed(start: Start, order: Order) -> None:
     order("control", ignores=True)
-    gateway = start(drain_seconds=0)
+    gateway = start(drain_seconds=0.5, leaving_s=1)
     gateway.wait_for("control ready")
     gateway.wait_for("worker1 ready")
     started = time.monotonic()
-    assert gateway.process.send_signal(signal.SIGTERM) is None
-    assert gateway.process.wait(40) == 1
-    assert 14 < time.monotonic() - started < 25
+    gateway.process.send_signal(signal.SIGTERM)
+    assert gateway.ended() == 1
+    assert 1.4 < time.monotonic() - started < 10
     assert [line["event"] for line in gateway.log] == ["process did not stop in time, it is killed", "process ended"]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+import socket
 from pathlib import Path
 
 import pytest
 
-from tests.supervisor.conftest import Start
+from tests.supervisor.conftest import Order, Start
 
 WORKERS_READY = ("worker1 ready", "worker2 ready")
 
 
-def test_control_and_workers_start_side_by_side(start: Start, order: Callable[..., None]) -> None:
+def test_control_and_workers_start_side_by_side(start: Start, order: Order) -> None:
     order("control", late_s=1)
     gateway = start(workers=2)
     gateway.wait_for("control ready")
@@ -45,7 +45,20 @@ def test_sigint_reaches_the_workers_as_sigint(start: Start) -> None:
     assert [event for event in gateway.events() if "SIG" in event] == ["worker1 SIGINT", "control SIGTERM"]
 
 
-def test_a_second_sigterm_is_passed_on(start: Start, order: Callable[..., None]) -> None:
+def test_connections_are_refused_once_the_workers_have_closed_the_socket(start: Start, order: Order) -> None:
+    order("worker1", ignores=True, listens=True)
+    gateway = start()
+    gateway.wait_for("worker1 ready")
+    address = ("127.0.0.1", int(gateway.port))
+    socket.create_connection(address).close()
+    gateway.process.send_signal(signal.SIGTERM)
+    gateway.wait_for("worker1 SIGTERM")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+    assert gateway.stop() == 0
+
+
+def test_a_second_sigterm_is_passed_on(start: Start, order: Order) -> None:
     order("worker1", ignores=True)
     gateway = start()
     gateway.wait_for("worker1 ready")
@@ -60,7 +73,7 @@ def test_a_second_sigterm_is_passed_on(start: Start, order: Callable[..., None])
 
 @pytest.mark.parametrize(("name", "code"), [("worker1", 3), ("control", 4)])
 def test_a_childs_exit_code_at_the_stop_is_that_of_the_gateway(
-    start: Start, order: Callable[..., None], name: str, code: int
+    start: Start, order: Order, name: str, code: int
 ) -> None:
     order(name, stop_code=code)
     gateway = start()
@@ -70,9 +83,7 @@ def test_a_childs_exit_code_at_the_stop_is_that_of_the_gateway(
 
 
 @pytest.mark.parametrize("name", ["control", "worker2"])
-def test_a_child_that_ends_before_it_is_ready_ends_the_gateway(
-    start: Start, order: Callable[..., None], name: str
-) -> None:
+def test_a_child_that_ends_before_it_is_ready_ends_the_gateway(start: Start, order: Order, name: str) -> None:
     order(name, ends_with=78)
     gateway = start(workers=2)
     assert gateway.ended() == 78

@@ -16,22 +16,31 @@ from __future__ import annotations
 from llm_gateway.supervisor.claims import claim
 from llm_gateway.supervisor.launcher import Launch, keep_descriptors_private
 from llm_gateway.supervisor.loop import Supervisor
-from llm_gateway.supervisor.settings_file import SettingsRefused, read_settings_in_child, store_settings
+from llm_gateway.supervisor.settings_file import (
+    LEAVING_S,
+    SettingsRefused,
+    SupervisorSettings,
+    read_settings_in_child,
+    store_settings,
+)
 
 
-def run_supervisor(launch: Launch) -> int:
+def run_supervisor(launch: Launch, leaving_s: float = LEAVING_S) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code.
+
+    A child that has not stopped `leaving_s` seconds after its time to accept and drain is killed.
 
     Raises:
         ConfigurationError: the data directory or the address cannot be used; the message says what to set.
     """
     keep_descriptors_private()
     try:
-        document, settings = read_settings_in_child(launch)
+        document = read_settings_in_child(launch)
     except SettingsRefused as refused:
         return refused.code
+    settings = SupervisorSettings(document, leaving_s)
     data_dir, sock = claim(settings)
-    supervisor = Supervisor(launch, settings, store_settings(document), data_dir.shared_lock, sock.fileno())
+    supervisor = Supervisor(launch, settings, store_settings(document), data_dir.shared_lock, sock)
     try:
         return supervisor.run()
     finally:

@@ -14,6 +14,8 @@ STABLE_S = 5.0
 """A child that lived this many seconds is started again without a pause."""
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
+KEPT_BYTES = 4096
+"""Bytes of a leash that are kept in case a line is not complete."""
 
 
 class Child:
@@ -37,7 +39,7 @@ class Child:
         self._pause_s = 0.0
 
     def start(self, launch: Launch, inherited: Inherited, lock: int, now: float) -> None:
-        """Start the process. `inherited` lacks the leash, which is made here.
+        """Start the process. The leash of `inherited` is made here.
 
         Raises:
             OSError: the system cannot start a process.
@@ -47,10 +49,10 @@ class Child:
         ours, theirs = socket.socketpair()
         with theirs:
             ours.setblocking(False)
-            complete = inherited._replace(leash=theirs.fileno())
-            descriptors = {number: number for number in (*complete.descriptors, lock)}
+            inherited.leash = theirs.fileno()
+            descriptors = {number: number for number in (*inherited.descriptors, lock)}
             try:
-                self.pid = launch(self._module, to_arguments(complete), descriptors)
+                self.pid = launch(self._module, to_arguments(inherited), descriptors)
             except OSError:
                 ours.close()
                 raise
@@ -67,12 +69,12 @@ class Child:
             return
         data = b""
         with contextlib.suppress(BlockingIOError, ConnectionResetError):
-            data = self._leash.recv(4096)
+            data = self._leash.recv(KEPT_BYTES)
         if not data:
             self._close_leash()
             return
-        self._received = (self._received + data)[-len(READY) :]
-        if not self.is_ready and self._received == READY:
+        self._received = (self._received + data)[-KEPT_BYTES:]
+        if READY in self._received:
             self.is_ready = self.was_ready = True
 
     def signal(self, number: int) -> None:

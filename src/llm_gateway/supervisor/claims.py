@@ -7,14 +7,11 @@ import errno
 import os
 import socket
 
+from llm_gateway.configuration_error import ConfigurationError
 from llm_gateway.data_dir import DataDir
-from llm_gateway.errors import ConfigurationError
 from llm_gateway.listening import bind
 from llm_gateway.supervisor.log_lines import SupervisorLog
 from llm_gateway.supervisor.settings_file import SupervisorSettings
-
-LEAVING_S = 15.0
-"""Seconds that a child can take to end, beyond its time to accept and drain."""
 
 
 def claim(settings: SupervisorSettings) -> tuple[DataDir, socket.socket]:
@@ -63,7 +60,7 @@ class _Waiting:
     """The wait for children of a killed supervisor: its longest time, and whether it was necessary."""
 
     def __init__(self, settings: SupervisorSettings) -> None:
-        self.longest_s = settings.accept_seconds + settings.drain_seconds + LEAVING_S
+        self.longest_s = settings.stop_seconds
         self.has_begun = False
         self._log = SupervisorLog(settings.log_level, settings.log_format)
 

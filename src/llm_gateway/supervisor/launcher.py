@@ -7,9 +7,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
 
-Launch: TypeAlias = Callable[[str, Sequence[str], Mapping[int, int]], int]
+Launch = Callable[[str, Sequence[str], Mapping[int, int]], int]
 """Start `main` of a module with these arguments, in a process group of its own, and return the process id.
 
 Beside the standard descriptors the child has only those given (number in the child → number here). No signal is
@@ -29,7 +28,7 @@ def spawn(command: Sequence[str], descriptors: Mapping[int, int]) -> int:
     """Start a program as `Launch` describes. All other descriptors of this process must be close-on-exec."""
     return os.posix_spawn(
         command[0],
-        command,
+        list(command),
         os.environ,
         # Duplicating a descriptor onto itself clears its close-on-exec flag (posix_spawn_file_actions_adddup2(3p)).
         file_actions=[(os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in descriptors.items()],

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Sequence
 
 from llm_gateway.inherited import Inherited
 from llm_gateway.supervisor.child import Child
-from llm_gateway.supervisor.claims import LEAVING_S
 from llm_gateway.supervisor.launcher import Launch, exit_reason
 from llm_gateway.supervisor.log_lines import SupervisorLog
 from llm_gateway.supervisor.settings_file import SupervisorSettings
@@ -27,17 +27,17 @@ class Supervisor:
         settings: number of workers, times of the stop, log.
         settings_file: descriptor of the settings as JSON.
         lock: descriptor whose lock the children keep.
-        listener: descriptor of the TCP socket.
+        listener: the TCP socket; it is closed when the stop begins, so that the workers' copies are the last.
     """
 
     def __init__(
-        self, launch: Launch, settings: SupervisorSettings, settings_file: int, lock: int, listener: int
+        self, launch: Launch, settings: SupervisorSettings, settings_file: int, lock: int, listener: socket.socket
     ) -> None:
         self._launch = launch
         self._settings_file = settings_file
         self._lock = lock
         self._listener = listener
-        self._stop_s = settings.accept_seconds + settings.drain_seconds + LEAVING_S
+        self._stop_s = settings.stop_seconds
         self._log = SupervisorLog(settings.log_level, settings.log_format)
         self._control = Child("control", CONTROL_MODULE)
         self._workers = [Child(f"worker {n}", WORKER_MODULE, n) for n in range(1, settings.workers + 1)]
@@ -70,7 +70,7 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         inherited = Inherited(settings=self._settings_file, leash=-1)
         if child.number is not None:
-            inherited = inherited._replace(listener=self._listener, number=child.number)
+            inherited.listener, inherited.number = self._listener.fileno(), child.number
         try:
             child.start(self._launch, inherited, self._lock, time.monotonic())
         except OSError as error:
@@ -134,6 +134,7 @@ class Supervisor:
         """Begin to stop; if that has begun, pass the signal on to the children that are stopping."""
         if not self._is_stopping:
             self._deadline = time.monotonic() + self._stop_s
+            self._listener.close()
             for child in self._children:
                 child.restart_at = None
         for child in self._running_workers() or [self._control]:
@@ -161,4 +162,4 @@ class Supervisor:
                 if child.pid is not None:
                     self._log("process did not stop in time, it is killed", level="error", process=child.name)
                     child.signal(signal.SIGKILL)
-            self._deadline = now + LEAVING_S
+            self._deadline = now + self._stop_s

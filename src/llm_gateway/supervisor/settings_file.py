@@ -4,40 +4,45 @@ from __future__ import annotations
 
 import json
 import os
-from typing import NamedTuple
 
 from llm_gateway.entry import complain
 from llm_gateway.supervisor.launcher import Launch, exit_reason
 
+LEAVING_S = 15.0
+"""Seconds that a child can take to end, beyond its time to accept and drain."""
 SETTINGS_MODULE = "llm_gateway.settings_child"
 
 
-class SupervisorSettings(NamedTuple):
-    """The settings that the supervisor itself uses; see `Settings` for their meaning."""
+class SupervisorSettings:
+    """The settings that the supervisor itself uses, from the document with all; see `Settings` for their meaning.
 
-    host: str
-    port: int
-    workers: int
-    data_dir: str
-    accept_seconds: float
-    drain_seconds: float
-    log_level: str
-    log_format: str
+    `stop_seconds` is the longest time in which a child can stop, `leaving_s` the part of it that is no setting.
+    """
+
+    def __init__(self, document: bytes, leaving_s: float = LEAVING_S) -> None:
+        values = json.loads(document)
+        self.host: str = values["host"]
+        self.port: int = values["port"]
+        self.workers: int = values["workers"]
+        self.data_dir: str = values["data_dir"]
+        self.stop_seconds: float = values["accept_seconds"] + values["drain_seconds"] + leaving_s
+        self.log_level: str = values["log_level"]
+        self.log_format: str = values["log_format"]
 
 
 class SettingsRefused(Exception):
-    """The settings are not valid, and the child has reported it. The gateway ends with `code`."""
+    """The settings cannot be read, and the reason is on stderr. The gateway ends with `code`."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
 
 
-def read_settings_in_child(launch: Launch) -> tuple[bytes, SupervisorSettings]:
-    """Return all settings as a JSON document, and those of the supervisor.
+def read_settings_in_child(launch: Launch) -> bytes:
+    """Return all settings as a JSON document.
 
     Raises:
-        SettingsRefused: the settings are not valid.
+        SettingsRefused: the settings cannot be read.
     """
     ours, theirs = os.pipe()
     try:
@@ -49,10 +54,9 @@ def read_settings_in_child(launch: Launch) -> tuple[bytes, SupervisorSettings]:
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code < 0:
         complain(f"The settings cannot be read: the process that reads them ended with {exit_reason(code)}.")
-    if code:
-        raise SettingsRefused(max(code, 1))
-    values = json.loads(document)
-    return document, SupervisorSettings(**{name: values[name] for name in SupervisorSettings._fields})
+    if code or not document:  # without a document and with exit code 0 it was stopped by a signal
+        raise SettingsRefused(code if code >= 0 else 1)
+    return document
 
 
 def store_settings(document: bytes) -> int:
