@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from llm_gateway.domain.catalog import Provider, UpstreamAuthorizer
-from llm_gateway.domain.configuration import Account, Configuration
+from llm_gateway.domain.configuration import Account, Configuration, by_key
 from llm_gateway.providers.account_assembler import AccountAssembler
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.routing.snapshot import SnapshotBuilder
@@ -89,7 +89,7 @@ def test_an_account_that_cannot_be_used_has_no_target(builder: SnapshotBuilder, 
 def test_fields_of_newer_versions_are_skipped_and_missing_ones_have_defaults(builder: SnapshotBuilder) -> None:
     rule = override("a")
     account = Account(provider=stored("a"), base_url="https://a.test", api_key="the-key")
-    sent = msgspec.to_builtins(Configuration(accounts=(account,), overrides=(rule,)))
+    sent = msgspec.to_builtins(Configuration(accounts=(account,), overrides=by_key([rule])))
     sent["format"] = 99
     sent["budgets"] = [1, 2]
     sent["accounts"][0]["region"] = "eu"

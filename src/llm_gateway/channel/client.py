@@ -24,6 +24,7 @@ from llm_gateway.channel.messages import (
     Hello,
     MalformedFrame,
     Message,
+    NeedAll,
     Overrides,
     Passed,
     Prices,
@@ -92,6 +93,8 @@ class ChannelClient:
         self._wants_refill = True
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
+        self._receiver = ConfigurationReceiver()
+        self._slice_ends_at = 0.0
         self._wait_s = FIRST_WAIT_S
         self._is_closing = False
 
@@ -159,29 +162,34 @@ class ChannelClient:
 
     async def _receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Handle messages until the connection ends, in slices."""
-        decoder, receiver = Decoder(FromControl), ConfigurationReceiver()
-        slice_ends_at = time.monotonic() + SLICE_S
+        decoder = Decoder(FromControl)
+        self._receiver.forget_version()
         while True:
             payload = await read_frame(reader)
             self._heard_at = self._clock()
             self._wait_s = FIRST_WAIT_S
-            self._handle(decoder.decode(payload), receiver, writer)
-            if time.monotonic() >= slice_ends_at:
-                await asyncio.sleep(0)
-                slice_ends_at = time.monotonic() + SLICE_S
+            await self._handle(decoder.decode(payload), writer)
+            await self._pause()
 
-    def _handle(
-        self, message: FromControl | None, receiver: ConfigurationReceiver, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _pause(self) -> None:
+        """Give other work of the event loop its turn, once the slice of time is over."""
+        if time.monotonic() >= self._slice_ends_at:
+            await asyncio.sleep(0)
+            self._slice_ends_at = time.monotonic() + SLICE_S
+
+    async def _handle(self, message: FromControl | None, writer: asyncio.StreamWriter) -> None:
         match message:
             case ControlBeat():
                 self.last_beat = message
             case Begin():
-                receiver.begin(message)
+                if not self._receiver.begin(message):
+                    self._send(writer, NeedAll())
             case Accounts() | Overrides() | Prices():
-                receiver.take(message)
+                self._receiver.take(message)
             case End():
-                self._apply(message.version, receiver.end(message), writer)
+                configuration = await self._receiver.end(message, self._pause)
+                if configuration is not None:
+                    self._apply(message.version, configuration, writer)
             case Refill():
                 self._wants_refill = False
                 self._handlers.on_refill(message.attempts)
