@@ -29,11 +29,7 @@ from tests.channel.harness import account, configuration, control, prices, raw_w
 from tests.waiting import until
 
 
-async def no_pause() -> None:
-    """Go on at once."""
-
-
-async def received(receiver: ConfigurationReceiver, messages: list[Message]) -> Configuration | None:
+def received(receiver: ConfigurationReceiver, messages: list[Message]) -> Configuration | None:
     """Return the last configuration that the messages make up, each encoded and decoded."""
     decoder = Decoder(FromControl)
     made = None
@@ -44,7 +40,7 @@ async def received(receiver: ConfigurationReceiver, messages: list[Message]) -> 
             case Accounts() | Overrides() | Prices() as part:
                 receiver.take(part)
             case End() as end:
-                made = await receiver.end(end, no_pause)
+                made = receiver.end(end)
     return made
 
 
@@ -64,7 +60,7 @@ def in_any_order(made: Configuration) -> Configuration:
     return msgspec.structs.replace(made, accounts=accounts)
 
 
-async def test_changes_of_any_number_of_versions_make_up_what_was_published() -> None:
+def test_changes_of_any_number_of_versions_make_up_what_was_published() -> None:
     chance = random.Random(1)
     history, receiver, version = History(), ConfigurationReceiver(), None
     for _ in range(300):
@@ -72,21 +68,21 @@ async def test_changes_of_any_number_of_versions_make_up_what_was_published() ->
         for each in published:
             history.publish(each)
         version, messages = history.since(version)
-        made = await received(receiver, list(messages))
+        made = received(receiver, list(messages))
         assert made is not None
         assert in_any_order(made) == in_any_order(published[-1])
         assert list(made.public_prices.vendors) == list(published[-1].public_prices.vendors)
 
 
-async def test_objects_that_have_not_changed_stay_the_same_ones() -> None:
+def test_objects_that_have_not_changed_stay_the_same_ones() -> None:
     history, receiver = History(), ConfigurationReceiver()
     history.publish(configuration("a", "b", users=3, public_prices=prices("one")))
     version, messages = history.since(None)
-    first = await received(receiver, list(messages))
+    first = received(receiver, list(messages))
     history.publish(configuration("a", "c", users=4, public_prices=prices("one")))
     for since in (version, None):
         _, messages = history.since(since)
-        second = await received(receiver, list(messages))
+        second = received(receiver, list(messages))
         assert first is not None
         assert second is not None
         assert second.accounts[0] is first.accounts[0]
@@ -118,7 +114,7 @@ async def test_one_override_among_50_000_costs_few_bytes(tmp_path: Path) -> None
         assert running.configurations == [published, more]
 
 
-async def test_messages_have_at_most_500_rows(tmp_path: Path) -> None:
+def test_messages_have_at_most_500_rows() -> None:
     history = History()
     models = tuple(f"model {number}" for number in range(90))
     accounts = tuple(account(f"p{number}", models=models) for number in range(20))
@@ -148,25 +144,12 @@ async def test_a_worker_that_misses_a_version_asks_for_everything(tmp_path: Path
         await until(lambda: running.providers() == ["b"])
 
 
-async def test_other_work_gets_its_turn_while_overrides_are_copied() -> None:
-    history, receiver, pauses = History(), ConfigurationReceiver(), []
-
-    async def pause() -> None:
-        pauses.append(None)
-
-    users = 10_000
-    history.publish(configuration(users=users))
-    version, messages = history.since(None)
-    first = await received(receiver, list(messages))
-    history.publish(configuration(users=users - 1))
-    begin, removed, end = history.since(version)[1]
-    assert isinstance(begin, Begin)
-    assert isinstance(removed, Overrides)
-    assert isinstance(end, End)
-    receiver.begin(begin)
-    receiver.take(removed)
-    second = await receiver.end(end, pause)
-    assert first is not None
-    assert second is not None
-    assert (len(first.overrides), len(second.overrides)) == (users, users - 1)
-    assert len(pauses) == 5
+async def test_other_work_gets_its_turn_while_many_overrides_arrive(tmp_path: Path) -> None:
+    async with control(tmp_path) as own, worker(tmp_path) as running:
+        await until(lambda: own.server.workers)
+        turns = 0
+        own.server.publish(configuration(users=50_000))
+        while not running.configurations:
+            turns += bool(running.client._receiver._begin)
+            await asyncio.sleep(0)
+        assert turns > 10

@@ -94,7 +94,6 @@ class ChannelClient:
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
         self._receiver = ConfigurationReceiver()
-        self._slice_ends_at = 0.0
         self._wait_s = FIRST_WAIT_S
         self._is_closing = False
 
@@ -164,20 +163,17 @@ class ChannelClient:
         """Handle messages until the connection ends, in slices."""
         decoder = Decoder(FromControl)
         self._receiver.forget_version()
+        slice_ends_at = time.monotonic() + SLICE_S
         while True:
             payload = await read_frame(reader)
             self._heard_at = self._clock()
             self._wait_s = FIRST_WAIT_S
-            await self._handle(decoder.decode(payload), writer)
-            await self._pause()
+            self._handle(decoder.decode(payload), writer)
+            if time.monotonic() >= slice_ends_at:
+                await asyncio.sleep(0)
+                slice_ends_at = time.monotonic() + SLICE_S
 
-    async def _pause(self) -> None:
-        """Give other work of the event loop its turn, once the slice of time is over."""
-        if time.monotonic() >= self._slice_ends_at:
-            await asyncio.sleep(0)
-            self._slice_ends_at = time.monotonic() + SLICE_S
-
-    async def _handle(self, message: FromControl | None, writer: asyncio.StreamWriter) -> None:
+    def _handle(self, message: FromControl | None, writer: asyncio.StreamWriter) -> None:
         match message:
             case ControlBeat():
                 self.last_beat = message
@@ -187,7 +183,7 @@ class ChannelClient:
             case Accounts() | Overrides() | Prices():
                 self._receiver.take(message)
             case End():
-                configuration = await self._receiver.end(message, self._pause)
+                configuration = self._receiver.end(message)
                 if configuration is not None:
                     self._apply(message.version, configuration, writer)
             case Refill():

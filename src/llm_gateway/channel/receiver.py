@@ -1,16 +1,12 @@
 """Put configurations together from the messages that they were cut into (see `transfer.py`).
 
-A version is collected beside the one in force, in steps short enough for the event loop, and becomes the next one at
-its `End`:
+A version is collected beside the one in force, message by message, and becomes the next one at its `End`:
 
     ┌─▶ nothing or a version in force ──Begin──▶ collecting: Accounts*, Overrides*, Prices* ──End──┐
     └──────────────────────────────────────────────────────────────────────────────────────────────┘
 """
 
 from __future__ import annotations
-
-from collections.abc import Awaitable, Callable
-from itertools import islice
 
 import msgspec
 
@@ -19,11 +15,7 @@ from llm_gateway.domain.catalog import Override
 from llm_gateway.domain.configuration import Account, Configuration, OverrideKey, override_key
 from llm_gateway.domain.public_prices import PublicPrices, VendorPrices
 
-COPIED = 2_000
-"""Overrides that are copied at once: about 0.2 ms."""
-
 Part = Accounts | Overrides | Prices
-Pause = Callable[[], Awaitable[None]]
 
 
 class ConfigurationReceiver:
@@ -72,10 +64,8 @@ class ConfigurationReceiver:
                     models = vendor.models if first is None else first.models + vendor.models
                     new.vendors[name] = msgspec.structs.replace(vendor, models=models)
 
-    async def end(self, end: End, pause: Pause) -> Configuration | None:
+    def end(self, end: End) -> Configuration | None:
         """Return the configuration of the version that was begun, None if its parts were ignored.
-
-        `pause` is awaited between steps.
 
         Raises:
             MalformedFrame: it is not the version that was begun.
@@ -93,7 +83,7 @@ class ConfigurationReceiver:
             kept = {key: each for key, each in known.items() if key not in new.removed_accounts}
             self._accounts = {**kept, **changed}
             if new.overrides or new.removed_overrides:
-                self._overrides = await self._changed_overrides(new, pause)
+                self._overrides = self._changed_overrides(new)
         if begin.has_prices:
             self._prices = PublicPrices(new.vendors)
         self._version = begin.version
@@ -106,13 +96,9 @@ class ConfigurationReceiver:
             format=begin.format,
         )
 
-    async def _changed_overrides(self, new: _Collected, pause: Pause) -> dict[OverrideKey, Override]:
+    def _changed_overrides(self, new: _Collected) -> dict[OverrideKey, Override]:
         """Return a changed copy of the overrides: those in force serve requests, and never change."""
-        copy: dict[OverrideKey, Override] = {}
-        rest = iter(self._overrides.items())
-        while part := dict(islice(rest, COPIED)):
-            copy.update(part)
-            await pause()
+        copy = self._overrides.copy()  # 1 to 3 ms for 50,000, a sixth of what copying in steps takes
         for key in new.removed_overrides:
             copy.pop(key, None)
         copy.update(new.overrides)

@@ -16,7 +16,8 @@ from llm_gateway.errors import reason_without_key
 class SnapshotBuilder:
     """Builds snapshots; `assemble(account)` returns a provider that is ready for calls.
 
-    An account that is the same object as in the configuration before keeps its provider.
+    An account that is the same object as in the configuration before keeps its provider, and if all do, their tables by
+    model are kept, too.
 
     An account that this version cannot assemble becomes a disabled provider, and `cannot_be_used` gets its name and the
     reason: a newer control plane may know kinds that a worker does not.
@@ -26,15 +27,27 @@ class SnapshotBuilder:
         self._assemble = assemble
         self._cannot_be_used = cannot_be_used
         self._assembled: dict[str, tuple[Account, Provider]] = {}
+        self._last: tuple[list[Provider], bool, Snapshot] | None = None
 
     def build(self, configuration: Configuration) -> Snapshot:
         """Return the snapshot of a configuration."""
         before, self._assembled = self._assembled, {}
-        return build_snapshot(
-            [self._provider(account, before) for account in configuration.accounts],
-            configuration.overrides,
-            configuration.public_prices,
-            has_vendor=configuration.has_vendor,
+        providers = [self._provider(account, before) for account in configuration.accounts]
+        snapshot = self._with_other_overrides(providers, configuration) or build_snapshot(
+            providers, configuration.overrides, configuration.public_prices, has_vendor=configuration.has_vendor
+        )
+        self._last = providers, configuration.has_vendor, snapshot
+        return snapshot
+
+    def _with_other_overrides(self, providers: list[Provider], configuration: Configuration) -> Snapshot | None:
+        """Return the last snapshot with the overrides and prices of `configuration`; None if its providers differ."""
+        if self._last is None:
+            return None
+        before, has_vendor, snapshot = self._last
+        if has_vendor != configuration.has_vendor or [*map(id, before)] != [*map(id, providers)]:
+            return None
+        return msgspec.structs.replace(
+            snapshot, overrides=configuration.overrides, public_prices=configuration.public_prices
         )
 
     def _provider(self, account: Account, before: dict[str, tuple[Account, Provider]]) -> Provider:
