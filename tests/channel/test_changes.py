@@ -65,6 +65,8 @@ def test_changes_of_any_number_of_versions_make_up_what_was_published() -> None:
     history, receiver, version = History(), ConfigurationReceiver(), None
     for _ in range(300):
         published = [some_configuration(chance) for _ in range(chance.randrange(1, KEPT + 3))]
+        if chance.random() < 0.1:
+            version = None
         for each in published:
             history.publish(each)
         version, messages = history.since(version)
@@ -88,6 +90,15 @@ def test_objects_that_have_not_changed_stay_the_same_ones() -> None:
         assert second.accounts[0] is first.accounts[0]
         assert all(second.overrides[key] is first.overrides[key] for key in first.overrides)
         assert (len(first.overrides), len(second.overrides)) == (3, 4)
+
+
+def test_the_same_configuration_again_keeps_the_table_of_overrides() -> None:
+    history, receiver = History(), ConfigurationReceiver()
+    history.publish(configuration("a", users=3))
+    first, second = (received(receiver, list(history.since(None)[1])) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert second.overrides is first.overrides
 
 
 async def bytes_of_next_version(reader: asyncio.StreamReader) -> int:

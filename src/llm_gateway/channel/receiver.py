@@ -56,7 +56,10 @@ class ConfigurationReceiver:
                 for rule in part.overrides:
                     key = override_key(rule)
                     before = known.get(key)
-                    new.overrides[key] = before if before is not None and before == rule else rule
+                    if before is not None and before == rule:
+                        new.same_overrides.add(id(before))
+                    else:
+                        new.overrides[key] = rule
                 new.removed_overrides.update(part.removed)
             case Prices():
                 for name, vendor in part.vendors.items():
@@ -78,12 +81,13 @@ class ConfigurationReceiver:
         known = self._accounts
         changed = {key: each if known.get(key) != each else known[key] for key, each in new.accounts.items()}
         if begin.base is None:
-            self._accounts, self._overrides = changed, new.overrides
+            self._accounts = changed
+            self._remove_missing(new)
         else:
             kept = {key: each for key, each in known.items() if key not in new.removed_accounts}
             self._accounts = {**kept, **changed}
-            if new.overrides or new.removed_overrides:
-                self._overrides = self._changed_overrides(new)
+        if new.overrides or new.removed_overrides:
+            self._overrides = self._changed_overrides(new)
         if begin.has_prices:
             self._prices = PublicPrices(new.vendors)
         self._version = begin.version
@@ -95,6 +99,13 @@ class ConfigurationReceiver:
             has_vendor=begin.has_vendor,
             format=begin.format,
         )
+
+    def _remove_missing(self, new: _Collected) -> None:
+        """Add to the deleted overrides those in force that are not part of a whole configuration."""
+        if len(new.same_overrides) < len(self._overrides):
+            new.removed_overrides.update(
+                key for key, rule in self._overrides.items() if id(rule) not in new.same_overrides
+            )
 
     def _changed_overrides(self, new: _Collected) -> dict[OverrideKey, Override]:
         """Return a changed copy of the overrides: those in force serve requests, and never change."""
@@ -112,5 +123,6 @@ class _Collected:
         self.accounts: dict[str, Account] = {}
         self.removed_accounts: set[str] = set()
         self.overrides: dict[OverrideKey, Override] = {}
+        self.same_overrides: set[int] = set()  # ids of those in force that are part of this version, too
         self.removed_overrides: set[OverrideKey] = set()
         self.vendors: dict[str, VendorPrices] = {}
