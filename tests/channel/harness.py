@@ -15,7 +15,7 @@ from llm_gateway.channel.client import ChannelClient, ChannelHandlers
 from llm_gateway.channel.messages import NAME, ControlBeat, Hello, encode
 from llm_gateway.channel.server import ChannelServer
 from llm_gateway.domain.catalog import Override
-from llm_gateway.domain.configuration import Account, Configuration
+from llm_gateway.domain.configuration import Account, Configuration, by_key
 from llm_gateway.domain.metric_families import MetricFamily, Sample
 from llm_gateway.domain.public_prices import PricedModel, PublicPrices, Rule, TimedPrice, VendorPrices
 from llm_gateway.domain.usage import Price, SentAttempt
@@ -49,7 +49,7 @@ def prices(*vendors: str, models: int = 1) -> PublicPrices:
 def configuration(*names: str, users: int = 0, **fields: Any) -> Configuration:
     return Configuration(
         accounts=tuple(account(name) for name in names),
-        overrides=tuple(rule(f"user {number}") for number in range(users)),
+        overrides=by_key(rule(f"user {number}") for number in range(users)),
         **fields,
     )
 

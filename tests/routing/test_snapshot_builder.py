@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from llm_gateway.domain.catalog import Provider, UpstreamAuthorizer
-from llm_gateway.domain.configuration import Account, Configuration
+from llm_gateway.domain.configuration import Account, Configuration, by_key
+from llm_gateway.domain.public_prices import PublicPrices, VendorPrices
 from llm_gateway.providers.account_assembler import AccountAssembler
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.routing.snapshot import SnapshotBuilder
@@ -89,7 +90,7 @@ def test_an_account_that_cannot_be_used_has_no_target(builder: SnapshotBuilder, 
 def test_fields_of_newer_versions_are_skipped_and_missing_ones_have_defaults(builder: SnapshotBuilder) -> None:
     rule = override("a")
     account = Account(provider=stored("a"), base_url="https://a.test", api_key="the-key")
-    sent = msgspec.to_builtins(Configuration(accounts=(account,), overrides=(rule,)))
+    sent = msgspec.to_builtins(Configuration(accounts=(account,), overrides=by_key([rule])))
     sent["format"] = 99
     sent["budgets"] = [1, 2]
     sent["accounts"][0]["region"] = "eu"
@@ -102,3 +103,40 @@ def test_fields_of_newer_versions_are_skipped_and_missing_ones_have_defaults(bui
     target = snapshot.providers["a"].target
     assert target is not None
     assert target.headers["authorization"] == "Bearer the-key"
+
+
+def test_only_changed_accounts_are_assembled_again() -> None:
+    assembled: list[str] = []
+
+    def assemble(account: Account) -> Provider:
+        assembled.append(account.provider.name)
+        return account.provider
+
+    builder = SnapshotBuilder(assemble, lambda _name, _reason: None)
+    one, two, other_two = Account(provider=stored("a")), Account(provider=stored("b")), Account(provider=stored("b"))
+    first = builder.build(Configuration(accounts=(one, two)))
+    second = builder.build(Configuration(accounts=(one, other_two)))
+    third = builder.build(Configuration(accounts=(one,)))
+
+    assert assembled == ["a", "b", "b"]
+    assert second.providers["a"] is first.providers["a"]
+    assert [sorted(snapshot.providers) for snapshot in (first, second, third)] == [["a", "b"], ["a", "b"], ["a"]]
+
+
+def test_tables_are_kept_while_only_overrides_and_prices_change(builder: SnapshotBuilder) -> None:
+    accounts = (Account(provider=stored("a"), base_url="https://a.test"),)
+    first = builder.build(Configuration(accounts=accounts))
+    prices = PublicPrices({"x": VendorPrices(())})
+    second = builder.build(Configuration(accounts=accounts, overrides=by_key([override("a")]), public_prices=prices))
+
+    assert second.tiers_by_model is first.tiers_by_model
+    assert (second.overrides, second.public_prices) == ({("user", None): override("a")}, prices)
+    assert first.overrides == {}
+
+
+def test_the_embedded_model_comes_back_when_the_last_vendor_is_gone(builder: SnapshotBuilder) -> None:
+    accounts = (Account(provider=stored("a", kind="local", base_url=None), base_url="http://127.0.0.1:1"),)
+    alone = builder.build(Configuration(accounts=accounts))
+    with_vendor = builder.build(Configuration(accounts=accounts, has_vendor=True))
+
+    assert (len(alone.tiers), len(with_vendor.tiers)) == (1, 0)

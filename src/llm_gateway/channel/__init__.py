@@ -10,5 +10,6 @@ Control: `ChannelServer`. Worker: `ChannelClient`. The messages are in `messages
            ◀─ Passed, AskReport ── Report ────────────────────────▶
            ◀─ ControlBeat, 4 a second ── WorkerBeat ──────────────▶
 
-Nobody keeps state over a connection: a worker that connects again gets everything again.
+A worker that connects again gets everything again. It asks for everything (`NeedAll`), too, if changes build on a
+version that it has not. The last messages of a worker that ends are `Report` and `Goodbye`.
 """

@@ -24,6 +24,7 @@ from llm_gateway.channel.messages import (
     Hello,
     MalformedFrame,
     Message,
+    NeedAll,
     Overrides,
     Passed,
     Prices,
@@ -95,6 +96,7 @@ class ChannelClient:
         self._wants_refill = True
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
+        self._receiver = ConfigurationReceiver()
         self._wait_s = FIRST_WAIT_S
         self._is_closing = False
 
@@ -163,29 +165,31 @@ class ChannelClient:
 
     async def _receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Handle messages until the connection ends, in slices."""
-        decoder, receiver = Decoder(FromControl), ConfigurationReceiver()
+        decoder = Decoder(FromControl)
+        self._receiver.forget_version()
         slice_ends_at = time.monotonic() + SLICE_S
         while True:
             payload = await read_frame(reader)
             self._heard_at = self._clock()
             self._wait_s = FIRST_WAIT_S
-            self._handle(decoder.decode(payload), receiver, writer)
+            self._handle(decoder.decode(payload), writer)
             if time.monotonic() >= slice_ends_at:
                 await asyncio.sleep(0)
                 slice_ends_at = time.monotonic() + SLICE_S
 
-    def _handle(
-        self, message: FromControl | None, receiver: ConfigurationReceiver, writer: asyncio.StreamWriter
-    ) -> None:
+    def _handle(self, message: FromControl | None, writer: asyncio.StreamWriter) -> None:
         match message:
             case ControlBeat():
                 self.last_beat = message
             case Begin():
-                receiver.begin(message)
+                if not self._receiver.begin(message):
+                    self._send(writer, NeedAll())
             case Accounts() | Overrides() | Prices():
-                receiver.take(message)
+                self._receiver.take(message)
             case End():
-                self._apply(message.version, receiver.end(message), writer)
+                configuration = self._receiver.end(message)
+                if configuration is not None:
+                    self._apply(message.version, configuration, writer)
             case Refill():
                 self._wants_refill = False
                 self._handlers.on_refill(message.attempts)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable
 from itertools import count
 
+from llm_gateway.channel.history import History
 from llm_gateway.channel.messages import (
     BEAT_S,
     Applied,
@@ -29,7 +29,7 @@ from llm_gateway.channel.messages import (
     read_frame,
 )
 from llm_gateway.channel.roster import ConnectedWorker, Roster
-from llm_gateway.channel.transfer import ROWS, Published, parts
+from llm_gateway.channel.transfer import ROWS, parts
 from llm_gateway.channel.worker_connection import WorkerConnection
 from llm_gateway.domain.configuration import Configuration
 from llm_gateway.domain.metric_families import MetricFamily
@@ -74,8 +74,7 @@ class ChannelServer:
         self._on_report = on_report
         self._roster = Roster(clock)
         self._loop = asyncio.get_running_loop()
-        self._publishing = threading.Lock()
-        self._published: Published | None = None
+        self._history = History()
         self._connections: set[WorkerConnection] = set()
         self._serving: set[asyncio.Task[object]] = set()
         self._report_ids = count(1)
@@ -109,12 +108,10 @@ class ChannelServer:
     def publish(self, configuration: Configuration) -> int:
         """Send a new configuration to all workers, of now and later. Returns its version: 1, 2, ….
 
-        A worker that has not read the one before gets the newest only.
+        Workers get the changes since the version that they have, or everything if they are far behind.
         """
-        with self._publishing:
-            version = 1 if self._published is None else self._published.version + 1
-            self._published = Published(version, configuration)
-            self._loop.call_soon_threadsafe(self._put_all, None)
+        version = self._history.publish(configuration)
+        self._loop.call_soon_threadsafe(self._put_all, None)
         return version
 
     def wait_applied(self, version: int, timeout_s: float) -> list[str]:
@@ -197,7 +194,7 @@ class ChannelServer:
         if not isinstance(hello, Hello):
             raise MalformedFrame("The first message is not Hello.")
         worker = self._roster.enter(hello)
-        connection = WorkerConnection(worker.key, writer, lambda: self._published)
+        connection = WorkerConnection(worker.key, writer, self._history)
         self._connections.add(connection)
         sending = self._loop.create_task(self._send(connection, hello))
         sending.add_done_callback(lambda _: connection.abort())

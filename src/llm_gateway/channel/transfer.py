@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from llm_gateway.channel.messages import Accounts, Begin, End, Message, Overrides, Prices
-from llm_gateway.domain.configuration import Account, Configuration
+from llm_gateway.domain.catalog import Override
+from llm_gateway.domain.configuration import Account, Configuration, OverrideKey
 from llm_gateway.domain.public_prices import PublicPrices
 
 ROWS = 500
@@ -24,29 +26,84 @@ class Published(NamedTuple):
     configuration: Configuration
 
 
+class Changes(NamedTuple):
+    """Differences of a version from `base`, the one before. `prices` is None if they are the same."""
+
+    version: int
+    base: int
+    has_vendor: bool
+    format: int
+    accounts: list[Account]
+    removed_accounts: list[str]
+    overrides: list[Override]
+    removed_overrides: list[OverrideKey]
+    prices: PublicPrices | None
+
+
 def all_of(published: Published) -> Iterator[Message]:
     """Yield the messages that make up a whole configuration."""
-    configuration = published.configuration
-    yield Begin(version=published.version, has_vendor=configuration.has_vendor, has_prices=True)
+    version, configuration = published
+    yield Begin(version=version, has_vendor=configuration.has_vendor, has_prices=True, format=configuration.format)
     for accounts in _account_parts(configuration.accounts):
         yield Accounts(accounts=accounts)
-    for overrides in parts(configuration.overrides, ROWS):
+    for overrides in parts(configuration.overrides.values(), ROWS):
         yield Overrides(overrides=overrides)
-    yield from price_parts(configuration.public_prices)
-    yield End(version=published.version)
+    yield from _price_parts(configuration.public_prices)
+    yield End(version=version)
 
 
-def price_parts(prices: PublicPrices) -> Iterator[Message]:
+def changes_between(before: Published, after: Published) -> Changes:
+    """Return the differences between a version and the next one."""
+    old, new = before.configuration, after.configuration
+    old_accounts = {account.provider.id: account for account in old.accounts}
+    new_accounts = {account.provider.id: account for account in new.accounts}
+    return Changes(
+        version=after.version,
+        base=before.version,
+        has_vendor=new.has_vendor,
+        format=new.format,
+        accounts=[account for key, account in new_accounts.items() if old_accounts.get(key) != account],
+        removed_accounts=[key for key in old_accounts if key not in new_accounts],
+        overrides=[rule for key, rule in new.overrides.items() if old.overrides.get(key) != rule],
+        removed_overrides=[key for key in old.overrides if key not in new.overrides],
+        prices=None if new.public_prices == old.public_prices else new.public_prices,
+    )
+
+
+def changes_of(changes: Changes) -> Iterator[Message]:
+    """Yield the messages with the differences of a version from the one before."""
+    yield Begin(
+        version=changes.version,
+        base=changes.base,
+        has_vendor=changes.has_vendor,
+        has_prices=changes.prices is not None,
+        format=changes.format,
+    )
+    for accounts in _account_parts(changes.accounts):
+        yield Accounts(accounts=accounts)
+    for ids in parts(changes.removed_accounts, ROWS):
+        yield Accounts(removed=ids)
+    for overrides in parts(changes.overrides, ROWS):
+        yield Overrides(overrides=overrides)
+    for keys in parts(changes.removed_overrides, ROWS):
+        yield Overrides(removed=keys)
+    if changes.prices is not None:
+        yield from _price_parts(changes.prices)
+    yield End(version=changes.version)
+
+
+def parts(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """Yield the rows in lists of at most `size`."""
+    rest = iter(rows)
+    while part := list(islice(rest, size)):
+        yield part
+
+
+def _price_parts(prices: PublicPrices) -> Iterator[Message]:
     """Yield the messages with the price lists. A list of more than `ROWS` models comes in parts."""
     for name, vendor in prices.vendors.items():
         for models in parts(vendor.models, ROWS) if vendor.models else [[]]:
             yield Prices(vendors={name: msgspec.structs.replace(vendor, models=tuple(models))})
-
-
-def parts(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
-    """Yield the rows in lists of at most `size`."""
-    for start in range(0, len(rows), size):
-        yield list(rows[start : start + size])
 
 
 def _account_parts(accounts: Sequence[Account]) -> Iterator[list[Account]]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 
+from llm_gateway.channel.history import History
 from llm_gateway.channel.messages import Message, Report, encode
-from llm_gateway.channel.transfer import Published, all_of
 from llm_gateway.domain.metric_families import MetricFamily
 
 MAX_WAITING = 1_000
@@ -23,18 +22,18 @@ class WorkerConnection:
     Args:
         key: the worker's key.
         writer: the connection.
-        newest: returns the newest configuration.
+        history: the published configurations.
     """
 
-    def __init__(self, key: str, writer: asyncio.StreamWriter, newest: Callable[[], Published | None]) -> None:
+    def __init__(self, key: str, writer: asyncio.StreamWriter, history: History) -> None:
         self.key = key
         self.is_over = False
         self._writer = writer
-        self._newest = newest
+        self._history = history
         self._outbox: deque[bytes | None] = deque()  # None stands for the newest configuration
         self._wake = asyncio.Event()
         self._last_beat = b""
-        self._sent: Published | None = None
+        self._sent: int | None = None
         self._asked: dict[int, asyncio.Future[list[MetricFamily]]] = {}
 
     async def send_forever(self) -> None:
@@ -108,11 +107,8 @@ class WorkerConnection:
             future.cancel()
 
     async def _send_newest(self) -> None:
-        newest = self._newest()
-        if newest is None or newest is self._sent:
-            return
-        self._sent = newest
-        for message in all_of(newest):
+        self._sent, messages = self._history.since(self._sent)
+        for message in messages:
             await self._write(encode(message))
 
     async def _write(self, frame: bytes) -> None:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import msgspec
 
 from llm_gateway.domain.catalog import Provider, Snapshot
-from llm_gateway.domain.configuration import Account, Configuration
+from llm_gateway.domain.configuration import Account, Configuration, by_key
 from llm_gateway.domain.public_prices import PublicPrices
 from llm_gateway.errors import reason_without_key
 from llm_gateway.store.overrides import OverrideStore
@@ -68,7 +68,7 @@ class LiveConfiguration:
             loaded = self._providers.load()
             configuration = Configuration(
                 accounts=tuple(self._account(provider, sealed) for provider, sealed in loaded),
-                overrides=tuple(self._overrides.list()),
+                overrides=by_key(self._overrides.list()),
                 public_prices=self._public_prices(),
                 has_vendor=has_enabled_vendor(provider for provider, _ in loaded),  # an unusable one counts as well
             )

@@ -127,7 +127,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
         return self.kind == "local" and self.base_url is None
 
 
-class Override(msgspec.Struct, frozen=True, kw_only=True):
+class Override(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A routing rule for one user: try this provider and model first. `service_name` None applies to all services."""
 
     id: str

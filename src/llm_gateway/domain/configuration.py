@@ -7,11 +7,16 @@ It holds no functions and no open connections, so that it can be encoded (msgspe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TypeAlias
+
 import msgspec
 
 from llm_gateway.domain.catalog import Override, Provider
 from llm_gateway.domain.public_prices import PublicPrices
 
+OverrideKey: TypeAlias = tuple[str, str | None]
+"""(user_id, service_name): there is one override at most for each."""
 FORMAT = 1
 """Version of the encoded `Configuration`. Readers skip unknown fields and have defaults for missing ones."""
 
@@ -38,14 +43,24 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole configuration at one moment, as data.
+    """The whole configuration at one moment, as data. `overrides` is as in `Snapshot`, which uses the same object.
 
     `has_vendor`: a provider other than the embedded one is enabled, whether it can be used or not. `public_prices`
     contains the price lists that the providers' `price_vendor` refers to.
     """
 
     accounts: tuple[Account, ...] = ()
-    overrides: tuple[Override, ...] = ()
+    overrides: dict[OverrideKey, Override] = {}
     public_prices: PublicPrices = PublicPrices()
     has_vendor: bool = False
     format: int = FORMAT
+
+
+def override_key(override: Override) -> OverrideKey:
+    """Return the user and the service that an override is for."""
+    return override.user_id, override.service_name
+
+
+def by_key(overrides: Iterable[Override]) -> dict[OverrideKey, Override]:
+    """Return the overrides by user and service."""
+    return {override_key(override): override for override in overrides}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Tiers
-from llm_gateway.domain.configuration import Account, Configuration
+from llm_gateway.domain.configuration import Account, Configuration, OverrideKey
 from llm_gateway.domain.model_aliases import AliasTable
 from llm_gateway.domain.public_prices import PublicPrices
 from llm_gateway.errors import reason_without_key
@@ -16,6 +16,9 @@ from llm_gateway.errors import reason_without_key
 class SnapshotBuilder:
     """Builds snapshots; `assemble(account)` returns a provider that is ready for calls.
 
+    An account that is the same object as in the configuration before keeps its provider, and if all do, their tables by
+    model are kept, too.
+
     An account that this version cannot assemble becomes a disabled provider, and `cannot_be_used` gets its name and the
     reason: a newer control plane may know kinds that a worker does not.
     """
@@ -23,26 +26,47 @@ class SnapshotBuilder:
     def __init__(self, assemble: Callable[[Account], Provider], cannot_be_used: Callable[[str, str], None]) -> None:
         self._assemble = assemble
         self._cannot_be_used = cannot_be_used
+        self._assembled: dict[str, tuple[Account, Provider]] = {}
+        self._last: tuple[list[Provider], bool, Snapshot] | None = None
 
     def build(self, configuration: Configuration) -> Snapshot:
         """Return the snapshot of a configuration."""
-        return build_snapshot(
-            [self._provider(account) for account in configuration.accounts],
-            configuration.overrides,
-            configuration.public_prices,
-            has_vendor=configuration.has_vendor,
+        before, self._assembled = self._assembled, {}
+        providers = [self._provider(account, before) for account in configuration.accounts]
+        snapshot = self._with_other_overrides(providers, configuration) or build_snapshot(
+            providers, configuration.overrides, configuration.public_prices, has_vendor=configuration.has_vendor
+        )
+        self._last = providers, configuration.has_vendor, snapshot
+        return snapshot
+
+    def _with_other_overrides(self, providers: list[Provider], configuration: Configuration) -> Snapshot | None:
+        """Return the last snapshot with the overrides and prices of `configuration`; None if its providers differ."""
+        if self._last is None:
+            return None
+        before, has_vendor, snapshot = self._last
+        if has_vendor != configuration.has_vendor or [*map(id, before)] != [*map(id, providers)]:
+            return None
+        return msgspec.structs.replace(
+            snapshot, overrides=configuration.overrides, public_prices=configuration.public_prices
         )
 
-    def _provider(self, account: Account) -> Provider:
+    def _provider(self, account: Account, before: dict[str, tuple[Account, Provider]]) -> Provider:
+        known = before.get(account.provider.id)
         try:
-            return self._assemble(account)
+            made = known if known is not None and known[0] is account else (account, self._assemble(account))
+            self._assembled[account.provider.id] = made
+            return made[1]
         except Exception as error:  # edge: one account that cannot be assembled must not disable the others
             self._cannot_be_used(account.provider.name, reason_without_key(error))
             return msgspec.structs.replace(account.provider, is_enabled=False)
 
 
 def build_snapshot(
-    providers: Iterable[Provider], overrides: Iterable[Override], public_prices: PublicPrices, *, has_vendor: bool
+    providers: Iterable[Provider],
+    overrides: dict[OverrideKey, Override],
+    public_prices: PublicPrices,
+    *,
+    has_vendor: bool,
 ) -> Snapshot:
     """Build the snapshot: enabled providers by model and priority, and overrides by customer and service.
 
@@ -64,7 +88,7 @@ def build_snapshot(
     return Snapshot(
         providers=by_provider,
         tiers=_tiers([Candidate.of(p, p.models[0]) for p in enabled if not (has_vendor and p.is_embedded)]),
-        overrides={(o.user_id, o.service_name): o for o in overrides},
+        overrides=overrides,
         tiers_by_model=tiers_by_model,
         pinned_models=pinned_models,
         public_prices=public_prices,

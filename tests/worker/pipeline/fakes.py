@@ -10,6 +10,7 @@ import msgspec
 
 from llm_gateway.control.live_configuration import has_enabled_vendor
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target
+from llm_gateway.domain.configuration import by_key
 from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.public_prices import PublicPrices
 from llm_gateway.domain.reply import Reply
@@ -94,7 +95,7 @@ def override(provider_name: str, model_name: str = "m2", **changes: Any) -> Over
 
 
 def snapshot(providers: list[Provider], *overrides: Override) -> Snapshot:
-    return build_snapshot(providers, overrides, PublicPrices(), has_vendor=has_enabled_vendor(providers))
+    return build_snapshot(providers, by_key(overrides), PublicPrices(), has_vendor=has_enabled_vendor(providers))
 
 
 def request(**changes: Any) -> Request:
