@@ -1,4 +1,4 @@
-"""Comparison of management responses: through worker and control they are those of one process."""
+"""Comparison of management responses: through a worker they are those of the control process itself."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import asyncio
 import re
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
-from llm_gateway.app import Application
 
-from llm_gateway.forwarding.control_server import ControlServer
-from llm_gateway.forwarding.control_socket import ControlSocket
-from llm_gateway.forwarding.forwarder import Forwarder
+from llm_gateway.docs_page.page import build_page
+from llm_gateway.gate.authentication import Gate, Keyring
+from llm_gateway.settings import DEV_KEY, Settings
 from tests.application.fixtures import running
-from tests.forwarding.harness import KEY, request, served, with_lifespan
+from tests.forwarding.harness import KEY, request, served
+from tests.in_one_loop import GatewayInOneLoop
 from tests.server.harness import WAIT_S, Client, Response
 
 VOLATILE = (
@@ -69,38 +69,27 @@ class World:
         return response
 
 
-def parts_of(app: Application) -> tuple[Any, Any]:
-    """Return the dispatch of a gateway, and its management API."""
-    dispatch = cast(Any, app)._entry._app
-    return dispatch, dispatch._management
-
-
-def routes_of(management: Any) -> list[Route]:
+def routes_of(app: GatewayInOneLoop) -> list[Route]:
+    management = cast(Any, app.control)._entry
     return [Route(method, route.path) for route in management._routes for method in sorted(route.methods)]
 
 
 @asynccontextmanager
-async def one_process(data_dir: Path) -> AsyncIterator[World]:
-    async with running(data_dir, log_level="error") as app, served(app) as (port, _):
-        yield World(port, routes_of(parts_of(app)[1]))
+async def direct_side(data_dir: Path) -> AsyncIterator[World]:
+    """Run a gateway whose control process is called directly, behind a gate of its own."""
+    async with running(data_dir, log_level="error") as app:
+        keys = Keyring(Settings().callers())
+        page = build_page(DEV_KEY)
+        gate = Gate(app.control, keys, local_only=True, log=app.log, dev_key=DEV_KEY, sign_in_page=page)
+        async with served(gate) as (port, _):
+            yield World(port, routes_of(app))
 
 
 @asynccontextmanager
-async def two_sides(data_dir: Path) -> AsyncIterator[World]:
-    """Run a gateway whose management API is reached through the control socket."""
-    async with running(data_dir, log_level="error") as app, AsyncExitStack() as stack:
-        dispatch, management = parts_of(app)
-        address = ControlSocket(data_dir)
-        stack.callback(address.close)
-        server = ControlServer(with_lifespan(management), address, drain_s=0.2, log=app.log)
-        await server.start()
-        stack.push_async_callback(server.run)
-        stack.callback(server.stop)
-        forwarder = Forwarder(address, is_alive=lambda: True, log=app.log)
-        stack.callback(forwarder.close)
-        dispatch._management = forwarder
-        port, _ = await stack.enter_async_context(served(app))
-        yield World(port, routes_of(management))
+async def forwarded_side(data_dir: Path) -> AsyncIterator[World]:
+    """Run a gateway whose management API is reached through its worker."""
+    async with running(data_dir, log_level="error") as app, served(app) as (port, _):
+        yield World(port, routes_of(app))
 
 
 @pytest.fixture
@@ -108,7 +97,7 @@ async def worlds(migrated: Path, tmp_path: Path) -> AsyncIterator[tuple[World, W
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         shutil.copy(migrated, tmp_path / name / "gateway.db")
-    async with one_process(tmp_path / "one") as direct, two_sides(tmp_path / "two") as forwarded:
+    async with direct_side(tmp_path / "one") as direct, forwarded_side(tmp_path / "two") as forwarded:
         yield direct, forwarded
 
 

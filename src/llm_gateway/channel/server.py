@@ -152,16 +152,19 @@ class ChannelServer:
     async def _beat(self) -> None:
         ask = encode(AskReport(id=0))
         for number in count(1):
-            try:
-                frame = encode(self._state())
-            except Exception as error:  # edge: control lives, whatever is wrong with its state
-                self._log("channel: state cannot be sent", level="error", problem=reason_without_key(error))
-                frame = encode(ControlBeat(database_ok=False))
+            frame = encode(self._beat_now())
             for connection in self._connections:
                 connection.put_beat(frame)
                 if number % BEATS_PER_REPORT == 0:
                     connection.put_once(ask)
             await asyncio.sleep(BEAT_S)
+
+    def _beat_now(self) -> ControlBeat:
+        try:
+            return self._state()
+        except Exception as error:  # edge: control lives, whatever is wrong with its state
+            self._log("channel: state cannot be sent", level="error", problem=reason_without_key(error))
+            return ControlBeat(database_ok=False)
 
     def _put_all(self, frame: bytes | None) -> None:
         for connection in self._connections:
@@ -226,7 +229,7 @@ class ChannelServer:
                 connection.is_over = True
 
     async def _send(self, connection: WorkerConnection, hello: Hello) -> None:
-        await connection.send_now(self._state())  # so that a worker knows it when it starts to serve
+        await connection.send_now(self._beat_now())  # so that a worker knows it when it starts to serve
         if hello.wants_refill:
             for attempts in parts(await self._attempts(), ROWS):
                 await connection.send_now(Refill(attempts=attempts))

@@ -178,6 +178,8 @@ async def test_another_method_is_405_and_lists_the_allowed_ones(document: Any, r
                 assert (response.status, response.json["error"]["status"]) == (405, "UNIMPLEMENTED")
             elif path.startswith("/v1/"):
                 assert (response.status, response.json["error"]["code"]) == (405, "method_not_allowed")
+            elif method == "HEAD":  # its response has no content (RFC 9110, 9.3.2)
+                assert response.status == 405
             else:
                 assert_problem(response, 405, "method_not_allowed")
             assert response.headers["allow"] == ", ".join(sorted(there))
