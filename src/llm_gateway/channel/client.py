@@ -118,7 +118,7 @@ class ChannelClient:
         if self._task is None:
             return
         writer = self._writer
-        if writer is not None:
+        if writer is not None and not writer.is_closing():
             self._is_closing = True
             self._send(writer, Report(id=0, families=self._handlers.report()))
             self._send(writer, Goodbye())
