@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from llm_gateway.inherited import READY, from_arguments
 
@@ -33,12 +34,11 @@ def main() -> int:
         with (folder / "order").open("a") as file:
             file.write(f"{name} {event}\n")
 
-    orders_file = folder / f"{name}.json"
-    orders = json.loads(orders_file.read_text()) if orders_file.exists() else {}
+    orders = read_orders(folder / f"{name}.json")
     note("started")
     if "ends_with" in orders:
         return int(orders["ends_with"])
-    listener = accepting(inherited.listener) if orders.get("listens") else socket.socket()
+    listeners = [accepting(inherited.listener)] if orders.get("listens") else []
     leash = socket.socket(fileno=inherited.leash)
     wait = select.poll()
     wait.register(signals, select.POLLIN)
@@ -50,7 +50,8 @@ def main() -> int:
     while patience:
         for descriptor, _ in wait.poll():
             if descriptor == signals:
-                listener.close()
+                while listeners:
+                    listeners.pop().close()
                 for number in os.read(signals, 100):
                     note(signal.Signals(number).name)
                     patience -= 1
@@ -60,6 +61,11 @@ def main() -> int:
                 return 0
     note("stopped")
     return int(orders.get("stop_code", 0))
+
+
+def read_orders(path: Path) -> Any:
+    """Return the orders in a file; none if it does not exist."""
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def signals_as_data() -> int:
