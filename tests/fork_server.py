@@ -45,8 +45,8 @@ CHILDREN = {
 }
 """The modules that the gateway's supervisor starts, and where their `main` is."""
 PRELOADED = (
-    GATEWAY, COMMAND_LINE, "llm_gateway.app", "llm_gateway.cli.check", "llm_gateway.cli.client",
-    "llm_gateway.settings_child", "llm_gateway.supervisor",
+    GATEWAY, COMMAND_LINE, "llm_gateway.control.serve", "llm_gateway.worker.serve", "llm_gateway.cli.check",
+    "llm_gateway.cli.client", "llm_gateway.settings_child", "llm_gateway.supervisor",
     "llm_gateway.cli.commands", "llm_gateway.cli.serve", "llm_gateway.local_model", "alembic.command", "alembic.config",
     "cyclopts.help", "encodings.ascii", "encodings.idna", "mako.template", "pydantic.v1", "rich.live", "rich.markdown",
     "rich.progress", "rich.table", "sqlalchemy.dialects.sqlite", "uvicorn.lifespan.on",

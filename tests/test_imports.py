@@ -19,7 +19,7 @@ def test_genai_prices_is_imported_only_at_the_first_lookup() -> None:
 def test_metrics_are_written_without_importing_prometheus_client() -> None:
     program = (
         "import sys; from llm_gateway.telemetry import Metrics; from llm_gateway.telemetry.text_format import text_of; "
-        "import llm_gateway.gauges, llm_gateway.channel.client; "
+        "import llm_gateway.worker.process; "
         "assert text_of(Metrics(list).report()); assert 'prometheus_client' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONPATH": os.pathsep.join(sys.path)})

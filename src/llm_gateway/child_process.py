@@ -20,14 +20,13 @@ import uvloop
 
 from llm_gateway.inherited import READY, Inherited
 from llm_gateway.settings import Settings
-from llm_gateway.settings_reader import decode_settings
+from llm_gateway.settings_reader import read_settings
 from llm_gateway.telemetry.process_log import ProcessLog, open_log
 
 GC_THRESHOLDS = (50_000, 5, 5)
 """Thresholds of the cycle collector (`gc.set_threshold`): 50,000 more container objects allocated than freed.
 
 Requests leave no reference cycles (tests/memory), so it finds only those of libraries."""
-SETTINGS_BYTES = 64 * 1024 * 1024
 
 
 class ChildServer(NamedTuple):
@@ -54,7 +53,7 @@ def run_child(inherited: Inherited, build: Build) -> int:
         ConfigurationError: the settings or the data directory do not allow a start; the message says what to set.
         StoreUnavailable: the database does not answer.
     """
-    settings = decode_settings(os.pread(inherited.settings, SETTINGS_BYTES, 0))
+    settings = read_settings(inherited.settings)
     _raise_file_limit()
     output = open_log(
         level=settings.log_level, form=settings.log_format, secrets=[key for _, key, _ in settings.callers()]

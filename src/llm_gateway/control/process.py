@@ -10,7 +10,7 @@ from llm_gateway.channel.messages import NAME, ControlBeat
 from llm_gateway.channel.server import ChannelServer
 from llm_gateway.control.app import Control, Stores, open_stores
 from llm_gateway.control.embedded_model import start_embedded_model
-from llm_gateway.control.journal_metrics import journal_families
+from llm_gateway.control.journal_metrics import journal_gauges
 from llm_gateway.control.maintenance import (
     delete_old_usage_forever,
     refresh_prices_forever,
@@ -73,7 +73,7 @@ class ControlProcess(ProcessApplication):
         workers = self._workers = Workers(
             self._open_channel(stores, shipper, database, totals),
             totals,
-            partial(journal_families, shipper, quarantined),
+            partial(journal_gauges, shipper, quarantined),
             log,
         )
         self._background(save_totals_forever(totals, log))

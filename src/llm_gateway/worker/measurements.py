@@ -1,40 +1,49 @@
-"""Metrics that a worker measures at each scrape: requests in flight, tasks, circuit breakers."""
+"""Metrics that a worker measures at each report: requests in flight, tasks, circuit breakers, its process."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 from llm_gateway.domain.catalog import Snapshot
-from llm_gateway.domain.metric_families import MetricFamily, Sample
+from llm_gateway.domain.metric_families import MetricFamily, Sample, gauge
 from llm_gateway.worker.app import Worker
 
 BREAKER_VALUE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
+STATM = Path("/proc/self/statm")
+"""Sizes of this process in pages (proc(5), Linux)."""
 
 
-def call_families(worker: Worker, snapshot: Snapshot, loop: asyncio.AbstractEventLoop) -> list[MetricFamily]:
-    """Return the gauges of the data plane."""
-    names = {p.id: p.name for p in snapshot.providers.values()}
-    breakers = [
-        Sample("", {"provider": names.get(provider_id, provider_id), "model": model}, BREAKER_VALUE[state])
-        for (provider_id, model), state in worker.availability.states().items()
-    ]
+def call_gauges(worker: Worker, snapshot: Snapshot, loop: asyncio.AbstractEventLoop) -> Iterator[MetricFamily]:
+    """Yield the gauges of the data plane: requests in flight, event-loop tasks, circuit breakers."""
+    yield gauge("llm_gateway_requests_in_flight", "Requests being served", worker.in_flight.count)
     tasks = len(asyncio.all_tasks(loop))
-    return [
-        _gauge("llm_gateway_requests_in_flight", "Requests being served", worker.in_flight.count),
-        _gauge(
-            "llm_gateway_tasks",
-            "Tasks of the event loop, which come and go with requests",
-            tasks,
-        ),
-        MetricFamily(
-            name="llm_gateway_breaker_open",
-            type="gauge",
-            help="1 open, 0.5 half-open, 0 closed",
-            samples=breakers,
-            is_maximum=True,
-        ),
-    ]
+    yield gauge("llm_gateway_tasks", "Tasks of the event loop, which come and go with requests", tasks)
+    names = {p.id: p.name for p in snapshot.providers.values()}
+    yield MetricFamily(
+        name="llm_gateway_breaker_open",
+        type="gauge",
+        help="1 open, 0.5 half-open, 0 closed",
+        samples=[
+            Sample("", {"provider": names.get(provider_id, provider_id), "model": model}, BREAKER_VALUE[state])
+            for (provider_id, model), state in worker.availability.states().items()
+        ],
+        is_maximum=True,
+    )
 
 
-def _gauge(name: str, text: str, value: float) -> MetricFamily:
-    return MetricFamily(name=name, type="gauge", help=text, samples=[Sample("", {}, float(value))])
+def process_gauges(number: int) -> Iterator[MetricFamily]:
+    """Yield the CPU time and, on Linux, the memory of this worker process."""
+    yield MetricFamily(
+        name="llm_gateway_worker_cpu_seconds",
+        type="counter",
+        help="CPU time of the worker process",
+        samples=[Sample("_total", {"worker": str(number)}, time.process_time())],
+    )
+    if STATM.exists():
+        resident = int(STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        text = "Resident memory of the worker process"
+        yield gauge("llm_gateway_worker_resident_memory_bytes", text, resident, worker=str(number))

@@ -11,7 +11,7 @@ from llm_gateway.channel.client import ChannelClient, ChannelHandlers
 from llm_gateway.channel.messages import NAME, WorkerBeat
 from llm_gateway.docs_page.page import build_page
 from llm_gateway.domain.configuration import Configuration
-from llm_gateway.domain.metric_families import MetricFamily
+from llm_gateway.domain.metric_families import MetricFamily, with_label
 from llm_gateway.domain.usage import SentAttempt, UsageRecord
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.forwarding.forwarder import Forwarder
@@ -27,7 +27,8 @@ from llm_gateway.telemetry.process_log import ProcessLog
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.worker.app import Worker, WorkerDependencies
 from llm_gateway.worker.endpoints.health import health_endpoints
-from llm_gateway.worker.measurements import call_families
+from llm_gateway.worker.endpoints.metrics import METRICS_PATH, MetricsEndpoint
+from llm_gateway.worker.measurements import call_gauges, process_gauges
 
 
 class WorkerProcess(ProcessApplication):
@@ -91,7 +92,17 @@ class WorkerProcess(ProcessApplication):
         self._background(worker.transport.recheck())
         management = self._open_forwarder(channel)
         self._serving = True
-        return self._build_gate(worker.build(health_endpoints(self, management), management))
+        own: dict[str, ASGIApp] = {
+            **health_endpoints(self, management),
+            METRICS_PATH: self._metrics_endpoint(channel, management),
+        }
+        return self._build_gate(worker.build(own, management))
+
+    def _metrics_endpoint(self, channel: ChannelClient, management: ASGIApp) -> MetricsEndpoint:
+        """Build the endpoint that reports this worker's own metrics while control is away."""
+        return MetricsEndpoint(
+            lambda: with_label(self._metrics.report(), "worker", str(self._number)), channel.is_alive, management
+        )
 
     def _connect(self) -> ChannelClient:
         """Begin to connect to control."""
@@ -122,9 +133,10 @@ class WorkerProcess(ProcessApplication):
 
     def _gauges(self) -> list[MetricFamily]:
         """Return what this worker measures at this moment."""
-        if self._worker is None:
-            return []
-        return call_families(self._worker, self._snapshot, asyncio.get_running_loop())
+        measured = list(process_gauges(self._number))
+        if self._worker is not None:
+            measured += call_gauges(self._worker, self._snapshot, asyncio.get_running_loop())
+        return measured
 
     def _build_worker(self, journal: JournalWriter) -> Worker:
         """Build the data plane, and the functions that see each of its usage records."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 
-from llm_gateway.gauges import STATM, process_gauges
-
 from llm_gateway.domain.metric_families import MetricFamily
+from llm_gateway.worker.measurements import STATM, process_gauges
 
 
 def numbers(families: list[MetricFamily]) -> dict[str, float]:
