@@ -6,9 +6,10 @@ import gc
 import os
 import sys
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from zlib import crc32
 
 import certifi
 import pytest
@@ -83,13 +84,38 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.disable()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class ShuffledDir(pytest.Dir):
+    """A folder that each parallel worker collects in another order.
+
+    Where nothing is compiled yet, compiling the test modules takes as long as collecting them. In one order, all workers
+    would compile the same module at the same time; in different orders, they share the work.
+    """
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        """Return the entries in the order of this worker."""
+        worker = os.environ["PYTEST_XDIST_WORKER"]
+        return sorted(super().collect(), key=lambda entry: crc32(f"{worker} {entry.name}".encode()))
+
+
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> ShuffledDir | None:
+    """Collect folders that are no packages as `ShuffledDir` in a parallel worker."""
+    if "PYTEST_XDIST_WORKER" not in os.environ or (path / "__init__.py").exists():
+        return None
+    shuffled: ShuffledDir = ShuffledDir.from_parent(parent, path=path)
+    return shuffled
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
     """Let parallel workers have different kinds of tests at a time: those that wait beside those that compute.
 
     xdist gives each worker one piece of the list to begin with. The modules are dealt out like cards, so that each
     piece holds some of every folder; every second piece is in reverse order.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1)
+    if workers > 1:
+        items.sort(key=lambda item: item.path)  # before pytest groups tests by the parameters of their fixtures
+    yield
     modules = list(dict.fromkeys(item.path for item in items))
     hands = [modules[number::workers][:: -1 if number % 2 else 1] for number in range(workers)]
     order = {path: number for number, path in enumerate(path for hand in hands for path in hand)}
