@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
 from zlib import crc32
@@ -84,25 +84,20 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.disable()
 
 
-class ShuffledDir(pytest.Dir):
-    """A folder that each parallel worker collects in another order.
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let each parallel worker collect the entries of folders in another order.
 
-    Where nothing is compiled yet, compiling the test modules takes as long as collecting them. In one order, all workers
-    would compile the same module at the same time; in different orders, they share the work.
+    Where nothing is compiled yet, compiling the test modules takes as long as collecting them. In one order, all
+    workers would compile the same module at the same time; in different orders, they share the work.
     """
-
-    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
-        """Return the entries in the order of this worker."""
-        worker = os.environ["PYTEST_XDIST_WORKER"]
-        return sorted(super().collect(), key=lambda entry: crc32(f"{worker} {entry.name}".encode()))
-
-
-def pytest_collect_directory(path: Path, parent: pytest.Collector) -> ShuffledDir | None:
-    """Collect folders that are no packages as `ShuffledDir` in a parallel worker."""
-    if "PYTEST_XDIST_WORKER" not in os.environ or (path / "__init__.py").exists():
-        return None
-    shuffled: ShuffledDir = ShuffledDir.from_parent(parent, path=path)
-    return shuffled
+    report = yield
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and isinstance(collector, pytest.Directory):
+        report.result = sorted(report.result, key=lambda entry: crc32(f"{worker} {entry.name}".encode()))
+    return report
 
 
 @pytest.hookimpl(wrapper=True)
