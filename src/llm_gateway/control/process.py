@@ -59,6 +59,8 @@ class ControlProcess(ProcessApplication):
             StoreUnavailable: the database does not answer.
         """
         settings, stack, log = self._settings, self._stack, self._log
+        if settings.env == "dev" and settings.service_keys is None:
+            log("dev mode: anyone on this machine may call with the public development key", level="warning")
         stores = open_stores(settings, stack, log)
         local = await start_embedded_model(settings, stores.providers, stack, log)
         control = Control(settings, stores, local, self._output.redact, log)
