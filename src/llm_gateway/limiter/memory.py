@@ -42,8 +42,7 @@ class MemoryLimiter:
         wait_s = use.wait_s(self._now, tokens) if use.is_reported else 0.0
         if window.request_sum < rpm and window.token_sum + tokens <= tpm and not wait_s:
             window.take(tokens)
-            use.calls += 1
-            use.tokens += tokens
+            use.take(self._now, tokens)
             reservation = Reservation(provider_id, window.second, tokens, model, use.calls, use.tokens)
             is_crowded = window.request_sum * 2 > rpm or window.token_sum * 2 > tpm
             return Decision(reservation, 0.0, False, is_crowded)

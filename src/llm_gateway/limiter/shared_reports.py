@@ -1,0 +1,146 @@
+"""Calls of one model and the limits that its provider reported, in shared memory.
+
+A report is written beside the one that is valid, and one store then switches to it. When a call is granted, the
+report's time is stored before what is left: a process that is killed in between leaves too little, not too much.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm_gateway.domain.rate_limits import ReportedLimit, ReportedLimits
+from llm_gateway.host_memory import MODEL_WORDS, MODELS, MODELS_AT, HostMemory
+from llm_gateway.limiter.reported import Mirror
+from llm_gateway.limiter.shared_slots import Slots, key_of
+
+PROBES = 16
+OF, REPORTS, USED, CALLS, TOKENS, BY_REQUESTS, BY_TOKENS = range(2, 9)
+"""Words of a model's slot. `OF`: the provider's window that it belongs to. `REPORTS`: the number of the provider's
+account that its reports concern. `BY_*`: which of two copies of a report is valid; 0 for no report."""
+COPIES_AT = {BY_REQUESTS: 16, BY_TOKENS: 32}
+COPY = 8
+LEFT, AT, MOST, PER_S, UNTIL, COUNTS_BOUND, TAKEN = range(COPY - 1)
+"""Words of a report: see `Mirror`."""
+
+
+class SharedModelUse:
+    """What one process needs to find and change a model's slot. Changes need the memory's lock."""
+
+    __slots__ = ("_at", "_floats", "_key", "_slots", "_words")
+
+    def __init__(self, memory: HostMemory, provider_id: str, model: str) -> None:
+        self._words: Any = memory.words
+        self._floats: Any = memory.floats
+        self._slots = Slots(memory.words, MODELS_AT, count=MODELS, size=MODEL_WORDS, probes=PROBES)
+        self._key = key_of(f"{provider_id}\0{model}")
+        self._at = 0
+
+    def is_found(self, owner: int) -> bool:
+        """Find the model's slot of the provider's window `owner`. Returns False if it has none."""
+        words, at = self._words, self._at
+        if not (at and words[at] == self._key.low and words[at + 1] == self._key.high):
+            self._at = self._slots.find(self._key) or 0
+        return self._at > 0 and words[self._at + OF] == owner
+
+    def claim(self, owner: int) -> None:
+        """Find or make the model's slot. If all its places are in use, the model used longest ago loses its report."""
+        if self.is_found(owner):
+            return
+        words = self._words
+        if not self._at:
+            self._at = self._slots.vacant(self._key, lambda at: int(words[at + USED]))[0]
+        self._slots.free(self._at)
+        for word in (BY_REQUESTS, BY_TOKENS, CALLS, TOKENS, REPORTS, USED):
+            words[self._at + word] = 0
+        words[self._at + OF] = owner
+        self._slots.name(self._at, self._key)
+
+    def take(self, now: float, tokens: int, reports: int) -> tuple[int, int]:
+        """Count a granted call. Returns the model's running totals of calls and tokens."""
+        words, at = self._words, self._at
+        calls = words[at + CALLS] + 1
+        words[at + CALLS] = calls
+        total = words[at + TOKENS] + tokens
+        words[at + TOKENS] = total
+        second = int(now)
+        if words[at + USED] != second:
+            words[at + USED] = second
+        if words[at + REPORTS] == reports:
+            self._take(BY_REQUESTS, now, 1)
+            self._take(BY_TOKENS, now, tokens)
+        return calls, total
+
+    def _take(self, kind: int, now: float, amount: int) -> None:
+        mirror = self._mirror(kind)
+        if mirror is not None and now < mirror.until:
+            mirror.take(now, amount)
+            copy = self._copy(kind, self._words[self._at + kind])
+            self._floats[copy + AT] = mirror.at
+            self._floats[copy + LEFT] = mirror.left
+
+    def report(self, reported: ReportedLimits, now: float, reports: int, calls: int, tokens: int) -> None:
+        """Take over the report of a call, up to and including which the totals were `calls` and `tokens`."""
+        words, at = self._words, self._at
+        if calls > words[at + CALLS] or tokens > words[at + TOKENS]:
+            return  # a call that was counted before the totals were dropped
+        if words[at + REPORTS] != reports:
+            words[at + BY_REQUESTS] = 0
+            words[at + BY_TOKENS] = 0
+            words[at + REPORTS] = reports
+        if reported.requests is not None:
+            self._report(BY_REQUESTS, reported.requests, now, calls, words[at + CALLS] - calls)
+        if reported.tokens is not None:
+            self._report(BY_TOKENS, reported.tokens, now, tokens, words[at + TOKENS] - tokens)
+
+    def _report(self, kind: int, reported: ReportedLimit, now: float, taken: int, since: int) -> None:
+        words, floats, valid = self._words, self._floats, self._words[self._at + kind]
+        if valid and words[self._copy(kind, valid) + TAKEN] > taken:
+            return
+        other = 2 if valid == 1 else 1
+        copy = self._copy(kind, other)
+        mirror = Mirror.of(reported, now, taken, since)
+        floats[copy + LEFT] = mirror.left
+        floats[copy + AT] = mirror.at
+        floats[copy + MOST] = mirror.most
+        floats[copy + PER_S] = mirror.per_s
+        floats[copy + UNTIL] = mirror.until
+        words[copy + COUNTS_BOUND] = mirror.counts_bound
+        words[copy + TAKEN] = taken
+        words[self._at + kind] = other
+
+    def wait_s(self, now: float, reports: int, tokens: int, requests: int = 1) -> float:
+        """Return the seconds until the reported limits have room for requests with `tokens` in all."""
+        if self._words[self._at + REPORTS] != reports:
+            return 0.0
+        by_requests, by_tokens = self._mirror(BY_REQUESTS), self._mirror(BY_TOKENS)
+        wait_s = 0.0 if by_requests is None else by_requests.wait_s(now, requests)
+        return wait_s if by_tokens is None else max(wait_s, by_tokens.wait_s(now, tokens))
+
+    def left(self, now: float, reports: int, requests: int, tokens: int) -> tuple[int, int]:
+        """Return these numbers of requests and tokens, or what is left of the reported limits if that is less."""
+        if self._words[self._at + REPORTS] != reports:
+            return requests, tokens
+        by_requests, by_tokens = self._mirror(BY_REQUESTS), self._mirror(BY_TOKENS)
+        if by_requests is not None:
+            requests = int(min(requests, by_requests.left_at(now)))
+        if by_tokens is not None:
+            tokens = int(min(tokens, by_tokens.left_at(now)))
+        return requests, tokens
+
+    def _mirror(self, kind: int) -> Mirror | None:
+        valid = self._words[self._at + kind]
+        if not valid:
+            return None
+        at, floats = self._copy(kind, valid), self._floats
+        return Mirror(
+            floats[at + LEFT],
+            floats[at + AT],
+            most=floats[at + MOST],
+            per_s=floats[at + PER_S],
+            until=floats[at + UNTIL],
+            counts_bound=bool(self._words[at + COUNTS_BOUND]),
+            taken=self._words[at + TAKEN],
+        )
+
+    def _copy(self, kind: int, number: int) -> int:
+        return self._at + COPIES_AT[kind] + (number - 1) * COPY
