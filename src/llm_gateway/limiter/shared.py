@@ -90,7 +90,7 @@ class SharedLimiter:
 
         It has no effect once the reservation's second has left the window.
         """
-        self._change(partial(self._settle, reservation, tokens if tokens > 0 else 0, sent))
+        self._change(partial(self._settle, reservation, max(tokens, 0), sent))
 
     def _settle(self, reservation: Reservation, tokens: int, sent: bool) -> None:
         window = self._known(reservation.provider_id)

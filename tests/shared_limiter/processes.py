@@ -1,0 +1,72 @@
+"""Processes that share a limiter's memory: forks of the test, and stores at which a fork ends or stops itself."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+
+def fork(body: Callable[[], object]) -> int:
+    """Run `body` in a fork of this process. Returns its process id; the exit code is 1 if it raises."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        body()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def end_of(pid: int) -> int:
+    """Wait for the end of a fork. Returns its exit code, or the negative number of the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+class Stores:
+    """Counts the stores into shared memory, and sends this process `number` after the store `last`."""
+
+    def __init__(self, last: int, number: signal.Signals = signal.SIGKILL) -> None:
+        self.count = 0
+        self.last = last
+        self.number = number
+
+    def __call__(self, view: memoryview) -> Any:
+        return _Counted(view, self)
+
+
+class _Counted:
+    def __init__(self, view: memoryview, stores: Stores) -> None:
+        self._view = view
+        self._stores = stores
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._view[place]
+
+    def __setitem__(self, place: int, value: float) -> None:
+        self._view[place] = value
+        self._stores.count += 1
+        if self._stores.count == self._stores.last:
+            os.kill(os.getpid(), self._stores.number)
+
+
+class SharedClock:
+    """A clock that all forks read, and that one of them sets."""
+
+    def __init__(self, now: float) -> None:
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(8))
+            file.flush()
+            self._memory = memoryview(mmap.mmap(file.fileno(), 8)).cast("d")
+        self._memory[0] = now
+
+    def __call__(self) -> float:
+        return self._memory[0]
+
+    def add(self, seconds: float) -> None:
+        self._memory[0] += seconds
