@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import signal
+import struct
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -70,3 +72,26 @@ class SharedClock:
 
     def add(self, seconds: float) -> None:
         self._memory[0] += seconds
+
+
+class Log:
+    """Granted calls that all forks append: the second, and the tokens that stay counted."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(buffering=0)
+        self._entries = struct.Struct("qq")
+        fcntl.fcntl(self._file, fcntl.F_SETFL, os.O_APPEND)
+
+    def add(self, second: int, tokens: int) -> None:
+        """Append a call; a killed process leaves it whole or not at all."""
+        self._file.write(self._entries.pack(second, tokens))
+
+    def calls(self) -> list[tuple[int, int]]:
+        """Return all calls."""
+        descriptor = self._file.fileno()
+        data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        return [(second, tokens) for second, tokens in self._entries.iter_unpack(data)]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
