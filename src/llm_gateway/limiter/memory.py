@@ -60,8 +60,9 @@ class MemoryLimiter:
             return
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
         bucket = reservation.bucket
-        window.durations.add(self._clock() + self._behind - bucket)
-        if window.second - BUCKETS < bucket <= window.second:
+        now = self._clock() + self._behind
+        window.durations.add(now - bucket)
+        if now < bucket + BUCKETS and window.second - BUCKETS < bucket <= window.second:
             window.settle(bucket, reservation.tokens, tokens, sent)
             if self._watchers:
                 self._freed(reservation.provider_id)

@@ -96,8 +96,9 @@ class SharedLimiter:
         window = self._known(reservation.provider_id)
         if window is None:
             return
-        window.durations.add(self._clock() + self._behind - reservation.bucket)
-        if window.settle(reservation.bucket, reservation.tokens, tokens, sent):
+        now = self._clock() + self._behind
+        window.durations.add(now - reservation.bucket)
+        if now < reservation.bucket + BUCKETS and window.settle(reservation.bucket, reservation.tokens, tokens, sent):
             self._freed(reservation.provider_id)
 
     def next_free(
