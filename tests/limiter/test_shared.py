@@ -40,16 +40,19 @@ def descriptor() -> Iterator[int]:
     os.close(opened)
 
 
+OPERATIONS = (
+    *["take"] * 6, *["settle"] * 4, "unsent", "cap", "cap", "refill", "pass", "pass", "uncap", "forget",
+)  # fmt: skip
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["take"] * 6 + ["settle"] * 4 + ["unsent", "cap", "cap", "refill", "pass", "pass", "uncap", "forget"]),
+        st.sampled_from(OPERATIONS),
         st.integers(0, 240),
         st.integers(0, 60),
         st.sampled_from(["p", "q"]),
         st.sampled_from(["", "m"]),
     ),
     max_size=60,
-)  # fmt: skip
+)
 
 
 @examples(5)

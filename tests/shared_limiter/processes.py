@@ -78,7 +78,7 @@ class Log:
     """Granted calls that all forks append: the second, and the tokens that stay counted."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=0)
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - `close` closes it
         self._entries = struct.Struct("qq")
         fcntl.fcntl(self._file, fcntl.F_SETFL, os.O_APPEND)
 

@@ -22,8 +22,8 @@ from llm_gateway.limiter.shared import SharedLimiter
 from llm_gateway.limiter.shared_slots import key_of
 from llm_gateway.limiter.shared_window import REQUEST_SUM, REQUESTS, TOKEN_SUM, TOKENS, provider_slots
 from llm_gateway.limiter.window import BUCKETS
-from tests.shared_limiter.processes import Stores, end_of, fork
 from tests.limiter.taking import Clock, reserved, run, take
+from tests.shared_limiter.processes import Stores, end_of, fork
 
 RPM, TPM = 1_000, 10**6
 MOST_STORES = 400

@@ -1,4 +1,4 @@
-"""Shared limiter in 1, 2 and 4 processes that are killed and restarted: the limit holds, and nearly all of it is used."""
+"""Shared limiter in 1, 2 and 4 processes, killed and restarted: the limit holds, and nearly all of it is used."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def start(descriptor: int, number: int, clock: SharedClock, log: Log, *, seed: i
             except Overloaded:
                 continue
             if decision.reservation is None:
-                time.sleep(0.0002)
+                await asyncio.sleep(0.0002)
                 continue
             log.add(decision.reservation.bucket, used)
             limiter.settle(decision.reservation, tokens=used)

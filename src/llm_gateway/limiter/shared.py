@@ -20,6 +20,7 @@ from llm_gateway.errors import Overloaded
 from llm_gateway.host_memory import DIRTY, WORKERS, HostMemory
 from llm_gateway.host_memory.lock import HostLock
 from llm_gateway.limiter.base import NOBODY, Before, Decision, Reservation
+from llm_gateway.limiter.shared_reports import NO_REPORTS
 from llm_gateway.limiter.shared_window import SharedWindow, drop_open, provider_slots, recompute_sums
 from llm_gateway.limiter.window import BUCKETS, Window
 
@@ -71,8 +72,9 @@ class SharedLimiter:
             await self._enter_later()
         try:
             window = self._window(provider_id)
-            now, use, reports = self._now, window.use(model), window.reports()
-            wait_s = use.wait_s(now, reports, tokens)
+            now, use = self._now, window.use(model)
+            reports = use.reports(window.account())
+            wait_s = 0.0 if reports is NO_REPORTS else reports.wait_s(now, tokens)
             if window.fits(rpm, tpm, tokens) and not wait_s:
                 second = window.second()
                 requests, all_tokens = window.take(second, tokens)
@@ -111,7 +113,7 @@ class SharedLimiter:
         requests = before.requests + 1
         tokens = min(max(tokens, 0) + int(before.tokens * window.used_share), tpm)
         use = None if known is None else known.known_use(model)
-        reported = 0.0 if known is None or use is None else use.wait_s(now, known.reports(), tokens, requests)
+        reported = 0.0 if known is None or use is None else use.reports(known.account()).wait_s(now, tokens, requests)
         return max(reported, window.wait_s(now, rpm, tpm, tokens, min(requests, rpm)))
 
     def cap(self, reservation: Reservation, reported: ReportedLimits) -> None:
@@ -123,7 +125,7 @@ class SharedLimiter:
         use = None if window is None else window.known_use(reservation.model)
         if window is None or use is None:
             return
-        use.report(reported, self._time(), window.reports(), reservation.calls_taken, reservation.tokens_taken)
+        use.report(reported, self._time(), window.account(), reservation.calls_taken, reservation.tokens_taken)
         window.free_room()
         self._freed(reservation.provider_id)
 
@@ -149,7 +151,7 @@ class SharedLimiter:
         requests, tokens = rpm - request_sum, tpm - token_sum
         use = known.known_use(model)
         if use is not None:
-            requests, tokens = use.left(now, known.reports(), requests, tokens)
+            requests, tokens = use.reports(known.account()).left(now, requests, tokens)
         reset_s = newest + BUCKETS - now if request_sum else 0.0
         requests = requests if requests > 0 else 0  # noqa: FURB136 - max() takes five times as long
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long

@@ -6,7 +6,7 @@ report's time is stored before what is left: a process that is killed in between
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm_gateway.domain.rate_limits import ReportedLimit, ReportedLimits
 from llm_gateway.host_memory import MODEL_WORDS, MODELS, MODELS_AT, HostMemory
@@ -17,10 +17,35 @@ PROBES = 16
 OF, REPORTS, USED, CALLS, TOKENS, BY_REQUESTS, BY_TOKENS = range(2, 9)
 """Words of a model's slot. `OF`: the provider's window that it belongs to. `REPORTS`: the number of the provider's
 account that its reports concern. `BY_*`: which of two copies of a report is valid; 0 for no report."""
-COPIES_AT = {BY_REQUESTS: 16, BY_TOKENS: 32}
-COPY = 8
-LEFT, AT, MOST, PER_S, UNTIL, COUNTS_BOUND, TAKEN = range(COPY - 1)
+COPIES_AT = {BY_REQUESTS: (0, 16, 24), BY_TOKENS: (0, 32, 40)}
+"""Words of a model's slot at which the copies 1 and 2 of a report begin."""
+LEFT, AT, MOST, PER_S, UNTIL, COUNTS_BOUND, TAKEN = range(7)
 """Words of a report: see `Mirror`."""
+
+
+class Reports(NamedTuple):
+    """The reports of requests and tokens as they were read, and the words at which they begin."""
+
+    places: tuple[int, int]
+    mirrors: tuple[Mirror | None, Mirror | None]
+
+    def wait_s(self, now: float, tokens: int, requests: int = 1) -> float:
+        """Return the seconds until the reported limits have room for requests with `tokens` in all."""
+        by_requests, by_tokens = self.mirrors
+        wait_s = 0.0 if by_requests is None else by_requests.wait_s(now, requests)
+        return wait_s if by_tokens is None else max(wait_s, by_tokens.wait_s(now, tokens))
+
+    def left(self, now: float, requests: int, tokens: int) -> tuple[int, int]:
+        """Return these numbers of requests and tokens, or what is left of the reported limits if that is less."""
+        by_requests, by_tokens = self.mirrors
+        if by_requests is not None:
+            requests = int(min(requests, by_requests.left_at(now)))
+        if by_tokens is not None:
+            tokens = int(min(tokens, by_tokens.left_at(now)))
+        return requests, tokens
+
+
+NO_REPORTS = Reports((0, 0), (None, None))
 
 
 class SharedModelUse:
@@ -55,8 +80,8 @@ class SharedModelUse:
         words[self._at + OF] = owner
         self._slots.name(self._at, self._key)
 
-    def take(self, now: float, tokens: int, reports: int) -> tuple[int, int]:
-        """Count a granted call. Returns the model's running totals of calls and tokens."""
+    def take(self, now: float, tokens: int, reports: Reports) -> tuple[int, int]:
+        """Count a granted call, also in `reports`. Returns the model's running totals of calls and tokens."""
         words, at = self._words, self._at
         calls = words[at + CALLS] + 1
         words[at + CALLS] = calls
@@ -65,28 +90,23 @@ class SharedModelUse:
         second = int(now)
         if words[at + USED] != second:
             words[at + USED] = second
-        if words[at + REPORTS] == reports:
-            self._take(BY_REQUESTS, now, 1)
-            self._take(BY_TOKENS, now, tokens)
+        if reports is not NO_REPORTS:
+            for place, mirror, amount in zip(reports.places, reports.mirrors, (1, tokens), strict=True):
+                if mirror is not None and now < mirror.until:
+                    mirror.take(now, amount)
+                    self._floats[place + AT] = mirror.at
+                    self._floats[place + LEFT] = mirror.left
         return calls, total
 
-    def _take(self, kind: int, now: float, amount: int) -> None:
-        mirror = self._mirror(kind)
-        if mirror is not None and now < mirror.until:
-            mirror.take(now, amount)
-            copy = self._copy(kind, self._words[self._at + kind])
-            self._floats[copy + AT] = mirror.at
-            self._floats[copy + LEFT] = mirror.left
-
-    def report(self, reported: ReportedLimits, now: float, reports: int, calls: int, tokens: int) -> None:
+    def report(self, reported: ReportedLimits, now: float, account: int, calls: int, tokens: int) -> None:
         """Take over the report of a call, up to and including which the totals were `calls` and `tokens`."""
         words, at = self._words, self._at
         if calls > words[at + CALLS] or tokens > words[at + TOKENS]:
             return  # a call that was counted before the totals were dropped
-        if words[at + REPORTS] != reports:
+        if words[at + REPORTS] != account:
             words[at + BY_REQUESTS] = 0
             words[at + BY_TOKENS] = 0
-            words[at + REPORTS] = reports
+            words[at + REPORTS] = account
         if reported.requests is not None:
             self._report(BY_REQUESTS, reported.requests, now, calls, words[at + CALLS] - calls)
         if reported.tokens is not None:
@@ -94,53 +114,38 @@ class SharedModelUse:
 
     def _report(self, kind: int, reported: ReportedLimit, now: float, taken: int, since: int) -> None:
         words, floats, valid = self._words, self._floats, self._words[self._at + kind]
-        if valid and words[self._copy(kind, valid) + TAKEN] > taken:
+        if valid and words[self._at + COPIES_AT[kind][valid] + TAKEN] > taken:
             return
         other = 2 if valid == 1 else 1
-        copy = self._copy(kind, other)
+        place = self._at + COPIES_AT[kind][other]
         mirror = Mirror.of(reported, now, taken, since)
-        floats[copy + LEFT] = mirror.left
-        floats[copy + AT] = mirror.at
-        floats[copy + MOST] = mirror.most
-        floats[copy + PER_S] = mirror.per_s
-        floats[copy + UNTIL] = mirror.until
-        words[copy + COUNTS_BOUND] = mirror.counts_bound
-        words[copy + TAKEN] = taken
+        floats[place + LEFT] = mirror.left
+        floats[place + AT] = mirror.at
+        floats[place + MOST] = mirror.most
+        floats[place + PER_S] = mirror.per_s
+        floats[place + UNTIL] = mirror.until
+        words[place + COUNTS_BOUND] = mirror.counts_bound
+        words[place + TAKEN] = taken
         words[self._at + kind] = other
 
-    def wait_s(self, now: float, reports: int, tokens: int, requests: int = 1) -> float:
-        """Return the seconds until the reported limits have room for requests with `tokens` in all."""
-        if self._words[self._at + REPORTS] != reports:
-            return 0.0
-        by_requests, by_tokens = self._mirror(BY_REQUESTS), self._mirror(BY_TOKENS)
-        wait_s = 0.0 if by_requests is None else by_requests.wait_s(now, requests)
-        return wait_s if by_tokens is None else max(wait_s, by_tokens.wait_s(now, tokens))
-
-    def left(self, now: float, reports: int, requests: int, tokens: int) -> tuple[int, int]:
-        """Return these numbers of requests and tokens, or what is left of the reported limits if that is less."""
-        if self._words[self._at + REPORTS] != reports:
-            return requests, tokens
-        by_requests, by_tokens = self._mirror(BY_REQUESTS), self._mirror(BY_TOKENS)
-        if by_requests is not None:
-            requests = int(min(requests, by_requests.left_at(now)))
-        if by_tokens is not None:
-            tokens = int(min(tokens, by_tokens.left_at(now)))
-        return requests, tokens
-
-    def _mirror(self, kind: int) -> Mirror | None:
-        valid = self._words[self._at + kind]
-        if not valid:
-            return None
-        at, floats = self._copy(kind, valid), self._floats
-        return Mirror(
-            floats[at + LEFT],
-            floats[at + AT],
-            most=floats[at + MOST],
-            per_s=floats[at + PER_S],
-            until=floats[at + UNTIL],
-            counts_bound=bool(self._words[at + COUNTS_BOUND]),
-            taken=self._words[at + TAKEN],
+    def reports(self, account: int) -> Reports:
+        """Return the reports that are valid for the provider's account."""
+        words, at = self._words, self._at
+        if words[at + REPORTS] != account:
+            return NO_REPORTS
+        by_requests, by_tokens = words[at + BY_REQUESTS], words[at + BY_TOKENS]
+        if not by_requests and not by_tokens:
+            return NO_REPORTS
+        places = (at + COPIES_AT[BY_REQUESTS][by_requests], at + COPIES_AT[BY_TOKENS][by_tokens])
+        return Reports(
+            places,
+            (
+                self._mirror(places[0]) if by_requests else None,
+                self._mirror(places[1]) if by_tokens else None,
+            ),
         )
 
-    def _copy(self, kind: int, number: int) -> int:
-        return self._at + COPIES_AT[kind] + (number - 1) * COPY
+    def _mirror(self, place: int) -> Mirror:
+        left, at, most, per_s, until = self._floats[place : place + 5]
+        counts_bound, taken = self._words[place + COUNTS_BOUND], self._words[place + TAKEN]
+        return Mirror(left, at, most=most, per_s=per_s, until=until, counts_bound=counts_bound > 0, taken=taken)

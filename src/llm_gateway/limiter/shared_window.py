@@ -28,8 +28,8 @@ from llm_gateway.limiter.shared_reports import SharedModelUse
 from llm_gateway.limiter.shared_slots import NEVER, Key, Slots, key_of
 from llm_gateway.limiter.window import BUCKETS, Window, blend
 
-SECOND, NEWEST, REQUEST_SUM, TOKEN_SUM, OWNER, REPORTS, FREED_ROOM = range(2, 9)
-"""Words of a window. `OWNER`: unique number of this use of the slot. `REPORTS`: unique number of the provider's
+SECOND, NEWEST, REQUEST_SUM, TOKEN_SUM, OWNER, ACCOUNT, FREED_ROOM = range(2, 9)
+"""Words of a window. `OWNER`: unique number of this use of the slot. `ACCOUNT`: unique number of the provider's
 account, to which reports belong. `FREED_ROOM`: a counter of the times that a call made room."""
 REQUESTS, TOKENS = 16, 80
 ROW_SECOND, OPEN = 0, 1
@@ -100,7 +100,7 @@ class SharedWindow:
             for number in range(WORKERS):
                 drop_open(words, at, number)
         words[at + SECOND] = words[at + NEWEST] = second
-        words[at + OWNER] = words[at + REPORTS] = self._unique()
+        words[at + OWNER] = words[at + ACCOUNT] = self._unique()
         self._slots.name(at, self._key)
         self._at = at
         return True
@@ -154,13 +154,13 @@ class SharedWindow:
             use = SharedModelUse(self._memory, self._provider_id, model)
         return use if use.is_found(self._words[self._at + OWNER]) else None
 
-    def reports(self) -> int:
+    def account(self) -> int:
         """Return the unique number of the provider's account."""
-        return int(self._words[self._at + REPORTS])
+        return int(self._words[self._at + ACCOUNT])
 
     def forget_reports(self) -> None:
         """Make the reports of all models invalid."""
-        self._words[self._at + REPORTS] = self._unique()
+        self._words[self._at + ACCOUNT] = self._unique()
 
     def fits(self, rpm: int, tpm: int, tokens: int) -> bool:
         """Return whether one more request with `tokens` fits into these limits."""
