@@ -38,12 +38,12 @@ class Stores:
         self.last = last
         self.number = number
 
-    def __call__(self, view: memoryview) -> Any:
+    def __call__(self, view: Any) -> Any:
         return _Counted(view, self)
 
 
 class _Counted:
-    def __init__(self, view: memoryview, stores: Stores) -> None:
+    def __init__(self, view: Any, stores: Stores) -> None:
         self._view = view
         self._stores = stores
 

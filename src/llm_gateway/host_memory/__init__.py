@@ -78,7 +78,7 @@ class HostMemory:
         UnusableMemory: it was created by another version of the gateway, or is not the gateway's memory at all.
     """
 
-    def __init__(self, descriptor: int, observe: Callable[[memoryview], Any] | None = None) -> None:
+    def __init__(self, descriptor: int, observe: Callable[[Any], Any] | None = None) -> None:
         self.descriptor = descriptor
         size = os.fstat(descriptor).st_size
         header = b"" if size < HEADER_WORDS * WORD else os.pread(descriptor, 3 * WORD, 0)

@@ -20,7 +20,6 @@ from llm_gateway.errors import Overloaded
 from llm_gateway.host_memory import DIRTY, WORKERS, HostMemory
 from llm_gateway.host_memory.lock import HostLock
 from llm_gateway.limiter.base import NOBODY, Before, Decision, Reservation
-from llm_gateway.limiter.shared_reports import NO_REPORTS
 from llm_gateway.limiter.shared_window import SharedWindow, drop_open, provider_slots, recompute_sums
 from llm_gateway.limiter.window import BUCKETS, Window
 
@@ -72,13 +71,12 @@ class SharedLimiter:
             await self._enter_later()
         try:
             window = self._window(provider_id)
-            now, use = self._now, window.use(model)
-            reports = use.reports(window.account())
-            wait_s = 0.0 if reports is NO_REPORTS else reports.wait_s(now, tokens)
+            now, use, account = self._now, window.use(model), window.account()
+            wait_s = use.wait_s(now, account, tokens)
             if window.fits(rpm, tpm, tokens) and not wait_s:
                 second = window.second()
                 requests, all_tokens = window.take(second, tokens)
-                calls, model_tokens = use.take(now, tokens, reports)
+                calls, model_tokens = use.take(now, tokens, account)
                 reservation = Reservation(provider_id, second, tokens, model, calls, model_tokens)
                 return Decision(reservation, 0.0, False, requests * 2 > rpm or all_tokens * 2 > tpm)
             full = window.copy(int(now))
@@ -113,7 +111,7 @@ class SharedLimiter:
         requests = before.requests + 1
         tokens = min(max(tokens, 0) + int(before.tokens * window.used_share), tpm)
         use = None if known is None else known.known_use(model)
-        reported = 0.0 if known is None or use is None else use.reports(known.account()).wait_s(now, tokens, requests)
+        reported = 0.0 if known is None or use is None else use.wait_s(now, known.account(), tokens, requests)
         return max(reported, window.wait_s(now, rpm, tpm, tokens, min(requests, rpm)))
 
     def cap(self, reservation: Reservation, reported: ReportedLimits) -> None:
@@ -151,7 +149,7 @@ class SharedLimiter:
         requests, tokens = rpm - request_sum, tpm - token_sum
         use = known.known_use(model)
         if use is not None:
-            requests, tokens = use.reports(known.account()).left(now, requests, tokens)
+            requests, tokens = use.left(now, known.account(), requests, tokens)
         reset_s = newest + BUCKETS - now if request_sum else 0.0
         requests = requests if requests > 0 else 0  # noqa: FURB136 - max() takes five times as long
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long

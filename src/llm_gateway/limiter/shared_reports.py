@@ -6,7 +6,7 @@ report's time is stored before what is left: a process that is killed in between
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from llm_gateway.domain.rate_limits import ReportedLimit, ReportedLimits
 from llm_gateway.host_memory import MODEL_WORDS, MODELS, MODELS_AT, HostMemory
@@ -21,31 +21,6 @@ COPIES_AT = {BY_REQUESTS: (0, 16, 24), BY_TOKENS: (0, 32, 40)}
 """Words of a model's slot at which the copies 1 and 2 of a report begin."""
 LEFT, AT, MOST, PER_S, UNTIL, COUNTS_BOUND, TAKEN = range(7)
 """Words of a report: see `Mirror`."""
-
-
-class Reports(NamedTuple):
-    """The reports of requests and tokens as they were read, and the words at which they begin."""
-
-    places: tuple[int, int]
-    mirrors: tuple[Mirror | None, Mirror | None]
-
-    def wait_s(self, now: float, tokens: int, requests: int = 1) -> float:
-        """Return the seconds until the reported limits have room for requests with `tokens` in all."""
-        by_requests, by_tokens = self.mirrors
-        wait_s = 0.0 if by_requests is None else by_requests.wait_s(now, requests)
-        return wait_s if by_tokens is None else max(wait_s, by_tokens.wait_s(now, tokens))
-
-    def left(self, now: float, requests: int, tokens: int) -> tuple[int, int]:
-        """Return these numbers of requests and tokens, or what is left of the reported limits if that is less."""
-        by_requests, by_tokens = self.mirrors
-        if by_requests is not None:
-            requests = int(min(requests, by_requests.left_at(now)))
-        if by_tokens is not None:
-            tokens = int(min(tokens, by_tokens.left_at(now)))
-        return requests, tokens
-
-
-NO_REPORTS = Reports((0, 0), (None, None))
 
 
 class SharedModelUse:
@@ -80,8 +55,8 @@ class SharedModelUse:
         words[self._at + OF] = owner
         self._slots.name(self._at, self._key)
 
-    def take(self, now: float, tokens: int, reports: Reports) -> tuple[int, int]:
-        """Count a granted call, also in `reports`. Returns the model's running totals of calls and tokens."""
+    def take(self, now: float, tokens: int, account: int) -> tuple[int, int]:
+        """Count a granted call, also in the reports. Returns the model's running totals of calls and tokens."""
         words, at = self._words, self._at
         calls = words[at + CALLS] + 1
         words[at + CALLS] = calls
@@ -90,13 +65,27 @@ class SharedModelUse:
         second = int(now)
         if words[at + USED] != second:
             words[at + USED] = second
-        if reports is not NO_REPORTS:
-            for place, mirror, amount in zip(reports.places, reports.mirrors, (1, tokens), strict=True):
-                if mirror is not None and now < mirror.until:
-                    mirror.take(now, amount)
-                    self._floats[place + AT] = mirror.at
-                    self._floats[place + LEFT] = mirror.left
+        if words[at + REPORTS] == account:
+            self._take(BY_REQUESTS, now, 1)
+            self._take(BY_TOKENS, now, tokens)
         return calls, total
+
+    def _take(self, kind: int, now: float, amount: int) -> None:
+        """Subtract a call from the valid report; the same as `Mirror.take`."""
+        words, floats, valid = self._words, self._floats, self._words[self._at + kind]
+        if valid:
+            place = self._at + COPIES_AT[kind][valid]
+            if now < floats[place + UNTIL]:
+                left = self._left(place, now)
+                floats[place + AT] = now
+                floats[place + LEFT] = left - amount if words[place + COUNTS_BOUND] else left
+
+    def _left(self, place: int, now: float) -> float:
+        """Return how much is left of a report that is still believed; the same as `Mirror.left_at`."""
+        floats = self._floats
+        left: float = floats[place + LEFT] + floats[place + PER_S] * (now - floats[place + AT])
+        most: float = floats[place + MOST]
+        return left if left < most else most  # noqa: FURB136 - min() takes five times as long
 
     def report(self, reported: ReportedLimits, now: float, account: int, calls: int, tokens: int) -> None:
         """Take over the report of a call, up to and including which the totals were `calls` and `tokens`."""
@@ -128,22 +117,30 @@ class SharedModelUse:
         words[place + TAKEN] = taken
         words[self._at + kind] = other
 
-    def reports(self, account: int) -> Reports:
-        """Return the reports that are valid for the provider's account."""
+    def wait_s(self, now: float, account: int, tokens: int, requests: int = 1) -> float:
+        """Return the seconds until the reported limits have room for requests with `tokens` in all."""
+        if self._words[self._at + REPORTS] != account:
+            return 0.0
+        return max(self._wait_s(BY_REQUESTS, now, requests), self._wait_s(BY_TOKENS, now, tokens))
+
+    def _wait_s(self, kind: int, now: float, need: int) -> float:
+        valid = self._words[self._at + kind]
+        if not valid:
+            return 0.0
+        place = self._at + COPIES_AT[kind][valid]
+        if now >= self._floats[place + UNTIL] or self._left(place, now) >= need:
+            return 0.0
+        return self._mirror(place).wait_s(now, need)
+
+    def left(self, now: float, account: int, requests: int, tokens: int) -> tuple[int, int]:
+        """Return these numbers of requests and tokens, or what is left of the reported limits if that is less."""
         words, at = self._words, self._at
-        if words[at + REPORTS] != account:
-            return NO_REPORTS
-        by_requests, by_tokens = words[at + BY_REQUESTS], words[at + BY_TOKENS]
-        if not by_requests and not by_tokens:
-            return NO_REPORTS
-        places = (at + COPIES_AT[BY_REQUESTS][by_requests], at + COPIES_AT[BY_TOKENS][by_tokens])
-        return Reports(
-            places,
-            (
-                self._mirror(places[0]) if by_requests else None,
-                self._mirror(places[1]) if by_tokens else None,
-            ),
-        )
+        if words[at + REPORTS] == account:
+            if valid := words[at + BY_REQUESTS]:
+                requests = int(min(requests, self._mirror(at + COPIES_AT[BY_REQUESTS][valid]).left_at(now)))
+            if valid := words[at + BY_TOKENS]:
+                tokens = int(min(tokens, self._mirror(at + COPIES_AT[BY_TOKENS][valid]).left_at(now)))
+        return requests, tokens
 
     def _mirror(self, place: int) -> Mirror:
         left, at, most, per_s, until = self._floats[place : place + 5]
