@@ -34,6 +34,22 @@ def test_it_opens_on_the_fifth_failure_in_a_row(breaker: CircuitBreaker) -> None
     assert breaker.admit() is None
 
 
+def test_of_many_calls_it_opens_on_the_tenth_failure_in_a_row(breaker: CircuitBreaker, clock: Clock) -> None:
+    calls(breaker, "." * 20 + "x" * 9)
+    assert state(breaker) == "closed"
+    calls(breaker, "x")
+    assert state(breaker) == "open"
+
+
+def test_calls_count_as_many_only_for_ten_seconds(breaker: CircuitBreaker, clock: Clock) -> None:
+    calls(breaker, "." * 30)
+    clock.now += 11
+    calls(breaker, "xxxx")
+    assert state(breaker) == "closed"
+    calls(breaker, "x")
+    assert state(breaker) == "open"
+
+
 def test_a_success_ends_a_row_of_failures(breaker: CircuitBreaker) -> None:
     calls(breaker, "xxxx.xxxx")
     assert state(breaker) == "closed"
