@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+from llm_gateway.host_memory import WORKERS
+
 
 def fork(body: Callable[[], object]) -> int:
     """Run `body` in a fork of this process. Returns its process id; the exit code is 1 if it raises."""
@@ -58,13 +60,13 @@ class _Counted:
 
 
 class SharedClock:
-    """A clock that all forks read, and that one of them sets."""
+    """A clock that all forks read, and that one of them sets; each fork tells when it found the window full."""
 
     def __init__(self, now: float) -> None:
+        size = 8 * (1 + WORKERS)
         with tempfile.TemporaryFile() as file:
-            file.write(bytes(8))
-            file.flush()
-            self._memory = memoryview(mmap.mmap(file.fileno(), 8)).cast("d")
+            file.truncate(size)
+            self._memory = memoryview(mmap.mmap(file.fileno(), size)).cast("d")
         self._memory[0] = now
 
     def __call__(self) -> float:
@@ -72,6 +74,14 @@ class SharedClock:
 
     def add(self, seconds: float) -> None:
         self._memory[0] += seconds
+
+    def note_full(self, number: int, now: float) -> None:
+        """Tell that the process `number` found the window full at the time `now`."""
+        self._memory[1 + number] = now
+
+    def is_full(self) -> bool:
+        """Return whether a process found the window full at the present time."""
+        return max(self._memory[1:]) >= self._memory[0]
 
 
 class Log:

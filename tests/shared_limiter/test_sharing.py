@@ -18,7 +18,7 @@ from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.limiter.shared import LOOK_S, SharedLimiter
 from tests.limiter.taking import Clock, reserved, run, take
 from tests.shared_limiter.processes import Log, SharedClock, end_of, fork
-from tests.waiting import until
+from tests.waiting import until, wait_until
 
 RPM, TPM, LARGEST = 300, 3_000, 30
 WINDOWS = 8
@@ -34,18 +34,19 @@ def descriptor() -> Iterator[int]:
 
 
 def start(descriptor: int, number: int, clock: SharedClock, log: Log, *, seed: int) -> int:
-    """Start a process that takes as much as it gets, and settles some calls at once, some later and some never."""
+    """Start a process that takes as much as it gets, and settles each call at once."""
 
     async def serve() -> None:
         limiter, chance = SharedLimiter(HostMemory(descriptor), number, clock), random.Random(seed)
         while True:
             tokens = chance.randint(1, LARGEST)
-            used = chance.randint(0, tokens)
+            used, now = chance.randint(0, tokens), clock()
             try:
                 decision = await limiter.take("p", RPM, TPM, tokens)
             except Overloaded:
                 continue
             if decision.reservation is None:
+                clock.note_full(number, now)
                 await asyncio.sleep(0.0002)
                 continue
             log.add(decision.reservation.bucket, used)
@@ -63,7 +64,7 @@ def test_the_limit_holds_in_all_processes_and_is_used_though_some_are_killed(des
     kills = set(chance.sample(range(steps), KILLS))
     try:
         for step in range(steps):
-            time.sleep(0.002)  # in which the limit's share of this step is taken; too slow shows as a limit not used
+            wait_until(clock.is_full)
             if step in kills:
                 number = chance.choice(list(pids))
                 os.kill(pids[number], signal.SIGKILL)

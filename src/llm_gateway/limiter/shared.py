@@ -54,6 +54,7 @@ class SharedLimiter:
         self._watchers: dict[str, Callable[[], None]] = {}
         self._look: asyncio.TimerHandle | None = None
         self._late: list[Callable[[], None]] = []
+        self._freed: list[str] = []
 
     async def take(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision:
         """Reserve one request and `tokens` if both fit into the limits `rpm` and `tpm`; otherwise reserve nothing.
@@ -81,7 +82,7 @@ class SharedLimiter:
                 return Decision(reservation, 0.0, False, requests * 2 > rpm or all_tokens * 2 > tpm)
             full = window.copy(int(now))
         finally:
-            self._lock.release()
+            self._leave()
         window_s = full.wait_s(now, rpm, tpm, tokens)
         return Decision(None, max(wait_s, window_s), by_model=wait_s > window_s)
 
@@ -99,7 +100,7 @@ class SharedLimiter:
         now = self._clock() + self._behind
         window.durations.add(now - reservation.bucket)
         if now < reservation.bucket + BUCKETS and window.settle(reservation.bucket, reservation.tokens, tokens, sent):
-            self._freed(reservation.provider_id)
+            self._freed.append(reservation.provider_id)
 
     def next_free(
         self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "", *, before: Before = NOBODY
@@ -125,7 +126,7 @@ class SharedLimiter:
             return
         use.report(reported, self._time(), window.account(), reservation.calls_taken, reservation.tokens_taken)
         window.free_room()
-        self._freed(reservation.provider_id)
+        self._freed.append(reservation.provider_id)
 
     def uncap(self, provider_id: str) -> None:
         """Forget what the provider reported of its limits, since it is called with another account now."""
@@ -216,20 +217,34 @@ class SharedLimiter:
         try:
             change()
         finally:
-            self._lock.release()
+            self._leave()
 
     def _enter(self) -> bool:
         """Take the lock, and put right what a killed holder left behind. Returns False if it is held."""
         if not self._lock.acquire():
             return False
+        if self._words[DIRTY] or self._late:
+            try:
+                self._catch_up()
+            except BaseException:  # edge: nobody else would give the lock back
+                self._lock.release()
+                raise
+        return True
+
+    def _catch_up(self) -> None:
         if self._words[DIRTY]:
             recompute_sums(self._words, self._words[DIRTY])
             self._words[DIRTY] = 0
-        if self._late:
-            late, self._late = self._late, []
-            for change in late:
-                change()
-        return True
+        while self._late:
+            self._late.pop(0)()
+
+    def _leave(self) -> None:
+        """Give the lock back, and tell the watchers of providers that have room now."""
+        self._lock.release()
+        if self._freed:
+            freed, self._freed = self._freed, []
+            for provider_id in freed:
+                self._tell(provider_id)
 
     async def _enter_later(self) -> None:
         """Take the lock within 50 ms.
@@ -247,7 +262,7 @@ class SharedLimiter:
             retry_after_s=1,
         )
 
-    def _freed(self, provider_id: str) -> None:
+    def _tell(self, provider_id: str) -> None:
         freed = self._watchers.get(provider_id)
         if freed is not None:
             freed()
@@ -262,11 +277,11 @@ class SharedLimiter:
     def _look_for_room(self) -> None:
         self._look = None
         if self._late and self._enter():
-            self._lock.release()
+            self._leave()
         for provider_id in list(self._watchers):
             known = self._known(provider_id)
             if known is not None and known.has_news():
-                self._freed(provider_id)
+                self._tell(provider_id)
         if self._watchers:
             self._look_again()
 

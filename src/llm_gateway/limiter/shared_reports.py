@@ -1,6 +1,6 @@
 """Calls of one model and the limits that its provider reported, in shared memory.
 
-A report is written beside the one that is valid, and one store then switches to it. When a call is granted, the
+A report is written beside the valid report, and one store then switches to it. When a call is granted, the
 report's time is stored before what is left: a process that is killed in between leaves too little, not too much.
 """
 
@@ -24,7 +24,7 @@ LEFT, AT, MOST, PER_S, UNTIL, COUNTS_BOUND, TAKEN = range(7)
 
 
 class SharedModelUse:
-    """What one process needs to find and change a model's slot. Changes need the memory's lock."""
+    """View that one process has of a model's slot. Changes need the memory's lock."""
 
     __slots__ = ("_at", "_floats", "_key", "_slots", "_words")
 

@@ -52,7 +52,7 @@ class Slots:
         return None
 
     def vacant(self, key: Key, last_use: Callable[[int], int]) -> tuple[int, bool]:
-        """Return a slot for a key that has none, and whether it is unused; else it is the one that was used least.
+        """Return a slot for a key that has none, and True; if all its places are in use, the oldest one and False.
 
         `last_use` returns the second of the last use of the slot that begins at a word.
         """
