@@ -37,8 +37,8 @@ def descriptor() -> Iterator[int]:
 
 
 def reports(left: int) -> ReportedLimits:
-    """Return the report of a limit that does not refill for a minute."""
-    return ReportedLimits(ReportedLimit(left, 60.0), ReportedLimit(left * 100, 60.0))
+    """Return the report of limits of 1,000 requests and 100,000 tokens, which refill within a minute."""
+    return ReportedLimits(ReportedLimit(left, 60.0, 1_000), ReportedLimit(left * 100, 60.0, 100_000))
 
 
 class Sums(NamedTuple):
@@ -61,7 +61,9 @@ def stored_sums(memory: HostMemory, provider: str = "p") -> Sums:
 
 
 def prepare(limiter: SharedLimiter, clock: Clock) -> Reservation:
-    """Fill a window with calls of several seconds. Returns one of 100 tokens that is open."""
+    """Fill a window with calls of several seconds, and give up another one. Returns a call of 100 tokens, open."""
+    reserved(limiter, RPM, TPM, 50, provider="q")
+    limiter.forget("q")
     for seconds in (0.0, 7.0, 30.0):
         clock.now = 1000.0 + seconds
         reserved(limiter, RPM, TPM, 50, model="m")
@@ -79,14 +81,14 @@ class Case(NamedTuple):
 
 CASES = {
     "take": Case(lambda limiter, _: take(limiter, RPM, TPM, 70)),
-    "take of a model with a report": Case(lambda limiter, _: run(limiter.take("p", RPM, TPM, 70, "m"))),
+    "take of a model with a report": Case(lambda limiter, _: run(limiter.take("p", RPM, TPM, 70, "m")), 5.0),
     "take after seconds left": Case(lambda limiter, _: take(limiter, RPM, TPM, 70), 35.0),
     "take after a long silence": Case(lambda limiter, _: take(limiter, RPM, TPM, 70), 500.0),
     "settle with fewer": Case(lambda limiter, opened: limiter.settle(opened, tokens=10)),
     "settle with more": Case(lambda limiter, opened: limiter.settle(opened, tokens=400)),
     "settle of an unsent call": Case(lambda limiter, opened: limiter.settle(opened, tokens=0, sent=False)),
     "refill": Case(lambda limiter, _: limiter.refill("p", 3.0, 44)),
-    "cap": Case(lambda limiter, opened: limiter.cap(opened, reports(300))),
+    "cap": Case(lambda limiter, opened: limiter.cap(opened, reports(300)), 5.0),
     "uncap": Case(lambda limiter, _: limiter.uncap("p")),
     "release of a worker": Case(lambda limiter, _: limiter.release_worker(1)),
     "first take of another provider": Case(lambda limiter, _: take(limiter, RPM, TPM, 70, "q")),
@@ -130,20 +132,30 @@ def dies_and_is_repaired(descriptor: int, case: Case, last: int) -> bool:
     assert stored_sums(memory) == sums_of_buckets(memory) == buckets
     if status == 0:
         return False
-    true, after = complete(case._replace(operate=ADVANCE.operate)), complete(case)
+    (true, left_before), (after, left_after) = complete(case._replace(operate=ADVANCE.operate)), complete(case)
     assert min(true.requests, after.requests) <= buckets.requests <= max(before.requests, after.requests)
     assert min(true.tokens, after.tokens) <= buckets.tokens <= max(before.tokens, after.tokens)
-    if case.after_s == 0 and case is not CASES["uncap"]:
-        left = other.state("p", RPM, TPM, "m")
-        assert left.remaining_requests in {500, 499, 300}, "a report before or after the operation holds"
-        assert left.remaining_tokens in {50_000, 49_930, 30_000}
+    for left, one, two in zip(left_of_model(other, clock), left_before, left_after, strict=True):
+        assert left <= max(one, two), "no more than the provider reported"
+        assert left in {one, two} or case is not CASES["cap"], "either report as a whole"
+    assert TPM - other.state("q", RPM, TPM).remaining_tokens in {0, 70}, "nothing of the window given up"
     clock.now += 700
     assert [take(other, 2).reservation is not None for _ in range(3)] == [True, True, False], "it works on"
     return True
 
 
-def complete(case: Case) -> Sums:
-    """Return the sums after the whole operation."""
+def left_of_model(limiter: SharedLimiter, clock: Clock) -> list[int]:
+    """Return what is left of the model's requests and of its tokens, now and later."""
+    left = []
+    for _ in range(3):
+        state = limiter.state("p", 10**9, 10**9, "m")
+        left += [state.remaining_requests, state.remaining_tokens]
+        clock.now += 9
+    return left
+
+
+def complete(case: Case) -> tuple[Sums, list[int]]:
+    """Return the sums after the whole operation, and what is left of the model's limits."""
     descriptor = create()
     try:
         memory, clock = HostMemory(descriptor), Clock()
@@ -151,7 +163,7 @@ def complete(case: Case) -> Sums:
         opened = prepare(limiter, clock)
         clock.now += case.after_s
         case.operate(limiter, opened)
-        return sums_of_buckets(memory)
+        return sums_of_buckets(memory), left_of_model(limiter, clock)
     finally:
         os.close(descriptor)
 
