@@ -22,6 +22,7 @@ from llm_gateway.host_memory import (
     UnusableMemory,
     create,
 )
+from llm_gateway.host_memory.lock import HostLock
 from llm_gateway.limiter import open_limiter
 from llm_gateway.limiter.base import Before, Limiter, Reservation
 from llm_gateway.limiter.memory import MemoryLimiter
@@ -118,6 +119,11 @@ def test_a_number_beyond_the_rows_is_refused(descriptor: int) -> None:
     for number in (-1, WORKERS):
         with pytest.raises(ValueError, match="0 to 63"):
             open_limiter(descriptor, number)
+
+
+def test_a_file_that_cannot_be_locked_is_reported() -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        HostLock(-1).acquire()
 
 
 def test_without_memory_it_counts_this_process_only(descriptor: int) -> None:
