@@ -26,6 +26,7 @@ from llm_gateway.limiter.window import BUCKETS, Window
 LONGEST_WAIT_S = 0.05
 """Longest wait for the lock."""
 STEP_S = 0.001
+"""Seconds after which it is tried again."""
 LOOK_S = 0.05
 """Seconds between two looks for room that another process made, while requests wait."""
 _EXCEEDS = Decision(exceeds=True)
@@ -74,20 +75,19 @@ class SharedLimiter:
             window = self._window(provider_id)
             now, use, account = self._now, window.use(model), window.account()
             wait_s = use.wait_s(now, account, tokens)
-            is_granted = not wait_s and window.fits(rpm, tpm, tokens)
-            if is_granted:
+            taken = None
+            if not wait_s and window.fits(rpm, tpm, tokens):
                 second = window.second()
-                requests, all_tokens = window.take(second, tokens)
-                calls, model_tokens = use.take(now, tokens, account)
-            else:
-                full = window.copy(int(now))
+                taken = (second, *window.take(second, tokens), *use.take(now, tokens, account))
         finally:
             self._leave()
-        if is_granted:
+        if taken is not None:
+            second, requests, all_tokens, calls, model_tokens = taken
             reservation = Reservation(provider_id, second, tokens, model, calls, model_tokens)
             return Decision(reservation, 0.0, False, requests * 2 > rpm or all_tokens * 2 > tpm)
-        window_s = full.wait_s(now, rpm, tpm, tokens)
-        return Decision(None, max(wait_s, window_s), by_model=wait_s > window_s)
+        window_s = window.copy(int(now)).wait_s(now, rpm, tpm, tokens)
+        # It is 0 if another process made room meanwhile.
+        return Decision(None, max(wait_s, window_s) or STEP_S, by_model=wait_s > window_s)
 
     def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
         """Correct the reservation to `tokens` (negative counts as 0); `sent=False` releases the request as well.
