@@ -6,6 +6,8 @@ import asyncio
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -123,3 +125,14 @@ def test_reports_of_one_process_hold_in_the_others(descriptor: int) -> None:
     assert end_of(fork(report)) == 0
     assert [run(limiter.take("p", 9, 100, 0, "m")).retry_after_s for _ in range(3)] == [0, 0, 30.0]
     assert run(limiter.take("p", 9, 100, 0, "other")).reservation is not None
+
+
+def test_creating_the_memory_imports_no_library_and_no_event_loop() -> None:
+    program = "import sys, llm_gateway.host_memory as memory; memory.create(); print(*sys.modules)"
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    assert "llm_gateway.host_memory" in loaded
+    assert not {"asyncio", "ctypes", "msgspec"} & set(loaded)
