@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import mmap
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from llm_gateway.configuration_error import ConfigurationError
 
-if TYPE_CHECKING:  # the supervisor, which must stay small, needs neither
-    from collections.abc import Callable
+TYPE_CHECKING = False  # as typing's, which takes half a megabyte of the supervisor's memory to import
+if TYPE_CHECKING:
     from typing import Any
 
 MAGIC = 0x4C4C4D_47_5348_4D31
