@@ -27,7 +27,7 @@ import uvloop
 from benchmarks.history import History, Shape
 from benchmarks.machine import Cores
 from benchmarks.report import table
-from llm_gateway import app, server
+from llm_gateway import app
 from llm_gateway.domain.usage import UsageRecord, encode_record
 from llm_gateway.journal.frames import encode_frame
 from llm_gateway.journal.position_page import PAGE_NAME, PageWriter, create_page, map_page
@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     history = History(Shape(records=given.records, customers=given.customers), now_ms)
     records = history.made_at([now_ms - given.records + number for number in range(given.records)])
     gc.freeze()
-    gc.set_threshold(*server.GC_THRESHOLDS)
+    gc.set_threshold(*child_process.GC_THRESHOLDS)
     runs = []
     for _ in range(given.runs):
         with tempfile.TemporaryDirectory(prefix="gaps-") as name:

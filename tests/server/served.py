@@ -1,4 +1,4 @@
-"""A test application served by `serve` in its own process: `python -m tests.server.served <port> <behaviour>`.
+"""A test application served in its own process like a worker's: `python -m tests.server.served <port> <behaviour>`.
 
 Requests take 20 ms; /hang never ends, /stream sends some data first. Logged events go to stdout, one per line.
 """
@@ -6,11 +6,15 @@ Requests take 20 ms; /hang never ends, /stream sends some data first. Logged eve
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
+from functools import partial
 from typing import Any
 
+from llm_gateway.child_process import ChildServer, run_server
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.server import serve
+from llm_gateway.listening import bind
+from llm_gateway.server import Server, url_of
 from tests.server.harness import Message, answer, read_body
 
 
@@ -55,19 +59,32 @@ class Application:
 
 
 def main(port: str, behaviour: str, accept_s: str, drain_s: str) -> int:
-    try:
-        return serve(
+    sock = bind("127.0.0.1", int(port))
+
+    def build() -> ChildServer:
+        server = Server(
             Application(behaviour),
-            host="127.0.0.1",
-            port=int(port),
             accept_s=float(accept_s),
             drain_s=float(drain_s),
             on_stopping=lambda: log("on_stopping"),
             log=log,
         )
-    except ConfigurationError as error:
-        log(f"refused: {error}")
-        return error.exit_code
+
+        async def start() -> None:
+            await server.start(sock)
+            log("ready", url=url_of(sock))
+
+        stop_now = partial(server.stop, accepting=False)
+        return ChildServer(start, server.run, stop=server.stop, interrupt=stop_now, orphaned=stop_now)
+
+    supervisor, leash = socket.socketpair()
+    with sock, supervisor, leash:
+        try:
+            run_server(build, leash, log)
+        except ConfigurationError as error:
+            log(f"refused: {error}")
+            return error.exit_code
+    return 0
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from llm_gateway.domain.metric_families import MetricFamily, Sample, gauge
 from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.telemetry import METRICS_CONTENT_TYPE, Metrics
+from llm_gateway.telemetry.exposition import render
 from llm_gateway.telemetry.metrics import LATENCY_BUCKETS_MS
 from tests.telemetry.harness import record
 
@@ -17,7 +18,7 @@ def samples(metrics: Metrics) -> dict[str, float]:
     """Return every sample of the rendered text, by `name{label=value}`."""
     return {
         f"{sample.name}{{{','.join(f'{name}={value}' for name, value in sorted(sample.labels.items()))}}}": sample.value
-        for family in text_string_to_metric_families(metrics.render().decode())
+        for family in text_string_to_metric_families(render(metrics.report()).decode())
         for sample in family.samples
     }
 
