@@ -59,9 +59,8 @@ class Application:
 
 
 def main(port: str, behaviour: str, accept_s: str, drain_s: str) -> int:
-    sock = bind("127.0.0.1", int(port))
-
     def build() -> ChildServer:
+        sock = bind("127.0.0.1", int(port))
         server = Server(
             Application(behaviour),
             accept_s=float(accept_s),
@@ -78,7 +77,7 @@ def main(port: str, behaviour: str, accept_s: str, drain_s: str) -> int:
         return ChildServer(start, server.run, stop=server.stop, interrupt=stop_now, orphaned=stop_now)
 
     supervisor, leash = socket.socketpair()
-    with sock, supervisor, leash:
+    with supervisor, leash:
         try:
             run_server(build, leash, log)
         except ConfigurationError as error:
