@@ -30,7 +30,7 @@ Requests leave no reference cycles (tests/memory), so it finds only those of lib
 
 
 class ChildServer(NamedTuple):
-    """What a child does, as functions called in its event loop.
+    """Functions of a child's server, called in its event loop.
 
     `start` returns once it serves. `run` serves until `stop` (SIGTERM) or `interrupt` (SIGINT) was called, and closes
     everything. `orphaned` is called when the supervisor has died; it must end `run` sooner or later.
