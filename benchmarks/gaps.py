@@ -27,7 +27,6 @@ import uvloop
 from benchmarks.history import History, Shape
 from benchmarks.machine import Cores
 from benchmarks.report import table
-from llm_gateway import app
 from llm_gateway.child_process import GC_THRESHOLDS
 from llm_gateway.domain.usage import UsageRecord, encode_record
 from llm_gateway.journal.frames import encode_frame

@@ -343,7 +343,7 @@ FLAWS = [
     ("worker/pipeline/caching.py", "import llm_gateway.worker.pipeline.failover", "A step of the pipeline"),
     ("worker/pipeline/refusals.py", "import llm_gateway.worker.pipeline.attempt", "A step of the pipeline"),
     ("store/__init__.py", "import llm_gateway.settings", "Settings"),
-    ("worker/app.py", "import llm_gateway.settings_reader", "The environment is read"),
+    ("worker/app.py", "import llm_gateway.settings_reader", "The reader of settings"),
     ("cli/__init__.py", "import llm_gateway.local_model", "The embedded model"),
     ("cli/__init__.py", "import pyreqwest", "One home: the command line's HTTP client"),
     ("settings.py", "import cyclopts", "One home: the command line's libraries"),

@@ -30,7 +30,7 @@ Requests leave no reference cycles (tests/memory), so it finds only those of lib
 
 
 class ChildServer(NamedTuple):
-    """What a child does, as functions called in its event loop.
+    """Functions of a child's server, called in its event loop.
 
     `start` returns once it serves. `run` serves until `stop` (SIGTERM) or `interrupt` (SIGINT) was called, and closes
     everything. `orphaned` is called when the supervisor has died; it must end `run` sooner or later.
@@ -58,21 +58,15 @@ def run_child(inherited: Inherited, build: Build) -> int:
     output = open_log(
         level=settings.log_level, form=settings.log_format, secrets=[key for _, key, _ in settings.callers()]
     )
-    with output.writer, socket.socket(fileno=inherited.leash) as leash:
-        run_server(lambda: build(settings, output, inherited), leash, output.log)
+    with (
+        output.writer,
+        socket.socket(fileno=inherited.leash) as leash,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_serve(lambda: build(settings, output, inherited), leash, output.log))
     if output.writer.is_stuck:
         os._exit(0)  # a thread that returns from a blocked write during the interpreter's shutdown can abort it
     return 0
-
-
-def run_server(build: Callable[[], ChildServer], leash: socket.socket, log: Callable[..., None]) -> None:
-    """Run a server in an event loop of its own until it is stopped. `build` is called in the loop.
-
-    Raises:
-        Exception: what the server raised when it was started or stopped.
-    """
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(build, leash, log))
 
 
 async def _serve(build: Callable[[], ChildServer], leash: socket.socket, log: Callable[..., None]) -> None:

@@ -1,4 +1,4 @@
-"""A test application served in its own process like a worker's: `python -m tests.server.served <port> <behaviour>`.
+"""A test application served by `Server` in a child process: `python -m tests.server.served <port> <behaviour> …`.
 
 Requests take 20 ms; /hang never ends, /stream sends some data first. Logged events go to stdout, one per line.
 """
@@ -9,23 +9,24 @@ import asyncio
 import socket
 import sys
 from functools import partial
+from tempfile import TemporaryFile
 from typing import Any
 
-from llm_gateway.child_process import ChildServer, run_server
+from llm_gateway.child_process import ChildServer, run_child
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.listening import bind
-from llm_gateway.server import Server, url_of
+from llm_gateway.inherited import Inherited
+from llm_gateway.server import Server, bind, url_of
+from llm_gateway.server.shared_state import Log
+from llm_gateway.settings import Settings
+from llm_gateway.settings_reader import encode_settings
+from llm_gateway.telemetry.process_log import ProcessLog
 from tests.server.harness import Message, answer, read_body
 
 
-def log(event: str, **fields: Any) -> None:
-    sys.stdout.write(f"{event} {fields}\n")
-    sys.stdout.flush()
-
-
 class Application:
-    def __init__(self, behaviour: str) -> None:
+    def __init__(self, behaviour: str, log: Log) -> None:
         self._behaviour = behaviour
+        self._log = log
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -42,7 +43,7 @@ class Application:
         await receive()
         try:
             if self._behaviour == "slow":
-                log("starting")
+                self._log("starting")
                 await asyncio.sleep(3600)
             elif self._behaviour == "refuses":
                 raise ConfigurationError("Set LLM_GATEWAY_X.")
@@ -54,15 +55,17 @@ class Application:
             if self._behaviour == "stops-badly":
                 raise ValueError("cannot stop")
         finally:
-            log("application stopped")
+            self._log("application stopped")
         await send({"type": "lifespan.shutdown.complete"})
 
 
 def main(port: str, behaviour: str, accept_s: str, drain_s: str) -> int:
-    def build() -> ChildServer:
-        sock = bind("127.0.0.1", int(port))
+    """Run the child in the supervisor's place. Returns the exit code."""
+
+    def build(_: Settings, output: ProcessLog, __: Inherited) -> ChildServer:
+        log = output.log
         server = Server(
-            Application(behaviour),
+            Application(behaviour, log),
             accept_s=float(accept_s),
             drain_s=float(drain_s),
             on_stopping=lambda: log("on_stopping"),
@@ -77,13 +80,14 @@ def main(port: str, behaviour: str, accept_s: str, drain_s: str) -> int:
         return ChildServer(start, server.run, stop=server.stop, interrupt=stop_now, orphaned=stop_now)
 
     supervisor, leash = socket.socketpair()
-    with supervisor, leash:
-        try:
-            run_server(build, leash, log)
-        except ConfigurationError as error:
-            log(f"refused: {error}")
-            return error.exit_code
-    return 0
+    try:
+        with bind("127.0.0.1", int(port)) as sock, supervisor, TemporaryFile() as settings:
+            settings.write(encode_settings(Settings()))
+            settings.flush()
+            return run_child(Inherited(settings=settings.fileno(), leash=leash.detach()), build)
+    except ConfigurationError as error:
+        sys.stdout.write(f"refused: {error}\n")
+        return error.exit_code
 
 
 if __name__ == "__main__":
