@@ -55,7 +55,8 @@ class ProcessId(NamedTuple):
 
 def descendants(pid: int) -> list[ProcessId]:
     """Return the running processes that this one has started, and those that they have started."""
-    parents = {int(path.name): fields for path in PROC.iterdir() if path.name.isdigit() and (fields := _stat(path.name))}
+    numbers = (int(path.name) for path in PROC.iterdir() if path.name.isdigit())
+    parents = {number: fields for number in numbers if (fields := _stat(number))}
     family = [pid]
     for one in family:  # the list grows while it is iterated
         family += [child for child, fields in parents.items() if int(fields[PARENT]) == one]
@@ -73,11 +74,11 @@ def wait_for_end(processes: Iterable[ProcessId], seconds: float = ENDED_S) -> No
         wait_until(lambda process=process: not process.is_running, seconds)
 
 
-def _stat(pid: int | str) -> list[str]:
+def _stat(pid: int) -> list[str]:
     return _read(pid, "stat").rpartition(")")[2].split()
 
 
-def _read(pid: int | str, what: str) -> str:
+def _read(pid: int, what: str) -> str:
     """Return a file of the process; empty if it has ended."""
     try:
         return (PROC / str(pid) / what).read_text(errors="replace")

@@ -52,7 +52,7 @@ class GatewayProcess:
 
     def __init__(self, directory: Path, **settings: object) -> None:
         self.directory = directory
-        self.port = free_port()
+        self.port = int(str(settings.get("port") or free_port()))
         self.log_file = directory / f"gateway-{self.port}.log"
         values = {"port": self.port, "local_model": "false", "accept_seconds": 0, **settings}
         kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("LLM_GATEWAY_")}

@@ -62,7 +62,7 @@ async def health_becomes(gateway: GatewayProcess, wanted: str) -> None:
         TimeoutError: it does not report it in time.
     """
     async with asyncio.timeout(HEALTH_S):
-        while await health(gateway) != wanted:
+        while await health(gateway) != wanted:  # noqa: ASYNC110 - another process must be polled
             await asyncio.sleep(0.05)
 
 
