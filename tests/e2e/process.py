@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import os
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
@@ -45,7 +47,7 @@ class GatewayProcess:
 
     Its working directory is `directory`, its data directory `directory/data`, so that another one in the same directory
     uses the same data. Settings are keyword arguments: `accept_seconds=2`. The process is forked from one that has
-    imported everything.
+    imported everything, and a new data directory has a migrated database: migrations take 70 ms of CPU time.
     """
 
     surroundings = USUAL
@@ -62,9 +64,18 @@ class GatewayProcess:
 
     def launch(self, stdout: int | None = None) -> None:
         """Start the process without waiting. Its log goes to `log_file`, or to the descriptor `stdout`."""
+        self._provide_database()
         with self.log_file.open("wb") as log, Path(os.devnull).open("rb") as nothing:
             errors = log.fileno()
             self._process = self._start(nothing.fileno(), errors if stdout is None else stdout, errors)
+
+    def _provide_database(self) -> None:
+        """Create the usual data directory with a migrated database, unless it exists or another one is configured."""
+        data = self.directory / "data"
+        if not data.exists() and not {"LLM_GATEWAY_DATA_DIR", "LLM_GATEWAY_DATABASE_URL"} & self._environment.keys():
+            data.mkdir(mode=0o700)
+            (data / "gateway.db").touch(mode=0o600)
+            (data / "gateway.db").write_bytes(migrated_database())
 
     def _start(self, *descriptors: int) -> ForkedProcess | subprocess.Popen[bytes]:
         return fork_server().start(GATEWAY, (), descriptors, self.directory, self._environment, self.surroundings)
@@ -216,13 +227,18 @@ class GatewayProcess:
 
 
 class CommandProcess(GatewayProcess):
-    """A gateway started by `llm-gateway serve` with these flags, for tests of the start and of memory."""
+    """A gateway started by `llm-gateway serve` with these flags, for tests of the start and of memory.
+
+    Its first start creates the data directory and the database.
+    """
 
     command = COMMAND
 
     def __init__(self, directory: Path, *flags: str, **settings: object) -> None:
         super().__init__(directory, **settings)
         self._flags = flags
+
+    def _provide_database(self) -> None: ...
 
     def _start(self, *descriptors: int) -> subprocess.Popen[bytes]:
         stdin, stdout, stderr = descriptors
@@ -234,6 +250,19 @@ class CommandProcess(GatewayProcess):
             stdout=stdout,
             stderr=stderr,
         )
+
+
+@functools.cache
+def migrated_database() -> bytes:
+    """Return the contents of a database after all migrations, without rows."""
+    from llm_gateway.store.database import Database  # not installed beside the client libraries
+
+    with TemporaryDirectory() as directory:
+        file = Path(directory) / "gateway.db"
+        database = Database.open(f"sqlite:///{file}", fsync=False)
+        database.migrate()
+        database.close()
+        return file.read_bytes()
 
 
 def send(
