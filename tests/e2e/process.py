@@ -19,6 +19,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.fork_server import GATEWAY, USUAL, ForkedProcess, fork_server
+from tests.gateway_processes import ProcessId, descendants, wait_for_end
+from tests.waiting import wait_until
 
 COMMAND = Path(sys.executable).with_name("llm-gateway")
 KEY = "dev-gateway-key"
@@ -52,12 +54,13 @@ class GatewayProcess:
 
     def __init__(self, directory: Path, **settings: object) -> None:
         self.directory = directory
-        self.port = free_port()
+        self.port = int(str(settings.get("port") or free_port()))
         self.log_file = directory / f"gateway-{self.port}.log"
         values = {"port": self.port, "local_model": "false", "accept_seconds": 0, **settings}
         kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("LLM_GATEWAY_")}
         self._environment = kept | {f"LLM_GATEWAY_{name.upper()}": str(value) for name, value in values.items()}
         self._process: ForkedProcess | subprocess.Popen[bytes] | None = None
+        self._orphans: list[ProcessId] = []
 
     def launch(self, stdout: int | None = None) -> None:
         """Start the process without waiting. Its log goes to `log_file`, or to the descriptor `stdout`."""
@@ -99,6 +102,7 @@ class GatewayProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         code = self.stop()
+        self.wait_for_orphans()
         if kind is None:
             assert code in (0, -signal.SIGKILL), f"ended with {code}:\n{self.log}"
             assert "Traceback" not in self.log
@@ -120,18 +124,68 @@ class GatewayProcess:
         return self.ended()
 
     def ended(self) -> int:
-        """Wait for the end of the process. Returns the exit code."""
+        """Wait for the end of the supervisor, and with it of all processes. Returns the exit code."""
         try:
             return self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self.kill()
             raise
 
     def kill(self) -> None:
-        """Send SIGKILL and wait for the end."""
+        """Send SIGKILL to all processes, as a crash of the machine ends them, and wait for their end."""
+        self._kill_supervisor(kill_children=True)
+        self.wait_for_orphans()
+
+    def kill_supervisor(self) -> None:
+        """Send SIGKILL to the supervisor alone, and wait for its end. Its children go on as orphans."""
+        self._kill_supervisor(kill_children=False)
+
+    def wait_for_orphans(self) -> None:
+        """Wait until the children of a killed supervisor have ended."""
+        try:
+            wait_for_end(self._orphans, STOP_S)
+        finally:
+            self._kill_orphans()
+
+    def _kill_supervisor(self, *, kill_children: bool) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGSTOP)  # so that it starts no child again
+            self._orphans += descendants(self.process.pid)
+        if kill_children:
+            self._kill_orphans()
         self.process.kill()
         self.process.wait()
+
+    def _kill_orphans(self) -> None:
+        for orphan in self._orphans:
+            orphan.signal(signal.SIGKILL)
+        wait_for_end(self._orphans)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the supervisor and of all that it has started."""
+        return [self.process.pid, *(child.pid for child in descendants(self.process.pid))]
+
+    @property
+    def worker_pid(self) -> int:
+        """Process id of the only worker; waits while it is started again."""
+        return self._child("worker").pid
+
+    @property
+    def control_pid(self) -> int:
+        """Process id of the control process; waits while it is started again."""
+        return self._child("control").pid
+
+    def _child(self, role: str) -> ProcessId:
+        found: list[ProcessId] = []
+
+        def is_there() -> bool:
+            found[:] = [child for child in descendants(self.process.pid) if child.role == role]
+            return bool(found)
+
+        wait_until(is_there, START_S)
+        [child] = found
+        return child
 
     def call(self, method: str, path: str, body: object = None, *, key: str | None = KEY, **headers: str) -> Response:
         """Send one request, with a JSON body, on a new connection."""
