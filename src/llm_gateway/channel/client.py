@@ -41,7 +41,7 @@ from llm_gateway.domain.usage import SentAttempt
 from llm_gateway.errors import reason_without_key
 from llm_gateway.forwarding.control_socket import ControlSocket
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 1.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 0.2
 """Seconds between attempts to connect: they double from the first to the longest."""
 SLICE_S = 0.002
 """Seconds for which messages are handled before other work of the event loop gets its turn."""
