@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None, gateway: type[Gateway] = Gatewa
     others: dict[str, Callable[[Sequence[str]], int]] = {
         "reports": reports.main,
         "streams": streams.main,
-        "tail": tail.main,
+        "tail": partial(tail.main, gateway=gateway),
         "compare": partial(compare.main, gateway=gateway),
         "instructions": instructions.main,
     }

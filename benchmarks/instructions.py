@@ -56,23 +56,29 @@ class CountedGateway(Gateway):
         self._control("-i", "on")
 
     def end(self) -> list[int]:
-        """Stop counting. Returns the instructions of each thread, the event loop's first."""
+        """Stop counting. Returns the instructions of each thread of each process, first those of the calls' loop."""
         self._control("-i", "off")
         self._control("-d")
-        deadline = monotonic() + DUMP_SECONDS
-        while not (counts := self._read()) and monotonic() < deadline:
-            sleep(0.5)
-        if not counts:
-            raise TargetFailed("callgrind wrote no counts")
-        return counts
+        return [count for pid in self._processes() for count in self._counts_of(pid)]
+
+    def _processes(self) -> list[int]:
+        """Return the ids of the processes, the worker's first. Trees of earlier versions have one process."""
+        names = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in self.tree.processes()}
+        return sorted(names, key=lambda pid: "llm_gateway.worker" not in names[pid])
 
     def _control(self, *command: str) -> None:
-        subprocess.run(["callgrind_control", *command, str(self._process.pid)], check=True, stdout=subprocess.DEVNULL)
+        for pid in self._processes():
+            subprocess.run(["callgrind_control", *command, str(pid)], check=True, stdout=subprocess.DEVNULL)
 
-    def _read(self) -> list[int]:
-        """Read the dump's files, one per thread; an empty list if one is not complete yet."""
-        found = [_TOTAL.search(path.read_text()) for path in sorted(self._counts.glob("*.1-*"))]
-        return [int(match[1]) for match in found if match] if all(found) else []
+    def _counts_of(self, pid: int) -> list[int]:
+        """Wait for the dump's files of a process, one per thread, and return their totals."""
+        deadline = monotonic() + DUMP_SECONDS
+        while monotonic() < deadline:
+            found = [_TOTAL.search(path.read_text()) for path in sorted(self._counts.glob(f"{pid}.1-*"))]
+            if found and all(found):
+                return [int(match[1]) for match in found if match]
+            sleep(0.5)
+        raise TargetFailed(f"callgrind wrote no counts of process {pid}")
 
 
 def count(

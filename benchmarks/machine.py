@@ -74,6 +74,10 @@ class ProcessTree:
         """Return the resident memory in MB (10^6 bytes)."""
         return sum(int(stat[21]) for stat in self._stats().values()) * PAGE / 1e6
 
+    def processes(self) -> list[int]:
+        """Return the process ids."""
+        return list(self._stats())
+
     def _stats(self) -> dict[int, list[str]]:
         names = (path.name for path in Path("/proc").iterdir())
         everyone = {int(name): stat for name in names if name.isdigit() and (stat := _stat(name))}

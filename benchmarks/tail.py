@@ -167,7 +167,13 @@ class TailBench:
 
 
 def _started(
-    stack: contextlib.ExitStack, trees: Sequence[Tree], mock: UpstreamProcess, folder: Path, cores: Cores, peers: bool
+    stack: contextlib.ExitStack,
+    trees: Sequence[Tree],
+    mock: UpstreamProcess,
+    folder: Path,
+    cores: Cores,
+    peers: bool,
+    gateways: type[Gateway],
 ) -> Iterator[Target]:
     """Start the targets one after the other; the stack stops them."""
     direct = calls.vendor(mock.port)
@@ -180,14 +186,16 @@ def _started(
         stack.callback(smg.stop)
         yield Target("smg", calls.vendor(smg.port), smg.tree)
     for number, tree in enumerate(trees):
-        gateway = Gateway(folder / f"gateway-{number}", cores, {"LLM_GATEWAY_JOURNAL_FSYNC": "always"}, tree.path)
+        gateway = gateways(folder / f"gateway-{number}", cores, {"LLM_GATEWAY_JOURNAL_FSYNC": "always"}, tree.path)
         stack.callback(gateway.stop)
         gateway.add_provider(mock.base_url)
         job = msgspec.structs.replace(calls.vendor(gateway.port), headers=calls.surface(gateway.port, "").headers)
         yield Target(tree.name, job, gateway.tree, gateway)
 
 
-def _measure(given: argparse.Namespace, options: TailOptions, trees: Sequence[Tree]) -> tuple[TailFindings, list[str]]:
+def _measure(
+    given: argparse.Namespace, options: TailOptions, trees: Sequence[Tree], gateways: type[Gateway]
+) -> tuple[TailFindings, list[str]]:
     cores = Cores()
     cores.leave_measured()
     with (
@@ -204,7 +212,7 @@ def _measure(given: argparse.Namespace, options: TailOptions, trees: Sequence[Tr
             *(["peers: " + SMG.replace("==", " ")] if given.peers else []),
             *map(str, trees),
         ]
-        targets = list(_started(stack, trees, mock, folder, cores, given.peers))
+        targets = list(_started(stack, trees, mock, folder, cores, given.peers, gateways))
         return TailBench(options, mock, cores, _say).run(targets), known
 
 
@@ -231,7 +239,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], gateway: type[Gateway] = Gateway) -> int:
     """Measure and print the tables. Returns the exit code."""
     given = _parse(arguments)
     rates = tuple(given.rates) if given.rates else None
@@ -239,7 +247,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = {name: value for name, value in changes.items() if value is not None}
     options = msgspec.structs.replace(QUICK if given.quick else TailOptions(), **chosen)
     try:
-        found, known = _measure(given, options, with_this(given.tree))
+        found, known = _measure(given, options, with_this(given.tree), gateway)
     except (TargetFailed, ValueError, OSError, RuntimeError) as failed:
         _say(str(failed))
         return 1

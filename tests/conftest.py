@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
+from zlib import crc32
 
 import certifi
 import pytest
@@ -83,13 +84,33 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.disable()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let each parallel worker collect the entries of folders in another order.
+
+    Where nothing is compiled yet, compiling the test modules takes as long as collecting them. In one order, all
+    workers would compile the same module at the same time; in different orders, they share the work.
+    """
+    report = yield
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and isinstance(collector, pytest.Directory):
+        report.result = sorted(report.result, key=lambda entry: crc32(f"{worker} {entry.name}".encode()))
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
     """Let parallel workers have different kinds of tests at a time: those that wait beside those that compute.
 
     xdist gives each worker one piece of the list to begin with. The modules are dealt out like cards, so that each
     piece holds some of every folder; every second piece is in reverse order.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1)
+    if workers > 1:
+        items.sort(key=lambda item: item.path)  # before pytest groups tests by the parameters of their fixtures
+    yield
     modules = list(dict.fromkeys(item.path for item in items))
     hands = [modules[number::workers][:: -1 if number % 2 else 1] for number in range(workers)]
     order = {path: number for number, path in enumerate(path for hand in hands for path in hand)}

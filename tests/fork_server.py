@@ -286,6 +286,7 @@ class ForkingLauncher:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             keep_descriptors(descriptors)
             sys.argv = [module, *arguments]
+            Path("/proc/self/comm").write_text(module.rpartition(".")[2])  # see tests/gateway_processes.py
             code = importlib.import_module(self._modules[module]).main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1

@@ -311,7 +311,7 @@ SOUND_PACKAGE = {
     "providers/prices.py": "import genai_prices, llm_gateway.domain",
     "store/__init__.py": "import alembic, cryptography, sqlalchemy, llm_gateway.domain",
     "cache/__init__.py": "",
-    "limiter/__init__.py": "",
+    "limiter/__init__.py": "import llm_gateway.host_memory",
     "journal/__init__.py": "",
     "telemetry.py": "import prometheus_client, llm_gateway.domain",
     "domain/__init__.py": "import llm_gateway.errors",
@@ -325,6 +325,7 @@ SOUND_PACKAGE = {
     "process.py": "",
     "inherited.py": "",
     "suggestions.py": "",
+    "host_memory/__init__.py": "import llm_gateway.errors",
 }
 FLAWS = [
     ("worker/gateway.py", "import llm_gateway.control.app", "Layers"),
@@ -334,6 +335,7 @@ FLAWS = [
     ("routing/__init__.py", "import llm_gateway.worker.pipeline.transport", "Layers"),
     ("cache/__init__.py", "import llm_gateway.journal", "Layers"),
     ("domain/__init__.py", "import llm_gateway.store", "Layers"),
+    ("host_memory/__init__.py", "import llm_gateway.limiter", "Layers"),
     ("stowaway.py", "", "Layers"),
     ("worker/stowaway.py", "", "The data plane's imports"),
     ("worker/gateway.py", "import llm_gateway.worker.endpoints", "The data plane's imports"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -31,7 +30,7 @@ ROWS = [
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the bench needs /proc")
 def test_a_quick_bench_fills_its_table_and_the_accounting_adds_up() -> None:
-    budget, scenarios, accounting = _tables(_run_forked("--quick"))
+    budget, scenarios, accounting = _tables(_run_forked("--quick")[0])
     assert [row[0] for row in budget] == ROWS
     assert all(row[3] for row in budget), "a figure is missing"
     assert len(scenarios) == 6
@@ -39,12 +38,10 @@ def test_a_quick_bench_fills_its_table_and_the_accounting_adds_up() -> None:
 
 
 def test_a_quick_bench_of_the_reports_fills_its_table_and_the_sums_match(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks", "reports", "--quick", "--folder", str(tmp_path)]
     for said in ("2,000 of 2,000", "written by an earlier run"):
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr + done.stdout
-        assert said in done.stderr
-        budget, timings = _tables(done.stdout)
+        output, errors = _run_forked("reports", "--quick", "--folder", str(tmp_path))
+        assert said in errors
+        budget, timings = _tables(output)
         assert [row[0] for row in budget] == [
             f"{report}, 90 days, p99" for report in ("summary", "by-provider", "by-service", "by-customer")
         ]
@@ -54,10 +51,8 @@ def test_a_quick_bench_of_the_reports_fills_its_table_and_the_sums_match(tmp_pat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the bench needs /proc")
 def test_a_quick_bench_of_the_tails_measures_every_target_and_the_accounting_adds_up() -> None:
-    command = [sys.executable, "-m", "benchmarks", "tail", "--quick", "--tree", f"other={REPOSITORY}"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr + done.stdout
-    ratios, latencies, accounting = _tables(done.stdout)
+    output, _ = _run_forked("tail", "--quick", "--tree", f"other={REPOSITORY}")
+    ratios, latencies, accounting = _tables(output)
     assert [row[0] for row in ratios if row[0].startswith("p")] == [
         "p99 at 200/s, to nginx",
         "p99 at 200/s, to other",
@@ -82,7 +77,7 @@ def test_a_quick_bench_of_the_tails_measures_every_target_and_the_accounting_add
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the bench needs /proc")
 def test_a_quick_comparison_of_two_trees_measures_both_and_the_accounting_adds_up() -> None:
-    changes, accounting = _tables(_run_forked("compare", "--quick", "--tree", f"other={REPOSITORY}"))
+    changes, accounting = _tables(_run_forked("compare", "--quick", "--tree", f"other={REPOSITORY}")[0])
     assert len(changes) == 5 * 4 + 7
     assert all(row[1] == "other" and row[2] and row[3] and row[4].endswith("%") for row in changes)
     assert [row[0] for row in accounting] == ["other", "this tree"]
@@ -101,11 +96,11 @@ def test_a_run_replaces_its_own_section_of_the_results(text: str, expected: str)
     assert with_section(text, "B", "new\n") == expected
 
 
-def _run_forked(*arguments: str) -> str:
-    """Run a benchmark that forks its gateways: with four, imports take half of its time. Returns its output."""
+def _run_forked(*arguments: str) -> tuple[str, str]:
+    """Run a benchmark that forks its gateways, as imports take half of its time. Returns standard output and error."""
     code, output, errors = fork_server().run(BENCH, arguments, REPOSITORY, os.environ)
     assert code == 0, errors + output
-    return output
+    return output, errors
 
 
 def _tables(text: str) -> list[list[list[str]]]:

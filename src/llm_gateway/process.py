@@ -1,4 +1,4 @@
-"""Protect each process of the gateway: ignore stray signals, open closed standard descriptors, set the scheduling of threads."""
+"""Protect a process: ignore stray signals, open closed standard descriptors, set the scheduling of threads."""
 
 from __future__ import annotations
 

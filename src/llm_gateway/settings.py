@@ -51,7 +51,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = "drain"
     accept_seconds: Annotated[float, Meta(ge=0, description="how long SIGTERM goes on accepting requests")] = 5.0
     drain_seconds: Annotated[float, Meta(ge=0, description="how long SIGTERM waits for requests in flight")] = 30.0
-    workers: Annotated[int, Meta(ge=1, le=64, description="processes that answer requests")] = 1
+    workers: Annotated[int, Meta(ge=1, le=31, description="processes that answer requests")] = 1
     max_in_flight: Annotated[int, Meta(ge=1, description="requests at once; beyond it 503")] = 2000
     max_queue_seconds: Annotated[
         float, Meta(ge=0, description="longest wait for a provider at its rate limit; 0 refuses at once")

@@ -6,6 +6,8 @@ import sys
 
 from llm_gateway.entry import run_entry
 
+STDOUT = 1
+
 
 def main() -> int:
     """Write the settings in force to stdout, as one JSON object. Returns the exit code."""
@@ -15,7 +17,7 @@ def main() -> int:
 def _write_settings() -> int:
     from llm_gateway.settings_reader import encode_settings, load_settings  # noqa: PLC0415 - see `run_entry`
 
-    with open(sys.stdout.fileno(), "wb", closefd=False) as out:
+    with open(STDOUT, "wb", closefd=False) as out:
         out.write(encode_settings(load_settings()))
     return 0
 

@@ -18,6 +18,7 @@ from tests.e2e.process import KEY
 PATH = "/api/v1/generate"
 BROKEN = (OSError, asyncio.IncompleteReadError)
 """Errors of a connection that ends in the middle of an answer or cannot be opened."""
+RECONNECT_S = 0.01
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -127,14 +128,16 @@ class Client:
 class Load:
     """Clients that send requests without a pause, each with its own prompt, until `stop` or the gateway's end.
 
-    `sent` counts the requests by customer; `answers` holds the complete answers, `broken` the interrupted ones.
+    With `reconnects` a client whose connection breaks or is refused connects again, until `stop`. `sent` counts the
+    requests by customer; `answers` holds the complete answers, `broken` the interrupted ones.
     """
 
-    def __init__(self, *, clients: int = 16, customers: int = 5, name: str = "load") -> None:
+    def __init__(self, *, clients: int = 16, customers: int = 5, name: str = "load", reconnects: bool = False) -> None:
         self.sent: Counter[str] = Counter()
         self.answers: list[Answer] = []
         self.broken: list[str] = []
         self._clients = clients
+        self._reconnects = reconnects
         self._customers = [f"{name}-customer-{n}" for n in range(customers)]
         self._numbers = itertools.count()
         self._stopped = False
@@ -165,7 +168,10 @@ class Load:
             try:
                 await client.connect()
             except OSError:
-                break
+                if not self._reconnects:
+                    break
+                await asyncio.sleep(RECONNECT_S)
+                continue
             customer = random.choice(self._customers)
             marker = f"{customer}.{next(self._numbers)}"
             self.sent[customer] += 1
@@ -173,5 +179,7 @@ class Load:
                 self.answers.append(await client.generate(marker, customer, self.headers, **self.fields()))
             except BROKEN as error:
                 self.broken.append(f"{marker}: {error!r}")
-                break
+                client.close()
+                if not self._reconnects:
+                    break
         client.close()

@@ -73,7 +73,7 @@ def metric(gateway: GatewayProcess, name: str) -> float:
 
 def descriptors(scene: Scene, gateway: GatewayProcess) -> int:
     """Return the number of the gateway's open files, without its connections to the vendor."""
-    count = len(list(Path(f"/proc/{gateway.process.pid}/fd").iterdir()))
+    count = len(list(Path(f"/proc/{gateway.worker_pid}/fd").iterdir()))
     return count - (scene.mock.seen().connections - 1)
 
 
@@ -84,7 +84,7 @@ async def none_in_flight(gateway: GatewayProcess) -> None:
 
 
 def threads(gateway: GatewayProcess) -> int:
-    return len(list(Path(f"/proc/{gateway.process.pid}/task").iterdir()))
+    return len(list(Path(f"/proc/{gateway.worker_pid}/task").iterdir()))
 
 
 async def check_reservations(gateway: GatewayProcess, provider: str, ledger: Ledger) -> int:

@@ -35,9 +35,10 @@ DISK_BYTES = 256 * 1024 * 1024
 
 
 def allow(gateway: GatewayProcess, file_bytes: int) -> None:
-    """Limit the size of the gateway's files from now on."""
-    _, hard = resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(gateway.process.pid, resource.RLIMIT_FSIZE, (file_bytes, hard))
+    """Limit the size of the files of all the gateway's processes from now on."""
+    for pid in gateway.pids:
+        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (file_bytes, hard))
 
 
 async def ask_once(gateway: GatewayProcess, marker: str) -> Answer:

@@ -52,12 +52,12 @@ def request(content: str) -> bytes:
 
 def files(gateway: GatewayProcess, streamer: StreamingVendor) -> int:
     """Return the number of the gateway's open files, without its connections to the vendor."""
-    return len(list(Path(f"/proc/{gateway.process.pid}/fd").iterdir())) - len(streamer.open)
+    return len(list(Path(f"/proc/{gateway.worker_pid}/fd").iterdir())) - len(streamer.open)
 
 
 def resident(gateway: GatewayProcess) -> int:
     """Return the resident memory of the gateway in bytes."""
-    for line in Path(f"/proc/{gateway.process.pid}/status").read_text().splitlines():
+    for line in Path(f"/proc/{gateway.worker_pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     raise AssertionError

@@ -69,7 +69,7 @@ def good_ones(entries: list[Entry], spoilt: range) -> tuple[set[str], set[str]]:
 
 def copy_of(journal: Path, to: Path) -> Path:
     """Copy a data directory, with only this segment in its journal. Returns the segment's path in the copy."""
-    shutil.copytree(journal.parents[2], to, ignore=lambda folder, names: [n for n in names if n.endswith(".seg")])
+    shutil.copytree(journal.parents[2], to, ignore=shutil.ignore_patterns("*.seg", "*.sock"))
     place = to / journal.relative_to(journal.parents[2])
     place.write_bytes(journal.read_bytes())
     return place

@@ -46,7 +46,7 @@ def routes(app: GatewayInOneLoop) -> Iterator[tuple[str, str]]:
     worker, control = cast(Any, app.worker), cast(Any, app.control)
     planes = worker._entry._app
     for path in planes._endpoints:
-        yield "GET" if path.endswith("/models") or path in OPEN_PATHS else "POST", path
+        yield "GET" if path.endswith("/models") or path in {*OPEN_PATHS, "/metrics"} else "POST", path
     for start, methods in planes._methods.items():
         for method in methods:
             yield "POST", f"{start}ID:{method}"

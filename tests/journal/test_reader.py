@@ -120,6 +120,20 @@ def test_a_fully_damaged_segment_does_not_stop_the_reader(tmp_path: Path) -> Non
     assert sum(size for _, _, size in reading.damage) == 600
 
 
+@pytest.mark.parametrize("after", [b"", b"x"])
+def test_reserved_space_is_passed_over_and_what_follows_it_is_damage(tmp_path: Path, after: bytes) -> None:
+    reading = Reading(locked(tmp_path, {1: frames(1) + bytes(200_000) + after, 2: frames(2)}, zeros=0))
+
+    assert reading.numbers() == [1, 2]
+    assert bool(reading.damage) is bool(after)
+
+
+def test_an_entry_behind_reserved_space_is_read(tmp_path: Path) -> None:
+    reading = Reading(locked(tmp_path, {1: frames(1) + bytes(200_000) + frames(2)}, zeros=0))
+
+    assert reading.numbers() == [1, 2]
+
+
 def test_closing_the_reader_closes_its_segment(tmp_path: Path) -> None:
     reading = Reading(locked(tmp_path, {1: frames(1), 2: frames(2)}))
     descriptors = open_files()

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Callable
 from typing import TypeAlias
 
 import pytest
 
+from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.limiter.base import Limiter
 from llm_gateway.limiter.memory import MemoryLimiter
+from llm_gateway.limiter.shared import SharedLimiter
 from tests.limiter.taking import Clock
 
 Backend: TypeAlias = Callable[[Clock], Limiter]
 
-BACKENDS: dict[str, Backend] = {"memory": MemoryLimiter}
+
+def open_shared(clock: Clock) -> SharedLimiter:
+    """Open new shared memory as the process number 3. Its descriptor is closed with the limiter."""
+    descriptor = create()
+    limiter = SharedLimiter(HostMemory(descriptor), 3, clock)
+    weakref.finalize(limiter, os.close, descriptor)
+    return limiter
+
+
+BACKENDS: dict[str, Backend] = {"memory": MemoryLimiter, "shared": open_shared}
 """Backends that implement the contract (`limiter/base.py`), by name; add new ones here."""
 
 

@@ -22,7 +22,7 @@ JSON = b"HTTP/1.1 200 OK\r\ncontent-length: 40000000\r\n\r\n"
 
 
 def resident_mb(gateway: GatewayProcess) -> float:
-    pages = int(Path(f"/proc/{gateway.process.pid}/statm").read_text().split()[1])
+    pages = int(Path(f"/proc/{gateway.worker_pid}/statm").read_text().split()[1])
     return pages * 4096 / MEBIBYTE
 
 

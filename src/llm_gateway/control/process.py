@@ -18,7 +18,7 @@ from llm_gateway.control.maintenance import (
     save_totals_forever,
 )
 from llm_gateway.control.management.health import SharedCheck
-from llm_gateway.control.recent_calls import recent_calls
+from llm_gateway.control.recent_calls import fill_shared_limits, recent_calls
 from llm_gateway.control.workers import Workers
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.journal.record_delivery import QuarantineCount, quarantine_file
@@ -37,11 +37,12 @@ TOTALS = "metrics.totals"
 class ControlProcess(ProcessApplication):
     """The application of the control process, which `ControlServer` serves. The data directory must be locked."""
 
-    def __init__(self, settings: Settings, output: ProcessLog) -> None:
+    def __init__(self, settings: Settings, output: ProcessLog, *, memory: int | None = None) -> None:
         super().__init__()
         self._settings = settings
         self._output = output
         self._log = output.log
+        self._memory = memory if settings.workers > 1 else None
         self._workers: Workers | None = None
 
     @property
@@ -59,6 +60,8 @@ class ControlProcess(ProcessApplication):
             StoreUnavailable: the database does not answer.
         """
         settings, stack, log = self._settings, self._stack, self._log
+        if settings.env == "dev" and settings.service_keys is None:
+            log("dev mode: anyone on this machine may call with the public development key", level="warning")
         stores = open_stores(settings, stack, log)
         local = await start_embedded_model(settings, stores.providers, stack, log)
         control = Control(settings, stores, local, self._output.redact, log)
@@ -89,12 +92,15 @@ class ControlProcess(ProcessApplication):
     def _open_channel(
         self, stores: Stores, shipper: Shipper, database: SharedCheck, totals: ReportTotals
     ) -> ChannelServer:
+        recent = partial(recent_calls, stores.usage, shipper, self._settings.request_timeout_seconds)
+        if self._memory is not None:
+            fill_shared_limits(self._memory, recent)
         address = ControlSocket(stores.path, name=NAME)
         self._stack.callback(address.close)
         return ChannelServer(
             address,
             state=lambda: ControlBeat(database_ok=database.is_ok, shipping_lag_s=shipper.behind().seconds),
             log=self._log,
-            recent_attempts=partial(recent_calls, stores.usage, shipper, self._settings.request_timeout_seconds),
+            recent_attempts=None if self._memory is not None else recent,
             on_report=totals.update,
         )

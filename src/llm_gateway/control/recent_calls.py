@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from llm_gateway.domain.usage import SentAttempt
+from llm_gateway.host_memory import HostMemory
 from llm_gateway.journal.shipper import Shipper
+from llm_gateway.limiter.shared import SharedLimiter
 from llm_gateway.store.usage import LONGEST_REQUEST_MS, UsageStore
 
 WINDOW_MS = 61_000
 """Milliseconds from which calls count: the limiter's window of a minute plus its widest bucket."""
 FLUSH_S = 5.0
 """Seconds that the records of a worker that has just ended may take to reach the database."""
+
+
+CONTROL = 0
+"""Number of the control process in the memory; workers count from 1."""
+
+
+def fill_shared_limits(memory: int, recent: Callable[[], list[SentAttempt]]) -> None:
+    """Count the calls of an earlier run in the limits that the workers share, unless they are in the memory already.
+
+    `memory` is the descriptor of the memory of this host.
+
+    Raises:
+        StoreUnavailable: the database does not answer.
+        UnusableMemory: the memory was created by another version of the gateway.
+    """
+    host = HostMemory(memory)
+    if host.is_filled:
+        return
+    limiter, now_ms = SharedLimiter(host, CONTROL), time.time_ns() // 1_000_000
+    for attempt in recent():
+        limiter.refill(attempt.provider_id, max(0, now_ms - attempt.started_ms) / 1000, attempt.limit_tokens)
+    host.mark_filled()
 
 
 def recent_calls(usage: UsageStore, shipper: Shipper, request_timeout_s: float) -> list[SentAttempt]:

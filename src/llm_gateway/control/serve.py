@@ -28,7 +28,7 @@ def serve(inherited: Inherited) -> int:
 
 def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> ChildServer:
     """Build the server of the control process's application on the control socket."""
-    app = ControlProcess(settings, output)
+    app = ControlProcess(settings, output, memory=inherited.memory)
     server = ControlServer(
         app,
         ControlSocket(settings.data_dir),

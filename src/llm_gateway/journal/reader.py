@@ -15,6 +15,7 @@ CHUNK_BYTES = 32 * 1024
 
 OnDamage: TypeAlias = Callable[[Path, int, int], None]
 """Called with (file, offset, number of bytes) of each damaged region."""
+_ZEROS = bytes(CHUNK_BYTES)
 
 
 class SegmentReader:
@@ -85,6 +86,9 @@ class SegmentReader:
             if not chunk:
                 break
             if not cut:
+                if _is_blank(self._fd, offset, end):  # reserved space, up to 16 MiB: parsing it would take 0.1 s
+                    self.position = Position(segment, end)
+                    break
                 size *= 2
                 continue
             found = scan(chunk[:cut], offset)
@@ -96,3 +100,17 @@ class SegmentReader:
             if found.entries:
                 return found.entries
         return []
+
+
+def _is_blank(fd: int, offset: int, end: int) -> bool:
+    """Return True if the file holds nothing but zeros from `offset` to `end`.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    while offset < end:
+        chunk = os.pread(fd, min(CHUNK_BYTES, end - offset), offset)
+        if not chunk or not _ZEROS.startswith(chunk):
+            return not chunk
+        offset += len(chunk)
+    return True

@@ -6,10 +6,22 @@ and return it from `open_limiter`. `window.py`, `durations.py` and `reported.py`
 
 from __future__ import annotations
 
+from llm_gateway.host_memory import HostMemory
 from llm_gateway.limiter.base import Limiter
 from llm_gateway.limiter.memory import MemoryLimiter
+from llm_gateway.limiter.shared import SharedLimiter
 
 
-def open_limiter() -> Limiter:
-    """Open the configured limiter."""
-    return MemoryLimiter()
+def open_limiter(memory: int | None = None, number: int = 0) -> Limiter:
+    """Open the limiter: of all processes that inherit the descriptor `memory`, or of this process alone (None).
+
+    `number` is this process's own, 1 and up for workers. What an earlier process with this number held is released.
+
+    Raises:
+        UnusableMemory: the memory was created by another version of the gateway.
+    """
+    if memory is None:
+        return MemoryLimiter()
+    limiter = SharedLimiter(HostMemory(memory), number)
+    limiter.release_worker(number)
+    return limiter

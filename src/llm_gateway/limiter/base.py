@@ -79,6 +79,9 @@ class Limiter(Protocol):
 
         Called before each call to a provider, with the most tokens that the call can use. The limits are passed each
         time, so that a changed limit applies to the next call. `model` selects the limits that `cap` reported.
+
+        Raises:
+            Overloaded: the backend cannot tell within 50 ms whether the request fits.
         """
         ...
 
@@ -121,8 +124,9 @@ class Limiter(Protocol):
     def watch(self, provider_id: str, freed: Callable[[], None] | None) -> None:
         """Call `freed` whenever a call of this process makes room in the provider's window; None ends it.
 
-        Used while requests wait for room. Room that appears as time passes is not reported, nor is room that another
-        process makes in a shared window: a waiter takes again after `retry_after_s` at the latest.
+        Used while requests wait for room. Room that appears as time passes is not reported, and room that another
+        process makes in a shared window is reported late or never: a waiter takes again after `retry_after_s` at the
+        latest.
         """
         ...
 

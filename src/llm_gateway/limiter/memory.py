@@ -42,8 +42,7 @@ class MemoryLimiter:
         wait_s = use.wait_s(self._now, tokens) if use.is_reported else 0.0
         if window.request_sum < rpm and window.token_sum + tokens <= tpm and not wait_s:
             window.take(tokens)
-            use.calls += 1
-            use.tokens += tokens
+            use.take(self._now, tokens)
             reservation = Reservation(provider_id, window.second, tokens, model, use.calls, use.tokens)
             is_crowded = window.request_sum * 2 > rpm or window.token_sum * 2 > tpm
             return Decision(reservation, 0.0, False, is_crowded)
@@ -61,8 +60,9 @@ class MemoryLimiter:
             return
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
         bucket = reservation.bucket
-        window.durations.add(self._clock() + self._behind - bucket)
-        if window.second - BUCKETS < bucket <= window.second:
+        now = self._clock() + self._behind
+        window.durations.add(now - bucket)
+        if now < bucket + BUCKETS and window.second - BUCKETS < bucket <= window.second:
             window.settle(bucket, reservation.tokens, tokens, sent)
             if self._watchers:
                 self._freed(reservation.provider_id)

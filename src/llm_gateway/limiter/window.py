@@ -15,6 +15,12 @@ RECENT = 1 / 16
 """Weight of the last call in `used_share`."""
 
 
+def blend(used_share: float, reserved: int, tokens: int) -> float:
+    """Return the average share of their reserved tokens that calls used, with one more call that used `tokens`."""
+    share = tokens / reserved if tokens < reserved else 1.0
+    return used_share + (share - used_share) * RECENT if used_share else share
+
+
 class Window:
     """Counts of the last 61 seconds of one provider. `second` is the newest; second `s` has the index `s % 61`.
 
@@ -70,8 +76,7 @@ class Window:
         self.token_sum += left - count
         self.open_tokens[index] = still_open - reserved if still_open > reserved else 0
         if reserved:
-            share = tokens / reserved if tokens < reserved else 1.0
-            self.used_share = self.used_share + (share - self.used_share) * RECENT if self.used_share else share
+            self.used_share = blend(self.used_share, reserved, tokens)
         if not sent and self.requests[index] > 0:
             self.requests[index] -= 1
             self.request_sum -= 1

@@ -13,6 +13,7 @@ It imports neither asyncio nor a library, so that it needs little memory and can
 
 from __future__ import annotations
 
+from llm_gateway.host_memory import create
 from llm_gateway.supervisor.claims import claim
 from llm_gateway.supervisor.launcher import Launch, keep_descriptors_private
 from llm_gateway.supervisor.loop import Supervisor
@@ -40,7 +41,7 @@ def run_supervisor(launch: Launch, leaving_s: float = LEAVING_S) -> int:
         return refused.code
     settings = SupervisorSettings(document, leaving_s)
     data_dir, sock = claim(settings)
-    supervisor = Supervisor(launch, settings, store_settings(document), data_dir.shared_lock, sock)
+    supervisor = Supervisor(launch, settings, store_settings(document), data_dir.shared_lock, sock, create())
     try:
         return supervisor.run()
     finally:

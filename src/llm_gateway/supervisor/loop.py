@@ -28,15 +28,23 @@ class Supervisor:
         settings_file: descriptor of the settings as JSON.
         lock: descriptor whose lock the children keep.
         listener: the TCP socket; it is closed when the stop begins, so that the workers' copies are the last.
+        memory: descriptor of the memory that all processes share (host_memory).
     """
 
     def __init__(
-        self, launch: Launch, settings: SupervisorSettings, settings_file: int, lock: int, listener: socket.socket
+        self,
+        launch: Launch,
+        settings: SupervisorSettings,
+        settings_file: int,
+        lock: int,
+        listener: socket.socket,
+        memory: int,
     ) -> None:
         self._launch = launch
         self._settings_file = settings_file
         self._lock = lock
         self._listener = listener
+        self._memory = memory
         self._stop_s = settings.stop_seconds
         self._log = SupervisorLog(settings.log_level, settings.log_format)
         self._control = Child("control", CONTROL_MODULE)
@@ -68,7 +76,7 @@ class Supervisor:
         return self._deadline is not None
 
     def _start(self, child: Child) -> None:
-        inherited = Inherited(settings=self._settings_file, leash=-1)
+        inherited = Inherited(settings=self._settings_file, leash=-1, memory=self._memory)
         if child.number is not None:
             inherited.listener, inherited.number = self._listener.fileno(), child.number
         try:

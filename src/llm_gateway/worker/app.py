@@ -14,6 +14,7 @@ from llm_gateway.domain.usage import SentAttempt, UsageRecord
 from llm_gateway.gate.body import InFlight
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter import open_limiter
+from llm_gateway.limiter.base import Limiter
 from llm_gateway.providers.price_lookup import PriceLookup
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.routing.session_affinity import SessionAffinity
@@ -40,7 +41,8 @@ Log: TypeAlias = Callable[..., None]
 class WorkerDependencies(NamedTuple):
     """Dependencies of the data plane.
 
-    `snapshot` returns the current configuration. `observe` is called with every settled usage record.
+    `snapshot` returns the current configuration. `observe` is called with every settled usage record. `limiter`
+    is by default one of this process alone.
     """
 
     settings: Settings
@@ -50,6 +52,7 @@ class WorkerDependencies(NamedTuple):
     observe: Callable[[UsageRecord], None]
     redact: Redactor
     log: Log
+    limiter: Limiter | None = None
 
 
 class Worker:
@@ -61,7 +64,7 @@ class Worker:
         self.in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight)
         self.availability = ProviderAvailability(log=log)
         self.transport = Transport(dependencies.egress, log=log)
-        self._limiter = open_limiter()
+        self._limiter = dependencies.limiter or open_limiter()
         self._admission = Admission(self._limiter)
         self._lines = WaitingLines(
             self._limiter, self.availability.gate_wait_s, max_wait_s=settings.max_queue_seconds, clock=time.monotonic

@@ -17,6 +17,7 @@ from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.forwarding.forwarder import Forwarder
 from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.journal.writer import JournalWriter
+from llm_gateway.limiter import open_limiter
 from llm_gateway.process_application import ProcessApplication
 from llm_gateway.providers.account_assembler import AccountAssembler
 from llm_gateway.providers.registry import DIALECTS
@@ -34,10 +35,11 @@ from llm_gateway.worker.measurements import call_gauges, process_gauges
 class WorkerProcess(ProcessApplication):
     """The application of a worker process, which `Server` serves. It starts once control has sent a configuration."""
 
-    def __init__(self, settings: Settings, output: ProcessLog, *, number: int = 1) -> None:
+    def __init__(self, settings: Settings, output: ProcessLog, *, number: int = 1, memory: int | None = None) -> None:
         super().__init__()
         self._settings = settings
         self._number = number
+        self._memory = memory if settings.workers > 1 else None  # one worker alone counts faster in its own
         self._output = output
         self._log = output.log
         self._serving = False
@@ -156,6 +158,7 @@ class WorkerProcess(ProcessApplication):
                 observe=observe,
                 redact=self._output.redact,
                 log=self._log,
+                limiter=open_limiter(self._memory, self._number),
             )
         )
 

@@ -27,7 +27,7 @@ def serve(inherited: Inherited) -> int:
 
 def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> ChildServer:
     """Build the server of the worker's application on the inherited socket."""
-    app = WorkerProcess(settings, output, number=inherited.number or 1)
+    app = WorkerProcess(settings, output, number=inherited.number or 1, memory=inherited.memory)
     sock = socket.socket(fileno=inherited.listener)
     sock.setblocking(False)
     server = Server(

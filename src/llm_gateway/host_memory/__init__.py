@@ -1,0 +1,108 @@
+"""Shared memory of all processes of one host: a fixed layout of 8-byte words, and the lock that guards it.
+
+The first process creates the memory and passes its file descriptor on; each process opens it once. Whatever is changed
+is changed under `HostLock` (`lock.py`). A process can be killed between any two stores, hence two rules for writers:
+
+- A store is one aligned 8-byte word: CPython writes an item of a `memoryview` of format "q" or "d" by one `memcpy` of
+  constant size (`Objects/memoryobject.c`, `PACK_SINGLE`), which compilers turn into one move instruction.
+- Counts are stored in an order in which each prefix counts too much, never too little. Sums of counts follow. Before
+  the first store, the word `DIRTY` gets the offset of the slot that is changed, and after the last one 0. A process
+  that finds it set computes the slot's sums again.
+
+The layout is made of constants, since the process that creates the memory imports no other part of the gateway.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable
+
+from llm_gateway.configuration_error import ConfigurationError
+
+TYPE_CHECKING = False  # as typing's, which takes half a megabyte of the supervisor's memory to import
+if TYPE_CHECKING:
+    from typing import Any
+
+MAGIC = 0x4C4C4D_47_5348_4D31
+VERSION = 1
+"""Version of the layout. Raise it with each change of the constants below or of what a word means."""
+WORD = 8
+
+AT_MAGIC, AT_VERSION, AT_SIZE, DIRTY, EPOCH, FILLED = range(6)
+"""Words of the header. `DIRTY`: offset of the slot that is being changed. `EPOCH`: a counter of unique numbers.
+`FILLED`: 1 after the calls of an earlier run were counted."""
+HEADER_WORDS = 64
+
+PROVIDERS = 1_024
+WORKERS = 64
+"""Processes with a number of their own, 0 to 63: those of two generations while one replaces the other."""
+ROW_WORDS = 64
+WINDOW_WORDS = 144
+PROVIDER_WORDS = WINDOW_WORDS + WORKERS * ROW_WORDS
+PROVIDERS_AT = HEADER_WORDS
+MODELS = 4_096
+MODEL_WORDS = 48
+MODELS_AT = PROVIDERS_AT + PROVIDERS * PROVIDER_WORDS
+WORDS = MODELS_AT + MODELS * MODEL_WORDS
+SIZE = WORDS * WORD
+"""Bytes of the memory. The system allocates a page when it is first written, so that most of it is never there."""
+
+
+class UnusableMemory(ConfigurationError):
+    """The inherited memory has another layout. Create new memory, which counts nothing of the last minute yet."""
+
+
+def create() -> int:
+    """Create the memory with empty counts. Returns its file descriptor, which child processes do not inherit yet."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("llm-gateway", os.MFD_CLOEXEC)
+    else:
+        import tempfile  # noqa: PLC0415 - it takes memory, and Linux needs it not
+
+        with tempfile.TemporaryFile(prefix="llm-gateway-") as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, SIZE)
+    for at, value in ((AT_MAGIC, MAGIC), (AT_VERSION, VERSION), (AT_SIZE, SIZE)):
+        os.pwrite(descriptor, value.to_bytes(WORD, "little"), at * WORD)
+    return descriptor
+
+
+class HostMemory:
+    """The memory as a process sees it: `words` are signed integers, `floats` are the same bytes as floating point.
+
+    Open it once per process, and keep it and its descriptor until the process ends: the system releases the process's
+    lock when any descriptor of the file is closed, even a duplicate (POSIX: fcntl). No method closes it.
+
+    Args:
+        descriptor: file descriptor from `create`, inherited or not.
+        observe: wraps `words` and `floats`; for tests that end the process at a store.
+
+    Raises:
+        UnusableMemory: it was created by another version of the gateway, or is not the gateway's memory at all.
+    """
+
+    def __init__(self, descriptor: int, observe: Callable[[Any], Any] | None = None) -> None:
+        self.descriptor = descriptor
+        size = os.fstat(descriptor).st_size
+        header = b"" if size < HEADER_WORDS * WORD else os.pread(descriptor, 3 * WORD, 0)
+        found = [int.from_bytes(header[at : at + WORD], "little") for at in range(0, len(header), WORD)]
+        if found != [MAGIC, VERSION, SIZE] or size != SIZE:
+            raise UnusableMemory(
+                f"The shared memory (descriptor {descriptor}, {size} bytes) does not have layout {VERSION} of "
+                f"{SIZE} bytes, which this version of the gateway uses: create new memory."
+            )
+        whole = memoryview(mmap.mmap(descriptor, SIZE))
+        self.words: Any = whole.cast("q")
+        self.floats: Any = whole.cast("d")
+        if observe is not None:
+            self.words, self.floats = observe(self.words), observe(self.floats)
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether the calls of an earlier run have been counted here, so that they must not be counted again."""
+        return bool(self.words[FILLED])
+
+    def mark_filled(self) -> None:
+        """Note that the calls of an earlier run have been counted."""
+        self.words[FILLED] = 1

@@ -1,0 +1,325 @@
+"""Rate limiter of all processes of a host: exact counts in shared memory, changed under the memory's lock.
+
+    take ── lock free ──▶ granted or full, as in one process
+      └── lock held ──▶ tries again for 50 ms, with the event loop running ── still held ──▶ Overloaded (503)
+
+A holder that is killed gives the lock back; one that is stopped makes the others refuse. What must not wait (`settle`,
+`cap`) is then kept and carried out by the next method that gets the lock; until then too much is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
+from llm_gateway.errors import Overloaded
+from llm_gateway.host_memory import DIRTY, WORKERS, HostMemory
+from llm_gateway.host_memory.lock import HostLock
+from llm_gateway.limiter.base import NOBODY, Before, Decision, Reservation
+from llm_gateway.limiter.shared_window import SharedWindow, drop_open, provider_slots, recompute_sums
+from llm_gateway.limiter.window import BUCKETS, Window
+
+LONGEST_WAIT_S = 0.05
+"""Longest wait for the lock."""
+STEP_S = 0.001
+"""Seconds after which it is tried again."""
+LOOK_S = 0.05
+"""Seconds between two looks for room that another process made, while requests wait."""
+_EXCEEDS = Decision(exceeds=True)
+
+
+class SharedLimiter:
+    """A `Limiter` that counts the calls of all processes that opened the same memory.
+
+    Args:
+        memory: shared by the processes.
+        number: this process's number, below `WORKERS`; no other living process has it.
+        clock: seconds, the same in all processes.
+    """
+
+    def __init__(self, memory: HostMemory, number: int, clock: Callable[[], float] = time.monotonic) -> None:
+        if not 0 <= number < WORKERS:
+            raise ValueError(f"The number of a process is 0 to {WORKERS - 1}, not {number}.")
+        self._memory = memory
+        self._words: Any = memory.words
+        self._lock = HostLock(memory.descriptor)
+        self._number = number
+        self._clock = clock
+        self._now = clock()
+        self._behind = 0.0
+        self._windows: dict[str, SharedWindow] = {}
+        self._watchers: dict[str, Callable[[], None]] = {}
+        self._look: asyncio.TimerHandle | None = None
+        self._late: list[Callable[[], None]] = []
+        self._freed: list[str] = []
+
+    async def take(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision:
+        """Reserve one request and `tokens` if both fit into the limits `rpm` and `tpm`; otherwise reserve nothing.
+
+        `exceeds` is True if waiting cannot help: `tokens` is above `tpm`, or `rpm` is 0. Otherwise `retry_after_s` is
+        the time until the request fits if no other comes; it is above 0.
+
+        Raises:
+            Overloaded: another process held the lock for 50 ms, or the memory has no room for another provider.
+        """
+        if tokens > tpm or rpm < 1:
+            return _EXCEEDS
+        tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
+        if not self._enter():
+            await self._enter_later()
+        try:
+            window = self._window(provider_id)
+            now, use, account = self._now, window.use(model), window.account()
+            wait_s = use.wait_s(now, account, tokens)
+            taken = None
+            if not wait_s and window.fits(rpm, tpm, tokens):
+                second = window.second()
+                taken = (second, *window.take(second, tokens), *use.take(now, tokens, account))
+        finally:
+            self._leave()
+        if taken is not None:
+            second, requests, all_tokens, calls, model_tokens = taken
+            reservation = Reservation(provider_id, second, tokens, model, calls, model_tokens)
+            return Decision(reservation, 0.0, False, requests * 2 > rpm or all_tokens * 2 > tpm)
+        window_s = window.copy(int(now)).wait_s(now, rpm, tpm, tokens)
+        # It is 0 if another process made room meanwhile.
+        return Decision(None, max(wait_s, window_s) or STEP_S, by_model=wait_s > window_s)
+
+    def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
+        """Correct the reservation to `tokens` (negative counts as 0); `sent=False` releases the request as well.
+
+        It has no effect once the reservation's second has left the window.
+        """
+        tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
+        if not self._enter():
+            self._late.append(partial(self._settle, reservation, tokens, sent))
+            return
+        try:
+            self._settle(reservation, tokens, sent)
+        finally:
+            self._leave()
+
+    def _settle(self, reservation: Reservation, tokens: int, sent: bool) -> None:
+        window = self._known(reservation.provider_id)
+        if window is None:
+            return
+        now = self._clock() + self._behind
+        window.durations.add(now - reservation.bucket)
+        if now < reservation.bucket + BUCKETS and window.settle(reservation.bucket, reservation.tokens, tokens, sent):
+            self._freed.append(reservation.provider_id)
+
+    def next_free(
+        self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "", *, before: Before = NOBODY
+    ) -> float:
+        """Return the seconds until a request could fit if those `before` it, and no others, come first; 0 if now."""
+        now = self._time()
+        known = self._known(provider_id)
+        window = Window(int(now)) if known is None else known.copy(int(now))
+        requests = before.requests + 1
+        tokens = min(max(tokens, 0) + int(before.tokens * window.used_share), tpm)
+        use = None if known is None else known.known_use(model)
+        reported = 0.0 if known is None or use is None else use.wait_s(now, known.account(), tokens, requests)
+        return max(reported, window.wait_s(now, rpm, tpm, tokens, min(requests, rpm)))
+
+    def cap(self, reservation: Reservation, reported: ReportedLimits) -> None:
+        """Lower the window of (provider, model) to what the provider reported with the response to this call."""
+        self._change(partial(self._cap, reservation, reported))
+
+    def _cap(self, reservation: Reservation, reported: ReportedLimits) -> None:
+        window = self._known(reservation.provider_id)
+        use = None if window is None else window.known_use(reservation.model)
+        if window is None or use is None:
+            return
+        use.report(reported, self._time(), window.account(), reservation.calls_taken, reservation.tokens_taken)
+        window.free_room()
+        self._freed.append(reservation.provider_id)
+
+    def uncap(self, provider_id: str) -> None:
+        """Forget what the provider reported of its limits, since it is called with another account now."""
+        self._change(partial(self._uncap, provider_id))
+
+    def _uncap(self, provider_id: str) -> None:
+        window = self._known(provider_id)
+        if window is not None:
+            window.forget_reports()
+
+    def state(self, provider_id: str, rpm: int, tpm: int, model: str = "") -> WindowState:
+        """Return what is left of the limits now; the smaller one of the window's and of what the provider reported."""
+        now = self._time()
+        known = self._known(provider_id)
+        if known is None:
+            return WindowState(rpm, max(rpm, 0), tpm, max(tpm, 0), 0.0)
+        request_sum, token_sum, newest = known.sums()
+        if known.second() != int(now):
+            window = known.copy(int(now))
+            request_sum, token_sum = window.request_sum, window.token_sum
+        requests, tokens = rpm - request_sum, tpm - token_sum
+        use = known.known_use(model)
+        if use is not None:
+            requests, tokens = use.left(now, known.account(), requests, tokens)
+        reset_s = newest + BUCKETS - now if request_sum else 0.0
+        requests = requests if requests > 0 else 0  # noqa: FURB136 - max() takes five times as long
+        tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
+        return WindowState(rpm, requests, tpm, tokens, reset_s if reset_s > 0 else 0.0)
+
+    def watch(self, provider_id: str, freed: Callable[[], None] | None) -> None:
+        """Call `freed` whenever a settled call or a provider's report can have made room; None ends it.
+
+        Room that another process made is noticed within `LOOK_S`, by a timer of the running event loop.
+        """
+        if freed is None:
+            self._watchers.pop(provider_id, None)
+            return
+        self._watchers[provider_id] = freed
+        known = self._known(provider_id)
+        if known is not None:
+            known.has_news()  # what was before is not news
+        if self._look is None:
+            self._look_again()
+
+    def refill(self, provider_id: str, age_s: float, tokens: int) -> None:
+        """Count one request and `tokens` of a call that an earlier run made `age_s` seconds ago.
+
+        For new memory only: memory that outlived the processes has counted the call. See `HostMemory.is_filled`.
+        It counts in the second after its start, but not later than now: records hold the time at which a call started,
+        and its provider may have received it a little later.
+        """
+        self._change(partial(self._refill, provider_id, self._time() - age_s, tokens))
+
+    def _refill(self, provider_id: str, started: float, tokens: int) -> None:
+        window = self._window(provider_id)
+        newest = window.second()
+        second = min(int(started) + 1, newest)
+        if second > newest - BUCKETS:
+            window.refill(second, max(tokens, 0))
+
+    def forget(self, provider_id: str) -> None:
+        """Drop the window of a deleted provider; settling its open reservations then has no effect."""
+        self._change(partial(self._forget, provider_id))
+
+    def _forget(self, provider_id: str) -> None:
+        window = self._known(provider_id)
+        if window is not None:
+            window.forget()
+        self._windows.pop(provider_id, None)
+
+    def release_worker(self, number: int) -> None:
+        """Drop the open tokens of a process that died, in all windows. What it took counts until it leaves the window.
+
+        Called by the process that restarts it, once its calls are recorded. Without it waits are estimated too short
+        for a minute.
+        """
+        self._change(partial(self._release_worker, number))
+
+    def _release_worker(self, number: int) -> None:
+        for at in provider_slots(self._words).used():
+            drop_open(self._words, at, number)
+
+    def _change(self, change: Callable[[], None]) -> None:
+        """Carry out a change under the lock, now or when a later call gets it."""
+        if not self._enter():
+            self._late.append(change)
+            return
+        try:
+            change()
+        finally:
+            self._leave()
+
+    def _enter(self) -> bool:
+        """Take the lock, and put right what a killed holder left behind. Returns False if it is held."""
+        if not self._lock.acquire():
+            return False
+        if self._words[DIRTY] or self._late:
+            try:
+                self._catch_up()
+            except BaseException:  # edge: nobody else would give the lock back
+                self._lock.release()
+                raise
+        return True
+
+    def _catch_up(self) -> None:
+        if self._words[DIRTY]:
+            recompute_sums(self._words, self._words[DIRTY])
+            self._words[DIRTY] = 0
+        while self._late:
+            self._late.pop(0)()
+
+    def _leave(self) -> None:
+        """Give the lock back, and tell the watchers of providers that have room now."""
+        self._lock.release()
+        if self._freed:
+            freed, self._freed = self._freed, []
+            for provider_id in freed:
+                self._tell(provider_id)
+
+    async def _enter_later(self) -> None:
+        """Take the lock within 50 ms.
+
+        Raises:
+            Overloaded: it is still held.
+        """
+        deadline = time.monotonic() + LONGEST_WAIT_S
+        while time.monotonic() < deadline:
+            await asyncio.sleep(STEP_S)
+            if self._enter():
+                return
+        raise Overloaded(
+            "The rate limits are locked by another process of the gateway, which does not run: send the request again.",
+            retry_after_s=1,
+        )
+
+    def _tell(self, provider_id: str) -> None:
+        freed = self._watchers.get(provider_id)
+        if freed is not None:
+            freed()
+
+    def _look_again(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # without an event loop nobody waits
+            return
+        self._look = loop.call_later(LOOK_S, self._look_for_room)
+
+    def _look_for_room(self) -> None:
+        self._look = None
+        if self._late and self._enter():
+            self._leave()
+        for provider_id in list(self._watchers):
+            known = self._known(provider_id)
+            if known is not None and known.has_news():
+                self._tell(provider_id)
+        if self._watchers:
+            self._look_again()
+
+    def _time(self) -> float:
+        now = self._clock() + self._behind
+        if now < self._now:  # the clock stepped back
+            self._behind += self._now - now
+            now = self._now
+        self._now = now
+        return now
+
+    def _known(self, provider_id: str) -> SharedWindow | None:
+        """Return the provider's window if it has one."""
+        window = self._windows.get(provider_id)
+        if window is None:
+            window = SharedWindow(self._memory, provider_id, self._number)
+            if not window.is_found():
+                return None
+            self._windows[provider_id] = window
+        return window if window.is_found() else None
+
+    def _window(self, provider_id: str) -> SharedWindow:
+        """Return the provider's window, advanced to the current second of the limiter's time, which is now `_now`."""
+        second = int(self._time())
+        window = self._windows.get(provider_id)
+        if window is None:
+            window = self._windows[provider_id] = SharedWindow(self._memory, provider_id, self._number)
+        if not window.is_found() and not window.claim(second):
+            raise Overloaded("The gateway's shared memory has no room for another provider.", retry_after_s=1)
+        window.advance(second)
+        return window

@@ -1,0 +1,266 @@
+"""Window of one provider in shared memory, as one process sees it: 61 one-second buckets, running sums, open tokens.
+
+The buckets are the truth. Stores are ordered so that each prefix counts too much: a taken call is added to the buckets
+before it is granted, and a released one leaves them after its call ended; the sums follow (`host_memory`). A bucket is
+cleared when it has left the window, before `SECOND` says so.
+
+Open tokens are kept in a row for each process, so that those of a dead process can be dropped. A row's buckets are
+those of the 61 seconds up to its own second. Open tokens only tell when room can be expected; they grant nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm_gateway.host_memory import (
+    DIRTY,
+    EPOCH,
+    PROVIDER_WORDS,
+    PROVIDERS,
+    PROVIDERS_AT,
+    ROW_WORDS,
+    WINDOW_WORDS,
+    WORKERS,
+    HostMemory,
+)
+from llm_gateway.limiter.durations import Durations
+from llm_gateway.limiter.shared_reports import SharedModelUse
+from llm_gateway.limiter.shared_slots import NEVER, Key, Slots, key_of
+from llm_gateway.limiter.window import BUCKETS, Window, blend
+
+SECOND, NEWEST, REQUEST_SUM, TOKEN_SUM, OWNER, ACCOUNT, FREED_ROOM = range(2, 9)
+"""Words of a window. `OWNER`: unique number of this use of the slot. `ACCOUNT`: unique number of the provider's
+account, to which reports belong. `FREED_ROOM`: a counter of the times that a call made room."""
+REQUESTS, TOKENS = 16, 80
+ROW_SECOND, OPEN = 0, 1
+"""Words of a process's row: its newest second, and the tokens of open calls by second."""
+
+
+def provider_slots(words: Any) -> Slots:
+    """Return the table of the providers' windows."""
+    return Slots(words, PROVIDERS_AT, count=PROVIDERS, size=PROVIDER_WORDS, probes=PROVIDERS)
+
+
+def recompute_sums(words: Any, at: int) -> None:
+    """Compute the sums of the window at this word from its buckets."""
+    words[at + REQUEST_SUM] = sum(words[at + REQUESTS : at + REQUESTS + BUCKETS])
+    words[at + TOKEN_SUM] = sum(words[at + TOKENS : at + TOKENS + BUCKETS])
+
+
+def drop_open(words: Any, at: int, number: int) -> None:
+    """Drop the open tokens of a process in the window at this word."""
+    row = at + WINDOW_WORDS + number * ROW_WORDS
+    if words[row]:
+        for word in range(row, row + ROW_WORDS):
+            words[word] = 0
+
+
+class SharedWindow:
+    """One process's view of a provider's window. Methods that change it need the memory's lock.
+
+    `durations` and `used_share` are those of this process's calls: they estimate waits.
+    """
+
+    __slots__ = (
+        "_at", "_key", "_memory", "_models", "_provider_id", "_row", "_slots", "_words", "durations", "seen",
+        "used_share",
+    )  # fmt: skip
+
+    def __init__(self, memory: HostMemory, provider_id: str, number: int) -> None:
+        self._memory = memory
+        self._words: Any = memory.words
+        self._provider_id = provider_id
+        self._key: Key = key_of(provider_id)
+        self._slots = provider_slots(memory.words)
+        self._row = WINDOW_WORDS + number * ROW_WORDS
+        self._at = 0
+        self._models: dict[str, SharedModelUse] = {}
+        self.durations = Durations()
+        self.used_share = 0.0
+        self.seen = 0
+
+    def is_found(self) -> bool:
+        """Find the provider's slot. Returns False if it has none."""
+        words, at, key = self._words, self._at, self._key
+        if at and words[at] == key.low and words[at + 1] == key.high:
+            return True
+        self._at = self._slots.find(key) or 0
+        return self._at > 0
+
+    def claim(self, second: int) -> bool:
+        """Make an empty window in a free slot, or in one without a call in the last 61 seconds; False without any."""
+        words = self._words
+        at, is_free = self._slots.vacant(self._key, lambda at: int(words[at + SECOND]))
+        if not is_free and words[at + SECOND] + BUCKETS > second:
+            return False
+        if words[at] != NEVER:
+            self._slots.free(at)
+            for word in range(at + SECOND, at + WINDOW_WORDS):
+                words[word] = 0
+            for number in range(WORKERS):
+                drop_open(words, at, number)
+        words[at + SECOND] = words[at + NEWEST] = second
+        words[at + OWNER] = words[at + ACCOUNT] = self._unique()
+        self._slots.name(at, self._key)
+        self._at = at
+        return True
+
+    def _unique(self) -> int:
+        number = int(self._words[EPOCH]) + 1
+        self._words[EPOCH] = number
+        return number
+
+    def forget(self) -> None:
+        """Give up the provider's slot."""
+        self._slots.free(self._at)
+
+    def second(self) -> int:
+        """Return the window's newest second."""
+        return int(self._words[self._at + SECOND])
+
+    def advance(self, second: int) -> None:
+        """Move the window's end to `second`, and clear the seconds that leave it."""
+        words, at = self._words, self._at
+        newest = words[at + SECOND]
+        if second <= newest:
+            return
+        words[DIRTY] = at
+        requests = tokens = 0
+        for passed in range(max(newest, second - BUCKETS) + 1, second + 1):
+            index = at + passed % BUCKETS
+            if words[index + REQUESTS]:
+                requests += words[index + REQUESTS]
+                words[index + REQUESTS] = 0
+            if words[index + TOKENS]:
+                tokens += words[index + TOKENS]
+                words[index + TOKENS] = 0
+        words[at + REQUEST_SUM] -= requests
+        words[at + TOKEN_SUM] -= tokens
+        words[at + SECOND] = second
+        words[DIRTY] = 0
+
+    def use(self, model: str) -> SharedModelUse:
+        """Return the model's use, which has a slot from now on."""
+        use = self._models.get(model)
+        if use is None:
+            use = self._models[model] = SharedModelUse(self._memory, self._provider_id, model)
+        use.claim(self._words[self._at + OWNER])
+        return use
+
+    def known_use(self, model: str) -> SharedModelUse | None:
+        """Return the model's use if it has a slot."""
+        use = self._models.get(model)
+        if use is None:
+            use = SharedModelUse(self._memory, self._provider_id, model)
+        return use if use.is_found(self._words[self._at + OWNER]) else None
+
+    def account(self) -> int:
+        """Return the unique number of the provider's account."""
+        return int(self._words[self._at + ACCOUNT])
+
+    def forget_reports(self) -> None:
+        """Make the reports of all models invalid."""
+        self._words[self._at + ACCOUNT] = self._unique()
+
+    def fits(self, rpm: int, tpm: int, tokens: int) -> bool:
+        """Return whether one more request with `tokens` fits into these limits."""
+        words, at = self._words, self._at
+        return bool(words[at + REQUEST_SUM] < rpm and words[at + TOKEN_SUM] + tokens <= tpm)
+
+    def take(self, second: int, tokens: int) -> tuple[int, int]:
+        """Count a call in the newest second, with its tokens as open. Returns the sums."""
+        words, at = self._words, self._at
+        index = second % BUCKETS
+        words[DIRTY] = at
+        words[at + REQUESTS + index] += 1
+        words[at + TOKENS + index] += tokens
+        requests = words[at + REQUEST_SUM] + 1
+        words[at + REQUEST_SUM] = requests
+        all_tokens = words[at + TOKEN_SUM] + tokens
+        words[at + TOKEN_SUM] = all_tokens
+        words[at + NEWEST] = second
+        row = at + self._row
+        if words[row] != second:
+            self._advance_row(row, second)
+        words[row + OPEN + index] += tokens
+        words[DIRTY] = 0
+        return requests, all_tokens
+
+    def _advance_row(self, row: int, second: int) -> None:
+        words = self._words
+        for passed in range(max(int(words[row]), second - BUCKETS) + 1, second + 1):
+            words[row + OPEN + passed % BUCKETS] = 0
+        words[row + ROW_SECOND] = second
+
+    def settle(self, bucket: int, reserved: int, tokens: int, sent: bool) -> bool:
+        """Correct a call of the second `bucket`. Returns False if that second is not in the window."""
+        words, at = self._words, self._at
+        newest = words[at + SECOND]
+        if not newest - BUCKETS < bucket <= newest:
+            return False
+        index = bucket % BUCKETS
+        words[DIRTY] = at
+        count = words[at + TOKENS + index]
+        left = count + tokens - reserved if count + tokens > reserved else 0
+        words[at + TOKENS + index] = left
+        if not sent and words[at + REQUESTS + index] > 0:
+            words[at + REQUESTS + index] -= 1
+            words[at + REQUEST_SUM] -= 1
+        words[at + TOKEN_SUM] += left - count
+        row = at + self._row
+        if words[row] - BUCKETS < bucket <= words[row]:
+            still_open = words[row + OPEN + index]
+            words[row + OPEN + index] = still_open - reserved if still_open > reserved else 0
+        self.free_room()
+        words[DIRTY] = 0
+        if reserved:
+            self.used_share = blend(self.used_share, reserved, tokens)
+        return True
+
+    def free_room(self) -> None:
+        """Tell the other processes that room may have appeared."""
+        self.seen = self._words[self._at + FREED_ROOM] + 1
+        self._words[self._at + FREED_ROOM] = self.seen
+
+    def has_news(self) -> bool:
+        """Return whether another process made room since this was asked last."""
+        if not self.is_found():
+            return False
+        freed = self._words[self._at + FREED_ROOM]
+        if freed == self.seen:
+            return False
+        self.seen = freed
+        return True
+
+    def refill(self, second: int, tokens: int) -> None:
+        """Count a call of an earlier run."""
+        words, at = self._words, self._at
+        words[DIRTY] = at
+        words[at + REQUESTS + second % BUCKETS] += 1
+        words[at + TOKENS + second % BUCKETS] += tokens
+        words[at + REQUEST_SUM] += 1
+        words[at + TOKEN_SUM] += tokens
+        words[at + NEWEST] = max(second, words[at + NEWEST])
+        words[DIRTY] = 0
+
+    def sums(self) -> tuple[int, int, int]:
+        """Return the sums of requests and tokens, and the second of the last call."""
+        words, at = self._words, self._at
+        return words[at + REQUEST_SUM], words[at + TOKEN_SUM], words[at + NEWEST]
+
+    def copy(self, second: int) -> Window:
+        """Return a copy of the window that ends at `second`. It needs no lock: its sums are those of its buckets."""
+        words, at = self._words, self._at
+        window = Window(int(words[at + SECOND]))
+        window.newest = words[at + NEWEST]
+        window.requests = list(words[at + REQUESTS : at + REQUESTS + BUCKETS])
+        window.tokens = list(words[at + TOKENS : at + TOKENS + BUCKETS])
+        window.request_sum, window.token_sum = sum(window.requests), sum(window.tokens)
+        for row in range(at + WINDOW_WORDS, at + PROVIDER_WORDS, ROW_WORDS):
+            newest = words[row]
+            for passed in range(max(newest, window.second) - BUCKETS + 1, newest + 1) if newest else ():
+                window.open_tokens[passed % BUCKETS] += words[row + OPEN + passed % BUCKETS]
+        window.durations, window.used_share = self.durations, self.used_share
+        if second > window.second:
+            window.advance(second)
+        return window

@@ -1,0 +1,229 @@
+"""Shared limiter whose process is killed after any store: counts are never too low, and the next process repairs them.
+
+Also a process that is stopped while it holds the lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+
+from llm_gateway.domain.rate_limits import ReportedLimit, ReportedLimits
+from llm_gateway.errors import Overloaded
+from llm_gateway.host_memory import DIRTY, HostMemory, create
+from llm_gateway.limiter.base import Reservation
+from llm_gateway.limiter.shared import SharedLimiter
+from llm_gateway.limiter.shared_slots import key_of
+from llm_gateway.limiter.shared_window import REQUEST_SUM, REQUESTS, TOKEN_SUM, TOKENS, provider_slots
+from llm_gateway.limiter.window import BUCKETS
+from tests.limiter.taking import Clock, reserved, run, take
+from tests.shared_limiter.processes import Stores, end_of, fork
+
+RPM, TPM = 1_000, 10**6
+MOST_STORES = 400
+
+
+@pytest.fixture
+def descriptor() -> Iterator[int]:
+    opened = create()
+    yield opened
+    os.close(opened)
+
+
+def reports(left: int) -> ReportedLimits:
+    """Return the report of limits of 1,000 requests and 100,000 tokens, which refill within a minute."""
+    return ReportedLimits(ReportedLimit(left, 60.0, 1_000), ReportedLimit(left * 100, 60.0, 100_000))
+
+
+class Sums(NamedTuple):
+    requests: int
+    tokens: int
+
+
+def sums_of_buckets(memory: HostMemory, provider: str = "p") -> Sums:
+    at = provider_slots(memory.words).find(key_of(provider))
+    if at is None:
+        return Sums(0, 0)
+    requests, tokens = (list(memory.words[at + start : at + start + BUCKETS]) for start in (REQUESTS, TOKENS))
+    return Sums(sum(requests), sum(tokens))
+
+
+def stored_sums(memory: HostMemory, provider: str = "p") -> Sums:
+    at = provider_slots(memory.words).find(key_of(provider))
+    assert at is not None
+    return Sums(memory.words[at + REQUEST_SUM], memory.words[at + TOKEN_SUM])
+
+
+def prepare(limiter: SharedLimiter, clock: Clock) -> Reservation:
+    """Fill a window with calls of several seconds, and give up another one. Returns a call of 100 tokens, open."""
+    reserved(limiter, RPM, TPM, 50, provider="q")
+    limiter.forget("q")
+    for seconds in (0.0, 7.0, 30.0):
+        clock.now = 1000.0 + seconds
+        reserved(limiter, RPM, TPM, 50, model="m")
+    opened = reserved(limiter, RPM, TPM, 100, model="m")
+    limiter.cap(opened, reports(500))
+    return opened
+
+
+class Case(NamedTuple):
+    """An operation, and the seconds after which it comes."""
+
+    operate: Callable[[SharedLimiter, Reservation], object]
+    after_s: float = 0.0
+
+
+CASES = {
+    "take": Case(lambda limiter, _: take(limiter, RPM, TPM, 70)),
+    "take of a model with a report": Case(lambda limiter, _: run(limiter.take("p", RPM, TPM, 70, "m")), 5.0),
+    "take after seconds left": Case(lambda limiter, _: take(limiter, RPM, TPM, 70), 35.0),
+    "take after a long silence": Case(lambda limiter, _: take(limiter, RPM, TPM, 70), 500.0),
+    "settle with fewer": Case(lambda limiter, opened: limiter.settle(opened, tokens=10)),
+    "settle with more": Case(lambda limiter, opened: limiter.settle(opened, tokens=400)),
+    "settle of an unsent call": Case(lambda limiter, opened: limiter.settle(opened, tokens=0, sent=False)),
+    "refill": Case(lambda limiter, _: limiter.refill("p", 3.0, 44)),
+    "cap": Case(lambda limiter, opened: limiter.cap(opened, reports(300)), 5.0),
+    "uncap": Case(lambda limiter, _: limiter.uncap("p")),
+    "release of a worker": Case(lambda limiter, _: limiter.release_worker(1)),
+    "first take of another provider": Case(lambda limiter, _: take(limiter, RPM, TPM, 70, "q")),
+}
+ADVANCE = Case(lambda limiter, _: limiter.refill("p", 1e6, 0))
+"""Counts nothing, but moves the window to the present."""
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+def test_a_process_killed_after_any_store_leaves_counts_that_are_not_too_low(case: Case) -> None:
+    killed_at = 0
+    for last in range(1, MOST_STORES):
+        descriptor = create()
+        try:
+            if not dies_and_is_repaired(descriptor, case, last):
+                break
+        finally:
+            os.close(descriptor)
+        killed_at = last
+    assert 0 < killed_at < MOST_STORES - 1, "each store was tried"
+
+
+def dies_and_is_repaired(descriptor: int, case: Case, last: int) -> bool:
+    """Kill a process after the store `last` of the operation. Returns False if it makes fewer stores."""
+    memory, clock = HostMemory(descriptor), Clock()
+    limiter = SharedLimiter(memory, 1, clock)
+    opened = prepare(limiter, clock)
+    before = sums_of_buckets(memory)
+    clock.now += case.after_s
+
+    def operate() -> None:
+        stores = Stores(last)
+        case.operate(SharedLimiter(HostMemory(descriptor, stores), 2, clock), opened)
+
+    status = end_of(fork(operate))
+    assert status in (0, -signal.SIGKILL)
+    buckets = sums_of_buckets(memory)
+    other = SharedLimiter(HostMemory(descriptor), 3, clock)
+    other.settle(Reservation("none", 0, 0), tokens=0)  # takes the lock and repairs
+    assert memory.words[DIRTY] == 0
+    assert stored_sums(memory) == sums_of_buckets(memory) == buckets
+    if status == 0:
+        return False
+    (true, left_before), (after, left_after) = complete(case._replace(operate=ADVANCE.operate)), complete(case)
+    assert min(true.requests, after.requests) <= buckets.requests <= max(before.requests, after.requests)
+    assert min(true.tokens, after.tokens) <= buckets.tokens <= max(before.tokens, after.tokens)
+    for left, one, two in zip(left_of_model(other, clock), left_before, left_after, strict=True):
+        assert left <= max(one, two), "no more than the provider reported"
+        assert left in {one, two} or case is not CASES["cap"], "either report as a whole"
+    assert TPM - other.state("q", RPM, TPM).remaining_tokens in {0, 70}, "nothing of the window given up"
+    clock.now += 700
+    assert [take(other, 2).reservation is not None for _ in range(3)] == [True, True, False], "it works on"
+    return True
+
+
+def left_of_model(limiter: SharedLimiter, clock: Clock) -> list[int]:
+    """Return what is left of the model's requests and of its tokens, now and later."""
+    left = []
+    for _ in range(3):
+        state = limiter.state("p", 10**9, 10**9, "m")
+        left += [state.remaining_requests, state.remaining_tokens]
+        clock.now += 9
+    return left
+
+
+def complete(case: Case) -> tuple[Sums, list[int]]:
+    """Return the sums after the whole operation, and what is left of the model's limits."""
+    descriptor = create()
+    try:
+        memory, clock = HostMemory(descriptor), Clock()
+        limiter = SharedLimiter(memory, 1, clock)
+        opened = prepare(limiter, clock)
+        clock.now += case.after_s
+        case.operate(limiter, opened)
+        return sums_of_buckets(memory), left_of_model(limiter, clock)
+    finally:
+        os.close(descriptor)
+
+
+def stopped_holder(descriptor: int, clock: Clock) -> int:
+    """Start a process that stops in the middle of a take, with the lock. Returns its process id."""
+
+    def body() -> None:
+        stores = Stores(0, signal.SIGSTOP)
+        limiter = SharedLimiter(HostMemory(descriptor, stores), 2, clock)
+        stores.count, stores.last = 0, 3
+        run(limiter.take("p", RPM, TPM, 70, "m"))
+
+    pid = fork(body)
+    assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+    return pid
+
+
+@pytest.mark.parametrize("ending", [signal.SIGCONT, signal.SIGKILL])
+async def test_a_stopped_holder_makes_others_refuse_within_50_ms_until_it_goes_on(
+    descriptor: int, ending: signal.Signals
+) -> None:
+    clock = Clock()
+    limiter = SharedLimiter(HostMemory(descriptor), 1, clock)
+    opened = prepare(limiter, clock)
+    pid = stopped_holder(descriptor, clock)
+    try:
+        started = time.monotonic()
+        refused = await asyncio.gather(*(limiter.take("p", RPM, TPM, 1) for _ in range(100)), return_exceptions=True)
+        took_s = time.monotonic() - started
+        limiter.settle(opened, tokens=40)
+        limiter.cap(opened, reports(7))
+        assert limiter.state("p", RPM, TPM).remaining_requests <= RPM - 4
+        assert limiter.next_free("p", RPM, TPM, 1) == 0
+        did_not_wait_s = time.monotonic() - started - took_s
+    finally:
+        os.kill(pid, ending)
+        status = end_of(pid)
+
+    assert [type(error) for error in refused] == [Overloaded] * 100
+    assert (refused[0].status, refused[0].retry_after_s) == (503, 1)  # type: ignore[union-attr]
+    assert 0.05 <= took_s < 0.2
+    assert did_not_wait_s < 0.05
+    assert status == (0 if ending == signal.SIGCONT else -signal.SIGKILL)
+    assert (await limiter.take("p", RPM, TPM, 5)).reservation is not None
+    state = limiter.state("p", RPM, TPM, "m")
+    since = 1 if ending == signal.SIGCONT else 0
+    assert state.remaining_requests == 7 - since, "the report came late, but came"
+    assert state.remaining_tokens == 700 - since * 70
+    assert TPM - limiter.state("p", RPM, TPM).remaining_tokens == 150 + 40 + 70 + 5
+
+
+async def test_a_take_waits_for_a_holder_that_goes_on_in_time(descriptor: int) -> None:
+    clock = Clock()
+    limiter = SharedLimiter(HostMemory(descriptor), 1, clock)
+    pid = stopped_holder(descriptor, clock)
+    waiting = asyncio.ensure_future(limiter.take("p", RPM, TPM, 1))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    os.kill(pid, signal.SIGCONT)
+
+    assert (await waiting).reservation is not None
+    assert end_of(pid) == 0
