@@ -325,7 +325,7 @@ SOUND_PACKAGE = {
     "process.py": "",
     "inherited.py": "",
     "suggestions.py": "",
-    "host_memory/__init__.py": "import llm_gateway.errors",
+    "host_memory/__init__.py": "",
 }
 FLAWS = [
     ("worker/gateway.py", "import llm_gateway.control.app", "Layers"),
