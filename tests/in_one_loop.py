@@ -49,6 +49,7 @@ class GatewayInOneLoop:
         with closing(ControlSocket(self.settings.data_dir)) as address:
             server = ControlServer(self.control, address, drain_s=1.0, log=self.log)
             await server.start()
+            await self.control.admit_workers()
             running = asyncio.create_task(server.run())
 
             async def stop() -> None:
