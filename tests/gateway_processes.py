@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -71,7 +72,11 @@ def wait_for_end(processes: Iterable[ProcessId], seconds: float = ENDED_S) -> No
         AssertionError: one still runs after this time.
     """
     for process in processes:
-        wait_until(lambda process=process: not process.is_running, seconds)
+        wait_until(partial(_has_ended, process), seconds)
+
+
+def _has_ended(process: ProcessId) -> bool:
+    return not process.is_running
 
 
 def _stat(pid: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Protect the server process: ignore stray signals, open closed standard descriptors, set the scheduling of threads."""
+"""Protect a process: ignore stray signals, open closed standard descriptors, set the scheduling of threads."""
 
 from __future__ import annotations
 
