@@ -114,7 +114,7 @@ class ChannelClient:
     def is_alive(self) -> bool:
         """Return whether control answers: it is connected and not silent for `SILENT_S`, or was a second ago.
 
-        What it sent while this process did not run is not read yet, so that silence is none.
+        What it sent while this process did not run is not read yet, so that such silence does not count.
         """
         now = self._clock()
         silent_s = now - self._heard_at
