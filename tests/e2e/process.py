@@ -64,6 +64,7 @@ class GatewayProcess:
 
     def launch(self, stdout: int | None = None) -> None:
         """Start the process without waiting. Its log goes to `log_file`, or to the descriptor `stdout`."""
+        assert self._process is None or self._process.poll() is not None, "it runs already"
         self._provide_database()
         with self.log_file.open("wb") as log, Path(os.devnull).open("rb") as nothing:
             errors = log.fileno()
@@ -167,25 +168,31 @@ class GatewayProcess:
         return [self.process.pid, *(child.pid for child in descendants(self.process.pid))]
 
     @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that run now; waits while there is none."""
+        return self._children("worker")
+
+    @property
     def worker_pid(self) -> int:
         """Process id of the only worker; waits while it is started again."""
-        return self._child("worker").pid
+        [pid] = self._children("worker")
+        return pid
 
     @property
     def control_pid(self) -> int:
         """Process id of the control process; waits while it is started again."""
-        return self._child("control").pid
+        [pid] = self._children("control")
+        return pid
 
-    def _child(self, role: str) -> ProcessId:
-        found: list[ProcessId] = []
+    def _children(self, role: str) -> list[int]:
+        found: list[int] = []
 
-        def is_there() -> bool:
-            found[:] = [child for child in descendants(self.process.pid) if child.role == role]
+        def are_there() -> bool:
+            found[:] = [child.pid for child in descendants(self.process.pid) if child.role == role]
             return bool(found)
 
-        wait_until(is_there, START_S)
-        [child] = found
-        return child
+        wait_until(are_there, START_S)
+        return found
 
     def call(self, method: str, path: str, body: object = None, *, key: str | None = KEY, **headers: str) -> Response:
         """Send one request, with a JSON body, on a new connection."""

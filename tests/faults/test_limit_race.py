@@ -10,7 +10,6 @@ import time
 
 import pytest
 
-from tests.e2e.process import GatewayProcess
 from tests.faults.client import Load
 from tests.faults.conftest import Note
 from tests.faults.scene import Scene, windows
@@ -75,17 +74,20 @@ async def test_a_provider_never_gets_more_than_its_limit_in_any_60_seconds(
 @pytest.mark.fault(
     "a killed worker at a provider's limit", "SIGKILL of the worker alone, clients connect again; at the mock: as above"
 )
-async def test_a_worker_that_replaces_a_killed_one_counts_its_calls(scene: Scene, note: Note, long: bool) -> None:
-    """The new worker is told of the calls in the journal that the killed one left, those under way included."""
+@pytest.mark.parametrize("workers", [1, 2], ids=["one worker", "two workers"])
+async def test_a_worker_that_replaces_a_killed_one_counts_its_calls(
+    scene: Scene, note: Note, long: bool, workers: int
+) -> None:
+    """A single worker is told of the calls in the journal that the killed one left; several count in shared memory."""
     load = Load(clients=CLIENTS, reconnects=True)
     rounds = 10 if long else 3
-    with scene.gateway(cache_ttl_seconds=0, max_queue_seconds=0) as gateway:
+    with scene.gateway(cache_ttl_seconds=0, max_queue_seconds=0, workers=workers) as gateway:
         scene.providers(gateway, "slow-20", rate_limit_rpm=LIMIT)
         started = time.monotonic()
         load.start(gateway.port)
         for _ in range(rounds):
             await asyncio.sleep(random.uniform(0, 0.15))
-            await asyncio.to_thread(kill_worker, gateway)
+            os.kill(random.choice(gateway.worker_pids), signal.SIGKILL)
             answered = len(load.answers)
             await until(lambda answered=answered: len(load.answers) > answered, WINDOW_S / 2)  # type: ignore[misc]
         await asyncio.sleep(QUICK_S)
@@ -101,7 +103,3 @@ async def test_a_worker_that_replaces_a_killed_one_counts_its_calls(scene: Scene
         f"{rounds} kills, {sum(load.sent.values())} requests in {seconds:.0f} s at a limit of {LIMIT}: at most {most} "
         f"in any 60 s, and {ledger.count('cancelled')} cut off by the kills"
     )
-
-
-def kill_worker(gateway: GatewayProcess) -> None:
-    os.kill(gateway.worker_pid, signal.SIGKILL)
