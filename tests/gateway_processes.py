@@ -70,8 +70,8 @@ def wait_for_end(processes: Iterable[ProcessId], seconds: float = ENDED_S) -> No
     Raises:
         AssertionError: one still runs after this time.
     """
-    for process in processes:
-        wait_until(lambda process=process: not process.is_running, seconds)
+    awaited = list(processes)
+    wait_until(lambda: not any(process.is_running for process in awaited), seconds)
 
 
 def _stat(pid: int) -> list[str]:
