@@ -27,7 +27,7 @@ import uvloop
 from benchmarks.history import History, Shape
 from benchmarks.machine import Cores
 from benchmarks.report import table
-from llm_gateway import app, server
+from llm_gateway.child_process import GC_THRESHOLDS
 from llm_gateway.domain.usage import UsageRecord, encode_record
 from llm_gateway.journal.frames import encode_frame
 from llm_gateway.journal.position_page import PAGE_NAME, PageWriter, create_page, map_page
@@ -37,6 +37,7 @@ from llm_gateway.journal.throttle import REST_S, WORK_S, Throttle
 from llm_gateway.journal.writer import SEGMENT_BYTES
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore
+from llm_gateway.worker.serve import SWITCH_INTERVAL_S
 
 DOCUMENT = msgspec.json.encode(
     {
@@ -196,12 +197,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.sched_setaffinity(0, cores.measured)
     if given.real_time:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(2))
-    sys.setswitchinterval(given.switch_interval or getattr(app, "SWITCH_INTERVAL_S", sys.getswitchinterval()))
+    sys.setswitchinterval(given.switch_interval or SWITCH_INTERVAL_S)
     now_ms = time.time_ns() // 1_000_000
     history = History(Shape(records=given.records, customers=given.customers), now_ms)
     records = history.made_at([now_ms - given.records + number for number in range(given.records)])
     gc.freeze()
-    gc.set_threshold(*server.GC_THRESHOLDS)
+    gc.set_threshold(*GC_THRESHOLDS)
     runs = []
     for _ in range(given.runs):
         with tempfile.TemporaryDirectory(prefix="gaps-") as name:

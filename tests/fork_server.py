@@ -277,6 +277,7 @@ class ForkingLauncher:
             return pid
         code = 1
         try:
+            atexit._clear()  # such as the removal of a temporary folder that the supervisor still uses
             os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGCHLD):

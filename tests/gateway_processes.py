@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -70,8 +71,12 @@ def wait_for_end(processes: Iterable[ProcessId], seconds: float = ENDED_S) -> No
     Raises:
         AssertionError: one still runs after this time.
     """
-    awaited = list(processes)
-    wait_until(lambda: not any(process.is_running for process in awaited), seconds)
+    for process in processes:
+        wait_until(partial(_has_ended, process), seconds)
+
+
+def _has_ended(process: ProcessId) -> bool:
+    return not process.is_running
 
 
 def _stat(pid: int) -> list[str]:

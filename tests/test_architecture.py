@@ -325,7 +325,7 @@ SOUND_PACKAGE = {
     "process.py": "",
     "inherited.py": "",
     "suggestions.py": "",
-    "host_memory/__init__.py": "import llm_gateway.errors",
+    "host_memory/__init__.py": "",
 }
 FLAWS = [
     ("worker/gateway.py", "import llm_gateway.control.app", "Layers"),
@@ -343,7 +343,7 @@ FLAWS = [
     ("worker/pipeline/caching.py", "import llm_gateway.worker.pipeline.failover", "A step of the pipeline"),
     ("worker/pipeline/refusals.py", "import llm_gateway.worker.pipeline.attempt", "A step of the pipeline"),
     ("store/__init__.py", "import llm_gateway.settings", "Settings"),
-    ("worker/app.py", "import llm_gateway.settings_reader", "The environment is read"),
+    ("worker/app.py", "import llm_gateway.settings_reader", "The reader of settings"),
     ("cli/__init__.py", "import llm_gateway.local_model", "The embedded model"),
     ("cli/__init__.py", "import pyreqwest", "One home: the command line's HTTP client"),
     ("settings.py", "import cyclopts", "One home: the command line's libraries"),
@@ -352,7 +352,7 @@ FLAWS = [
     ("supervisor/__init__.py", "import llm_gateway.worker.gateway", "The supervisor knows nothing"),
     ("journal/__init__.py", "import starlette", "One home: ASGI"),
     ("worker/gateway.py", "import fastapi", "One home: the web framework"),
-    ("app.py", "import uvicorn", "One home: the ASGI server"),
+    ("control/app.py", "import uvicorn", "One home: the ASGI server"),
     ("routing/__init__.py", "def f():\n    import llm_gateway.upstream", "One home: the upstream HTTP client"),
     ("worker/gateway.py", "import aiohappyeyeballs", "One home: the upstream HTTP client"),
     ("journal/__init__.py", "import sqlalchemy", "One home: SQL"),

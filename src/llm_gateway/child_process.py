@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import uvloop
 
 from llm_gateway.inherited import READY, Inherited
+from llm_gateway.process import forbid_memory_dumps
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import read_settings
 from llm_gateway.telemetry.process_log import ProcessLog, open_log
@@ -30,7 +31,7 @@ Requests leave no reference cycles (tests/memory), so it finds only those of lib
 
 
 class ChildServer(NamedTuple):
-    """What a child does, as functions called in its event loop.
+    """Functions of a child's server, called in its event loop.
 
     `start` returns once it serves. `run` serves until `stop` (SIGTERM) or `interrupt` (SIGINT) was called, and closes
     everything. `orphaned` is called when the supervisor has died; it must end `run` sooner or later.
@@ -54,6 +55,7 @@ def run_child(inherited: Inherited, build: Build) -> int:
         StoreUnavailable: the database does not answer.
     """
     settings = read_settings(inherited.settings)
+    forbid_memory_dumps()
     _raise_file_limit()
     output = open_log(
         level=settings.log_level, form=settings.log_format, secrets=[key for _, key, _ in settings.callers()]

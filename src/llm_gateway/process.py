@@ -1,13 +1,15 @@
-"""Protect the server process: ignore stray signals, open closed standard descriptors, set the scheduling of threads."""
+"""Protect a process: ignore stray signals, open closed standard descriptors, set the scheduling of threads."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import sys
 
 IGNORED_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals that end a process by default. A closed terminal (SIGHUP) or a log rotation must not cut off requests."""
+PR_SET_DUMPABLE = 4  # linux/prctl.h
 STANDARD_DESCRIPTORS = (0, 1, 2)
 """File descriptors of stdin, stdout and stderr."""
 
@@ -25,6 +27,17 @@ def protect_process() -> None:
             os.fstat(descriptor)
         except OSError:
             _occupy(descriptor)
+
+
+def forbid_memory_dumps() -> None:
+    """Let no process of this user read this one's memory, and the system write none to a file (Linux: prctl(2)).
+
+    The memory holds the providers' keys. Root can still read it.
+    """
+    import ctypes  # noqa: PLC0415 - the supervisor, which must stay small, does not call this
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _occupy(descriptor: int) -> None:

@@ -47,7 +47,7 @@ async def worker_process(data_dir: Path) -> AsyncIterator[asyncio.subprocess.Pro
         await process.communicate()
 
 
-async def test_control_counts_as_dead_one_second_after_its_last_beat(tmp_path: Path) -> None:
+async def test_control_counts_as_dead_one_second_after_its_connection_ended(tmp_path: Path) -> None:
     now = [100.0]
     async with worker(tmp_path, clock=lambda: now[0]) as running:
         assert not running.client.is_alive()
@@ -55,12 +55,36 @@ async def test_control_counts_as_dead_one_second_after_its_last_beat(tmp_path: P
             own.beat = ControlBeat(database_ok=False, shipping_lag_s=7.5)
             await until(lambda: running.client.last_beat == own.beat)
             assert running.client.is_alive()
+        await until(lambda: running.client._writer is None)
         now[0] += 0.99
         assert running.client.is_alive()
         now[0] += 0.01
         assert not running.client.is_alive()
         async with control(tmp_path):
             await until(running.client.is_alive)
+
+
+async def test_a_frozen_control_counts_as_dead_after_three_silent_seconds(tmp_path: Path) -> None:
+    now = [100.0]
+    async with control(tmp_path) as own, worker(tmp_path, clock=lambda: now[0]) as running:
+        await until(lambda: running.client.last_beat == own.beat)
+        for task in own.server._tasks:  # its beats end, its connections stay
+            task.cancel()
+        ran_at = running.client._ran_at
+        now[0] += 2.9
+        await until(lambda: running.client._ran_at > ran_at)
+        assert running.client.is_alive()
+        now[0] += 0.2
+        await until(lambda: running.client._ran_at == now[0])
+        assert not running.client.is_alive()
+
+
+async def test_silence_does_not_count_while_the_worker_itself_did_not_run(tmp_path: Path) -> None:
+    now = [100.0]
+    async with control(tmp_path) as own, worker(tmp_path, clock=lambda: now[0]) as running:
+        await until(lambda: running.client.last_beat == own.beat)
+        now[0] += 60
+        assert running.client.is_alive()
 
 
 async def test_a_state_that_cannot_be_read_does_not_end_the_beats(tmp_path: Path) -> None:

@@ -15,21 +15,6 @@ from llm_gateway.settings import Settings
 from tests.cli.command import execute_command
 from tests.e2e.process import free_port
 
-STEADY = """
-import asyncio, sys
-from llm_gateway.app import Application
-from llm_gateway.settings_reader import load_settings
-
-async def start_and_stop():
-    waiting = ["lifespan.shutdown", "lifespan.startup"]
-    async def receive(): return {"type": waiting.pop()}
-    async def send(message): pass
-    await Application(load_settings())({"type": "lifespan"}, receive, send)
-
-asyncio.run(start_and_stop())
-print(*(name for name in ("llm_gateway", "fastapi", "cyclopts", "alembic", "mako") if name in sys.modules))
-"""
-
 
 class Became(BaseException):
     """Raised in place of replacing the process."""
@@ -136,16 +121,6 @@ def test_a_file_in_the_working_directory_is_not_imported() -> None:
     ended = execute_command("serve", LLM_GATEWAY_PORT="x")
     assert ended.code == 78
     assert "LLM_GATEWAY_PORT" in ended.err
-
-
-def test_the_server_imports_neither_command_line_nor_migrations() -> None:
-    environment = {**os.environ, "LLM_GATEWAY_LOCAL_MODEL": "false", "LLM_GATEWAY_LOG_LEVEL": "error"}
-    command = [sys.executable, "-c", STEADY]
-    loaded = [
-        subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout.split()
-        for _ in range(2)
-    ]
-    assert loaded == [["llm_gateway", "fastapi", "alembic", "mako"], ["llm_gateway", "fastapi"]]
 
 
 def test_serve_without_flags_imports_no_library_first() -> None:

@@ -1,4 +1,4 @@
-"""A test application served by `serve` in its own process: `python -m tests.server.served <port> <behaviour>`.
+"""A test application served by `Server` in a child process: `python -m tests.server.served <port> <behaviour> …`.
 
 Requests take 20 ms; /hang never ends, /stream sends some data first. Logged events go to stdout, one per line.
 """
@@ -6,22 +6,27 @@ Requests take 20 ms; /hang never ends, /stream sends some data first. Logged eve
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
+from functools import partial
+from tempfile import TemporaryFile
 from typing import Any
 
+from llm_gateway.child_process import ChildServer, run_child
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.server import serve
+from llm_gateway.inherited import Inherited
+from llm_gateway.server import Server, bind, url_of
+from llm_gateway.server.shared_state import Log
+from llm_gateway.settings import Settings
+from llm_gateway.settings_reader import encode_settings
+from llm_gateway.telemetry.process_log import ProcessLog
 from tests.server.harness import Message, answer, read_body
 
 
-def log(event: str, **fields: Any) -> None:
-    sys.stdout.write(f"{event} {fields}\n")
-    sys.stdout.flush()
-
-
 class Application:
-    def __init__(self, behaviour: str) -> None:
+    def __init__(self, behaviour: str, log: Log) -> None:
         self._behaviour = behaviour
+        self._log = log
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -38,7 +43,7 @@ class Application:
         await receive()
         try:
             if self._behaviour == "slow":
-                log("starting")
+                self._log("starting")
                 await asyncio.sleep(3600)
             elif self._behaviour == "refuses":
                 raise ConfigurationError("Set LLM_GATEWAY_X.")
@@ -50,23 +55,38 @@ class Application:
             if self._behaviour == "stops-badly":
                 raise ValueError("cannot stop")
         finally:
-            log("application stopped")
+            self._log("application stopped")
         await send({"type": "lifespan.shutdown.complete"})
 
 
 def main(port: str, behaviour: str, accept_s: str, drain_s: str) -> int:
-    try:
-        return serve(
-            Application(behaviour),
-            host="127.0.0.1",
-            port=int(port),
+    """Run the child in the supervisor's place. Returns the exit code."""
+
+    def build(_: Settings, output: ProcessLog, __: Inherited) -> ChildServer:
+        log = output.log
+        server = Server(
+            Application(behaviour, log),
             accept_s=float(accept_s),
             drain_s=float(drain_s),
             on_stopping=lambda: log("on_stopping"),
             log=log,
         )
+
+        async def start() -> None:
+            await server.start(sock)
+            log("ready", url=url_of(sock))
+
+        stop_now = partial(server.stop, accepting=False)
+        return ChildServer(start, server.run, stop=server.stop, interrupt=stop_now, orphaned=stop_now)
+
+    supervisor, leash = socket.socketpair()
+    try:
+        with bind("127.0.0.1", int(port)) as sock, supervisor, TemporaryFile() as settings:
+            settings.write(encode_settings(Settings()))
+            settings.flush()
+            return run_child(Inherited(settings=settings.fileno(), leash=leash.detach()), build)
     except ConfigurationError as error:
-        log(f"refused: {error}")
+        sys.stdout.write(f"refused: {error}\n")
         return error.exit_code
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import re
 import signal
 import socket
@@ -34,13 +35,13 @@ class Process:
     lines: list[str] = field(default_factory=list)
     port: int = 0
 
-    async def until(self, start: str) -> str:
-        """Read lines until one starts with this event."""
+    async def until(self, event: str) -> str:
+        """Read lines until one with this event."""
         assert self.process.stdout is not None
         async with asyncio.timeout(END_S):
             while line := (await self.process.stdout.readline()).decode():
                 self.lines.append(line)
-                if line.startswith(start):
+                if event_of(line) == event:
                     return line
         raise AssertionError("".join(self.lines))
 
@@ -59,7 +60,15 @@ class Process:
 
     @property
     def events(self) -> list[str]:
-        return [line.split(" {")[0].strip() for line in self.lines]
+        return [event_of(line) for line in self.lines]
+
+
+def event_of(line: str) -> str:
+    """Return the event of a log line; other output as it is."""
+    try:
+        return str(json.loads(line)["event"])
+    except ValueError:
+        return line.strip()
 
 
 @contextlib.asynccontextmanager
@@ -231,7 +240,7 @@ async def test_a_port_in_use_is_reported_in_one_sentence() -> None:
             assert await server.end() == 78
 
     sentence = f"Port {port} on 127.0.0.1 is in use: stop the other process or set LLM_GATEWAY_PORT."
-    assert server.lines == [f"refused: {sentence} {{}}\n"]
+    assert server.lines == [f"refused: {sentence}\n"]
 
 
 async def test_a_port_taken_during_the_start_is_reported_too() -> None:

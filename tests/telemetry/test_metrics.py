@@ -9,15 +9,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from llm_gateway.domain.metric_families import MetricFamily, Sample, gauge
 from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.telemetry import METRICS_CONTENT_TYPE, Metrics
+from llm_gateway.telemetry.exposition import render
 from llm_gateway.telemetry.metrics import LATENCY_BUCKETS_MS
+from llm_gateway.telemetry.text_format import text_of
 from tests.telemetry.harness import record
 
 
-def samples(metrics: Metrics) -> dict[str, float]:
+def samples(text: bytes) -> dict[str, float]:
     """Return every sample of the rendered text, by `name{label=value}`."""
     return {
         f"{sample.name}{{{','.join(f'{name}={value}' for name, value in sorted(sample.labels.items()))}}}": sample.value
-        for family in text_string_to_metric_families(metrics.render().decode())
+        for family in text_string_to_metric_families(text.decode())
         for sample in family.samples
     }
 
@@ -31,7 +33,7 @@ def test_metrics_count_requests_and_can_be_parsed() -> None:
     metrics(record(latency_ms=200_000))
     cut = AttemptRecord(id="b", provider_id="i", provider="p", kind="openai", model="m", started_ms=0)
     metrics(record(outcome="failed", error_code="provider_error", attempts=[cut], latency_ms=1))
-    found = samples(metrics)
+    found = samples(text_of(metrics.report()))
     assert found["llm_gateway_log_lines_dropped_total{}"] == 3
     assert found["llm_gateway_requests_total{error_code=,outcome=ok,surface=generate}"] == 3
     assert found["llm_gateway_requests_total{error_code=provider_error,outcome=failed,surface=generate}"] == 1
@@ -53,7 +55,7 @@ def bounds() -> list[str]:
 
 
 def test_without_requests_only_dropped_lines_are_counted() -> None:
-    found = samples(Metrics(list))
+    found = samples(render(Metrics(list).report()))
     assert {name: value for name, value in found.items() if name.startswith("llm_gateway")} == {
         "llm_gateway_log_lines_dropped_total{}": 0
     }

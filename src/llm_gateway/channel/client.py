@@ -41,10 +41,13 @@ from llm_gateway.domain.usage import SentAttempt
 from llm_gateway.errors import reason_without_key
 from llm_gateway.forwarding.control_socket import ControlSocket
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 1.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 0.2
 """Seconds between attempts to connect: they double from the first to the longest."""
 SLICE_S = 0.002
 """Seconds for which messages are handled before other work of the event loop gets its turn."""
+SILENT_S = 3.0
+"""Seconds without a message after which a connected control counts as stopped. Libraries keep the lock of its
+interpreter for up to a second: the first use of the public price lists, say, on a busy machine."""
 CLOSE_S = 1.0
 """Seconds in which the last messages of a worker that ends must be read."""
 
@@ -109,9 +112,15 @@ class ChannelClient:
         await self._first.wait()
 
     def is_alive(self) -> bool:
-        """Return whether control has sent anything in the last second, or may have while this process did not run."""
+        """Return whether control answers: it is connected and not silent for `SILENT_S`, or was a second ago.
+
+        What it sent while this process did not run is not read yet, so that silence is none.
+        """
         now = self._clock()
-        return now - self._heard_at < ALIVE_S or (self._writer is not None and now - self._ran_at > ALIVE_S)
+        silent_s = now - self._heard_at
+        if self._writer is None:
+            return silent_s < ALIVE_S
+        return silent_s < SILENT_S or now - self._ran_at > ALIVE_S
 
     async def close(self) -> None:
         """Send the last report and end the connection."""

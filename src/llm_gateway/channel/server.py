@@ -85,9 +85,9 @@ class ChannelServer:
         """Bind the socket and accept connections.
 
         Raises:
-            OSError: the socket's file cannot be made.
+            ConfigurationError: the socket's file cannot be made.
         """
-        await self._listen(self._address.bind())
+        await self._listen(self._address.bind_at_start())
         self._tasks = [
             self._loop.create_task(keep_bound(self._address, self._listen, self._log)),
             self._loop.create_task(self._beat()),

@@ -1,4 +1,4 @@
-"""Replace the command line's process with the server process (execve(2))."""
+"""Replace the command line's process with the supervisor process (execve(2))."""
 
 from __future__ import annotations
 

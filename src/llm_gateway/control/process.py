@@ -50,8 +50,17 @@ class ControlProcess(ProcessApplication):
         """True while a worker is connected."""
         return self._workers is not None and self._workers.are_connected()
 
+    async def admit_workers(self) -> None:
+        """Let workers connect. Call it once the management API is served, so that no worker is ready before it.
+
+        Raises:
+            ConfigurationError: the channel's socket cannot be made; the message says what to set.
+        """
+        if self._workers is not None:
+            await self._workers.start()
+
     async def _open(self) -> ASGIApp:
-        """Open the stores, the embedded model and the shipper, and send the configuration to the workers.
+        """Open the stores, the embedded model and the shipper, and load the configuration.
 
         The stack closes them in reverse order: the shipper moves the last records before the database closes.
 
@@ -82,7 +91,6 @@ class ControlProcess(ProcessApplication):
         self._background(save_totals_forever(totals, log))
         control.configuration.connect(workers.distribute)
         control.configuration.reload()
-        await workers.start()
         stack.push_async_callback(workers.stop)
         self._background(refresh_prices_forever(control.configuration, log))
         retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log, pause=Throttle())

@@ -46,4 +46,8 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
     def orphaned() -> None:
         waiting.append(asyncio.get_running_loop().create_task(stop_after_workers()))
 
-    return ChildServer(server.start, server.run, stop=server.stop, interrupt=server.stop, orphaned=orphaned)
+    async def start() -> None:
+        await server.start()
+        await app.admit_workers()
+
+    return ChildServer(start, server.run, stop=server.stop, interrupt=server.stop, orphaned=orphaned)

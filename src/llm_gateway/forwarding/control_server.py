@@ -54,11 +54,11 @@ class ControlServer:
         """Start the application, then accept connections.
 
         Raises:
-            OSError: the socket's file cannot be made.
+            ConfigurationError: the socket's file cannot be made.
             Exception: what the application raised.
             CancelledError: `stop` was called in the meantime.
         """
-        await self._server.start(self._control.bind())
+        await self._server.start(self._control.bind_at_start())
         self._watcher = asyncio.get_running_loop().create_task(
             keep_bound(self._control, self._server.listen, self._log)
         )

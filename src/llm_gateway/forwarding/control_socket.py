@@ -17,6 +17,8 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from llm_gateway.errors import ConfigurationError
+
 NAME = "control.sock"
 """The socket of the management API, in the data directory."""
 WATCH_S = 0.5
@@ -71,6 +73,20 @@ class ControlSocket:
             raise
         sock.setblocking(False)
         return sock
+
+    def bind_at_start(self) -> socket.socket:
+        """Return what `bind` returns; a file system without Unix sockets is an error that the operator must mend.
+
+        Raises:
+            ConfigurationError: the file cannot be made; the message says what to set.
+        """
+        try:
+            return self.bind()
+        except OSError as error:
+            raise ConfigurationError(
+                f"The socket {self.name} cannot be made in the data directory ({error.strerror}): set "
+                "LLM_GATEWAY_DATA_DIR to a directory on a file system that has Unix sockets and space."
+            ) from error
 
     def connect(self) -> socket.socket:
         """Return a connection to the control process. Never blocks: Unix sockets connect at once or not at all.

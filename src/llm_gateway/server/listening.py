@@ -1,4 +1,4 @@
-"""Stop accepting on a listening socket without resetting connections just made."""
+"""Stop accepting on a listening socket without resetting connections just made, and accept again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import struct
 import sys
 
-SO_ATTACH_FILTER = 26  # Linux: asm-generic/socket.h
+SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # Linux: asm-generic/socket.h
 TCP_FLAGS, SYN = 13, 0x02  # RFC 9293 3.1: the byte with the flags; SYN begins a connection
 # Classic BPF (code, jump if true, jump if false, operand): load the flags; SYN? drop; else pass.
 DROP_SYN = ((0x30, 0, 0, TCP_FLAGS), (0x45, 0, 1, SYN), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
@@ -27,3 +27,10 @@ def refuse_new_connections(sock: socket.socket) -> None:
             sock.setsockopt(
                 socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(DROP_SYN), ctypes.addressof(steps))
             )
+
+
+def accept_new_connections(sock: socket.socket) -> None:
+    """Undo `refuse_new_connections`, which a process that shares the socket may have called before it ended."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # there is no filter
+            sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from select import PIPE_BUF
 from typing import Any, Self
 
 from llm_gateway.domain.usage import UsageRecord
@@ -138,26 +139,41 @@ class LogWriter:
         data = self._escape(text).encode("utf-8", "replace")
         if self._is_torn:
             data = b"\n" + data
-        left = memoryview(data)
-        while left:
+        sent = self._write_pieces(data)
+        if sent:
+            self._is_torn = data[sent - 1 : sent] != b"\n"
+        return min(len(items), data.count(b"\n", sent))
+
+    def _write_pieces(self, data: bytes) -> int:
+        """Write lines in pieces that the lines of other processes cannot tear. Returns the number of bytes written."""
+        sent = end = 0
+        while sent < len(data):
+            if sent == end:
+                end = _end_of_piece(data, sent)
             try:
-                left = left[os.write(self._fd, left) :]
+                sent += os.write(self._fd, data[sent:end])
             except BlockingIOError:
                 if self._is_given_up:
                     break
                 time.sleep(FULL_PIPE_PAUSE_S)
             except OSError:  # the pipe is closed, or the disk is full: the gateway goes on
                 break
-        sent = len(data) - len(left)
-        if sent:
-            self._is_torn = data[sent - 1 : sent] != b"\n"
-        return min(len(items), bytes(left).count(b"\n"))
+        return sent
 
     def _rendered(self, item: UsageRecord | Event) -> str:
         try:
             return self._render(item)
         except Exception as error:  # edge: the other lines must still be written
             return self._render(_own_event("log line cannot be rendered", "error", problem=repr(error)))
+
+
+def _end_of_piece(data: bytes, start: int) -> int:
+    """Return the end of the whole lines that one write keeps together; a longer line is a piece of its own.
+
+    All processes of the gateway write to the same pipe, and only a write of at most PIPE_BUF bytes is atomic (pipe(7)).
+    """
+    end = data.rfind(b"\n", start, start + PIPE_BUF) + 1
+    return end or data.find(b"\n", start) + 1 or len(data)
 
 
 def _own_event(event: str, level: str, **fields: Any) -> Event:

@@ -9,6 +9,7 @@ from functools import partial
 from llm_gateway.child_process import ChildServer, run_child
 from llm_gateway.inherited import Inherited
 from llm_gateway.server import Server, most_connections, url_of
+from llm_gateway.server.listening import accept_new_connections
 from llm_gateway.server.shared_state import Limits
 from llm_gateway.settings import Settings
 from llm_gateway.telemetry.process_log import ProcessLog
@@ -40,6 +41,7 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
     )
 
     async def start() -> None:
+        accept_new_connections(sock)
         await server.start(sock)
         output.log("ready", url=url_of(sock), worker=inherited.number)
 
