@@ -76,7 +76,14 @@ def _create() -> int:
 
         with tempfile.TemporaryFile(prefix="llm-gateway-") as file:
             descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, SIZE)
+    try:
+        os.ftruncate(descriptor, SIZE)
+    except OSError as error:
+        os.close(descriptor)
+        raise ConfigurationError(
+            f"The memory that the workers share cannot be created ({error.strerror}): allow the gateway files of "
+            f"{SIZE} bytes (ulimit -f), or set LLM_GATEWAY_WORKERS=1."
+        ) from None
     for at, value in ((AT_MAGIC, MAGIC), (AT_VERSION, VERSION), (AT_SIZE, SIZE)):
         os.pwrite(descriptor, value.to_bytes(WORD, "little"), at * WORD)
     return descriptor

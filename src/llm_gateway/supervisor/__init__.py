@@ -41,7 +41,8 @@ def run_supervisor(launch: Launch, leaving_s: float = LEAVING_S) -> int:
         return refused.code
     settings = SupervisorSettings(document, leaving_s)
     data_dir, sock = claim(settings)
-    supervisor = Supervisor(launch, settings, store_settings(document), data_dir.shared_lock, sock, create())
+    memory = create() if settings.workers > 1 else None
+    supervisor = Supervisor(launch, settings, store_settings(document), data_dir.shared_lock, sock, memory)
     try:
         return supervisor.run()
     finally:

@@ -28,7 +28,7 @@ class Supervisor:
         settings_file: descriptor of the settings as JSON.
         lock: descriptor whose lock the children keep.
         listener: the TCP socket; it is closed when the stop begins, so that the workers' copies are the last.
-        memory: descriptor of the memory that all processes share (host_memory).
+        memory: descriptor of the memory that several workers share (host_memory); None for a single one.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Supervisor:
         settings_file: int,
         lock: int,
         listener: socket.socket,
-        memory: int,
+        memory: int | None,
     ) -> None:
         self._launch = launch
         self._settings_file = settings_file
