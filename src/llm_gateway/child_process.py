@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import uvloop
 
-from llm_gateway.inherited import READY, Inherited
+from llm_gateway.inherited import READY, RETIRE, Inherited
 from llm_gateway.process import forbid_memory_dumps
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import read_settings
@@ -34,13 +34,15 @@ class ChildServer(NamedTuple):
     """Functions of a child's server, called in its event loop.
 
     `start` returns once it serves. `run` serves until `stop` (SIGTERM) or `interrupt` (SIGINT) was called, and closes
-    everything. `orphaned` is called when the supervisor has died; it must end `run` sooner or later.
+    everything. `retire` ends it, too, while other processes go on accepting on the same socket. `orphaned` is called
+    when the supervisor has died; it must end `run` sooner or later.
     """
 
     start: Callable[[], Awaitable[None]]
     run: Callable[[], Awaitable[None]]
     stop: Callable[[], None]
     interrupt: Callable[[], None]
+    retire: Callable[[], None]
     orphaned: Callable[[], None]
 
 
@@ -82,7 +84,7 @@ async def _serve(build: Callable[[], ChildServer], leash: socket.socket, log: Ca
     loop.add_signal_handler(signal.SIGTERM, server.stop)
     loop.add_signal_handler(signal.SIGINT, server.interrupt)
     leash.setblocking(False)
-    loop.add_reader(leash, _read_leash, leash, server.orphaned)
+    loop.add_reader(leash, _read_leash, leash, server)
     try:
         await server.start()
     except asyncio.CancelledError:
@@ -97,8 +99,8 @@ async def _serve(build: Callable[[], ChildServer], leash: socket.socket, log: Ca
     loop.remove_reader(leash)
 
 
-def _read_leash(leash: socket.socket, orphaned: Callable[[], None]) -> None:
-    """Find out that the supervisor has died."""
+def _read_leash(leash: socket.socket, server: ChildServer) -> None:
+    """Find out that the supervisor has died, or that it has started the process's successor."""
     with contextlib.suppress(BlockingIOError, InterruptedError):
         try:
             received = leash.recv(4096)
@@ -106,7 +108,9 @@ def _read_leash(leash: socket.socket, orphaned: Callable[[], None]) -> None:
             received = b""
         if not received:
             asyncio.get_running_loop().remove_reader(leash)
-            orphaned()
+            server.orphaned()
+        elif RETIRE in received:  # a few bytes sent at once arrive at once
+            server.retire()
 
 
 def _raise_file_limit() -> None:

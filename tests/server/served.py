@@ -77,7 +77,9 @@ def main(port: str, behaviour: str, accept_s: str, drain_s: str) -> int:
             log("ready", url=url_of(sock))
 
         stop_now = partial(server.stop, accepting=False)
-        return ChildServer(start, server.run, stop=server.stop, interrupt=stop_now, orphaned=stop_now)
+        return ChildServer(
+            start, server.run, stop=server.stop, interrupt=stop_now, retire=server.retire, orphaned=stop_now
+        )
 
     supervisor, leash = socket.socketpair()
     try:
