@@ -5,7 +5,8 @@ workers start side by side; each writes a line to its leash, a socket to the sup
 
     starting ── all ready ──▶ serving ── SIGTERM, SIGINT ──▶ workers stop ── all ended ──▶ control stops ──▶ ended
        │                      │     ▲                             ▲
-       │                      └─────┘ a child ended: restart it   │
+       │                      ├─────┘ a child ended: restart it   │
+       │                      └─ SIGHUP: see `roll.py`            │
        └── a child ended before it was ready, or a signal ────────┘
 
 It imports neither asyncio nor a library, so that it needs little memory and can hardly fail.
@@ -41,7 +42,7 @@ def run_supervisor(launch: Launch, leaving_s: float = LEAVING_S) -> int:
         return refused.code
     settings = SupervisorSettings(document, leaving_s)
     data_dir, sock = claim(settings)
-    supervisor = Supervisor(launch, settings, store_settings(document), data_dir.shared_lock, sock, create())
+    supervisor = Supervisor(launch, settings, store_settings(document), data_dir, sock, create())
     try:
         return supervisor.run()
     finally:
