@@ -31,7 +31,7 @@ async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
     totals = ReportTotals()
     async with control(tmp_path, on_report=totals.update) as running:
         events: list[tuple[str, dict[str, Any]]] = []
-        found = Plane(Workers(running.server, totals, lambda: [gauge("own", "Own", 7)], collector(events)))
+        found = Plane(Workers(running.server, totals, lambda: [gauge("own", "Own", 7)], list, collector(events)))
         found.events = events
         yield found
 

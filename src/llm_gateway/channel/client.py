@@ -55,7 +55,7 @@ CLOSE_S = 1.0
 class ChannelHandlers(NamedTuple):
     """Functions that the client calls in the event loop.
 
-    `on_refill` comes before the first `on_configuration`, perhaps several times. `report` returns the metrics, `state`
+    `on_refill` comes at most once, before the first `on_configuration`. `report` returns the metrics, `state`
     the next beat.
     """
 
@@ -95,7 +95,8 @@ class ChannelClient:
         self._started_ns = time.time_ns()
         self._heard_at = -math.inf
         self._ran_at = -math.inf
-        self._first = asyncio.Event()
+        self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._refill: list[SentAttempt] = []
         self._wants_refill = True
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
@@ -108,8 +109,12 @@ class ChannelClient:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def first_configuration(self) -> None:
-        """Wait until the first configuration is applied."""
-        await self._first.wait()
+        """Wait until the first configuration is applied.
+
+        Raises:
+            Exception: it cannot be applied.
+        """
+        await self._first
 
     def is_alive(self) -> bool:
         """Return whether control answers: it is connected and not silent for `SILENT_S`, or was a second ago.
@@ -175,6 +180,7 @@ class ChannelClient:
     async def _receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Handle messages until the connection ends, in slices."""
         decoder = Decoder(FromControl)
+        self._refill = []
         self._receiver.forget_version()
         slice_ends_at = time.monotonic() + SLICE_S
         while True:
@@ -200,14 +206,17 @@ class ChannelClient:
                 if configuration is not None:
                     self._apply(message.version, configuration, writer)
             case Refill():
-                self._wants_refill = False
-                self._handlers.on_refill(message.attempts)
+                self._refill.extend(message.attempts)
             case Passed():
                 self._handlers.on_passed(message.provider_id)
             case AskReport():
                 self._send(writer, Report(id=message.id, families=self._handlers.report()))
 
     def _apply(self, version: int, configuration: Configuration, writer: asyncio.StreamWriter) -> None:
+        if self._wants_refill:
+            refill, self._refill, self._wants_refill = self._refill, [], False
+            if refill:
+                self._handlers.on_refill(refill)
         try:
             self._handlers.on_configuration(configuration)
         except Exception as error:  # edge: the last configuration stays in force, whatever is wrong with this one
@@ -217,9 +226,11 @@ class ChannelClient:
                 version=version,
                 problem=reason_without_key(error),
             )
+            if not self._first.done():
+                self._first.set_exception(error)
             return
-        self._wants_refill = False
-        self._first.set()
+        if not self._first.done():
+            self._first.set_result(None)
         self._send(writer, Applied(version=version))
 
     def _send(self, writer: asyncio.StreamWriter, message: Message) -> None:

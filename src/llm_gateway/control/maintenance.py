@@ -32,19 +32,26 @@ async def delete_old_usage_forever(retention: Retention, log: Callable[..., None
         await asyncio.sleep(DELETE_PAUSE_S if is_left else DELETE_EVERY_S)
 
 
-def save_totals(totals: ReportTotals, log: Callable[..., None]) -> None:
-    """Save the metrics' totals, so that counters go on where they were after a restart."""
+def ignore(*_: object, **__: object) -> None:
+    """Drop a log event that was logged before."""
+
+
+def save_totals(totals: ReportTotals, log: Callable[..., None]) -> bool:
+    """Save the metrics' totals, so that counters go on where they were after a restart. Returns whether it worked."""
     try:
         totals.save()
     except OSError as error:
         log("metrics cannot be saved: counters start anew after a restart", level="warning", reason=error.strerror)
+        return False
+    return True
 
 
 async def save_totals_forever(totals: ReportTotals, log: Callable[..., None]) -> None:
     """Save the metrics' totals each ten seconds. Runs until cancelled."""
+    is_failing = False
     while True:
         await asyncio.sleep(SAVE_EVERY_S)
-        save_totals(totals, log)
+        is_failing = not save_totals(totals, ignore if is_failing else log)
 
 
 async def refresh_prices_forever(configuration: LiveConfiguration, log: Callable[..., None]) -> None:

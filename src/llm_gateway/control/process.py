@@ -30,6 +30,7 @@ from llm_gateway.journal.throttle import Throttle
 from llm_gateway.process_application import ProcessApplication
 from llm_gateway.settings import Settings
 from llm_gateway.store.retention import Retention
+from llm_gateway.telemetry.metrics import Metrics
 from llm_gateway.telemetry.process_log import ProcessLog
 from llm_gateway.telemetry.report_totals import ReportTotals
 
@@ -103,6 +104,7 @@ class ControlProcess(ProcessApplication):
             self._open_channel(stores, shipper, database, totals),
             totals,
             partial(journal_gauges, shipper, quarantined),
+            Metrics(list, lambda: self._output.writer.dropped).report,
             log,
         )
         self._background(save_totals_forever(totals, log))
@@ -117,7 +119,14 @@ class ControlProcess(ProcessApplication):
     def _open_channel(
         self, stores: Stores, shipper: Shipper, database: SharedCheck, totals: ReportTotals
     ) -> ChannelServer:
-        recent = partial(recent_calls, stores.usage, shipper, self._settings.request_timeout_seconds)
+        recent = partial(
+            recent_calls,
+            stores.usage,
+            shipper,
+            lambda: database.is_ok,
+            self._log,
+            self._settings.request_timeout_seconds,
+        )
         if self._memory is not None:
             fill_shared_limits(self._memory, recent)
         address = ControlSocket(stores.path, name=NAME)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from llm_gateway.domain.usage import SentAttempt
+from llm_gateway.errors import StoreUnavailable
 from llm_gateway.host_memory import HostMemory
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.limiter.shared import SharedLimiter
@@ -39,12 +40,23 @@ def fill_shared_limits(memory: int, recent: Callable[[], list[SentAttempt]]) -> 
     host.mark_filled()
 
 
-def recent_calls(usage: UsageStore, shipper: Shipper, request_timeout_s: float) -> list[SentAttempt]:
+def recent_calls(
+    usage: UsageStore,
+    shipper: Shipper,
+    has_database: Callable[[], bool],
+    log: Callable[..., None],
+    request_timeout_s: float,
+) -> list[SentAttempt]:
     """Return the calls sent in the last minute, those of workers that have ended included.
+
+    If the newest records are not in the database in time, a line says so, and the others are returned.
 
     Raises:
         StoreUnavailable: the database does not answer.
     """
-    shipper.flush(FLUSH_S)
+    if not has_database():
+        raise StoreUnavailable("The database does not answer.")
+    if not shipper.flush(FLUSH_S):
+        log("rate limits start without the newest calls: their records are not in the database yet", level="warning")
     longest_ms = max(LONGEST_REQUEST_MS, int(request_timeout_s * 1000))
     return usage.recent_attempts(time.time_ns() // 1_000_000 - WINDOW_MS, longest_ms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from llm_gateway.channel.roster import ConnectedWorker
@@ -21,19 +22,23 @@ REPORTS_S = 1.0
 class Workers:
     """All workers, behind the channel.
 
-    `totals` gets their reports, and `own_metrics` returns what the control process measures itself.
+    `totals` gets their reports. `own_gauges` returns what the control process measures itself, `own_counts` what it
+    counts.
     """
 
     def __init__(
         self,
         channel: ChannelServer,
         totals: ReportTotals,
-        own_metrics: Callable[[], list[MetricFamily]],
+        own_gauges: Callable[[], list[MetricFamily]],
+        own_counts: Callable[[], list[MetricFamily]],
         log: Callable[..., None],
     ) -> None:
         self._channel = channel
         self._totals = totals
-        self._own_metrics = own_metrics
+        self._own_gauges = own_gauges
+        self._own_counts = own_counts
+        self._own_key = f"control-{time.time_ns()}"
         self._log = log
         self._version = 0
 
@@ -75,8 +80,9 @@ class Workers:
     async def metrics(self) -> tuple[bytes, str]:
         """Return all metrics in Prometheus' text format, added up over the workers, and the content type."""
         await self._channel.ask_reports(REPORTS_S)
+        self._totals.update(self._own_key, self._own_counts())
         living = {worker.key for worker in self._connected()}
-        return render([*self._totals.total(living), *self._own_metrics()]), METRICS_CONTENT_TYPE
+        return render([*self._totals.total(living), *self._own_gauges()]), METRICS_CONTENT_TYPE
 
     def _connected(self) -> Iterable[ConnectedWorker]:
         return (worker for worker in self._channel.workers if worker.is_connected)

@@ -54,7 +54,21 @@ class UnusableMemory(ConfigurationError):
 
 
 def create() -> int:
-    """Create the memory with empty counts. Returns its file descriptor, which child processes do not inherit yet."""
+    """Create the memory with empty counts. Returns its file descriptor, which child processes do not inherit yet.
+
+    Raises:
+        ConfigurationError: the system refuses it.
+    """
+    try:
+        return _create()
+    except OSError as error:
+        raise ConfigurationError(
+            f"The {SIZE >> 20} MiB of memory that the processes share cannot be created ({error.strerror}): raise the "
+            "limits of memory and of file sizes (ulimit -f)."
+        ) from None
+
+
+def _create() -> int:
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("llm-gateway", os.MFD_CLOEXEC)
     else:

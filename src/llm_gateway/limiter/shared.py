@@ -210,8 +210,7 @@ class SharedLimiter:
     def release_worker(self, number: int) -> None:
         """Drop the open tokens of a process that died, in all windows. What it took counts until it leaves the window.
 
-        Called by the process that restarts it, once its calls are recorded. Without it waits are estimated too short
-        for a minute.
+        Called by the next process with this number. Without it waits are estimated too short for a minute.
         """
         self._change(partial(self._release_worker, number))
 

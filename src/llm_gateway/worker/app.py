@@ -78,7 +78,7 @@ class Worker:
             observe=dependencies.observe,
         )
         caching = Caching(
-            open_cache(settings.cache_max_bytes),
+            open_cache(settings.cache_max_bytes // settings.workers),
             ttl_s=settings.cache_ttl_seconds,
             shared=settings.cache_scope == "global",
         )

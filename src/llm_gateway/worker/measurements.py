@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ def process_gauges(number: int) -> Iterator[MetricFamily]:
         help="CPU time of the worker process",
         samples=[Sample("_total", {"worker": str(number)}, time.process_time())],
     )
-    if STATM.exists():
+    with contextlib.suppress(OSError):  # another system, or no descriptor is free
         resident = int(STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         text = "Resident memory of the worker process"
         yield gauge("llm_gateway_worker_resident_memory_bytes", text, resident, worker=str(number))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 from starlette.types import ASGIApp
 
@@ -41,7 +42,7 @@ class WorkerProcess(ProcessApplication):
         self._number = number
         self._memory = memory if settings.workers > 1 else None  # one worker alone counts faster in its own
         self._output = output
-        self._log = output.log
+        self._log = output.log if settings.workers == 1 else partial(output.log, worker=number)
         self._serving = False
         self._journal: JournalWriter | None = None
         self._channel: ChannelClient | None = None
@@ -65,7 +66,7 @@ class WorkerProcess(ProcessApplication):
         return self._journal is not None and self._journal.is_writable
 
     def has_database(self) -> bool:
-        """Return whether control said in the last second that the database answers."""
+        """Return whether control answers, and said last that the database does."""
         channel = self._channel
         if channel is None or channel.last_beat is None:
             return False
@@ -89,7 +90,8 @@ class WorkerProcess(ProcessApplication):
         stack.push_async_callback(journal.sync_and_close)
         worker = self._worker = self._build_worker(journal)
         stack.push_async_callback(worker.close)
-        worker.refill(self._recent, time.time_ns() // 1_000_000)
+        recent, self._recent = self._recent, []
+        worker.refill(recent, time.time_ns() // 1_000_000)
         worker.changed(self._snapshot)
         self._background(worker.transport.recheck())
         management = self._open_forwarder(channel)
@@ -113,7 +115,7 @@ class WorkerProcess(ProcessApplication):
         handlers = ChannelHandlers(
             on_configuration=self._configure,
             on_passed=self._lift,
-            on_refill=self._recent.extend,
+            on_refill=self._keep_recent,
             report=self._metrics.report,
             state=lambda: WorkerBeat(is_ready=self.is_serving(), can_record=self.can_record()),
         )
@@ -127,6 +129,10 @@ class WorkerProcess(ProcessApplication):
         snapshot = self._snapshot = self._snapshots.build(configuration)
         if self._worker is not None:
             self._worker.changed(snapshot)
+
+    def _keep_recent(self, attempts: list[SentAttempt]) -> None:
+        """Keep the calls of the last minute until the limiter is there."""
+        self._recent = attempts
 
     def _lift(self, provider_id: str) -> None:
         """Call a provider again at once, since it has passed its test."""

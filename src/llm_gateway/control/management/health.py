@@ -83,7 +83,10 @@ class SharedCheck:
     async def repeat(self) -> None:
         """Check once a second. Runs until cancelled."""
         while True:
-            await self()
+            try:
+                await self()
+            except Exception:  # edge: without a thread or memory for it the check has failed; the next one may pass
+                self._result = False
             await asyncio.sleep(CHECK_TTL_S)
 
     async def __call__(self) -> bool:

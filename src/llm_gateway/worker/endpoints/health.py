@@ -38,7 +38,7 @@ class WorkerState(Protocol):
         ...
 
     def has_database(self) -> bool:
-        """Return whether control said in the last second that the database answers."""
+        """Return whether control answers, and said last that the database does."""
         ...
 
 
