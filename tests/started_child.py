@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Self
 
-from llm_gateway.inherited import READY, Inherited, to_arguments
+from llm_gateway.inherited import PREPARED, READY, STOP, Inherited, to_arguments
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import encode_settings
 
@@ -83,13 +83,18 @@ class StartedChild:
 
     def wait_ready(self) -> None:
         """Wait until it has written that it is ready."""
-        received = self.leash.recv(100)
-        if received != READY:
-            self.ended()
-            raise AssertionError((received, self.output))
+        received = b""
+        while not received.endswith(READY):
+            piece = self.leash.recv(100)
+            received += piece
+            if not piece:
+                self.ended()
+                raise AssertionError((received, self.output))
+        assert received.removeprefix(PREPARED) == READY
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal and wait for the end. Returns the exit code."""
+        """Send a signal as the supervisor does when the gateway stops, and wait for the end. Returns the exit code."""
+        self.leash.send(STOP)
         self.process.send_signal(number)
         return self.ended()
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import uvloop
 
-from llm_gateway.inherited import READY, Inherited
+from llm_gateway.inherited import READY, RETIRE, STOP, Inherited
 from llm_gateway.process import forbid_memory_dumps
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import read_settings
@@ -34,13 +34,16 @@ class ChildServer(NamedTuple):
     """Functions of a child's server, called in its event loop.
 
     `start` returns once it serves. `run` serves until `stop` (SIGTERM) or `interrupt` (SIGINT) was called, and closes
-    everything. `orphaned` is called when the supervisor has died; it must end `run` sooner or later.
+    everything. `retire` ends it, too, while other processes go on accepting on the same socket: it is called for a
+    signal that the supervisor has not announced as the stop of the whole gateway. `orphaned` is called
+    when the supervisor has died; it must end `run` sooner or later.
     """
 
     start: Callable[[], Awaitable[None]]
     run: Callable[[], Awaitable[None]]
     stop: Callable[[], None]
     interrupt: Callable[[], None]
+    retire: Callable[[], None]
     orphaned: Callable[[], None]
 
 
@@ -55,7 +58,8 @@ def run_child(inherited: Inherited, build: Build) -> int:
         StoreUnavailable: the database does not answer.
     """
     settings = read_settings(inherited.settings)
-    forbid_memory_dumps()
+    if settings.env == "production":
+        forbid_memory_dumps()
     _raise_file_limit()
     output = open_log(
         level=settings.log_level, form=settings.log_format, secrets=[key for _, key, _ in settings.callers()]
@@ -79,10 +83,10 @@ async def _serve(build: Callable[[], ChildServer], leash: socket.socket, log: Ca
 
     loop.set_exception_handler(report)
     server = build()
-    loop.add_signal_handler(signal.SIGTERM, server.stop)
-    loop.add_signal_handler(signal.SIGINT, server.interrupt)
-    leash.setblocking(False)
-    loop.add_reader(leash, _read_leash, leash, server.orphaned)
+    reader = LeashReader(leash, server)
+    loop.add_signal_handler(signal.SIGTERM, reader.signalled, server.stop)
+    loop.add_signal_handler(signal.SIGINT, reader.signalled, server.interrupt)
+    loop.add_reader(leash, reader.read)
     try:
         await server.start()
     except asyncio.CancelledError:
@@ -97,16 +101,37 @@ async def _serve(build: Callable[[], ChildServer], leash: socket.socket, log: Ca
     loop.remove_reader(leash)
 
 
-def _read_leash(leash: socket.socket, orphaned: Callable[[], None]) -> None:
-    """Find out that the supervisor has died."""
-    with contextlib.suppress(BlockingIOError, InterruptedError):
+class LeashReader:
+    """The child's end of its leash: passes what the supervisor writes, and its death, on to the server."""
+
+    def __init__(self, leash: socket.socket, server: ChildServer) -> None:
+        leash.setblocking(False)
+        self._leash = leash
+        self._server = server
+        self._is_last = False
+
+    def read(self) -> None:
+        """Read what the supervisor has written; a few bytes that are sent at once arrive at once."""
         try:
-            received = leash.recv(4096)
+            received = self._leash.recv(4096)
+        except (BlockingIOError, InterruptedError):
+            return
         except ConnectionError:
             received = b""
+        self._is_last = self._is_last or not received or STOP in received
         if not received:
-            asyncio.get_running_loop().remove_reader(leash)
-            orphaned()
+            asyncio.get_running_loop().remove_reader(self._leash)
+            self._server.orphaned()
+        elif RETIRE in received:
+            self._server.retire()
+
+    def signalled(self, stop: Callable[[], None]) -> None:
+        """Stop the server at a signal: with `stop` if the whole gateway stops, else it retires."""
+        self.read()
+        if self._is_last:
+            stop()
+        else:
+            self._server.retire()
 
 
 def _raise_file_limit() -> None:

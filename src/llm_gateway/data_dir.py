@@ -6,6 +6,9 @@ Two locks tell a running gateway from the children that outlive a killed supervi
     held              held           a gateway is running
     free              held           its supervisor was killed, and its children still drain
     free              free           nobody uses the directory
+
+supervisor.lock also says who is running, for `llm-gateway reload`: the process id; how many reloads have begun, and how
+many are over; why the last one failed, empty if it did not. Each is a line.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from collections.abc import Callable
 
 from llm_gateway.configuration_error import ConfigurationError
 
+LOCK = "supervisor.lock"
 RETRY_S = 0.05
 """Seconds between two attempts to take the lock of draining processes."""
 
@@ -43,12 +47,20 @@ class DataDir:
         """
         self.path = os.path.abspath(path)
         with contextlib.ExitStack() as opened:
-            own_lock = self._open("supervisor.lock", opened)
+            own_lock = self._open(LOCK, opened)
             self._take(own_lock)
             self.shared_lock = self._open("gateway.lock", opened)
             self._wait_for(self.shared_lock, wait_s, on_wait)
+            self._own_lock = own_lock
             self._write_pid(own_lock)
             self._opened = opened.pop_all()
+
+    def write_reloads(self, begun: int, ended: int, problem: str = "") -> None:
+        """Write the numbers of reloads, and why the last one failed, for `running_gateway`."""
+        text = f"{os.getpid()}\n{begun} {ended}\n{' '.join(problem.split())}\n".encode()
+        with contextlib.suppress(OSError):  # a full disk: the command waits in vain, and the log has it
+            os.pwrite(self._own_lock, text, 0)  # readers use three lines, so that a longer text before does no harm
+            os.ftruncate(self._own_lock, len(text))
 
     def close(self) -> None:
         """Release the locks. Call it once."""
@@ -104,6 +116,36 @@ class DataDir:
                 f"The data directory {self.path} cannot be locked ({error.strerror}): "
                 "set LLM_GATEWAY_DATA_DIR to a directory on a file system that supports locks."
             ) from None
+
+
+class RunningGateway:
+    """Contents of `supervisor.lock`: process id, reloads that have begun and ended, why the last one failed."""
+
+    def __init__(self, text: str) -> None:
+        pid, counts, problem, *_ = [*text.split("\n"), "", ""]
+        self.pid = int(pid)
+        self.begun, self.ended = (int(count) for count in (counts or "0 0").split())
+        self.problem = problem
+
+
+def running_gateway(path: str | os.PathLike[str]) -> RunningGateway | None:
+    """Return the gateway that runs on a data directory, None if there is none.
+
+    Raises:
+        OSError: the lock file cannot be read.
+    """
+    try:
+        descriptor = os.open(os.path.join(path, LOCK), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    with open(descriptor, encoding="utf-8") as file:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = file.read()
+        else:
+            return None
+    return RunningGateway(text) if text else None  # empty: it is starting
 
 
 class AnotherGateway(ConfigurationError):

@@ -7,6 +7,14 @@ from collections.abc import Sequence
 
 READY = b"ready\n"
 """Line that a child writes to its leash once it works."""
+PREPARED = b"prepared\n"
+"""Line that a control process writes to its leash once it waits only for the end of the one before it."""
+RETIRE = b"retire\n"
+"""Line that the supervisor writes to the leash of a worker whose successors accept connections on the same socket."""
+
+STOP = b"stop\n"
+"""Line that the supervisor writes to the leash before a signal that stops the whole gateway. A worker that is signalled
+without it ends alone, and leaves the socket, which others use, as it is."""
 
 
 class Inherited:

@@ -44,7 +44,7 @@ def examples(text: str) -> list[list[str]]:
 
 def test_the_tree_has_every_command() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
-        "serve", "check", "migrate", "rekey", "reprice", "completion", "keys new",
+        "serve", "reload", "check", "migrate", "rekey", "reprice", "completion", "keys new",
         "agent claude", "agent codex", "agent gemini", "agent opencode", "agent qwen", "agent aider",
         "providers list", "providers show", "providers add", "providers update", "providers test",
         "providers enable", "providers disable", "providers remove",

@@ -1,4 +1,4 @@
-"""Signals that do not request a stop (SIGHUP, SIGUSR1, SIGUSR2) are ignored from the start to the end."""
+"""Signals that do not request a stop: SIGUSR1 and SIGUSR2 are ignored, SIGHUP replaces the processes in due time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from tests.e2e.process import KEY, CommandProcess, GatewayProcess, until
 from tests.e2e.streaming_vendor import BEGIN, DONE, Pause, StreamingVendor, delta, finish
 
-IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+SURVIVED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 STREAMS = 5
 
 
@@ -39,13 +39,13 @@ def stream(gateway: GatewayProcess) -> bytes:
         connection.close()
 
 
-def test_open_streams_survive_ignored_signals(tmp_path: Path, streamer: StreamingVendor) -> None:
+def test_open_streams_survive_other_signals(tmp_path: Path, streamer: StreamingVendor) -> None:
     streamer.steps = (BEGIN, delta(content="one"), Pause(1.5), delta(content="two"), finish(), DONE)
     with GatewayProcess(tmp_path) as gateway, ThreadPoolExecutor(STREAMS) as clients:
         gateway.provider("streamer", streamer.url, "streamer-1")
         streams = [clients.submit(stream, gateway) for _ in range(STREAMS)]
         until(lambda: len(streamer.calls) == STREAMS)
-        for number in IGNORED:
+        for number in SURVIVED:
             gateway.process.send_signal(number)
         bodies = [one.result() for one in streams]
         assert [(b"one" in body, b"two" in body, body.endswith(b"data: [DONE]\n\n")) for body in bodies] == [
@@ -53,11 +53,11 @@ def test_open_streams_survive_ignored_signals(tmp_path: Path, streamer: Streamin
         ] * STREAMS
 
 
-def test_start_and_stop_survive_ignored_signals(tmp_path: Path) -> None:
+def test_start_and_stop_survive_other_signals(tmp_path: Path) -> None:
     gateway = CommandProcess(tmp_path, accept_seconds=1)
     gateway.launch()
     status = Path(f"/proc/{gateway.process.pid}/status")
-    until(lambda: ignores(status))  # before the interpreter runs it cannot ignore signals
+    until(lambda: survives(status))  # before the interpreter runs it cannot
     while not (gateway.directory / "data" / "gateway.db").exists():
         signal_all(gateway)
     gateway.wait_until_ready()
@@ -69,25 +69,26 @@ def test_start_and_stop_survive_ignored_signals(tmp_path: Path) -> None:
     assert '"event": "stopped"' in gateway.log
 
 
-def ignores(status: Path) -> bool:
-    """Return True if the process ignores all these signals."""
-    [mask] = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("SigIgn:")]
-    return all(int(mask, 16) >> (number - 1) & 1 for number in IGNORED)
+def survives(status: Path) -> bool:
+    """Return True if the process ignores or handles each of these signals."""
+    lines = [line.split()[1] for line in status.read_text().splitlines() if line.startswith(("SigIgn:", "SigCgt:"))]
+    ignored, handled = (int(mask, 16) for mask in lines)
+    return all((ignored | handled) >> (number - 1) & 1 for number in SURVIVED)
 
 
 def signal_all(gateway: GatewayProcess) -> None:
     assert gateway.process.poll() is None, gateway.log
-    for number in IGNORED:
+    for number in SURVIVED:
         os.kill(gateway.process.pid, number)
     time.sleep(0.005)
 
 
-def test_the_local_models_process_survives_ignored_signals(tmp_path: Path) -> None:
+def test_the_local_models_process_survives_other_signals(tmp_path: Path) -> None:
     """The event loop (libuv) starts child processes with default signal handling."""
     command = [sys.executable, "-P", "-m", "llm_gateway.local_model", str(tmp_path / "no-model"), "1", "1", "1"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
-        until(lambda: ignores(Path(f"/proc/{child.pid}/status")))
-        for number in IGNORED:
+        until(lambda: survives(Path(f"/proc/{child.pid}/status")))
+        for number in SURVIVED:
             child.send_signal(number)
         child.communicate(b"", timeout=20)
     assert child.returncode == 0

@@ -14,7 +14,7 @@ from typing import Any
 
 from llm_gateway.child_process import ChildServer, run_child
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.inherited import Inherited
+from llm_gateway.inherited import STOP, Inherited
 from llm_gateway.server import Server, bind, url_of
 from llm_gateway.server.shared_state import Log
 from llm_gateway.settings import Settings
@@ -77,9 +77,12 @@ def main(port: str, behaviour: str, accept_s: str, drain_s: str) -> int:
             log("ready", url=url_of(sock))
 
         stop_now = partial(server.stop, accepting=False)
-        return ChildServer(start, server.run, stop=server.stop, interrupt=stop_now, orphaned=stop_now)
+        return ChildServer(
+            start, server.run, stop=server.stop, interrupt=stop_now, retire=server.retire, orphaned=stop_now
+        )
 
     supervisor, leash = socket.socketpair()
+    supervisor.send(STOP)  # every signal stops the whole gateway
     try:
         with bind("127.0.0.1", int(port)) as sock, supervisor, TemporaryFile() as settings:
             settings.write(encode_settings(Settings()))

@@ -38,6 +38,7 @@ llm-gateway usage --by customer
 
 LOCAL_COMMANDS = (
     ("serve", "llm_gateway.cli.serve:serve", "Start the gateway."),
+    ("reload", "llm_gateway.cli.reload:reload", "Replace the running gateway's processes, without any interruption."),
     ("check", "llm_gateway.cli.check:check", "Say whether serve could start, and if not, what to do."),
     ("migrate", "llm_gateway.cli.database:migrate", "Bring the database's tables to this version."),
     ("rekey", "llm_gateway.cli.database:rekey", "Encrypt every stored provider key anew with the first key."),

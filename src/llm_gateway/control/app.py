@@ -23,11 +23,12 @@ from llm_gateway.control.management.providers import providers_router
 from llm_gateway.control.management.usage import usage_router
 from llm_gateway.control.workers import Workers
 from llm_gateway.docs_page.page import build_page
+from llm_gateway.errors import ConfigurationError
 from llm_gateway.gate.body import InFlight
 from llm_gateway.journal.replay import replay
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.throttle import Throttle
-from llm_gateway.local_model import LocalModel
+from llm_gateway.local_model import NOT_INSTALLED, LocalModel, find_model
 from llm_gateway.provider_calls.model_list import ModelLists
 from llm_gateway.provider_calls.pool_factory import PoolFactory
 from llm_gateway.providers.account_assembler import AccountAssembler
@@ -60,6 +61,18 @@ class Stores(NamedTuple):
     providers: ProviderStore
     overrides: OverrideStore
     replayed: int
+
+
+def check_settings(settings: Settings) -> None:
+    """Check what can be checked without the database, so that a reload with such settings replaces nothing.
+
+    Raises:
+        ConfigurationError: the encryption keys are not valid, or the embedded model is required and not installed.
+    """
+    if settings.encryption_keys:
+        parse_keys(settings.encryption_keys)
+    if settings.local_model == "true" and find_model() is None:
+        raise ConfigurationError(NOT_INSTALLED)
 
 
 def open_stores(settings: Settings, stack: AsyncExitStack, log: Log) -> Stores:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from functools import partial
 
 from starlette.types import ASGIApp
 
 from llm_gateway.channel.messages import NAME, ControlBeat
 from llm_gateway.channel.server import ChannelServer
-from llm_gateway.control.app import Control, Stores, open_stores
+from llm_gateway.control.app import Control, Stores, check_settings, open_stores
+from llm_gateway.control.control_lock import take_control_lock
 from llm_gateway.control.embedded_model import start_embedded_model
 from llm_gateway.control.journal_metrics import journal_gauges
 from llm_gateway.control.maintenance import (
@@ -36,12 +39,23 @@ TOTALS = "metrics.totals"
 
 
 class ControlProcess(ProcessApplication):
-    """The application of the control process, which `ControlServer` serves. The data directory must be locked."""
+    """The application of the control process, which `ControlServer` serves. The data directory must be locked.
 
-    def __init__(self, settings: Settings, output: ProcessLog, *, memory: int | None = None) -> None:
+    It calls `on_prepared` when it has nothing left to do before the control process before it, if any, has ended.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        output: ProcessLog,
+        *,
+        memory: int | None = None,
+        on_prepared: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__()
         self._settings = settings
         self._output = output
+        self._on_prepared = on_prepared
         self._log = output.log
         self._memory = memory if settings.workers > 1 else None
         self._workers: Workers | None = None
@@ -70,6 +84,9 @@ class ControlProcess(ProcessApplication):
             StoreUnavailable: the database does not answer.
         """
         settings, stack, log = self._settings, self._stack, self._log
+        check_settings(settings)
+        self._on_prepared()
+        stack.callback(os.close, await take_control_lock(settings.data_dir))
         if settings.env == "dev" and settings.service_keys is None:
             log("dev mode: anyone on this machine may call with the public development key", level="warning")
         stores = open_stores(settings, stack, log)

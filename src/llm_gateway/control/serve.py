@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from functools import partial
 
@@ -10,7 +11,7 @@ from llm_gateway.child_process import ChildServer, run_child
 from llm_gateway.control.process import ControlProcess
 from llm_gateway.forwarding.control_server import ControlServer
 from llm_gateway.forwarding.control_socket import ControlSocket
-from llm_gateway.inherited import Inherited
+from llm_gateway.inherited import PREPARED, Inherited
 from llm_gateway.settings import Settings
 from llm_gateway.telemetry.process_log import ProcessLog
 
@@ -28,7 +29,12 @@ def serve(inherited: Inherited) -> int:
 
 def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> ChildServer:
     """Build the server of the control process's application on the control socket."""
-    app = ControlProcess(settings, output, memory=inherited.memory)
+
+    def prepared() -> None:
+        with contextlib.suppress(OSError):  # the supervisor has died
+            os.write(inherited.leash, PREPARED)
+
+    app = ControlProcess(settings, output, memory=inherited.memory, on_prepared=prepared)
     server = ControlServer(
         app,
         ControlSocket(settings.data_dir),
@@ -50,4 +56,5 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
         await server.start()
         await app.admit_workers()
 
-    return ChildServer(start, server.run, stop=server.stop, interrupt=server.stop, orphaned=orphaned)
+    stop = server.stop
+    return ChildServer(start, server.run, stop=stop, interrupt=stop, retire=stop, orphaned=orphaned)

@@ -11,9 +11,10 @@ from llm_gateway.forwarding.control_socket import ControlSocket, keep_bound
 from llm_gateway.forwarding.identity import RestoreCaller
 from llm_gateway.server import Limits, Server
 
-LIMITS = Limits(body_s=3600.0, stalled_s=3600.0, head_bytes=96 * 1024)
+LIMITS = Limits(body_s=3600.0, stalled_s=3600.0, stop_idle_s=0.0, connect_s=0.0, head_bytes=96 * 1024)
 """The server of the worker limits its clients. Here the limits must not be reached first: a client that reads a little
-now and then keeps a response waiting for longer than any part of it, and the identity comes on top of the headers."""
+now and then keeps a response waiting for longer than any part of it, and the identity comes on top of the headers.
+At a stop nothing waits for idle connections: the workers try again, and the next control process waits for the end."""
 
 
 class ControlServer:
@@ -58,7 +59,7 @@ class ControlServer:
             Exception: what the application raised.
             CancelledError: `stop` was called in the meantime.
         """
-        await self._server.start(self._control.bind_at_start())
+        await self._server.start(self._control.bind_at_start)  # not before: until then another process may serve
         self._watcher = asyncio.get_running_loop().create_task(
             keep_bound(self._control, self._server.listen, self._log)
         )

@@ -6,7 +6,8 @@ A `ClientConnection` parses requests into `Exchange`s; `SharedState` holds what 
                                                                                                         │
     stopped ◀── lifespan shutdown ◀── flushed ◀── requests in flight done, or cancelled after drain_s ──┘
 
-A second `stop` skips the waits.
+A second `stop` skips the waits. `retire` is a stop while other processes go on accepting on the same socket: the time
+`accept_s` is left out, and nothing is done to the socket.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import uvicorn
 
+from llm_gateway.errors import ConfigurationError
 from llm_gateway.listening import bind, cannot_listen
 from llm_gateway.server.connection import ClientConnection
 from llm_gateway.server.exchange import App
@@ -31,6 +33,8 @@ BACKLOG = 2048
 """Connections that the kernel holds until they are accepted."""
 DRAIN_SWEEP_S = 0.02
 """Seconds between two looks for overdue connections while stopping."""
+RETIRED_IDLE_S = 5.0
+"""Seconds for which a retiring server keeps an idle connection: a client that uses it meanwhile sees no difference."""
 FLUSH_S = 1.0
 """Seconds to write the last responses to their clients while stopping."""
 CANCEL_S = 5.0
@@ -129,6 +133,7 @@ class Server:
         self._sweeper: asyncio.Task[None] | None = None
         self._stop_requested = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._has_successor = False
         self._config = uvicorn.Config(
             app,
             http=ClientConnection,
@@ -141,8 +146,8 @@ class Server:
             proxy_headers=False,
         )
 
-    async def start(self, sock: socket.socket) -> None:
-        """Start the application, then accept connections on the bound socket.
+    async def start(self, bound: socket.socket | Callable[[], socket.socket]) -> None:
+        """Start the application, then accept connections on a bound socket; a function can bind it then.
 
         Raises:
             ConfigurationError: another process listens on the address.
@@ -155,6 +160,11 @@ class Server:
         if self._stop_requested.is_set():  # by a signal in the same turn of the event loop
             await self._lifespan.stop()
             raise asyncio.CancelledError
+        try:
+            sock = bound if isinstance(bound, socket.socket) else bound()
+        except ConfigurationError:
+            await self._lifespan.stop()
+            raise
         try:
             await self.listen(sock)
         except OSError as error:
@@ -199,6 +209,21 @@ class Server:
         """True while a request is being answered, or its usage record is being written."""
         return bool(self._shared.tasks)
 
+    @property
+    def is_stopping(self) -> bool:
+        """True from the first `stop` or `retire` on."""
+        return self._stop_requested.is_set()
+
+    def retire(self) -> None:
+        """Begin to stop because other processes accept connections on the same socket; no client is turned away.
+
+        The readiness probe goes on, since it is the host's. A server that stops already is left alone.
+        """
+        if not self._stop_requested.is_set():
+            self._has_successor = True
+            self._shared.stop_idle_s = min(RETIRED_IDLE_S, self._drain_s / 2)
+            self.stop(accepting=False)
+
     def stop(self, *, accepting: bool = True) -> None:
         """Begin to stop; a second call cancels running requests instead of waiting for them.
 
@@ -214,7 +239,8 @@ class Server:
             self._lifespan.cancel()
             return
         self._shared.stopping = True
-        self._on_stopping()
+        if not self._has_successor:
+            self._on_stopping()
 
     async def run(self) -> None:
         """Serve until stopped, then drain and stop the application.
@@ -223,12 +249,14 @@ class Server:
             Exception: what the application raised when it was stopped.
         """
         await self._stop_requested.wait()
-        self._log("stopping", accept_s=self._accept_s, drain_s=self._drain_s)
+        event = "retiring" if self._has_successor else "stopping"
+        self._log(event, accept_s=self._accept_s, drain_s=self._drain_s)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), self._accept_s)
         if self._sock is not None and self._listener is not None:
-            refuse_new_connections(self._sock)
-            await asyncio.sleep(self._shared.limits.connect_s)
+            if not self._has_successor:
+                refuse_new_connections(self._sock)
+                await asyncio.sleep(self._shared.limits.connect_s)
             self._listener.close()
         await self._drain()
         if self._sweeper is not None:

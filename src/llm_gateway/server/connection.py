@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import select
 import urllib.parse
 from collections import deque
 from typing import Any
@@ -35,11 +34,10 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from llm_gateway.server.exchange import Exchange
+from llm_gateway.server.polling import has_data, has_ended
 from llm_gateway.server.shared_state import Refused, SharedState
 
 NEVER = math.inf
-HAS_ENDED: int | None = getattr(select, "POLLRDHUP", None)
-"""Linux's poll event for a client that has closed its side; elsewhere the next write notices it."""
 HASH = ord(b"#")
 FRAMING = frozenset({b"expect", b"transfer-encoding"})
 
@@ -127,11 +125,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def has_left(self) -> bool:
         """Return whether the client closed its side while reading is paused; asyncio reports it only when it reads."""
-        if not self.flow.read_paused or self.transport.is_closing() or HAS_ENDED is None:
-            return False
-        poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket"), HAS_ENDED)
-        return bool(poll.poll(0))
+        return self.flow.read_paused and not self.transport.is_closing() and has_ended(self.transport)
 
     def data_received(self, data: bytes) -> None:
         """Parse what the client sent (called by asyncio)."""
@@ -300,6 +294,8 @@ class ClientConnection(HttpToolsProtocol):
     def _idle(self) -> None:
         self.phase = IDLE
         self.deadline = self.loop.time() + self.limits.keep_alive_s
+        if self.shared.stopping:  # the head of the response had been sent before, without `connection: close`
+            self.retire()
 
     def _hold_reading(self) -> None:
         if not self.flow.read_paused:
@@ -383,7 +379,7 @@ class ClientConnection(HttpToolsProtocol):
     def retire(self) -> None:
         """Close an idle connection soon, because the server stops. A request that arrives until then is answered."""
         if self.phase == IDLE:
-            self.deadline = min(self.deadline, self.loop.time() + self.limits.linger_s / 4)
+            self.deadline = min(self.deadline, self.loop.time() + self.shared.stop_idle_s)
 
     def expire(self, now: float) -> None:
         """Act on a `stalled` or `deadline` that is not later than `now` (seconds on the event loop's clock)."""
@@ -393,6 +389,7 @@ class ClientConnection(HttpToolsProtocol):
         elif self.phase == CLOSING:
             self.transport.abort()
         elif self.phase == IDLE:
-            self.abandon()
+            if not (self.shared.stopping and has_data(self.transport)):  # else a request has arrived
+                self.abandon()
         elif not self.flow.read_paused:  # while reading is paused, the client waits for the gateway
             self.refuse(408)

@@ -45,6 +45,7 @@ class Limits:
     stalled_s: float = 30.0  # without reading anything of a response
     linger_s: float = 2.0  # in which data that follows a refused request is read and dropped
     sweep_s: float = 0.5  # between two looks for overdue connections
+    stop_idle_s: float = 0.5  # for which an idle connection is kept when the server stops
     connect_s: float = 0.1  # for TCP handshakes that are under way when the server stops accepting
     head_bytes: int = 32 * 1024
     body_bytes: int = 9 * 1024 * 1024  # more than the application reads and drops, so that its own 413 comes first
@@ -103,6 +104,7 @@ class SharedState(ServerState):
         self.limits = limits
         self.log = log
         self.stopping = False
+        self.stop_idle_s = limits.stop_idle_s
         self.asgi = {"version": "3.0", "spec_version": "2.3"}
         self.outbox = Outbox()
         self.turned_away = 0

@@ -5,7 +5,8 @@ workers start side by side; each writes a line to its leash, a socket to the sup
 
     starting ── all ready ──▶ serving ── SIGTERM, SIGINT ──▶ workers stop ── all ended ──▶ control stops ──▶ ended
        │                      │     ▲                             ▲
-       │                      └─────┘ a child ended: restart it   │
+       │                      ├─────┘ a child ended: restart it   │
+       │                      └─ SIGHUP: see `roll.py`            │
        └── a child ended before it was ready, or a signal ────────┘
 
 It imports neither asyncio nor a library, so that it needs little memory and can hardly fail.
@@ -13,6 +14,9 @@ It imports neither asyncio nor a library, so that it needs little memory and can
 
 from __future__ import annotations
 
+import signal
+
+from llm_gateway.configuration_error import ConfigurationError
 from llm_gateway.host_memory import create
 from llm_gateway.supervisor.claims import claim
 from llm_gateway.supervisor.launcher import Launch, keep_descriptors_private
@@ -35,16 +39,31 @@ def run_supervisor(launch: Launch, leaving_s: float = LEAVING_S) -> int:
         ConfigurationError: the data directory or the address cannot be used; the message says what to set.
     """
     keep_descriptors_private()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, the system tells no exit code
     try:
         document = read_settings_in_child(launch)
     except SettingsRefused as refused:
         return refused.code
     settings = SupervisorSettings(document, leaving_s)
     data_dir, sock = claim(settings)
-    memory = create() if settings.workers > 1 else None
-    supervisor = Supervisor(launch, settings, store_settings(document), data_dir.shared_lock, sock, memory)
+    memory = _create_memory(settings.workers)
+    supervisor = Supervisor(launch, settings, store_settings(document), data_dir, sock, memory)
     try:
         return supervisor.run()
     finally:
         sock.close()
         data_dir.close()
+
+
+def _create_memory(workers: int) -> int | None:
+    """Create the memory that the workers share. A single one needs none until a reload adds others.
+
+    Raises:
+        ConfigurationError: the system refuses it, and there are several workers.
+    """
+    try:
+        return create()
+    except ConfigurationError:
+        if workers > 1:
+            raise
+        return None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import socket
 
-from llm_gateway.inherited import READY, Inherited, to_arguments
+from llm_gateway.inherited import PREPARED, READY, RETIRE, STOP, Inherited, to_arguments
 from llm_gateway.supervisor.launcher import Launch
 
 STABLE_S = 5.0
@@ -22,15 +23,21 @@ class Child:
     """A control process or a worker, over all its restarts.
 
     `pid` is None while it does not run. `was_ready` stays True from the first time that it was ready, `is_ready` holds
-    for the running process. `restart_at` is the time of the next start, None if none is due.
+    for the running process; a control process `is_prepared` once it waits only for the end of the one before it.
+    `restart_at` is the time of the next start, None if none is due. `kill_at` is the time until which a child that
+    `is_retiring` can end by itself.
     """
 
-    def __init__(self, name: str, module: str, number: int | None = None) -> None:
+    def __init__(self, name: str, module: str, settings_file: int, number: int | None = None) -> None:
         self.name = name
         self.number = number
+        self.settings_file = settings_file
         self.pid: int | None = None
         self.is_ready = False
         self.was_ready = False
+        self.is_prepared = False
+        self.is_retiring = False
+        self.kill_at = math.inf
         self.restart_at: float | None = None
         self._module = module
         self._leash: socket.socket | None = None
@@ -56,7 +63,7 @@ class Child:
             except OSError:
                 ours.close()
                 raise
-        self._leash, self._received, self.is_ready = ours, b"", False
+        self._leash, self._received, self.is_ready, self.is_prepared = ours, b"", False, False
 
     @property
     def leash(self) -> int | None:
@@ -64,18 +71,42 @@ class Child:
         return self._leash.fileno() if self._leash is not None else None
 
     def read_leash(self) -> None:
-        """Note that the process is ready if it has written so."""
+        """Note that the process is prepared or ready if it has written so."""
         if self._leash is None:
             return
         data = b""
-        with contextlib.suppress(BlockingIOError, ConnectionResetError):
+        try:
             data = self._leash.recv(KEPT_BYTES)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            pass
         if not data:
             self._close_leash()
             return
         self._received = (self._received + data)[-KEPT_BYTES:]
         if READY in self._received:
             self.is_ready = self.was_ready = True
+        if PREPARED in self._received:
+            self.is_prepared = True
+
+    def retire(self, kill_at: float) -> None:
+        """Ask the process to end because others have its work. It is not started again."""
+        self.is_retiring, self.kill_at, self.restart_at = True, kill_at, None
+        if self.number is None:
+            self.signal(signal.SIGTERM)
+        else:
+            self._tell(RETIRE)
+
+    def stop(self, number: int) -> None:
+        """Send the process a signal because the whole gateway stops."""
+        self._tell(STOP)
+        self.signal(number)
+
+    def _tell(self, line: bytes) -> None:
+        if self._leash is not None:
+            with contextlib.suppress(OSError):  # it has ended
+                self._leash.send(line)
 
     def signal(self, number: int) -> None:
         """Send a signal to the process; SIGTERM in place of SIGINT before it is ready.

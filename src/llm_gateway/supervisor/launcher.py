@@ -14,7 +14,7 @@ Launch = Callable[[str, Sequence[str], Mapping[int, int]], int]
 Beside the standard descriptors the child has only those given (number in the child → number here). No signal is
 blocked, and all but the ignored ones have their default effect.
 """
-CAUGHT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ)
+CAUGHT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
 """Signals that the supervisor, or Python itself, does not leave at their default effect."""
 
 

@@ -1,32 +1,34 @@
-"""Loop of the supervisor: start the children, restart those that end, stop them in order."""
+"""Loop of the supervisor: start the children, restart those that end, replace them at SIGHUP, stop them in order."""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
 
+from llm_gateway.data_dir import DataDir
 from llm_gateway.inherited import Inherited
 from llm_gateway.supervisor.child import Child
+from llm_gateway.supervisor.generation import Generation
 from llm_gateway.supervisor.launcher import Launch, exit_reason
 from llm_gateway.supervisor.log_lines import SupervisorLog
+from llm_gateway.supervisor.roll import Roll
 from llm_gateway.supervisor.settings_file import SupervisorSettings
 from llm_gateway.supervisor.wakeups import Wakeups
-
-CONTROL_MODULE = "llm_gateway.control"
-WORKER_MODULE = "llm_gateway.worker"
 
 
 class Supervisor:
     """Runs one control process and the workers; the package's docstring draws the states.
 
+    A SIGHUP replaces them (`Roll`). One that arrives too early, or during a replacement, is remembered once.
+
     Args:
         launch: starts a child.
         settings: number of workers, times of the stop, log.
         settings_file: descriptor of the settings as JSON.
-        lock: descriptor whose lock the children keep.
+        data_dir: the data directory, whose lock the children keep; how replacements ended is written there.
         listener: the TCP socket; it is closed when the stop begins, so that the workers' copies are the last.
         memory: descriptor of the memory that several workers share (host_memory); None for a single one.
     """
@@ -36,20 +38,23 @@ class Supervisor:
         launch: Launch,
         settings: SupervisorSettings,
         settings_file: int,
-        lock: int,
+        data_dir: DataDir,
         listener: socket.socket,
         memory: int | None,
     ) -> None:
         self._launch = launch
-        self._settings_file = settings_file
-        self._lock = lock
+        self._data_dir = data_dir
         self._listener = listener
         self._memory = memory
+        self._leaving_s = settings.leaving_seconds
         self._stop_s = settings.stop_seconds
         self._log = SupervisorLog(settings.log_level, settings.log_format)
-        self._control = Child("control", CONTROL_MODULE)
-        self._workers = [Child(f"worker {n}", WORKER_MODULE, n) for n in range(1, settings.workers + 1)]
-        self._children: Sequence[Child] = [self._control, *self._workers]
+        self._current = Generation(settings, settings_file)
+        self._has_started = False
+        """Whether all children were ready once."""
+        self._roll: Roll | None = None
+        self._rolls = 0
+        self._is_roll_due = False
         self._deadline: float | None = None
         """Time at which children that still run are killed; None until the stop."""
         self._code = 0
@@ -67,20 +72,28 @@ class Supervisor:
             for number in numbers:
                 if number in (signal.SIGTERM, signal.SIGINT):
                     self._stop(number)
+                elif number == signal.SIGHUP:
+                    self._is_roll_due = True
             self._reap()
             self._act_on_time()
+            if not self._is_stopping:
+                self._replace()
         return self._code
+
+    @property
+    def _children(self) -> list[Child]:
+        return [*self._current.children, *(self._roll.children if self._roll is not None else ())]
 
     @property
     def _is_stopping(self) -> bool:
         return self._deadline is not None
 
     def _start(self, child: Child) -> None:
-        inherited = Inherited(settings=self._settings_file, leash=-1, memory=self._memory)
+        inherited = Inherited(settings=child.settings_file, leash=-1, memory=self._memory)
         if child.number is not None:
             inherited.listener, inherited.number = self._listener.fileno(), child.number
         try:
-            child.start(self._launch, inherited, self._lock, time.monotonic())
+            child.start(self._launch, inherited, self._data_dir.shared_lock, time.monotonic())
         except OSError as error:
             pause_s = child.schedule_restart(time.monotonic())
             self._log(
@@ -100,16 +113,21 @@ class Supervisor:
                 break
             if not pid:
                 break
+            code = os.waitstatus_to_exitcode(status)
+            if self._roll is not None and not self._is_stopping:
+                self._roll.process_ended(pid, code)
             for child in self._children:
                 if child.pid == pid:
-                    self._ended(child, pid, os.waitstatus_to_exitcode(status))
+                    self._ended(child, pid, code)
 
     def _ended(self, child: Child, pid: int, code: int) -> None:
         was_ready = child.is_ready
         child.ended()
         if self._is_stopping:
             self._ended_at_stop(child, pid, 0 if not was_ready and code == -signal.SIGTERM else code)
-        elif not child.was_ready:
+        elif self._roll is not None and self._roll.child_ended(child, pid, code, time.monotonic()):
+            return
+        elif not child.was_ready and not self._has_started:
             self._ended_at_start(child, pid, code)
         else:
             self._log(
@@ -122,41 +140,80 @@ class Supervisor:
             )
 
     def _ended_at_start(self, child: Child, pid: int, code: int) -> None:
-        """End the gateway with the child's exit code; the child has reported the reason, unless a signal ended it."""
-        if code < 0:
+        """End the gateway with the child's exit code. The child has reported the reason if the code is an error."""
+        if code <= 0:
             self._log("process ended before it was ready", level="error", process=child.name, reason=exit_reason(code))
-        self._code = code if code >= 0 else 1
+        self._code = code if code > 0 else 1
         self._stop(signal.SIGINT)
 
     def _ended_at_stop(self, child: Child, pid: int, code: int) -> None:
         if code < 0:
             self._log("process ended", level="warning", process=child.name, pid=pid, reason=exit_reason(code))
         self._code = self._code or (code if code >= 0 else 1)
-        if child is not self._control and not self._running_workers():
+        if child.number is not None and not self._running_workers():
             self._stop_control()
 
     def _running_workers(self) -> list[Child]:
-        return [worker for worker in self._workers if worker.pid is not None]
+        return [child for child in self._children if child.pid is not None and child.number is not None]
+
+    def _stopping_children(self) -> list[Child]:
+        """Return the running workers, and control once there are none."""
+        return self._running_workers() or [child for child in self._children if child.pid is not None]
 
     def _stop(self, number: int) -> None:
         """Begin to stop; if that has begun, pass the signal on to the children that are stopping."""
-        if not self._is_stopping:
+        is_first = not self._is_stopping
+        if is_first:
             self._deadline = time.monotonic() + self._stop_s
             self._listener.close()
+            if self._roll is not None:
+                self._roll.stop_reading()
             for child in self._children:
                 child.restart_at = None
-        for child in self._running_workers() or [self._control]:
-            child.signal(number)
+        for child in self._stopping_children():
+            if not (is_first and child.is_retiring):  # it stops already, and a second signal would make it hurry
+                child.stop(number)
 
     def _stop_control(self) -> None:
         self._deadline = time.monotonic() + self._stop_s
-        self._control.signal(signal.SIGTERM)
+        for child in self._stopping_children():
+            if not child.is_retiring:
+                child.signal(signal.SIGTERM)
+
+    def _replace(self) -> None:
+        """Begin a replacement that is due, or go on with the one under way."""
+        now = time.monotonic()
+        self._has_started = self._has_started or all(child.was_ready for child in self._current.children)
+        if self._roll is not None:
+            self._go_on(self._roll, now)
+        if self._roll is None and self._is_roll_due and self._has_started:
+            self._is_roll_due = False
+            self._rolls += 1
+            self._data_dir.write_reloads(self._rolls, self._rolls - 1)
+            self._log("reloading")
+            self._roll = Roll(self._launch, self._current, self._start, self._log, leaving_s=self._leaving_s, now=now)
+
+    def _go_on(self, roll: Roll, now: float) -> None:
+        roll.act(now)
+        if self._current is not roll.current:
+            self._current = roll.current
+            self._stop_s = max(self._stop_s, self._current.settings.stop_seconds)
+        if roll.is_over:
+            roll.close()
+            self._roll = None
+            self._stop_s = self._current.settings.stop_seconds
+            self._log = SupervisorLog(self._current.settings.log_level, self._current.settings.log_format)
+            self._data_dir.write_reloads(self._rolls, self._rolls, roll.problem)
+            if not roll.problem:
+                self._log("reloaded")
 
     def _seconds_left(self) -> float | None:
-        """Return the seconds until a restart or the end of the time to stop."""
+        """Return the seconds until a restart, the next step of a replacement, or the end of the time to stop."""
         times = [child.restart_at for child in self._children if child.restart_at is not None]
         if self._deadline is not None:
             times.append(self._deadline)
+        elif self._roll is not None and self._roll.next_time < math.inf:
+            times.append(self._roll.next_time)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _act_on_time(self) -> None:
@@ -166,8 +223,7 @@ class Supervisor:
             if child.restart_at is not None and child.restart_at <= now:
                 self._start(child)
         if self._deadline is not None and self._deadline <= now:
-            for child in self._running_workers() or [self._control]:
-                if child.pid is not None:
-                    self._log("process did not stop in time, it is killed", level="error", process=child.name)
-                    child.signal(signal.SIGKILL)
+            for child in self._stopping_children():
+                self._log("process did not stop in time, it is killed", level="error", process=child.name)
+                child.signal(signal.SIGKILL)
             self._deadline = now + self._stop_s

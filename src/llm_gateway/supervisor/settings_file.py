@@ -11,12 +11,14 @@ from llm_gateway.supervisor.launcher import Launch, exit_reason
 LEAVING_S = 15.0
 """Seconds that a child can take to end, beyond its time to accept and drain."""
 SETTINGS_MODULE = "llm_gateway.settings_child"
+FIXED = ("host", "port", "data_dir", "database_url")
+"""Settings that cannot change while the gateway runs."""
 
 
 class SupervisorSettings:
     """The settings that the supervisor itself uses, from the document with all; see `Settings` for their meaning.
 
-    `stop_seconds` is the longest time in which a child can stop, `leaving_s` the part of it that is no setting.
+    `stop_seconds` is the longest time in which a child can stop, `leaving_seconds` the part of it that is no setting.
     """
 
     def __init__(self, document: bytes, leaving_s: float = LEAVING_S) -> None:
@@ -25,17 +27,23 @@ class SupervisorSettings:
         self.port: int = values["port"]
         self.workers: int = values["workers"]
         self.data_dir: str = values["data_dir"]
+        self.leaving_seconds = leaving_s
         self.stop_seconds: float = values["accept_seconds"] + values["drain_seconds"] + leaving_s
         self.log_level: str = values["log_level"]
         self.log_format: str = values["log_format"]
+        self.fixed: dict[str, object] = {name: values[name] for name in FIXED}
 
 
 class SettingsRefused(Exception):
-    """The settings cannot be read, and the reason is on stderr. The gateway ends with `code`."""
+    """The settings cannot be read. The gateway ends with `code` if it was to start.
 
-    def __init__(self, code: int) -> None:
+    `reason` is a sentence; it is empty if it is on stderr already.
+    """
+
+    def __init__(self, code: int, reason: str = "") -> None:
         super().__init__(code)
         self.code = code
+        self.reason = reason
 
 
 def read_settings_in_child(launch: Launch) -> bytes:
@@ -59,16 +67,57 @@ def read_settings_in_child(launch: Launch) -> bytes:
     return document
 
 
+class SettingsReading:
+    """A child that reads the settings again while the supervisor goes on; it is over when process `pid` has ended.
+
+    Raises:
+        OSError: the system cannot start a process.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        self._document = unnamed_file()
+        self._errors = unnamed_file()
+        try:
+            self.pid = launch(SETTINGS_MODULE, (), {1: self._document, 2: self._errors})
+        except OSError:
+            self.close()
+            raise
+
+    def result(self, code: int) -> bytes:
+        """Return all settings as a JSON document, once the process has ended with `code`.
+
+        Raises:
+            SettingsRefused: the settings cannot be read.
+        """
+        document, errors = _contents(self._document), _contents(self._errors).decode("utf-8", "replace")
+        if code or not document:
+            reason = " ".join(errors.split()).removeprefix("llm-gateway: ")
+            raise SettingsRefused(code, reason or f"The settings cannot be read: {exit_reason(code)}.")
+        return document
+
+    def close(self) -> None:
+        """Close the files. Call it once."""
+        os.close(self._document)
+        os.close(self._errors)
+
+
+def _contents(descriptor: int) -> bytes:
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+
+
 def store_settings(document: bytes) -> int:
     """Return the descriptor of an unnamed file with the document, which never reaches a disk on Linux."""
-    descriptor = os.memfd_create("settings") if hasattr(os, "memfd_create") else _unnamed_file()
+    descriptor = unnamed_file()
     written = 0
     while written < len(document):
         written += os.pwrite(descriptor, document[written:], written)
     return descriptor
 
 
-def _unnamed_file() -> int:
+def unnamed_file() -> int:
+    """Return the descriptor of an empty file that vanishes with its last descriptor."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("settings")
     from tempfile import mkstemp  # noqa: PLC0415 - needs memory, and Linux needs it not
 
     descriptor, path = mkstemp()

@@ -7,7 +7,7 @@ import select
 import signal
 from collections.abc import Iterable
 
-CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP)
 
 
 class Wakeups:

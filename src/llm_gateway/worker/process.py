@@ -14,11 +14,13 @@ from llm_gateway.docs_page.page import build_page
 from llm_gateway.domain.configuration import Configuration
 from llm_gateway.domain.metric_families import MetricFamily, with_label
 from llm_gateway.domain.usage import SentAttempt, UsageRecord
+from llm_gateway.errors import ConfigurationError
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.forwarding.forwarder import Forwarder
 from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter import open_limiter
+from llm_gateway.limiter.base import Limiter
 from llm_gateway.process_application import ProcessApplication
 from llm_gateway.providers.account_assembler import AccountAssembler
 from llm_gateway.providers.registry import DIALECTS
@@ -40,7 +42,7 @@ class WorkerProcess(ProcessApplication):
         super().__init__()
         self._settings = settings
         self._number = number
-        self._memory = memory if settings.workers > 1 else None  # one worker alone counts faster in its own
+        self._memory = memory
         self._output = output
         self._log = output.log if settings.workers == 1 else partial(output.log, worker=number)
         self._serving = False
@@ -164,9 +166,24 @@ class WorkerProcess(ProcessApplication):
                 observe=observe,
                 redact=self._output.redact,
                 log=self._log,
-                limiter=open_limiter(self._memory, self._number),
+                limiter=self._open_limiter(),
             )
         )
+
+    def _open_limiter(self) -> Limiter:
+        """Open the limiter: one worker alone counts in its own memory, which is faster.
+
+        Raises:
+            ConfigurationError: there are several workers and no memory that they share.
+        """
+        if self._settings.workers == 1:
+            return open_limiter()
+        if self._memory is None:
+            raise ConfigurationError(
+                "Several workers share memory for their limits, which the system refused at the start: raise the "
+                "limits of memory and of file sizes (ulimit -f) and restart, or set LLM_GATEWAY_WORKERS=1."
+            )
+        return open_limiter(self._memory, self._number)
 
     def _open_forwarder(self, channel: ChannelClient) -> Forwarder:
         address = ControlSocket(self._settings.data_dir)

@@ -47,4 +47,9 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
 
     stop_now = partial(server.stop, accepting=False)
     # SIGINT is a Ctrl-C at a terminal: no load balancer has to notice the stop first.
-    return ChildServer(start, server.run, stop=server.stop, interrupt=stop_now, orphaned=stop_now)
+
+    def orphaned() -> None:
+        if not server.is_stopping:  # else it would no longer wait for running requests
+            stop_now()
+
+    return ChildServer(start, server.run, stop=server.stop, interrupt=stop_now, retire=server.retire, orphaned=orphaned)

@@ -1,0 +1,248 @@
+"""SIGHUP and `llm-gateway reload`: all processes are replaced under load, and no client sees a difference."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_gateway.data_dir import RunningGateway, running_gateway
+from tests.e2e.process import KEY, GatewayProcess, free_port, send, until
+from tests.e2e.streaming_vendor import BEGIN, DONE, Pause, StreamingVendor, delta, finish, usage
+from tests.fork_server import COMMAND_LINE, fork_server
+from tests.upstream import UpstreamProcess
+
+ROLLS = int(os.environ.get("RELOAD_ROLLS", "5"))
+"""Replacements under load; the long form is 50."""
+KEPT = 4
+"""Clients that keep their connection."""
+NEW = 2
+"""Clients that make a connection for each request."""
+STREAMS = 3
+"""Clients that read streams."""
+CHAT: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": "Count"}]}
+
+
+@pytest.fixture
+def streamer() -> Iterator[StreamingVendor]:
+    with StreamingVendor() as running:
+        running.steps = (
+            BEGIN, delta(content="one"), Pause(0.4), delta(content="two"), Pause(0.4), finish(), usage(3, 2), DONE
+        )  # fmt: skip
+        yield running
+
+
+def reload(gateway: GatewayProcess, *arguments: str) -> tuple[int, str, str]:
+    """Run `llm-gateway reload` in the gateway's directory. Returns exit code, output and errors."""
+    given = {name: value for name, value in os.environ.items() if not name.startswith("LLM_GATEWAY_")}
+    return fork_server().run(COMMAND_LINE, ["reload", *arguments], gateway.directory, given)
+
+
+def children(pid: int) -> list[tuple[int, str]]:
+    """Return the children of a process: process id and module."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        try:
+            found.append((int(child), Path(f"/proc/{child}/cmdline").read_text()))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def state(gateway: GatewayProcess) -> RunningGateway:
+    found = running_gateway(gateway.directory / "data")
+    assert found is not None
+    return found
+
+
+class Load:
+    """`with Load(gateway) as load`: clients send requests all the time; `errors` has what went wrong.
+
+    `most_children` is the largest number of the supervisor's children that was seen.
+    """
+
+    def __init__(self, gateway: GatewayProcess) -> None:
+        self.gateway = gateway
+        self.errors: list[str] = []
+        self.served = itertools.count()
+        self.streamed = itertools.count()
+        self.most_children = 0
+        self._ends = threading.Event()
+        self._pool = ThreadPoolExecutor(KEPT + NEW + STREAMS + 1)
+
+    def __enter__(self) -> Load:
+        clients: list[Callable[[], None]] = [self._keep] * KEPT + [self._call] * NEW + [self._stream] * STREAMS
+        self._running = [self._pool.submit(self._repeat, client) for client in clients]
+        self._running.append(self._pool.submit(self._watch))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        for one in self._running:
+            one.result()
+        self._pool.shutdown()
+
+    def _repeat(self, client: Callable[[], None]) -> None:
+        while not self._ends.is_set():
+            try:
+                client()
+            except (OSError, http.client.HTTPException) as error:
+                self.errors.append(f"{client.__name__}: {error!r}")
+
+    def _watch(self) -> None:
+        while not self._ends.wait(0.02):
+            self.most_children = max(self.most_children, len(children(self.gateway.process.pid)))
+
+    def _keep(self) -> None:
+        """Send requests on one connection until the gateway announces its end."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.gateway.port, timeout=60)
+        try:
+            while not self._ends.wait(0.002):
+                answer = send(connection, "POST", "/v1/chat/completions", CHAT, cache_control="no-store")
+                self._check(answer.status == 200, f"kept: {answer.status} {answer.body!r}")
+                next(self.served)
+                if answer.headers["connection"] == "close":
+                    return
+        finally:
+            connection.close()
+
+    def _call(self) -> None:
+        answer = self.gateway.call("POST", "/v1/chat/completions", CHAT, cache_control="no-store")
+        self._check(answer.status == 200, f"new: {answer.status} {answer.body!r}")
+        next(self.served)
+        self._ends.wait(0.002)
+
+    def _stream(self) -> None:
+        body = {**CHAT, "model": "streamer-1", "stream": True}
+        answer = self.gateway.call("POST", "/v1/chat/completions", body, cache_control="no-store")
+        whole = answer.status == 200 and answer.body.endswith(DONE) and b"one" in answer.body and b"two" in answer.body
+        self._check(whole, f"stream: {answer.status} {answer.body!r}")
+        next(self.served)
+        next(self.streamed)
+
+    def _check(self, holds: bool, problem: str) -> None:
+        if not holds:
+            self.errors.append(problem)
+
+
+def test_replacements_under_load_refuse_and_cut_nothing(
+    tmp_path: Path, mock: UpstreamProcess, streamer: StreamingVendor
+) -> None:
+    with GatewayProcess(tmp_path, workers=2) as gateway:
+        gateway.provider("acme", mock.base_url, priority=10)
+        gateway.provider("streamer", streamer.url, "streamer-1", priority=1)
+        with Load(gateway) as load:
+            for _ in range(ROLLS):
+                assert reload(gateway) == (0, "Reloaded: new processes serve, and the old ones have ended.\n", "")
+        served, streamed = next(load.served), next(load.streamed)
+        assert load.errors == []
+        assert served > 50 * ROLLS
+        assert streamed > ROLLS
+        assert load.most_children <= 2 * 3 + 1, "two generations, and the process that reads the settings"
+        until(lambda: gateway.summary()["total_requests"] >= served)
+        assert gateway.summary()["total_requests"] == served
+        assert gateway.summary()["error_requests"] == 0
+        assert state(gateway).ended == ROLLS
+
+
+def test_new_service_keys_take_effect_and_removed_ones_end(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text(f"LLM_GATEWAY_SERVICE_KEYS=dev:{KEY},old:the-old-key-of-a-service\n")
+    with GatewayProcess(tmp_path) as gateway:
+
+        def status(key: str) -> int:
+            return gateway.call("GET", "/api/v1/providers", key=key).status
+
+        assert (status("the-old-key-of-a-service"), status("the-new-key-of-a-service")) == (200, 401)
+        kept = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
+        assert send(kept, "GET", "/readyz").status == 200
+        file.write_text(f"LLM_GATEWAY_SERVICE_KEYS=dev:{KEY},new:the-new-key-of-a-service\n")
+        assert reload(gateway)[0] == 0
+        assert (status("the-old-key-of-a-service"), status("the-new-key-of-a-service")) == (401, 200)
+        kept.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("LLM_GATEWAY_CACHE_TTL_SECONDS=soon", "LLM_GATEWAY_CACHE_TTL_SECONDS must be a finite number"),
+        (
+            "LLM_GATEWAY_DATABASE_URL=sqlite:///other.db",
+            "LLM_GATEWAY_DATABASE_URL cannot change while the gateway runs",
+        ),
+        ("LLM_GATEWAY_ENCRYPTION_KEYS=short", "The new control ended before all were ready (exit code 78)"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_and_the_old_processes_go_on(
+    tmp_path: Path, line: str, problem: str
+) -> None:
+    with GatewayProcess(tmp_path) as gateway:
+        before = children(gateway.process.pid)
+        (tmp_path / ".env").write_text(f"{line}\n")
+        code, output, errors = reload(gateway, "--data-dir", "data")
+        assert (code, output) == (1, "")
+        assert errors.startswith(f"llm-gateway: Not reloaded: {problem}")
+        assert children(gateway.process.pid) == before
+        assert gateway.call("GET", "/api/v1/providers").status == 200, gateway.log
+
+
+def test_another_port_is_refused(tmp_path: Path) -> None:
+    """The port comes from `.env` here, since a variable of the running process cannot change."""
+    with GatewayProcess(tmp_path) as gateway:
+        pass
+    port = free_port()
+    (tmp_path / ".env").write_text(f"LLM_GATEWAY_PORT={port}\n")
+    gateway = GatewayProcess(tmp_path)
+    del gateway._environment["LLM_GATEWAY_PORT"]
+    gateway.port = port
+    with gateway:
+        (tmp_path / ".env").write_text(f"LLM_GATEWAY_PORT={free_port()}\n")
+        code, _, errors = reload(gateway)
+        assert code == 1
+        assert "Not reloaded: LLM_GATEWAY_PORT cannot change while the gateway runs: restart it" in errors
+        assert gateway.call("GET", "/readyz", key=None).status == 200
+
+
+@pytest.mark.parametrize("pause_s", [0.05, 0.4, 1.0])
+def test_sigterm_in_the_middle_of_a_replacement_ends_with_0(
+    tmp_path: Path, streamer: StreamingVendor, pause_s: float
+) -> None:
+    with GatewayProcess(tmp_path) as gateway, ThreadPoolExecutor(1) as pool:
+        gateway.provider("streamer", streamer.url, "streamer-1")
+        body = {**CHAT, "stream": True}
+        stream = pool.submit(gateway.call, "POST", "/v1/chat/completions", body, cache_control="no-store")
+        until(lambda: bool(streamer.calls))
+        gateway.process.send_signal(signal.SIGHUP)
+        threading.Event().wait(pause_s)
+        assert gateway.stop() == 0
+        assert stream.result().body.endswith(DONE)
+
+
+def test_reload_without_a_gateway_says_so(tmp_path: Path) -> None:
+    with GatewayProcess(tmp_path) as gateway:
+        pass
+    code, output, errors = reload(gateway)
+    assert (code, output) == (1, "")
+    assert errors == "llm-gateway: No gateway runs on the data directory data: start it, or give its --data-dir.\n"
+
+
+def test_an_idle_connection_is_used_once_more_after_a_replacement(tmp_path: Path) -> None:
+    with GatewayProcess(tmp_path) as gateway:
+        kept = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
+        assert send(kept, "GET", "/readyz").status == 200
+        gateway.process.send_signal(signal.SIGHUP)
+        until(lambda: '"event": "retiring"' in gateway.log)
+        answer = send(kept, "GET", "/readyz")
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        kept.close()
+        until(lambda: state(gateway).ended == 1)
+        assert json.loads(gateway.call("GET", "/api/v1/health").body)["status"] == "ok"
