@@ -70,6 +70,17 @@ async def test_one_ready_worker_makes_the_gateway_ready(plane: Plane, tmp_path: 
     assert (workers.are_ready(), workers.can_record()) == (False, False)
 
 
+async def test_every_worker_knows_that_a_provider_passed_its_test_when_that_is_answered(
+    plane: Plane, tmp_path: Path
+) -> None:
+    async with worker(tmp_path, 1) as first, worker(tmp_path, 2) as second:
+        await until(lambda: len(plane.workers._channel.workers) == 2)
+        for number in range(20):
+            await plane.workers.passed(f"p{number}")
+            assert f"p{number}" in first.got
+            assert f"p{number}" in second.got
+
+
 async def test_a_scrape_adds_up_the_workers_and_keeps_the_counts_of_those_that_ended(
     plane: Plane, tmp_path: Path
 ) -> None:

@@ -29,7 +29,7 @@ BACK_S = 10.0
 """Maximum seconds until a killed process is replaced: it takes a second, if other tests leave it a processor."""
 UNNOTICED_S = 4.0
 """Maximum seconds until workers notice that control is frozen: its beats are missing for three."""
-AT_ONCE_S = 0.5
+AT_ONCE_S = 2.0
 ORPHANED_S = 3.0
 """Maximum seconds until an orphaned worker refuses connections; one that it drops is tried again after a second."""
 FROZEN_QUICK_S, FROZEN_LONG_S = 5.0, 60.0

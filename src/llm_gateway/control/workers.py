@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
@@ -41,6 +43,8 @@ class Workers:
         self._own_key = f"control-{time.time_ns()}"
         self._log = log
         self._version = 0
+        self._newest = Configuration()
+        self._publishing = threading.Lock()
 
     async def start(self) -> None:
         """Accept the workers' connections."""
@@ -52,18 +56,29 @@ class Workers:
 
     def distribute(self, configuration: Configuration) -> None:
         """Send a configuration to all workers, and wait in this thread until all living ones apply it, or a second."""
-        self._version = self._channel.publish(configuration)
-        late = self._channel.wait_applied(self._version, APPLIED_S)
+        with self._publishing:
+            self._newest = configuration
+            self._version = version = self._channel.publish(configuration)
+        self._wait_applied(version)
+
+    def _wait_applied(self, version: int) -> None:
+        late = self._channel.wait_applied(version, APPLIED_S)
         if late:
-            self._log("workers do not apply a change yet", level="warning", workers=late, version=self._version)
+            self._log("workers do not apply a change yet", level="warning", workers=late, version=version)
 
     def pending(self) -> Sequence[str]:
         """Return the names of the workers that do not apply the newest configuration yet."""
         return [worker.name for worker in self._channel.workers if worker.version < self._version]
 
-    def passed(self, provider_id: str) -> None:
-        """Tell all workers that a provider has passed its test, so that it is called again at once."""
-        self._channel.passed(provider_id)
+    async def passed(self, provider_id: str) -> None:
+        """Tell all workers that a provider has passed its test, and wait until all living ones call it again.
+
+        The configuration is sent again behind it, since workers say when they apply one.
+        """
+        with self._publishing:
+            self._channel.passed(provider_id)
+            self._version = version = self._channel.publish(self._newest)
+        await asyncio.to_thread(self._wait_applied, version)
 
     def are_connected(self) -> bool:
         """Return whether any worker is connected."""

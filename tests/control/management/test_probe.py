@@ -131,12 +131,16 @@ async def test_a_missing_database_is_a_503(client: Client, data_dir: Path, mock:
     assert_problem(response, 503, "database_unavailable")
 
 
+async def nothing(_: Provider) -> None:
+    """Do nothing with a provider that passed."""
+
+
 async def said(exchange: UpstreamResult) -> str | None:
     async def list_models(asked: Provider, timeout_s: float) -> UpstreamResult:
         assert timeout_s == TIMEOUT_S <= 10
         return exchange
 
-    return await Probe(list_models, {"openai": openai}, Redactor([KEY]), {}, lambda _: None)(provider())
+    return await Probe(list_models, {"openai": openai}, Redactor([KEY]), {}, nothing)(provider())
 
 
 @pytest.mark.parametrize("body", [b'{"data": []}', b'{"models": [{"name": "x"}]}', b'[{"id": "m"}]'])

@@ -29,7 +29,7 @@ class Probe:
     """Tests of providers, enabled or not.
 
     `list_models(provider, timeout in seconds)` sends the request; `dialects` are keyed by kind; `redact` removes keys
-    from messages; `unusable` maps the name of a provider without a target to the reason; `passed` is called with a
+    from messages; `unusable` maps the name of a provider without a target to the reason; `passed` is awaited with a
     provider that passes.
     """
 
@@ -39,7 +39,7 @@ class Probe:
         dialects: Mapping[str, Dialect],
         redact: Callable[[str], str],
         unusable: Mapping[str, str],
-        passed: Callable[[Provider], None],
+        passed: Callable[[Provider], Awaitable[None]],
     ) -> None:
         self._list_models = list_models
         self._dialects = dialects
@@ -56,7 +56,7 @@ class Probe:
             result = await self._list_models(provider, TIMEOUT_S)
             error = self._fault(result) if result.fault else self._answer(provider, result)
         if error is None:
-            self._passed(provider)
+            await self._passed(provider)
             return None
         return self._redact(error)[:ERROR_CHARACTERS]
 
