@@ -25,7 +25,7 @@ class ProcessId(NamedTuple):
 
     @classmethod
     def of(cls, pid: int) -> Self | None:
-        """Return the process that has this number now; None if there is none."""
+        """Return the process that has this number now, or None if the number is free."""
         fields = _stat(pid)
         return cls(pid, int(fields[STARTED])) if fields else None
 

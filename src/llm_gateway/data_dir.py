@@ -129,7 +129,7 @@ class RunningGateway:
 
 
 def running_gateway(path: str | os.PathLike[str]) -> RunningGateway | None:
-    """Return the gateway that runs on a data directory, None if there is none.
+    """Return the gateway that runs on a data directory, or None if no gateway runs on it.
 
     Raises:
         OSError: the lock file cannot be read.

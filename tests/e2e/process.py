@@ -169,7 +169,7 @@ class GatewayProcess:
 
     @property
     def worker_pids(self) -> list[int]:
-        """Process ids of the workers that run now; waits while there is none."""
+        """Process ids of the workers that run now; waits until one runs."""
         return self._children("worker")
 
     @property

@@ -96,7 +96,7 @@ class ControlProcess(ProcessApplication):
         stack.callback(shipper.stop)
         database = SharedCheck(stores.database.check)
         await database()
-        self._background(database.repeat())
+        self._background(database.repeat(log))
         quarantined = QuarantineCount(quarantine_file(stores.path))
         totals = ReportTotals(stores.path / TOTALS)
         stack.callback(save_totals, totals, log)

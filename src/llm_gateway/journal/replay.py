@@ -29,8 +29,8 @@ def replay(data_dir: Path, sink: Sink, *, log: Log, progress: Callable[[int], No
     a directory is deleted once everything in it is stored. `progress` is called with the number of records so far after
     every 10,000 of them; without it a line is logged.
 
-    Directories that were being made when their process was killed are deleted, too. Call this before writers of this
-    gateway are opened: theirs may not be locked yet.
+    Directories that were being made when their process was killed are deleted, too. A worker that is
+    just making its directory while control starts again ends, and is started once more.
 
     Raises:
         StoreUnavailable: the database does not answer.

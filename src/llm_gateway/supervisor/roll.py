@@ -78,7 +78,7 @@ class Roll:
 
     @property
     def next_time(self) -> float:
-        """The time at which `act` must be called at the latest; infinite if there is none."""
+        """The time at which `act` must be called at the latest; infinite if nothing is due."""
         return min(self._deadline, *(child.kill_at for child in self._retiring), math.inf)
 
     def process_ended(self, pid: int, code: int) -> None:

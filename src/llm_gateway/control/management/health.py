@@ -80,13 +80,18 @@ class SharedCheck:
         """The last result; False if no check has ended for three seconds, though `repeat` runs."""
         return self._result and self._clock() - self._checked_at < STALE_S
 
-    async def repeat(self) -> None:
-        """Check once a second. Runs until cancelled."""
+    async def repeat(self, log: Callable[..., None]) -> None:
+        """Check once a second. Runs until cancelled. `log` takes a line the first time that a check cannot run."""
+        is_failing = False
         while True:
             try:
                 await self()
-            except Exception:  # edge: without a thread or memory for it the check has failed; the next one may pass
+                is_failing = False
+            except Exception as error:  # edge: no thread or memory for it; the next one may pass
                 self._result = False
+                if not is_failing:
+                    log("database check cannot run", level="error", exc_info=error)
+                is_failing = True
             await asyncio.sleep(CHECK_TTL_S)
 
     async def __call__(self) -> bool:
