@@ -211,7 +211,8 @@ class TestTogether:
 
     @staticmethod
     async def start(under_test: GatewayUnderTest, count: int, **changes: Any) -> list[asyncio.Task[Answer]]:
-        deadline = time.monotonic() + 60
+        under_test.world.clock.now = time.monotonic()  # requests that wait for another do so in real time
+        deadline = under_test.world.clock.now + 60
         tasks = [
             asyncio.create_task(under_test.ask(id=str(i), **{"deadline": deadline, **changes})) for i in range(count)
         ]
