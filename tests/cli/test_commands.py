@@ -13,7 +13,7 @@ import pytest
 from cyclopts import App
 
 from llm_gateway.cli.commands import LOCAL_COMMANDS, build_cli
-from llm_gateway.cli.usage import REPLAY
+from llm_gateway.cli.usage import LOCAL_COMMANDS as OF_USAGE
 from tests.cli.command import COMMAND, SetUp, call, execute, execute_command, on_terminal
 
 EXAMPLE = re.compile(r"```sh\n(.*?)```", re.DOTALL)
@@ -45,11 +45,12 @@ def examples(text: str) -> list[list[str]]:
 def test_the_tree_has_every_command() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
         "serve", "reload", "check", "migrate", "rekey", "reprice", "completion", "keys new",
+        "backup", "restore", "compact",
         "agent claude", "agent codex", "agent gemini", "agent opencode", "agent qwen", "agent aider",
         "providers list", "providers show", "providers add", "providers update", "providers test",
         "providers enable", "providers disable", "providers remove",
         "overrides list", "overrides add", "overrides remove",
-        "usage", "usage summary", "usage replay",
+        "usage", "usage summary", "usage replay", "usage quarantined", "usage reimport",
     }  # fmt: skip
 
 
@@ -88,10 +89,10 @@ def test_the_commands_of_other_documents_parse(name: str) -> None:
         build_cli().parse_args(example, exit_on_error=False, print_error=False)
 
 
-REPLAYING = ("usage replay", "llm_gateway.cli.replay:replay", REPLAY)
+LAZY = [*LOCAL_COMMANDS, *((f"usage {name}", place, summary) for name, place, summary in OF_USAGE)]
 
 
-@pytest.mark.parametrize(("name", "place", "summary"), [*LOCAL_COMMANDS, REPLAYING])
+@pytest.mark.parametrize(("name", "place", "summary"), LAZY)
 def test_the_summary_of_a_lazy_command_is_its_docstrings(name: str, place: str, summary: str) -> None:
     command = COMMANDS[tuple(name.split())].default_command
     assert command is not None

@@ -41,6 +41,13 @@ LOCAL_COMMANDS = (
     ("reload", "llm_gateway.cli.reload:reload", "Replace the running gateway's processes, without any interruption."),
     ("check", "llm_gateway.cli.check:check", "Say whether serve could start, and if not, what to do."),
     ("migrate", "llm_gateway.cli.database:migrate", "Bring the database's tables to this version."),
+    (
+        "backup",
+        "llm_gateway.cli.backup:backup",
+        "Write a copy of the database to a new file that only its owner can read.",
+    ),
+    ("restore", "llm_gateway.cli.backup:restore", "Put a backup in the place of the database."),
+    ("compact", "llm_gateway.cli.backup:compact", "Give the disk space of deleted usage back."),
     ("rekey", "llm_gateway.cli.database:rekey", "Encrypt every stored provider key anew with the first key."),
     ("reprice", "llm_gateway.cli.reprice:reprice", "Give stored usage the prices in force now."),
 )

@@ -20,7 +20,20 @@ Days = Annotated[
 ]
 By: TypeAlias = Literal["provider", "service", "customer"]
 DEFAULT_LIMIT = 50
-REPLAY = "Move usage records that stopped gateways left in the journal to the database."
+LOCAL_COMMANDS = (
+    (
+        "replay",
+        "llm_gateway.cli.replay:replay",
+        "Move usage records that stopped gateways left in the journal to the database.",
+    ),
+    ("quarantined", "llm_gateway.cli.quarantine:quarantined", "List the usage records that the database refused."),
+    (
+        "reimport",
+        "llm_gateway.cli.quarantine:reimport",
+        "Offer the usage records that the database refused to it again.",
+    ),
+)
+"""Commands that import much of the gateway, as in `cli/commands.py`: name, function, summary."""
 
 REQUESTS = Column("request_count", "Requests", "count")
 TOKENS = Column("total_tokens", "Tokens", "count")
@@ -51,15 +64,12 @@ SUMMARY = (
 
 
 def usage_app(arguments: Sequence[str] = ()) -> App:
-    """Build the commands `usage …`. `replay` imports much of the gateway, so that it is imported only when called."""
+    """Build the commands `usage …`. The summary of a local command stands for its docstring in the list of commands."""
     app = App(name="usage")
     app.default(report)
     app.command(summary)
-    app.command(
-        "llm_gateway.cli.replay:replay",
-        name="replay",
-        help=None if "replay" in arguments else REPLAY,
-    )
+    for name, place, help_text in LOCAL_COMMANDS:
+        app.command(place, name=name, help=None if name in arguments else help_text)
     return app
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import threading
 from collections.abc import Callable
@@ -175,8 +176,17 @@ def _digests(path: Path) -> set[bytes]:
 
 def _append(path: Path, line: bytes) -> None:
     """Append a line durably, whole or not at all. If a power loss left the last line torn, end that one first."""
+    while not _append_locked(path, line):
+        pass  # a reimport renamed the file after it was opened
+
+
+def _append_locked(path: Path, line: bytes) -> bool:
+    """Append the line under the file's lock, which a reimport holds while it reads. Returns False if it was renamed."""
     fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if not _is_at(path, fd):
+            return False
         size = os.fstat(fd).st_size
         if size and os.pread(fd, 1, size - 1) != b"\n":
             line = b"\n" + line
@@ -188,3 +198,11 @@ def _append(path: Path, line: bytes) -> None:
             sync_directory(path.parent)
     finally:
         os.close(fd)
+    return True
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
