@@ -23,8 +23,8 @@ from llm_gateway.settings_reader import (
     setting_helps,
 )
 
-KEY = "k" * 32
-ENCRYPTION_KEY = "ab" * 32
+KEY = "0123456789abcdef" * 2
+ENCRYPTION_KEY = KEY * 2
 PRODUCTION = {"ENV": "production", "SERVICE_KEYS": f"ops:{KEY}", "ENCRYPTION_KEYS": ENCRYPTION_KEY}
 SETUP = Path(__file__).parents[1] / "docs" / "SETUP.md"
 
@@ -227,12 +227,22 @@ REFUSED = [
     ({"SERVICE_KEYS": ""}, r"Callers need keys: set LLM_GATEWAY_SERVICE_KEYS"),
     ({"SERVICE_KEYS": " , "}, r"Callers need keys: set LLM_GATEWAY_SERVICE_KEYS"),
     ({"HOST": "0.0.0.0"}, r"Callers need keys: .*production, unless LLM_GATEWAY_ENV=dev says otherwise"),
-    ({"HOST": "::", "SERVICE_KEYS": "ops:short"}, r"The service key 'ops' is publicly known or shorter than 32"),
+    ({"HOST": "::", "SERVICE_KEYS": "ops:short"}, r"The service key 'ops' is publicly known, shorter than 32"),
     ({"HOST": "gateway.example", "SERVICE_KEYS": f"ops:{KEY}"}, r"LLM_GATEWAY_ENCRYPTION_KEYS to 32 random bytes"),
     ({"ENV": "production"}, r"Callers need keys: set LLM_GATEWAY_SERVICE_KEYS"),
     ({**PRODUCTION, "SERVICE_KEYS": ""}, r"Callers need keys"),
-    ({**PRODUCTION, "SERVICE_KEYS": f"ops:{DEV_KEY}"}, r"The service key 'ops' is publicly known or shorter than 32"),
-    ({**PRODUCTION, "SERVICE_KEYS": f"ops:{KEY},b:{'x' * 31}"}, r"The service key 'b' is publicly known or shorter"),
+    ({**PRODUCTION, "SERVICE_KEYS": "ops:" + "a" * 32}, r"The service key 'ops' is .* or not random: set a random one"),
+    ({**PRODUCTION, "SERVICE_KEYS": "ops:" + "abcdefg" * 5}, r"The service key 'ops' is .* or not random"),
+    ({**PRODUCTION, "ENCRYPTION_KEYS": "0" * 64}, r"Key 1 of LLM_GATEWAY_ENCRYPTION_KEYS is not random: make one with"),
+    (
+        {**PRODUCTION, "ENCRYPTION_KEYS": f"{ENCRYPTION_KEY},{'A' * 43}="},
+        r"Key 2 of LLM_GATEWAY_ENCRYPTION_KEYS is not",
+    ),
+    ({**PRODUCTION, "SERVICE_KEYS": f"ops:{DEV_KEY}"}, r"The service key 'ops' is publicly known, shorter than 32"),
+    (
+        {**PRODUCTION, "SERVICE_KEYS": f"ops:{KEY},b:{'x' * 31}"},
+        r"The service key 'b' is publicly known, shorter than 32",
+    ),
     ({**PRODUCTION, "ENCRYPTION_KEYS": ""}, r"LLM_GATEWAY_ENCRYPTION_KEYS to 32 random bytes"),
     ({"ALLOWED_HOSTS": "gateway,box:8200"}, r"LLM_GATEWAY_ALLOWED_HOSTS takes host names .*; not 'box:8200'"),
     ({"ALLOWED_HOSTS": "*"}, r"LLM_GATEWAY_ALLOWED_HOSTS takes host names without scheme, port or wildcard"),

@@ -13,6 +13,7 @@ GatewayError
 ├─ MethodNotAllowed          405  method_not_allowed
 ├─ Conflict                  409  conflict                    name exists
 ├─ PayloadTooLarge           413  payload_too_large           body over 4 MiB
+├─ CodingNotSupported        415  coding_not_supported        the body is compressed
 ├─ Invalid                   422  validation_error            missing, wrong or unknown field, malformed JSON
 ├─ WebSocketNotSupported     426  websocket_not_supported     send the request by POST
 ├─ RateLimited               429  rate_limited                retry: every candidate is at its limit
@@ -150,6 +151,12 @@ class PayloadTooLarge(GatewayError):
     """The request body is larger than the gateway accepts."""
 
     status, code, title = 413, "payload_too_large", "Payload too large"
+
+
+class CodingNotSupported(GatewayError):
+    """The request body is compressed, which the gateway does not support."""
+
+    status, code, title = 415, "coding_not_supported", "Content coding not supported"
 
 
 class Invalid(GatewayError):

@@ -26,6 +26,8 @@ from llm_gateway.settings import DEV_KEY, PREFIX, SECRETS, Settings
 ENV_FILE = Path(".env")
 MIN_KEY_LENGTH = 32
 """Characters that a service key must have at least in production."""
+MIN_DISTINCT = 8
+"""Different characters that a key must have at least in production: 32 random hexadecimal digits have 8 or more."""
 KNOWN_KEYS = frozenset({DEV_KEY, "changeme", "secret", "test", "password"})
 MAX_SHOWN = 80
 """Characters of an invalid value that an error message quotes."""
@@ -231,8 +233,17 @@ def _unsafe(settings: Settings) -> Iterator[str]:
         yield str(error)
     else:
         yield from _unsafe_keys(settings.env, keys)
-    if settings.env != "dev" and not (settings.encryption_keys or "").strip():
+    if settings.env == "dev":
+        return
+    encryption_keys = [key for key in (settings.encryption_keys or "").split(",") if key.strip()]
+    if not encryption_keys:
         yield f"In production provider keys need encryption: set {PREFIX}ENCRYPTION_KEYS to 32 random bytes in base64."
+    for position, key in enumerate(encryption_keys, start=1):
+        if len(set(key.strip())) < MIN_DISTINCT:
+            yield (
+                f"Key {position} of {PREFIX}ENCRYPTION_KEYS is not random: make one with "
+                "`llm-gateway keys new --encryption`."
+            )
 
 
 def _unsafe_keys(env: str, keys: Sequence[tuple[str, str, frozenset[str]]]) -> Iterator[str]:
@@ -247,9 +258,9 @@ def _unsafe_keys(env: str, keys: Sequence[tuple[str, str, frozenset[str]]]) -> I
     if env == "dev":
         return
     for name, key, _ in keys:
-        if key.lower() in KNOWN_KEYS or len(key) < MIN_KEY_LENGTH:
+        if key.lower() in KNOWN_KEYS or len(key) < MIN_KEY_LENGTH or len(set(key)) < MIN_DISTINCT:
             yield (
-                f"The service key {name!r} is publicly known or shorter than {MIN_KEY_LENGTH} characters: "
+                f"The service key {name!r} is publicly known, shorter than {MIN_KEY_LENGTH} characters or not random: "
                 f"set a random one in {PREFIX}SERVICE_KEYS."
             )
 

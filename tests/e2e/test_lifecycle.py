@@ -18,6 +18,7 @@ from tests.fork_server import COMMAND_LINE, GATEWAY, fork_server
 from tests.upstream import UpstreamProcess
 
 CLIENTS = 16
+KEY_END = "0123456789abcdef" * 2
 
 
 def refusal(directory: Path, **settings: object) -> str:
@@ -166,18 +167,18 @@ def test_rate_limits_count_requests_before_a_restart(tmp_path: Path, mock: Upstr
 
 
 def test_production_requires_keys_with_scopes(tmp_path: Path) -> None:
-    keys = f"shop:{'a' * 32}:call,watch:{'b' * 32}:read,ops:{'c' * 32}"
-    settings = {"env": "production", "service_keys": keys, "encryption_keys": "ab" * 32}
+    keys = f"shop:a{KEY_END}:call,watch:b{KEY_END}:read,ops:c{KEY_END}"
+    settings = {"env": "production", "service_keys": keys, "encryption_keys": "0123456789abcdef" * 4}
     with GatewayProcess(tmp_path, host="0.0.0.0", **settings) as gateway:
         assert gateway.call("GET", "/api/v1/health", key=None, host="any.example").status == 200
         wanted = [("shop", "a", 503, 403, 403), ("watch", "b", 403, 200, 403), ("ops", "c", 503, 200, 422)]
         for _, letter, generate, report, create in wanted:
             body = {"user_id": "u", "service": "s", "prompt": "p"}
-            assert gateway.call("POST", "/api/v1/generate", body, key=letter * 32).status == generate
-            assert gateway.call("GET", "/api/v1/usage/summary", key=letter * 32).status == report
-            assert gateway.call("POST", "/api/v1/providers", {}, key=letter * 32).status == create
+            assert gateway.call("POST", "/api/v1/generate", body, key=letter + KEY_END).status == generate
+            assert gateway.call("GET", "/api/v1/usage/summary", key=letter + KEY_END).status == report
+            assert gateway.call("POST", "/api/v1/providers", {}, key=letter + KEY_END).status == create
         assert gateway.call("GET", "/metrics").status == 401
-        assert not any(letter * 32 in gateway.log for letter in "abc")
+        assert not any(letter + KEY_END in gateway.log for letter in "abc")
     assert not (tmp_path / "data" / "encryption.key").exists()
 
 

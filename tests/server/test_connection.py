@@ -320,6 +320,11 @@ async def test_a_reset_reaches_the_application_as_a_disconnect() -> None:
         POST + b"Content-Length: -1\r\n\r\n",
         POST + b"Content-Length: 99999999999999999999\r\n\r\n",
         POST + b"Transfer-Encoding: gzip, identity\r\n\r\nabc",
+        POST + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"OPTIONS / RTSP/1.0\r\nHost: a\r\n\r\n",
+        b"GET / RTSP/1.0\r\nHost: a\r\n\r\n",
+        b"SOURCE / ICE/1.0\r\nHost: a\r\n\r\n",
         CHUNKED + b"zz\r\n",
     ],
 )
@@ -330,6 +335,15 @@ async def test_malformed_requests_are_refused(request_: bytes) -> None:
         await refused(client, 400, "bad_request")
 
         assert server.logged() == []
+
+
+async def test_another_protocol_is_refused_however_its_request_line_arrives() -> None:
+    async with running() as server:
+        client = await server.connect()
+        for byte in b"\r\nOPTIONS / RTSP/1.0\r\nHost: a\r\n\r\n":
+            client.writer.write(bytes([byte]))
+            await asyncio.sleep(0)
+        await refused(client, 400, "bad_request")
 
 
 async def test_garbage_is_refused_after_earlier_requests_are_answered() -> None:

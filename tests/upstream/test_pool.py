@@ -123,12 +123,16 @@ async def test_a_response_can_end_its_connection(server: Server, answer: bytes, 
     ("answer", "says"),
     [
         (b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\nhi", "compressed (gzip)"),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-encoding: identity\r\ncontent-encoding: br\r\ncontent-length: 2\r\n\r\nhi",
+            "compressed (br)",
+        ),
         (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", "another protocol"),
         (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 300_000 + b"\r\n\r\n", "head is larger than 262144 bytes"),
         (b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + b"y" * 1001, "larger than 1000 bytes"),
         (b"", "closed too early"),
     ],
-    ids=["compressed", "upgrade", "huge head", "huge body", "nothing"],
+    ids=["compressed", "compressed by a second line", "upgrade", "huge head", "huge body", "nothing"],
 )
 async def test_a_malformed_or_too_large_response_is_incomplete(server: Server, answer: bytes, says: str) -> None:
     server.answers = [answer]

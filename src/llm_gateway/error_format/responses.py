@@ -8,6 +8,7 @@ import msgspec
 from starlette.types import Send
 
 from llm_gateway.errors import (
+    CodingNotSupported,
     GatewayError,
     Invalid,
     MethodNotAllowed,
@@ -94,6 +95,8 @@ def error_headers(error: GatewayError) -> Headers:
         headers.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 15.5.2
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.allow).encode()))
+    if isinstance(error, CodingNotSupported):
+        headers.append((b"accept-encoding", b"identity"))  # RFC 9110, section 15.5.16
     if isinstance(error, WebSocketNotSupported):
         headers.append((b"upgrade", b"HTTP/1.1"))  # RFC 9110, section 15.5.22
     return headers

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from starlette.types import Receive
 
-from llm_gateway.errors import GatewayError, Overloaded, PayloadTooLarge
+from llm_gateway.errors import CodingNotSupported, GatewayError, Overloaded, PayloadTooLarge
 from llm_gateway.gate.value_limit import check_number_of_values
 
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -54,6 +55,19 @@ class InFlight:
     def release(self, size: int) -> None:
         """Subtract `size` bytes that `hold` added."""
         self.bytes -= size
+
+
+def refuse_compressed(headers: Mapping[bytes, bytes]) -> None:
+    """Check that the body is sent as it is.
+
+    Raises:
+        CodingNotSupported: its Content-Encoding names a coding.
+    """
+    coding = headers.get(b"content-encoding", b"identity")
+    if coding.lower() != b"identity":
+        raise CodingNotSupported(
+            f"The body is compressed (Content-Encoding: {coding.decode('latin-1')}): send it without, as plain JSON."
+        )
 
 
 async def read_body(receive: Receive, in_flight: InFlight) -> bytes:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import urllib.parse
 from collections import deque
 from typing import Any
@@ -39,6 +40,7 @@ from llm_gateway.server.shared_state import Refused, SharedState
 
 NEVER = math.inf
 HASH = ord(b"#")
+OTHER_PROTOCOL = re.compile(rb"^[A-Z_]+ [^ ]+ (?:RTSP|ICE)/1\.0\r?$", re.MULTILINE)  # the parser takes these, too
 FRAMING = frozenset({b"expect", b"transfer-encoding"})
 
 IDLE, HEAD, BODY, ANSWER, CLOSING = range(5)  # phases; the module's docstring draws them
@@ -69,6 +71,7 @@ class ClientConnection(HttpToolsProtocol):
         self.received = 0  # bytes of the message being parsed, without those read together with the one before
         self.body_size = 0
         self.hosts = 0  # number of Host headers
+        self.head = b""  # the read that is being parsed, after the earlier reads of an incomplete head
         self.coding = b""  # the transfer coding of the body being parsed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -119,8 +122,7 @@ class ClientConnection(HttpToolsProtocol):
         unsent = self.transport.get_write_buffer_size()
         if unsent < self.unsent:
             self.read_at = now
-        self.unsent = unsent
-        self.stalled = now + self.limits.sweep_s
+        self.unsent, self.stalled = unsent, now + self.limits.sweep_s
         return now - self.read_at >= self.limits.stalled_s
 
     def has_left(self) -> bool:
@@ -132,6 +134,7 @@ class ClientConnection(HttpToolsProtocol):
         if self.phase == CLOSING:
             return
         self.received += len(data)
+        self.head += data
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -141,6 +144,8 @@ class ClientConnection(HttpToolsProtocol):
             cause = error.__context__
             self.refuse(cause.status if isinstance(cause, Refused) else 400)
             return
+        if self.phase != HEAD:
+            self.head = b""
         if self.phase != ANSWER:
             self._expect_more()
 
@@ -187,7 +192,7 @@ class ClientConnection(HttpToolsProtocol):
             if name == b"expect":
                 self.expect_100_continue = value.lower() == b"100-continue"
             else:
-                self.coding = value.lower()
+                self.coding += value.lower()  # two lines are no coding that is accepted
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -204,7 +209,7 @@ class ClientConnection(HttpToolsProtocol):
         modern = version == "1.1"
         if self.hosts != 1 and (modern or self.hosts):  # RFC 9112 3.2
             raise Refused(400)
-        if not modern and (version != "1.0" or self.coding):  # RFC 9112 6.1
+        if not modern and (version != "1.0" or self.coding or OTHER_PROTOCOL.search(self.head)):  # RFC 9112 6.1
             raise Refused(400)
         if self.coding not in (b"", b"chunked"):  # a coding that is not decoded here (RFC 9112 6.1)
             raise Refused(400)

@@ -12,6 +12,7 @@ NEVER = tuple(
     ipaddress.ip_network(text)
     for text in (
         "::/96",  # IPv4-compatible, deprecated (RFC 4291)
+        "::ffff:0:0:0/96",  # IPv4-translated (RFC 7915): may reach any IPv4 address
         "64:ff9b::/96",  # NAT64 (RFC 6052): reaches any IPv4 address, private ones included
         "64:ff9b:1::/48",  # local-use NAT64 (RFC 8215)
         "2002::/16",  # 6to4 (RFC 3056), wraps an IPv4 address

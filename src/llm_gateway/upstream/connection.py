@@ -203,11 +203,19 @@ class UpstreamConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Check the head, and start the stream if one is open (called by the parser)."""
         self._has_head = True
-        encoding = header(self._headers, ENCODING)
-        if encoding is not None and encoding.lower() != b"identity" and not self.takes_compressed:
+        encoding = b"" if self.takes_compressed else self._coding()
+        if encoding:
             self._fail(f"The answer is compressed ({encoding.decode('latin-1')[:20]}), which is not supported")
         elif self._stream is not None and self._parser is not None and self._parser.get_status_code() >= 200:
             self._stream.begin(self._parser.get_status_code(), self._headers)
+
+    def _coding(self) -> bytes:
+        """Return the content coding of the response, of any of its Content-Encoding lines; empty if it has none."""
+        size = len(ENCODING)
+        for name, value in self._headers:
+            if len(name) == size and name.lower() == ENCODING and value.lower() != b"identity":
+                return value
+        return b""
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body, or pass it to the stream (called by the parser)."""

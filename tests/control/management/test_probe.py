@@ -118,9 +118,9 @@ async def test_a_key_that_cannot_be_decrypted_is_reported(start: Start, data_dir
 
 async def test_in_production_a_test_obeys_the_egress_rules(start: Start) -> None:
     async with start(**PRODUCTION) as app:
-        made = await created(Client(app, "k" * 32), base_url="https://10.1.2.3/v1")
+        made = await created(Client(app, "0123456789abcdef" * 2), base_url="https://10.1.2.3/v1")
     async with start(**{**PRODUCTION, "allowed_private_hosts": ""}) as app:
-        error = await probed(Client(app, "k" * 32), made["id"])
+        error = await probed(Client(app, "0123456789abcdef" * 2), made["id"])
         assert "LLM_GATEWAY_ALLOWED_PRIVATE_HOSTS" in error
 
 

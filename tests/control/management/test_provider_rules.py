@@ -19,7 +19,7 @@ from tests.control.management.test_providers import CANARY, LEAST, PATH, PRODUCT
 from tests.upstream import MockUpstream
 from tests.worker.pipeline.fakes import provider
 
-SERVICE_KEY = "k" * 32
+SERVICE_KEY = "0123456789abcdef" * 2
 
 
 async def everything(client: Client, base_url: str) -> list[Response]:

@@ -32,8 +32,8 @@ MORE = {
 }  # fmt: skip
 PRODUCTION = {
     "env": "production",
-    "service_keys": "ops:" + "k" * 32,
-    "encryption_keys": "ab" * 32,
+    "service_keys": "ops:" + "0123456789abcdef" * 2,
+    "encryption_keys": "0123456789abcdef" * 4,
     "allowed_private_hosts": "internal.example, 10.1.2.3",
 }
 
@@ -177,6 +177,12 @@ async def test_a_body_with_another_content_type_is_accepted(client: Client) -> N
         assert (await client.call("POST", PATH, body, headers={"content-type": said})).status == 201
 
 
+async def test_a_compressed_body_is_a_415(client: Client) -> None:
+    response = await client.call("POST", PATH, LEAST, headers={"content-encoding": "gzip"})
+    assert_problem(response, 415, "coding_not_supported")
+    assert response.headers["accept-encoding"] == "identity"
+
+
 async def test_a_body_over_four_mebibytes_is_a_413(client: Client) -> None:
     response = await client.call("POST", PATH, {**LEAST, "display_name": "x" * 4 * 1024 * 1024})
     assert_problem(response, 413, "payload_too_large")
@@ -233,6 +239,7 @@ UNFIT_URLS = [
     "", "x", "example.com/v1", "//example.com", "ftp://example.com", "file:///etc/passwd", "http://", "http:///v1",
     "http://example.com?x=1", "http://example.com/?", "http://example.com#f", "http://u:p@example.com",
     "http://u@example.com", "http://@example.com", "http://example.com:99999", "http://example.com:x",
+    "http://example.com:0", "http://example.com:0000",
     "http://[::1", "http://exa mple.com", "http://example.com/\n", "\thttp://example.com", "http://exam\x00ple.com",
     "http://example.com\\@evil.example", "http://ex\u00e4mple.com", "http://%31%32%37.0.0.1/",
     "http://example.com/" + "x" * 2000, "http://[fe80::1%25eth0]/", "javascript:alert(1)",

@@ -40,6 +40,21 @@ async def test_a_body_of_4_mib_and_a_byte_is_refused(world: World, piece: int) -
     assert world.gateway.requests == []
 
 
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "identity, br", ""])
+async def test_a_compressed_body_is_refused(world: World, coding: str) -> None:
+    response = await world.post([b"\x1f\x8b\x08"], content_encoding=coding)
+    problem = assert_problem(response, 415, "coding_not_supported")
+    assert response.headers["accept-encoding"] == "identity"
+    assert problem["detail"] == (
+        f"The body is compressed (Content-Encoding: {coding}): send it without, as plain JSON."
+    )
+    assert world.gateway.requests == []
+
+
+async def test_a_body_sent_as_it_is_is_accepted(world: World) -> None:
+    assert (await world.post([sized(100)], content_encoding="Identity")).status == 200
+
+
 async def test_a_body_that_is_too_large_is_read_and_dropped_up_to_8_mib(world: World) -> None:
     pieces: list[object] = [b"x" * MEBIBYTE] * 20
     taken = 0

@@ -27,7 +27,7 @@ from llm_gateway.error_format.responses import PROBLEM, error_headers, problem_o
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.error_format.validation import MOST_ERRORS
 from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotFound
-from llm_gateway.gate.body import WITH_BODY, ClientGone, InFlight, read_body
+from llm_gateway.gate.body import WITH_BODY, ClientGone, InFlight, read_body, refuse_compressed
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect, log_error
 from llm_gateway.suggestions import if_meant
 
@@ -145,6 +145,8 @@ class Bounded:
                 await send_error(send, scope, defect(context))
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        context: RequestContext = scope[REQUEST_CONTEXT]
+        refuse_compressed(context.headers)
         body = await read_body(receive, self._in_flight)
         self._in_flight.release(len(body))  # counted only while it is read: it is decoded at once
         if any(route.matches(scope)[0] is Match.FULL for route in self._routes):

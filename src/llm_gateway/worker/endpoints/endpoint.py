@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import GatewayError, InternalError, MethodNotAllowed, Overloaded, WebSocketNotSupported
-from llm_gateway.gate.body import ClientGone, InFlight, read_body
+from llm_gateway.gate.body import ClientGone, InFlight, read_body, refuse_compressed
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect
 from llm_gateway.worker.pipeline.usage_recorder import CancelledAndRecorded
 
@@ -48,6 +48,7 @@ class Endpoint(ABC):
         try:
             if scope["method"] != "POST":
                 raise _wrong_method(context)
+            refuse_compressed(context.headers)
             if in_flight.count >= in_flight.cap:
                 raise Overloaded(
                     "The gateway serves its maximum number of requests: try again, or raise LLM_GATEWAY_MAX_IN_FLIGHT.",
