@@ -39,7 +39,7 @@ def test_an_answer_that_waited_tells_how_long_and_what_is_left(gateway: GatewayP
 
     The mock is a new one, since its answers get longer with their number.
     """
-    with UpstreamProcess() as mock, ThreadPoolExecutor(2) as pool:
+    with ForkedUpstream() as mock, ThreadPoolExecutor(2) as pool:
         gateway.provider("acme", mock.base_url, "slow-700", rate_limit_rpm=50, rate_limit_tpm=300)
         answers = list(pool.map(lambda _: call(gateway, surface), range(2)))
 
