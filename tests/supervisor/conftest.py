@@ -46,7 +46,11 @@ class DummyGateway:
             own["DUMMY_FORKS"] = "1"
         environment = kept | ours | own
         self._outputs = (folder / f"out.{self.port}", folder / f"err.{self.port}")
-        with self._outputs[0].open("wb") as out, self._outputs[1].open("wb") as err, Path(os.devnull).open("rb") as nothing:
+        with (
+            self._outputs[0].open("wb") as out,
+            self._outputs[1].open("wb") as err,
+            Path(os.devnull).open("rb") as nothing,
+        ):
             if spawns:
                 self.process = subprocess.Popen(
                     [sys.executable, "-P", "-m", PROGRAM.stem],
