@@ -25,7 +25,7 @@ START_S = 20.0
 class DummyGateway:
     """A supervisor process and its dummies; settings are keyword arguments.
 
-    The supervisor is forked from the fork server, and its children from it; with `spawns` all are programs of their own.
+    The supervisor is forked from the fork server, its children from it; with `spawns` all are programs of their own.
     `close_fds=False` leaves such a supervisor the test's inheritable descriptors.
     """
 
