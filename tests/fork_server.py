@@ -48,8 +48,9 @@ PRELOADED = (
     GATEWAY, COMMAND_LINE, "llm_gateway.control.serve", "llm_gateway.worker.serve", "llm_gateway.cli.check",
     "llm_gateway.cli.client", "llm_gateway.settings_child", "llm_gateway.supervisor",
     "llm_gateway.cli.commands", "llm_gateway.cli.serve", "llm_gateway.local_model", "alembic.command", "alembic.config",
-    "cyclopts.help", "encodings.ascii", "encodings.idna", "mako.template", "pydantic.v1", "rich.live", "rich.markdown",
-    "rich.progress", "rich.table", "sqlalchemy.dialects.sqlite", "uvicorn.lifespan.on",
+    "cyclopts.help", "encodings.ascii", "encodings.idna", "importlib.readers", "mako.template",
+    "pydantic.v1", "rich.live", "rich.markdown", "rich.progress", "rich.table", "sqlalchemy.dialects.sqlite",
+    "uvicorn.lifespan.on",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[1]
 STANDARD = (0, 1, 2)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -28,12 +29,23 @@ NOT_OF_A_WORKER = {
 }
 
 
+def settings_in(folder: Path) -> Settings:
+    """Return settings with a data directory, which the supervisor makes."""
+    (folder / "data").mkdir()
+    return Settings(data_dir=folder / "data", local_model="false", accept_seconds=0.0, drain_seconds=5.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_settings() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.upper().startswith("LLM_GATEWAY_")]:
+            patch.delenv(name)
+        yield
+
+
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    for name in [name for name in os.environ if name.upper().startswith("LLM_GATEWAY_")]:
-        monkeypatch.delenv(name)
-    (tmp_path / "data").mkdir()  # the supervisor makes it
-    return Settings(data_dir=tmp_path / "data", local_model="false", accept_seconds=0.0, drain_seconds=5.0)
+def settings(tmp_path: Path) -> Settings:
+    return settings_in(tmp_path)
 
 
 @pytest.fixture
@@ -42,22 +54,54 @@ def listener() -> Iterator[socket.socket]:
         yield sock
 
 
-def test_a_started_worker_loads_no_database_web_framework_metrics_or_terminal_library(
-    tmp_path: Path, settings: Settings, listener: socket.socket
-) -> None:
+class Orphans(NamedTuple):
+    """A control process and a worker whose supervisor died, after their end."""
+
+    control: StartedChild
+    worker: StartedChild
+    served_on: bool
+    """Whether control lived on without a supervisor while the worker did."""
+
+
+@pytest.fixture(scope="module")
+def orphans(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orphans]:
+    folder = tmp_path_factory.mktemp("orphans")
+    settings = settings_in(folder)
     with (
-        StartedChild("control", tmp_path, settings) as control,
-        StartedChild("worker", tmp_path, settings, listener) as worker,
+        bind("127.0.0.1", 0) as listener,
+        StartedChild("control", folder, settings) as control,
+        StartedChild("worker", folder, settings, listener) as worker,
     ):
         control.wait_ready()
         worker.wait_ready()
-        assert worker.stop() == 0, worker.output
-        assert control.stop() == 0, control.output
-    loaded = {name.partition(".")[0] for name in worker.modules}
+        control.leash.close()
+        try:
+            control.process.wait(0.5)
+            served_on = False
+        except subprocess.TimeoutExpired:
+            served_on = True
+        worker.leash.close()
+        worker.ended()
+        control.ended()
+        yield Orphans(control, worker, served_on)
+
+
+def test_a_started_worker_loads_no_database_web_framework_metrics_or_terminal_library(orphans: Orphans) -> None:
+    loaded = {name.partition(".")[0] for name in orphans.worker.modules}
     assert loaded & NOT_OF_A_WORKER == set()
     assert {"httptools", "msgspec", "uvloop"} <= loaded
-    of_control = {name.partition(".")[0] for name in control.modules}
+    of_control = {name.partition(".")[0] for name in orphans.control.modules}
     assert {"fastapi", "prometheus_client", "pydantic", "sqlalchemy"} <= of_control, "the libraries have these names"
+
+
+def test_children_end_by_themselves_when_the_supervisor_has_died(orphans: Orphans) -> None:
+    for child in (orphans.worker, orphans.control):
+        assert child.process.returncode == 0, child.output
+        assert child.events[-1] == "stopped"
+
+
+def test_control_serves_without_a_supervisor_while_a_worker_is_connected(orphans: Orphans) -> None:
+    assert orphans.served_on, orphans.control.output
 
 
 def test_control_imports_migrations_only_for_a_database_of_an_earlier_version(
@@ -68,15 +112,9 @@ def test_control_imports_migrations_only_for_a_database_of_an_earlier_version(
         with StartedChild("control", tmp_path, settings) as control:
             control.wait_ready()
             assert control.stop() == 0, control.output
+            assert control.leash.recv(100) == b"", "it says once that it is ready, and nothing more"
             loaded.append([name for name in ("fastapi", "alembic", "mako", "cyclopts") if name in control.modules])
     assert loaded == [["fastapi", "alembic", "mako"], ["fastapi"]]
-
-
-def test_a_child_says_once_that_it_is_ready_and_nothing_more(tmp_path: Path, settings: Settings) -> None:
-    with StartedChild("control", tmp_path, settings) as control:
-        control.wait_ready()
-        assert control.stop() == 0
-        assert control.leash.recv(100) == b""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -93,35 +131,3 @@ def test_a_signal_while_a_worker_waits_for_control_ends_it_with_0(
             assert worker.stop(number) == 0, worker.output
         assert worker.events[-1] == "stopped while starting"
         assert worker.leash.recv(100) == b"", "it was never ready"
-
-
-def test_children_end_by_themselves_when_the_supervisor_has_died(
-    tmp_path: Path, settings: Settings, listener: socket.socket
-) -> None:
-    with (
-        StartedChild("control", tmp_path, settings) as control,
-        StartedChild("worker", tmp_path, settings, listener) as worker,
-    ):
-        control.wait_ready()
-        worker.wait_ready()
-        control.leash.close()
-        worker.leash.close()
-        assert worker.ended() == 0, worker.output
-        assert control.ended() == 0, control.output
-    assert (worker.events[-1], control.events[-1]) == ("stopped", "stopped")
-
-
-def test_control_serves_without_a_supervisor_while_a_worker_is_connected(
-    tmp_path: Path, settings: Settings, listener: socket.socket
-) -> None:
-    with (
-        StartedChild("control", tmp_path, settings) as control,
-        StartedChild("worker", tmp_path, settings, listener) as worker,
-    ):
-        control.wait_ready()
-        worker.wait_ready()
-        control.leash.close()
-        with pytest.raises(subprocess.TimeoutExpired):
-            control.process.wait(0.5)
-        assert worker.stop() == 0
-        assert control.ended() == 0, control.output

@@ -293,10 +293,10 @@ def takes_signals(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_during_the_start_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "steps"), [(signal.SIGTERM, range(0, 6, 2)), (signal.SIGINT, range(1, 6, 2))])
+def test_a_signal_during_the_start_ends_it_cleanly(tmp_path: Path, number: signal.Signals, steps: range) -> None:
     """At any time the process ends without an error message, and the next one starts with its data."""
-    for step in range(6):
+    for step in steps:
         gateway = CommandProcess(tmp_path)
         gateway.launch()
         pid = gateway.process.pid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import subprocess
@@ -118,7 +119,11 @@ def fault(request: pytest.FixtureRequest) -> Iterator[Fault]:
             os.close(descriptor)
 
 
-@pytest.mark.parametrize("streams", ["stdout", "stderr", "all"])
+@pytest.mark.parametrize(
+    ("fault", "streams"),
+    [*itertools.product(FAULTS, ["stdout", "all"]), ("closed", "stderr"), ("full pipe", "stderr")],
+    indirect=["fault"],
+)
 def test_an_unwritable_log_stops_no_request(tmp_path: Path, mock: UpstreamProcess, fault: Fault, streams: str) -> None:
     with FaultyLog(tmp_path, fault, streams) as gateway:
         gateway.provider("p", mock.base_url, "ok")

@@ -21,7 +21,7 @@ from tests.e2e.streaming_vendor import BEGIN, DONE, Pause, StreamingVendor, delt
 from tests.fork_server import COMMAND_LINE, fork_server
 from tests.upstream import UpstreamProcess
 
-ROLLS = int(os.environ.get("RELOAD_ROLLS", "5"))
+ROLLS = int(os.environ.get("RELOAD_ROLLS", "3"))
 """Replacements under load; the long form is 50."""
 KEPT = 4
 """Clients that keep their connection."""
@@ -29,6 +29,8 @@ NEW = 2
 """Clients that make a connection for each request."""
 STREAMS = 3
 """Clients that read streams."""
+PAUSE_S = 0.01
+"""Seconds between two requests of a client."""
 CHAT: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": "Count"}]}
 
 
@@ -106,7 +108,7 @@ class Load:
         """Send requests on one connection until the gateway announces its end."""
         connection = http.client.HTTPConnection("127.0.0.1", self.gateway.port, timeout=60)
         try:
-            while not self._ends.wait(0.002):
+            while not self._ends.wait(PAUSE_S):
                 answer = send(connection, "POST", "/v1/chat/completions", CHAT, cache_control="no-store")
                 self._check(answer.status == 200, f"kept: {answer.status} {answer.body!r}")
                 next(self.served)
@@ -119,7 +121,7 @@ class Load:
         answer = self.gateway.call("POST", "/v1/chat/completions", CHAT, cache_control="no-store")
         self._check(answer.status == 200, f"new: {answer.status} {answer.body!r}")
         next(self.served)
-        self._ends.wait(0.002)
+        self._ends.wait(PAUSE_S)
 
     def _stream(self) -> None:
         body = {**CHAT, "model": "streamer-1", "stream": True}

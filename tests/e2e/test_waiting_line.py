@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.process import GatewayProcess, Response
 from tests.upstream import UpstreamProcess
+from tests.upstream.forked import ForkedUpstream
 
 LIMITS = [f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")]
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -39,7 +40,7 @@ def test_an_answer_that_waited_tells_how_long_and_what_is_left(gateway: GatewayP
 
     The mock is a new one, since its answers get longer with their number.
     """
-    with UpstreamProcess() as mock, ThreadPoolExecutor(2) as pool:
+    with ForkedUpstream() as mock, ThreadPoolExecutor(2) as pool:
         gateway.provider("acme", mock.base_url, "slow-700", rate_limit_rpm=50, rate_limit_tpm=300)
         answers = list(pool.map(lambda _: call(gateway, surface), range(2)))
 
@@ -75,11 +76,12 @@ def test_who_cannot_be_served_in_time_is_refused_at_once_with_the_expected_time(
     assert "1 request" in refused.body.decode(), "and the limit"
 
 
-def test_streams_tell_the_limits_and_the_wait_too(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
-    gateway.provider("acme", mock.base_url, "slow-700", rate_limit_tpm=300)
+def test_streams_tell_the_limits_and_the_wait_too(gateway: GatewayProcess) -> None:
+    """The mock is a new one: after many calls, its first answer would leave no room for the second call."""
     body = {"model": "auto", "max_tokens": 200, "stream": True, "messages": MESSAGES}
 
-    with ThreadPoolExecutor(2) as pool:
+    with ForkedUpstream() as mock, ThreadPoolExecutor(2) as pool:
+        gateway.provider("acme", mock.base_url, "slow-700", rate_limit_tpm=300)
         answers = list(
             pool.map(lambda _: gateway.call("POST", "/v1/chat/completions", body, cache_control="no-store"), range(2))
         )

@@ -16,7 +16,7 @@ from tests.faults.scene import Scene, windows
 from tests.waiting import until
 
 LIMIT = 300
-QUICK_S, LONG_S = 2.0, 130.0
+QUICK_S, LONG_S = 0.3, 130.0
 WINDOW_S = 60.0
 ASKED = 5
 """Minimum of the load, as a multiple of the limit."""

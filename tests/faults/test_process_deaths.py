@@ -23,7 +23,7 @@ from tests.faults.scene import Scene
 from tests.waiting import until
 
 CLIENTS = 8
-BEFORE_S, AFTER_S = 0.5, 1.0
+BEFORE_S, AFTER_S = 0.3, 0.5
 """Seconds of load before and after the fault."""
 BACK_S = 10.0
 """Maximum seconds until a killed process is replaced: it takes a second, if other tests leave it a processor."""
@@ -34,6 +34,8 @@ ORPHANED_S = 3.0
 """Maximum seconds until an orphaned worker refuses connections; one that it drops is tried again after a second."""
 FROZEN_QUICK_S, FROZEN_LONG_S = 5.0, 60.0
 MANAGEMENT = "/api/v1/providers"
+MODELS = ("slow-40", "slow-90")
+"""Models of the providers that are asked: they pace the load."""
 
 
 class Reply(NamedTuple):
@@ -112,11 +114,11 @@ async def count_cut_off(scene: Scene, gateway: GatewayProcess, load: Load) -> in
 async def test_a_killed_worker_is_replaced_and_its_calls_are_recorded(
     scene: Scene, note: Note, long: bool, workers: int
 ) -> None:
-    rounds = 20 if long else 2
+    rounds = 20 if long else workers
     load = Load(clients=CLIENTS, reconnects=True)
     slowest = 0.0
     with scene.gateway(workers=workers) as gateway:
-        scene.providers(gateway, "slow-5", "slow-30")
+        scene.providers(gateway, *MODELS)
         control = gateway.control_pid
         for number in range(rounds):
             async with under_load(gateway, load):
@@ -144,7 +146,7 @@ async def test_a_killed_control_process_fails_no_call(scene: Scene, note: Note, 
     load = Load(clients=CLIENTS)
     replies: list[Reply] = []
     with scene.gateway() as gateway:
-        scene.providers(gateway, "slow-5", "slow-30")
+        scene.providers(gateway, *MODELS)
         worker = gateway.worker_pid
         for _ in range(rounds):
             async with under_load(gateway, load):
@@ -169,7 +171,7 @@ async def test_a_frozen_control_process_fails_no_call(scene: Scene, note: Note, 
     seconds = FROZEN_LONG_S if long else FROZEN_QUICK_S
     load = Load(clients=CLIENTS)
     with scene.gateway() as gateway:
-        scene.providers(gateway, "slow-5", "slow-30")
+        scene.providers(gateway, *MODELS)
         control = gateway.control_pid
         async with under_load(gateway, load):
             frozen = time.monotonic()
@@ -270,7 +272,7 @@ async def open_stream(gateway: GatewayProcess) -> tuple[asyncio.StreamReader, as
 async def test_deleted_sockets_are_made_again(scene: Scene, note: Note) -> None:
     load = Load(clients=CLIENTS)
     with scene.gateway() as gateway:
-        scene.providers(gateway, "slow-5", "slow-30")
+        scene.providers(gateway, *MODELS)
         async with under_load(gateway, load):
             for name in ("control.sock", "channel.sock"):
                 (scene.data / name).unlink()

@@ -59,6 +59,30 @@ class _Counted:
             os.kill(os.getpid(), self._stores.number)
 
 
+class RecordedStores:
+    """Records the stores into shared memory, each as the word and its new value."""
+
+    def __init__(self) -> None:
+        self.stores: list[tuple[int, int]] = []
+
+    def __call__(self, view: Any) -> Any:
+        return _Recorded(view, self.stores)
+
+
+class _Recorded:
+    def __init__(self, view: Any, stores: list[tuple[int, int]]) -> None:
+        self._view = view
+        self._stores = stores
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._view[place]
+
+    def __setitem__(self, place: int, value: float) -> None:
+        self._view[place] = value
+        [word] = struct.unpack("q", struct.pack(self._view.format, value))
+        self._stores.append((place, word))
+
+
 class SharedClock:
     """A clock that all forks read, and that one of them sets; each fork tells when it found the window full."""
 

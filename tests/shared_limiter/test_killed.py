@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
@@ -23,7 +24,7 @@ from llm_gateway.limiter.shared_slots import key_of
 from llm_gateway.limiter.shared_window import REQUEST_SUM, REQUESTS, TOKEN_SUM, TOKENS, provider_slots
 from llm_gateway.limiter.window import BUCKETS
 from tests.limiter.taking import Clock, reserved, run, take
-from tests.shared_limiter.processes import Stores, end_of, fork
+from tests.shared_limiter.processes import RecordedStores, Stores, end_of, fork
 
 RPM, TPM = 1_000, 10**6
 MOST_STORES = 400
@@ -99,49 +100,81 @@ ADVANCE = Case(lambda limiter, _: limiter.refill("p", 1e6, 0))
 
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 def test_a_process_killed_after_any_store_leaves_counts_that_are_not_too_low(case: Case) -> None:
-    killed_at = 0
-    for last in range(1, MOST_STORES):
-        descriptor = create()
-        try:
-            if not dies_and_is_repaired(descriptor, case, last):
-                break
-        finally:
-            os.close(descriptor)
-        killed_at = last
-    assert 0 < killed_at < MOST_STORES - 1, "each store was tried"
+    """The memory that each kill leaves is made by repeating stores; one real kill leaves the same."""
+    stores = stores_of(case)
+    assert 0 < len(stores) < MOST_STORES, "each store is tried"
+    true, after = complete(case._replace(operate=ADVANCE.operate)), complete(case)
+    for last in range(1, len(stores) + 1):
+        with prepared(case) as scene:
+            for place, value in stores[:last]:
+                scene.memory.words[place] = value
+            is_repaired(scene, case, true, after)
+    with prepared(case) as scene, prepared(case) as repeated:
+        killed_after = (len(stores) + 1) // 2
+        kill(scene, case, killed_after)
+        for place, value in stores[:killed_after]:
+            repeated.memory.words[place] = value
+        assert scene.memory.words == repeated.memory.words
+        is_repaired(scene, case, true, after)
 
 
-def dies_and_is_repaired(descriptor: int, case: Case, last: int) -> bool:
-    """Kill a process after the store `last` of the operation. Returns False if it makes fewer stores."""
-    memory, clock = HostMemory(descriptor), Clock()
-    limiter = SharedLimiter(memory, 1, clock)
-    opened = prepare(limiter, clock)
-    before = sums_of_buckets(memory)
-    clock.now += case.after_s
+class Scene(NamedTuple):
+    """Memory just before an operation: its present time, an open reservation, and what its buckets sum up to."""
+
+    memory: HostMemory
+    clock: Clock
+    opened: Reservation
+    before: Sums
+
+
+@contextmanager
+def prepared(case: Case) -> Iterator[Scene]:
+    descriptor = create()
+    try:
+        memory, clock = HostMemory(descriptor), Clock()
+        opened = prepare(SharedLimiter(memory, 1, clock), clock)
+        before = sums_of_buckets(memory)
+        clock.now += case.after_s
+        yield Scene(memory, clock, opened, before)
+    finally:
+        os.close(descriptor)
+
+
+def stores_of(case: Case) -> list[tuple[int, int]]:
+    """Return each store of the operation by a second worker, in order: the word and its new value."""
+    with prepared(case) as scene:
+        recorded = RecordedStores()
+        case.operate(SharedLimiter(HostMemory(scene.memory.descriptor, recorded), 2, scene.clock), scene.opened)
+        return recorded.stores
+
+
+def kill(scene: Scene, case: Case, last: int) -> None:
+    """Kill a process after the store `last` of the operation."""
 
     def operate() -> None:
-        stores = Stores(last)
-        case.operate(SharedLimiter(HostMemory(descriptor, stores), 2, clock), opened)
+        memory = HostMemory(scene.memory.descriptor, Stores(last))
+        case.operate(SharedLimiter(memory, 2, scene.clock), scene.opened)
 
-    status = end_of(fork(operate))
-    assert status in (0, -signal.SIGKILL)
+    assert end_of(fork(operate)) == -signal.SIGKILL
+
+
+def is_repaired(scene: Scene, case: Case, true: Complete, after: Complete) -> None:
+    """Assert that the next process finds counts between those before and after the operation, and works on."""
+    memory, clock, _, before = scene
     buckets = sums_of_buckets(memory)
-    other = SharedLimiter(HostMemory(descriptor), 3, clock)
+    other = SharedLimiter(HostMemory(memory.descriptor), 3, clock)
     other.settle(Reservation("none", 0, 0), tokens=0)  # takes the lock and repairs
     assert memory.words[DIRTY] == 0
     assert stored_sums(memory) == sums_of_buckets(memory) == buckets
-    if status == 0:
-        return False
-    (true, left_before), (after, left_after) = complete(case._replace(operate=ADVANCE.operate)), complete(case)
-    assert min(true.requests, after.requests) <= buckets.requests <= max(before.requests, after.requests)
-    assert min(true.tokens, after.tokens) <= buckets.tokens <= max(before.tokens, after.tokens)
-    for left, one, two in zip(left_of_model(other, clock), left_before, left_after, strict=True):
+    assert min(true.sums.requests, after.sums.requests) <= buckets.requests
+    assert buckets.requests <= max(before.requests, after.sums.requests)
+    assert min(true.sums.tokens, after.sums.tokens) <= buckets.tokens <= max(before.tokens, after.sums.tokens)
+    for left, one, two in zip(left_of_model(other, clock), true.left, after.left, strict=True):
         assert left <= max(one, two), "no more than the provider reported"
         assert left in {one, two} or case is not CASES["cap"], "either report as a whole"
     assert TPM - other.state("q", RPM, TPM).remaining_tokens in {0, 70}, "nothing of the window given up"
     clock.now += 700
     assert [take(other, 2).reservation is not None for _ in range(3)] == [True, True, False], "it works on"
-    return True
 
 
 def left_of_model(limiter: SharedLimiter, clock: Clock) -> list[int]:
@@ -154,18 +187,19 @@ def left_of_model(limiter: SharedLimiter, clock: Clock) -> list[int]:
     return left
 
 
-def complete(case: Case) -> tuple[Sums, list[int]]:
-    """Return the sums after the whole operation, and what is left of the model's limits."""
-    descriptor = create()
-    try:
-        memory, clock = HostMemory(descriptor), Clock()
-        limiter = SharedLimiter(memory, 1, clock)
-        opened = prepare(limiter, clock)
-        clock.now += case.after_s
-        case.operate(limiter, opened)
-        return sums_of_buckets(memory), left_of_model(limiter, clock)
-    finally:
-        os.close(descriptor)
+class Complete(NamedTuple):
+    """What a whole operation leaves: the sums of buckets, and what is left of the model's limits."""
+
+    sums: Sums
+    left: list[int]
+
+
+def complete(case: Case) -> Complete:
+    """Carry out the whole operation."""
+    with prepared(case) as scene:
+        limiter = SharedLimiter(scene.memory, 1, scene.clock)
+        case.operate(limiter, scene.opened)
+        return Complete(sums_of_buckets(scene.memory), left_of_model(limiter, scene.clock))
 
 
 def stopped_holder(descriptor: int, clock: Clock) -> int:

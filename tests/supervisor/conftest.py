@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.process import free_port
+from tests.fork_server import ForkedProcess, fork_server
 from tests.waiting import wait_until
 
 PROGRAM = Path(__file__).with_name("dummy_gateway.py")
@@ -24,12 +25,14 @@ START_S = 20.0
 class DummyGateway:
     """A supervisor process and its dummies; settings are keyword arguments.
 
-    With `forks` the dummies are forked from the supervisor. `close_fds=False` leaves it the test's inheritable
-    descriptors.
+    The supervisor is forked from the fork server, its children from it; with `spawns` all are programs of their own.
+    `close_fds=False` leaves such a supervisor the test's inheritable descriptors.
     """
 
+    process: subprocess.Popen[bytes] | ForkedProcess
+
     def __init__(
-        self, folder: Path, *, leaving_s: float = 15.0, close_fds: bool = True, forks: bool = False, **settings: object
+        self, folder: Path, *, leaving_s: float = 15.0, close_fds: bool = True, spawns: bool = False, **settings: object
     ) -> None:
         self.folder = folder
         values = {"port": free_port(), "data_dir": folder / "data", "accept_seconds": 0, "drain_seconds": 1, **settings}
@@ -39,20 +42,30 @@ class DummyGateway:
         ours = {f"LLM_GATEWAY_{name.upper()}": str(value) for name, value in values.items()}
         path = (str(PROGRAM.parent), str(PROGRAM.parents[2]), *filter(None, (kept.get("PYTHONPATH"),)))
         own = {"DUMMY_FOLDER": str(folder), "DUMMY_LEAVING_S": str(leaving_s), "PYTHONPATH": os.pathsep.join(path)}
-        if forks:
+        if not spawns:
             own["DUMMY_FORKS"] = "1"
+        environment = kept | ours | own
         self._outputs = (folder / f"out.{self.port}", folder / f"err.{self.port}")
-        with self._outputs[0].open("wb") as out, self._outputs[1].open("wb") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", PROGRAM.stem],
-                env=kept | ours | own,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                cwd=folder,
-                start_new_session=True,
-                close_fds=close_fds,
-            )
+        with (
+            self._outputs[0].open("wb") as out,
+            self._outputs[1].open("wb") as err,
+            Path(os.devnull).open("rb") as nothing,
+        ):
+            if spawns:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", PROGRAM.stem],
+                    env=environment,
+                    stdin=nothing,
+                    stdout=out,
+                    stderr=err,
+                    cwd=folder,
+                    start_new_session=True,
+                    close_fds=close_fds,
+                )
+            else:
+                standard = (nothing.fileno(), out.fileno(), err.fileno())
+                module = f"tests.supervisor.{PROGRAM.stem}"
+                self.process = fork_server().start(module, (), standard, folder, environment)
 
     @property
     def log(self) -> list[dict[str, object]]:
@@ -105,18 +118,29 @@ Start = Callable[..., DummyGateway]
 Order = Callable[..., None]
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Return a function that starts a supervisor with these settings in the test's folder."""
+def starting(folder: Path, **usual: Any) -> Iterator[Start]:
+    """Give a function that starts a supervisor in the folder; kill at the end what still runs."""
     running: list[DummyGateway] = []
 
     def start_one(**settings: Any) -> DummyGateway:
-        running.append(DummyGateway(tmp_path, **settings))
+        running.append(DummyGateway(folder, **usual, **settings))
         return running[-1]
 
     yield start_one
     for gateway in running:
         gateway.kill_all()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Return a function that starts a supervisor with these settings in the test's folder."""
+    yield from starting(tmp_path)
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Iterator[Start]:
+    """Return a function like `start`, whose supervisor and children are programs of their own."""
+    yield from starting(tmp_path, spawns=True)
 
 
 @pytest.fixture

@@ -41,9 +41,9 @@ def arguments(pid: int) -> dict[str, int]:
     return {words[number].removeprefix("--"): int(words[number + 1]) for number in names}
 
 
-def test_the_supervisor_needs_at_most_12_mib(start: Start) -> None:
-    start(port="x").ended()  # compiles the modules if they are new, which needs more memory
-    gateway = start(workers=4)
+def test_the_supervisor_needs_at_most_12_mib(spawn: Start) -> None:
+    spawn(port="x").ended()  # compiles the modules if they are new, which needs more memory
+    gateway = spawn(workers=4)
     for event in ("control ready", "worker1 ready", "worker4 ready"):
         gateway.wait_for(event)
     os.kill(gateway.pids("worker1")[0], signal.SIGKILL)
@@ -63,10 +63,10 @@ def test_the_supervisor_imports_no_library(tmp_path: Path) -> None:
     assert {name.partition(".")[0] for name in loaded} & HEAVY == set()
 
 
-def test_children_have_only_the_descriptors_they_need(start: Start, tmp_path: Path) -> None:
+def test_children_have_only_the_descriptors_they_need(spawn: Start, tmp_path: Path) -> None:
     stray, other = socket.socketpair()
     os.set_inheritable(stray.fileno(), True)
-    gateway = start(workers=2, close_fds=False)
+    gateway = spawn(workers=2, close_fds=False)
     for event in ("control ready", "worker1 ready", "worker2 ready"):
         gateway.wait_for(event)
     for name in ("control", "worker1", "worker2"):
@@ -84,8 +84,8 @@ def test_children_have_only_the_descriptors_they_need(start: Start, tmp_path: Pa
     other.close()
 
 
-def test_restarts_leave_no_descriptor_behind(start: Start) -> None:
-    gateway = start()
+def test_restarts_leave_no_descriptor_behind(spawn: Start) -> None:
+    gateway = spawn()
     gateway.wait_for("control ready")
     gateway.wait_for("worker1 ready")
     before = len(descriptors(gateway.process.pid))
@@ -97,8 +97,8 @@ def test_restarts_leave_no_descriptor_behind(start: Start) -> None:
     assert gateway.stop() == 0
 
 
-def test_ctrl_c_reaches_the_supervisor_only(start: Start) -> None:
-    gateway = start()
+def test_ctrl_c_reaches_the_supervisor_only(spawn: Start) -> None:
+    gateway = spawn()
     gateway.wait_for("control ready")
     gateway.wait_for("worker1 ready")
     groups = {os.getpgid(pid) for pid in (gateway.process.pid, *gateway.pids("control"), *gateway.pids("worker1"))}
@@ -143,7 +143,7 @@ def test_a_signal_before_the_children_are_ready_ends_the_gateway(start: Start, o
 
 def test_forked_children_behave_like_started_ones(start: Start, tmp_path: Path) -> None:
     """The end-to-end tests fork them (`tests/fork_server.py`)."""
-    gateway = start(workers=2, forks=True)
+    gateway = start(workers=2)
     for event in ("control ready", "worker1 ready", "worker2 ready"):
         gateway.wait_for(event)
     [killed] = gateway.pids("worker1")
@@ -168,6 +168,6 @@ def standard(pid: int) -> set[str]:
 
 def test_a_forked_child_that_cannot_start_ends_the_gateway_with_its_code(start: Start, order: Order) -> None:
     order("worker1", ends_with=78)
-    gateway = start(forks=True)
+    gateway = start()
     assert gateway.ended() == 78
     assert (gateway.log, gateway.errors) == ([], "")
