@@ -263,6 +263,7 @@ SOUND_PACKAGE = {
     "worker/__main__.py": "import llm_gateway.worker.serve",
     "worker/serve.py": "import llm_gateway.child_process, llm_gateway.server, llm_gateway.worker.process",
     "worker/process.py": "import llm_gateway.process_application, llm_gateway.worker.measurements",
+    "worker/loop_lag.py": "",
     "worker/measurements.py": "import llm_gateway.worker.app",
     "docs_page.py": "",
     "process_application.py": "import starlette",

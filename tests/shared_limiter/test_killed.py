@@ -188,7 +188,7 @@ def left_of_model(limiter: SharedLimiter, clock: Clock) -> list[int]:
 
 
 class Complete(NamedTuple):
-    """What a whole operation leaves: the sums of buckets, and what is left of the model's limits."""
+    """State after a whole operation: the sums of buckets, and what is left of the model's limits."""
 
     sums: Sums
     left: list[int]

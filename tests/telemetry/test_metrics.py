@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.parser import text_string_to_metric_families
@@ -10,7 +11,7 @@ from llm_gateway.domain.metric_families import MetricFamily, Sample, gauge
 from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.telemetry import METRICS_CONTENT_TYPE, Metrics
 from llm_gateway.telemetry.exposition import render
-from llm_gateway.telemetry.metrics import LATENCY_BUCKETS_MS
+from llm_gateway.telemetry.metrics import LATENCY_BUCKETS_MS, MOST_VALUES
 from llm_gateway.telemetry.text_format import text_of
 from tests.telemetry.harness import record
 
@@ -48,6 +49,40 @@ def test_metrics_count_requests_and_can_be_parsed() -> None:
     assert found["llm_gateway_latency_seconds_count{outcome=ok}"] == 3
     assert found["llm_gateway_latency_seconds_sum{outcome=ok}"] == pytest.approx(200.255)
     assert (found["g{provider=p}"], found['g{provider=q"\n\\}'], found["n{}"]) == (1, 0.5, 7)
+
+
+def test_cache_first_token_and_overhead_are_counted() -> None:
+    metrics = Metrics(list)
+    [attempt] = record().attempts
+    slow = msgspec.structs.replace(attempt, latency_ms=200)
+    metrics(record(attempts=[slow], latency_ms=260, queued_ms=50, first_token_ms=120, cache="bypass"))
+    metrics(record(attempts=[slow, slow], latency_ms=399))  # a clock that went back makes no negative time
+    metrics(record(attempts=[slow], latency_ms=9999, outcome="failed", first_token_ms=1))
+    metrics(record(attempts=[], cache="hit"))
+    found = samples(text_of(metrics.report()))
+    lookups = {
+        result: found[f"llm_gateway_cache_lookups_total{{result={result}}}"] for result in ("bypass", "miss", "hit")
+    }
+    assert lookups == {"bypass": 1, "miss": 2, "hit": 1}
+    assert found["llm_gateway_overhead_seconds_count{model=m,provider=p}"] == 2
+    assert found["llm_gateway_overhead_seconds_sum{model=m,provider=p}"] == pytest.approx(0.010)
+    assert found["llm_gateway_overhead_seconds_bucket{le=0.01,model=m,provider=p}"] == 2
+    assert found["llm_gateway_overhead_seconds_bucket{le=0.005,model=m,provider=p}"] == 1
+    assert found["llm_gateway_first_token_seconds_count{model=m,provider=p}"] == 1
+    assert found["llm_gateway_first_token_seconds_sum{model=m,provider=p}"] == pytest.approx(0.12)
+
+
+def test_more_than_200_models_are_counted_together() -> None:
+    metrics = Metrics(list)
+    [attempt] = record().attempts
+    for number in range(1000):
+        for provider in ("p", "q"):
+            metrics(record(attempts=[msgspec.structs.replace(attempt, provider=provider, model=f"m{number}")]))
+    found = samples(text_of(metrics.report()))
+    calls = {name: count for name, count in found.items() if name.startswith("llm_gateway_attempts_total")}
+    assert len(calls) == 2 * (MOST_VALUES + 1)
+    assert calls["llm_gateway_attempts_total{model=m199,provider=q,status=200}"] == 1
+    assert calls["llm_gateway_attempts_total{model=other,provider=q,status=200}"] == 800
 
 
 def bounds() -> list[str]:

@@ -15,6 +15,15 @@ class Cache(Protocol):
         assert await cache.get(key) in (b"an answer", None)
     """
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory of this process that the entries take, in bytes."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of entries in the memory of this process."""
+        ...
+
     async def get(self, key: bytes) -> bytes | None:
         """Return the bytes under `key`; None if there are none or their time is over.
 

@@ -21,6 +21,7 @@ from llm_gateway.control.maintenance import (
     save_totals_forever,
 )
 from llm_gateway.control.management.health import SharedCheck
+from llm_gateway.control.measurements import gateway_gauges
 from llm_gateway.control.recent_calls import fill_shared_limits, recent_calls
 from llm_gateway.control.workers import Workers
 from llm_gateway.forwarding.control_socket import ControlSocket
@@ -103,7 +104,7 @@ class ControlProcess(ProcessApplication):
         workers = self._workers = Workers(
             self._open_channel(stores, shipper, database, totals),
             totals,
-            partial(journal_gauges, shipper, quarantined),
+            lambda: [*gateway_gauges(database_ok=database.is_ok), *journal_gauges(shipper, quarantined)],
             Metrics(list, lambda: self._output.writer.dropped).report,
             log,
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from llm_gateway.channel.roster import ConnectedWorker
 from llm_gateway.channel.server import ChannelServer
 from llm_gateway.domain.configuration import Configuration
-from llm_gateway.domain.metric_families import MetricFamily
+from llm_gateway.domain.metric_families import MetricFamily, Sample
 from llm_gateway.telemetry.exposition import render
 from llm_gateway.telemetry.report_totals import ReportTotals
 from llm_gateway.telemetry.text_format import METRICS_CONTENT_TYPE
@@ -97,7 +97,18 @@ class Workers:
         await self._channel.ask_reports(REPORTS_S)
         self._totals.update(self._own_key, self._own_counts())
         living = {worker.key for worker in self._connected()}
-        return render([*self._totals.total(living), *self._own_gauges()]), METRICS_CONTENT_TYPE
+        families = [*self._totals.total(living), self._versions(), *self._own_gauges()]
+        return render(families), METRICS_CONTENT_TYPE
+
+    def _versions(self) -> MetricFamily:
+        """Return the versions of the newest configuration and of those in force."""
+        versions = {"control": self._version} | {worker.name: worker.version for worker in self._connected()}
+        return MetricFamily(
+            name="llm_gateway_configuration_version",
+            type="gauge",
+            help="Version of the newest configuration (of control), and of those that workers apply",
+            samples=[Sample("", {"process": name}, version) for name, version in versions.items()],
+        )
 
     def _connected(self) -> Iterable[ConnectedWorker]:
         return (worker for worker in self._channel.workers if worker.is_connected)

@@ -5,15 +5,32 @@ Workers use this without prometheus-client, which takes memory and time to impor
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from llm_gateway.domain.metric_families import MetricFamily, Sample
 from llm_gateway.domain.usage import NANOS_PER_USD, UsageRecord
+from llm_gateway.telemetry import histograms
 
 LATENCY_BUCKETS_MS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 120000)
-"""Upper bounds of the latency histogram in milliseconds."""
+"""Upper bounds of the histograms of latencies and first tokens, in milliseconds."""
+OVERHEAD_BUCKETS_MS = (1, 2, 5, 10, 25, 50, 100, 250, 1000, 5000)
+"""Upper bounds of the histogram of the gateway's own time, in milliseconds."""
+MOST_VALUES = 200
+"""Different providers, and different models, that have counts of their own; further ones are counted as `other`."""
+OTHER = "other"
+
+
+class ModelCounts:
+    """Counts of one (provider, model): its calls by status, its tokens and costs, and two histograms of its answers."""
+
+    __slots__ = ("first_token", "input_tokens", "nanos", "output_tokens", "overhead", "statuses")
+
+    def __init__(self) -> None:
+        self.statuses: defaultdict[int, int] = defaultdict(int)
+        self.input_tokens = self.output_tokens = self.nanos = 0
+        self.overhead = histograms.empty(OVERHEAD_BUCKETS_MS)
+        self.first_token = histograms.empty(LATENCY_BUCKETS_MS)
 
 
 class Metrics:
@@ -30,22 +47,28 @@ class Metrics:
         self._gauges = gauges
         self._log_dropped = log_dropped
         self._requests: defaultdict[tuple[str, str, str], int] = defaultdict(int)
-        self._attempts: defaultdict[tuple[str, str, int], int] = defaultdict(int)
-        self._tokens: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
-        self._latency: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(LATENCY_BUCKETS_MS) + 2))
+        self._lookups: defaultdict[str, int] = defaultdict(int)
+        self._latency: defaultdict[str, list[float]] = defaultdict(lambda: histograms.empty(LATENCY_BUCKETS_MS))
+        self._models = _Models()
 
     def __call__(self, record: UsageRecord) -> None:
         """Count one finished request by its usage record."""
         self._requests[(record.surface, record.outcome, record.error_code or "")] += 1
-        latency = self._latency[record.outcome]
-        latency[bisect_left(LATENCY_BUCKETS_MS, record.latency_ms)] += 1
-        latency[-1] += record.latency_ms
+        self._lookups[record.cache] += 1
+        histograms.add(self._latency[record.outcome], LATENCY_BUCKETS_MS, record.latency_ms)
+        own_ms = record.latency_ms - record.queued_ms
+        counts = None
         for attempt in record.attempts:
-            self._attempts[(attempt.provider, attempt.model, attempt.status or 0)] += 1
-            counts = self._tokens[(attempt.provider, attempt.model)]
-            counts[0] += attempt.usage.input_tokens
-            counts[1] += attempt.usage.output_tokens
-            counts[2] += attempt.cost_nanos
+            counts = self._models[attempt.provider, attempt.model]
+            counts.statuses[attempt.status or 0] += 1
+            counts.input_tokens += attempt.usage.input_tokens
+            counts.output_tokens += attempt.usage.output_tokens
+            counts.nanos += attempt.cost_nanos
+            own_ms -= attempt.latency_ms
+        if counts is not None and record.outcome == "ok":  # those of its last attempt, which answered
+            histograms.add(counts.overhead, OVERHEAD_BUCKETS_MS, max(own_ms, 0))
+            if record.first_token_ms is not None:
+                histograms.add(counts.first_token, LATENCY_BUCKETS_MS, record.first_token_ms)
 
     def report(self) -> list[MetricFamily]:
         """Return everything that was counted since the start, and the gauges of this moment."""
@@ -53,44 +76,85 @@ class Metrics:
             Sample("_total", {"surface": surface, "outcome": outcome, "error_code": error_code}, count)
             for (surface, outcome, error_code), count in list(self._requests.items())
         ]
-        attempts = [
-            Sample("_total", {"provider": provider, "model": model, "status": str(status or "none")}, count)
-            for (provider, model, status), count in list(self._attempts.items())
+        lookups = [Sample("_total", {"result": result}, count) for result, count in list(self._lookups.items())]
+        latency = [
+            sample
+            for outcome, counts in list(self._latency.items())
+            for sample in histograms.samples(counts, LATENCY_BUCKETS_MS, {"outcome": outcome})
         ]
-        tokens: list[Sample] = []
-        cost: list[Sample] = []
-        for (provider, model), (tokens_in, tokens_out, nanos) in list(self._tokens.items()):
-            labels = {"provider": provider, "model": model}
-            tokens.append(Sample("_total", {**labels, "direction": "input"}, tokens_in))
-            tokens.append(Sample("_total", {**labels, "direction": "output"}, tokens_out))
-            cost.append(Sample("_total", labels, nanos / NANOS_PER_USD))
-        latency = [sample for outcome, counts in list(self._latency.items()) for sample in _histogram(outcome, counts)]
+        dropped = [Sample("_total", {}, self._log_dropped())]
         return [
             _counter("llm_gateway_requests", "Finished requests", requests),
+            _counter("llm_gateway_cache_lookups", "Requests by what the cache of answers did for them", lookups),
+            _histogram("llm_gateway_latency_seconds", "End-to-end latency", latency),
+            *self._models.report(),
+            _counter("llm_gateway_log_lines_dropped", "Log lines that could not be written", dropped),
+            *self._gauges(),
+        ]
+
+
+class _Models(dict[tuple[str, str], ModelCounts]):
+    """The counts of each (provider, model), of at most MOST_VALUES providers and models, and `other`.
+
+    A label with ever new values would make a time series for each, here and in Prometheus.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._providers: set[str] = set()
+        self._names: set[str] = set()
+
+    def __missing__(self, names: tuple[str, str]) -> ModelCounts:
+        labels = _capped(self._providers, names[0]), _capped(self._names, names[1])
+        if labels != names:
+            return self[labels]
+        counts = self[names] = ModelCounts()
+        return counts
+
+    def report(self) -> list[MetricFamily]:
+        """Return the counts as families."""
+        attempts: list[Sample] = []
+        tokens: list[Sample] = []
+        cost: list[Sample] = []
+        first_token: list[Sample] = []
+        overhead: list[Sample] = []
+        for (provider, model), counts in list(self.items()):
+            labels = {"provider": provider, "model": model}
+            statuses = list(counts.statuses.items())
+            attempts += [Sample("_total", {**labels, "status": str(status or "none")}, n) for status, n in statuses]
+            tokens.append(Sample("_total", {**labels, "direction": "input"}, counts.input_tokens))
+            tokens.append(Sample("_total", {**labels, "direction": "output"}, counts.output_tokens))
+            cost.append(Sample("_total", labels, counts.nanos / NANOS_PER_USD))
+            first_token += histograms.samples(counts.first_token, LATENCY_BUCKETS_MS, labels)
+            overhead += histograms.samples(counts.overhead, OVERHEAD_BUCKETS_MS, labels)
+        return [
             _counter("llm_gateway_attempts", "Calls to providers", attempts),
             _counter("llm_gateway_tokens", "Tokens billed by providers", tokens),
             _counter("llm_gateway_cost_usd", "Cost billed by providers, USD", cost),
-            MetricFamily(
-                name="llm_gateway_latency_seconds", type="histogram", help="End-to-end latency", samples=latency
+            _histogram(
+                "llm_gateway_first_token_seconds", "Time until the first part of a streamed answer", first_token
             ),
-            _counter(
-                "llm_gateway_log_lines_dropped",
-                "Log lines that could not be written",
-                [Sample("_total", {}, self._log_dropped())],
+            _histogram(
+                "llm_gateway_overhead_seconds",
+                "Time of an answered request that was spent neither at providers nor waiting for a rate limit",
+                overhead,
             ),
-            *self._gauges(),
         ]
+
+
+def _capped(known: set[str], value: str) -> str:
+    """Return the value, or `other` if it is new and too many are known."""
+    if value in known or value == OTHER:
+        return value
+    if len(known) >= MOST_VALUES:
+        return OTHER
+    known.add(value)
+    return value
 
 
 def _counter(name: str, text: str, samples: list[Sample]) -> MetricFamily:
     return MetricFamily(name=name, type="counter", help=text, samples=samples)
 
 
-def _histogram(outcome: str, counts: list[int]) -> Iterator[Sample]:
-    """Yield the cumulative buckets, the count and the sum in seconds of a histogram."""
-    total = 0
-    for bound, count in zip([*(str(ms / 1000) for ms in LATENCY_BUCKETS_MS), "+Inf"], counts[:-1], strict=True):
-        total += count
-        yield Sample("_bucket", {"outcome": outcome, "le": bound}, total)
-    yield Sample("_count", {"outcome": outcome}, total)
-    yield Sample("_sum", {"outcome": outcome}, counts[-1] / 1000)
+def _histogram(name: str, text: str, samples: list[Sample]) -> MetricFamily:
+    return MetricFamily(name=name, type="histogram", help=text, samples=samples)

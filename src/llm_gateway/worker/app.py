@@ -64,10 +64,10 @@ class Worker:
         self.in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight)
         self.availability = ProviderAvailability(log=log)
         self.transport = Transport(dependencies.egress, log=log)
-        self._limiter = dependencies.limiter or open_limiter()
-        self._admission = Admission(self._limiter)
+        self.limiter = dependencies.limiter or open_limiter()
+        self._admission = Admission(self.limiter)
         self._lines = WaitingLines(
-            self._limiter, self.availability.gate_wait_s, max_wait_s=settings.max_queue_seconds, clock=time.monotonic
+            self.limiter, self.availability.gate_wait_s, max_wait_s=settings.max_queue_seconds, clock=time.monotonic
         )
         self._affinity = SessionAffinity()
         self._known: dict[str, Provider] = {}
@@ -77,8 +77,9 @@ class Worker:
             list_price=PriceLookup(lambda: dependencies.snapshot().public_prices).find,
             observe=dependencies.observe,
         )
+        self.cache = open_cache(settings.cache_max_bytes // settings.workers)
         caching = Caching(
-            open_cache(settings.cache_max_bytes // settings.workers),
+            self.cache,
             ttl_s=settings.cache_ttl_seconds,
             shared=settings.cache_scope == "global",
         )
@@ -136,7 +137,7 @@ class Worker:
             after = providers.get(provider_id)
             if after is None:
                 self.availability.forget(provider_id)
-                self._limiter.forget(provider_id)
+                self.limiter.forget(provider_id)
                 self._lines.forget(provider_id)
             elif after.updated_at_ms != before.updated_at_ms:
                 self._change(before, after)
@@ -149,7 +150,7 @@ class Worker:
             self.availability.reset(after.id)
         if after.target != before.target:
             self.availability.lift(after.id, CONFIGURATION_CHANGED)
-            self._limiter.uncap(after.id)
+            self.limiter.uncap(after.id)
         self._lines.change(after)  # last, since it lets waiting requests try again
 
     async def close(self) -> None:

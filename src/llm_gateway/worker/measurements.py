@@ -1,4 +1,4 @@
-"""Metrics that a worker measures at each report: requests in flight, tasks, circuit breakers, its process."""
+"""Metrics that a worker measures at each report: requests in flight, cache, limits, circuit breakers, its process."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.metric_families import MetricFamily, Sample, gauge
+from llm_gateway.limiter.base import Limiter
 from llm_gateway.worker.app import Worker
 
 BREAKER_VALUE = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
@@ -19,10 +20,13 @@ STATM = Path("/proc/self/statm")
 
 
 def call_gauges(worker: Worker, snapshot: Snapshot, loop: asyncio.AbstractEventLoop) -> Iterator[MetricFamily]:
-    """Yield the gauges of the data plane: requests in flight, event-loop tasks, circuit breakers."""
+    """Yield the gauges of the data plane: requests in flight, tasks, cache, rate limits, breakers."""
     yield gauge("llm_gateway_requests_in_flight", "Requests being served", worker.in_flight.count)
     tasks = len(asyncio.all_tasks(loop))
     yield gauge("llm_gateway_tasks", "Tasks of the event loop, which come and go with requests", tasks)
+    yield gauge("llm_gateway_cache_entries", "Answers in the cache", len(worker.cache))
+    yield gauge("llm_gateway_cache_bytes", "Memory of the answers in the cache", worker.cache.size_bytes)
+    yield _limit_use(worker.limiter, snapshot)
     names = {p.id: p.name for p in snapshot.providers.values()}
     yield MetricFamily(
         name="llm_gateway_breaker_open",
@@ -33,6 +37,24 @@ def call_gauges(worker: Worker, snapshot: Snapshot, loop: asyncio.AbstractEventL
             for (provider_id, model), state in worker.availability.states().items()
         ],
         is_maximum=True,
+    )
+
+
+def _limit_use(limiter: Limiter, snapshot: Snapshot) -> MetricFamily:
+    """Return the used share of each enabled provider's rate limits, reservations included."""
+    samples = []
+    for provider in snapshot.providers.values():
+        if provider.is_enabled:
+            state = limiter.state(provider.id, provider.rate_limit_rpm, provider.rate_limit_tpm)
+            for limit, whole, left in (
+                ("requests", state.limit_requests, state.remaining_requests),
+                ("tokens", state.limit_tokens, state.remaining_tokens),
+            ):
+                labels = {"provider": provider.name, "limit": limit}
+                samples.append(Sample("", labels, 1 - left / whole if whole > 0 else 1.0))
+    text = "Used share of a provider's limit of requests and tokens a minute"
+    return MetricFamily(
+        name="llm_gateway_rate_limit_used_ratio", type="gauge", help=text, samples=samples, is_maximum=True
     )
 
 

@@ -12,7 +12,7 @@ from llm_gateway.channel.client import ChannelClient, ChannelHandlers
 from llm_gateway.channel.messages import NAME, WorkerBeat
 from llm_gateway.docs_page.page import build_page
 from llm_gateway.domain.configuration import Configuration
-from llm_gateway.domain.metric_families import MetricFamily, with_label
+from llm_gateway.domain.metric_families import MetricFamily, gauge, with_label
 from llm_gateway.domain.usage import SentAttempt, UsageRecord
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.forwarding.control_socket import ControlSocket
@@ -28,10 +28,12 @@ from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.settings import Settings
 from llm_gateway.telemetry.metrics import Metrics
 from llm_gateway.telemetry.process_log import ProcessLog
+from llm_gateway.telemetry.refusals import RefusalCounter
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.worker.app import Worker, WorkerDependencies
 from llm_gateway.worker.endpoints.health import health_endpoints
 from llm_gateway.worker.endpoints.metrics import METRICS_PATH, MetricsEndpoint
+from llm_gateway.worker.loop_lag import LoopLag
 from llm_gateway.worker.measurements import call_gauges, process_gauges
 
 
@@ -51,6 +53,8 @@ class WorkerProcess(ProcessApplication):
         self._worker: Worker | None = None
         self._recent: list[SentAttempt] = []
         self._metrics = Metrics(self._gauges, lambda: output.writer.dropped)
+        self._refusals = RefusalCounter(self._log)
+        self._loop_lag = LoopLag()
         assembler = AccountAssembler(dialects=DIALECTS, learn=output.redact.learn)
         self._snapshots = SnapshotBuilder(assembler.assemble, self._cannot_be_used)
         self._snapshot = self._snapshots.build(Configuration())
@@ -96,6 +100,7 @@ class WorkerProcess(ProcessApplication):
         worker.refill(recent, time.time_ns() // 1_000_000)
         worker.changed(self._snapshot)
         self._background(worker.transport.recheck())
+        self._background(self._loop_lag.run())
         management = self._open_forwarder(channel)
         self._serving = True
         own: dict[str, ASGIApp] = {
@@ -143,7 +148,13 @@ class WorkerProcess(ProcessApplication):
 
     def _gauges(self) -> list[MetricFamily]:
         """Return what this worker measures at this moment."""
-        measured = list(process_gauges(self._number))
+        writable = float(self.can_record())
+        measured = [
+            *process_gauges(self._number),
+            gauge("llm_gateway_journal_writable", "1 if usage can be recorded", writable, worker=str(self._number)),
+            self._refusals.family(),
+            self._loop_lag.family(),
+        ]
         if self._worker is not None:
             measured += call_gauges(self._worker, self._snapshot, asyncio.get_running_loop())
         return measured
@@ -198,7 +209,7 @@ class WorkerProcess(ProcessApplication):
             app,
             Keyring(settings.callers()),
             local_only=settings.env == "dev",
-            log=self._log,
+            log=self._refusals,
             dev_key=settings.dev_key,
             allowed_hosts=settings.own_hosts,
             sign_in_page=build_page(settings.dev_key),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from llm_gateway import __version__
 from llm_gateway.control.management.health import SharedCheck
 from llm_gateway.domain.usage import encode_record
 from tests.application.driver import Client, assert_problem, until
@@ -98,6 +100,26 @@ async def test_metrics_can_be_parsed_and_count_requests(client: Client, mock: Mo
     assert value("llm_gateway_requests_in_flight") == 0
     assert value("llm_gateway_breaker_open", provider="p", model="ok") == 0
     assert value("process_resident_memory_bytes") > 0
+    assert value("llm_gateway_cache_lookups_total", result="hit") == 1
+    assert value("llm_gateway_cache_entries") == 1
+    assert value("llm_gateway_cache_bytes") > len(answer["content"])
+    assert value("llm_gateway_overhead_seconds_count", provider="p", model="ok") == 1
+    assert value("llm_gateway_rate_limit_used_ratio", provider="p", limit="requests") == pytest.approx(1 / 60)
+    assert 0 < value("llm_gateway_rate_limit_used_ratio", provider="p", limit="tokens") < 1
+    assert value("llm_gateway_journal_writable", worker="1") == 1
+    assert value("llm_gateway_database_up") == 1
+    assert value("llm_gateway_build_info", version=__version__, python=platform.python_version()) == 1
+    newest = value("llm_gateway_configuration_version", process="control")
+    workers = [number for (name, *labels), number in samples.items() if name == "llm_gateway_configuration_version"]
+    assert (len(workers), set(workers)) == (2, {newest})
+
+
+async def test_refused_requests_are_counted(client: Client, nobody: Client) -> None:
+    await nobody.call("POST", "/api/v1/generate", {})
+    await client.call("POST", "/api/v1/generate", {})
+    text = (await client.call("GET", "/metrics")).body.decode()
+    assert 'llm_gateway_refusals_total{error_code="unauthorized",status="401"} 1.0' in text
+    assert 'llm_gateway_refusals_total{error_code="validation_error",status="422"} 1.0' in text
 
 
 async def gauge(client: Client, name: str) -> float:

@@ -21,6 +21,11 @@ PLAN = plan([A], [B])
 class Forgetful:
     """A cache that stores nothing."""
 
+    size_bytes = 0
+
+    def __len__(self) -> int:
+        return 0
+
     async def get(self, key: bytes) -> bytes | None:
         return None
 

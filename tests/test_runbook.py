@@ -1,0 +1,68 @@
+"""docs/RUNBOOK.md has every metric, and every log line at warning or above."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RUNBOOK = (ROOT / "docs" / "RUNBOOK.md").read_text(encoding="utf-8")
+TREES = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "src").rglob("*.py"))]
+QUOTED = {text.strip() for _, text in re.findall(r"(?<!`)(``?)(?!`)(.+?)(?<!`)\1(?!`)", RUNBOOK)}
+LOUD_METHODS = {"_failed", "_log_change", "_log_model"}
+"""Methods that log their first argument at warning or error."""
+OF_LIBRARIES = {"message"}
+"""Variables for events of libraries' own logs (`telemetry/events.py`)."""
+
+
+def constants() -> dict[str, str]:
+    """Return the values of the modules' constants by their names."""
+    found: dict[str, str] = {}
+    for tree in TREES:
+        for node in tree.body:
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    pairs = zip(target.elts, getattr(node.value, "elts", ()), strict=False) if isinstance(
+                        target, ast.Tuple) else [(target, node.value)]  # fmt: skip
+                    found |= {
+                        name.id: value.value
+                        for name, value in pairs
+                        if isinstance(name, ast.Name)
+                        and isinstance(value, ast.Constant)
+                        and isinstance(value.value, str)
+                    }
+    return found
+
+
+def events() -> Iterator[str]:
+    """Yield each event logged at a level that is not info or debug, as far as it is written where it is logged."""
+    known = constants()
+    for node in (node for tree in TREES for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args):
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        levels = [word.value for word in node.keywords if word.arg == "level"]
+        is_loud = any(not (isinstance(level, ast.Constant) and level.value in ("info", "debug")) for level in levels)
+        if not (is_loud or name in LOUD_METHODS):
+            continue
+        first = node.args[0]
+        for each in [first.body, first.orelse] if isinstance(first, ast.IfExp) else [first]:
+            if isinstance(each, ast.Constant) and isinstance(each.value, str) and " " in each.value:
+                yield each.value
+            elif isinstance(each, ast.Name) and each.id in known and each.id not in OF_LIBRARIES:
+                yield known[each.id]
+
+
+def test_every_warning_and_error_is_in_the_runbook() -> None:
+    found = set(events())
+    assert {"circuit breaker opened", "the usage journal cannot be written", "request failed"} <= found
+    assert len(found) > 50
+    assert sorted(found - QUOTED) == []
+
+
+def test_every_metric_is_in_the_runbook_and_no_other() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").rglob("*.py")))
+    metrics = set(re.findall(r'"(llm_gateway_[a-z_]+)"', source)) - {"llm_gateway_request_context"}
+    described = {re.sub("_total$", "", name) for name in QUOTED if re.fullmatch(r"llm_gateway_[a-z_]+", name)}
+    assert len(metrics) > 20
+    assert sorted(metrics ^ described) == []
