@@ -36,6 +36,9 @@ from llm_gateway.worker.endpoints.metrics import METRICS_PATH, MetricsEndpoint
 from llm_gateway.worker.loop_lag import LoopLag
 from llm_gateway.worker.measurements import call_gauges, process_gauges
 
+BEHIND_S = 60.0
+"""Seconds that usage may wait for the database before health says so."""
+
 
 class WorkerProcess(ProcessApplication):
     """The application of a worker process, which `Server` serves. It starts once control has sent a configuration."""
@@ -77,6 +80,11 @@ class WorkerProcess(ProcessApplication):
         if channel is None or channel.last_beat is None:
             return False
         return channel.is_alive() and channel.last_beat.database_ok
+
+    def is_behind(self) -> bool:
+        """Return whether control said last that usage has waited for the database for more than a minute."""
+        beat = None if self._channel is None else self._channel.last_beat
+        return beat is not None and beat.shipping_lag_s > BEHIND_S
 
     async def _open(self) -> ASGIApp:
         """Connect to control, wait for the first configuration, then open the journal and the data plane.

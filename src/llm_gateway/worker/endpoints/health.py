@@ -19,6 +19,8 @@ ALIVE = b'{"status":"ok"}'
 READY = b'{"status":"ready"}'
 HEALTHY = b'{"status":"ok","service":"llm-gateway","database":"ok"}'
 DEGRADED = b'{"status":"degraded","service":"llm-gateway","database":"unavailable"}'
+BEHIND = b'{"status":"degraded","service":"llm-gateway","database":"ok"}'
+"""The database answers, but usage has not reached it for a minute."""
 UNREADY = "The gateway is starting or stopping: ask another one."
 UNWRITABLE = (
     "The usage journal cannot be written, so calls are refused: free space on the disk of LLM_GATEWAY_DATA_DIR, or "
@@ -41,6 +43,10 @@ class WorkerState(Protocol):
         """Return whether control answers, and said last that the database does."""
         ...
 
+    def is_behind(self) -> bool:
+        """Return whether control said last that usage has waited for the database for more than a minute."""
+        ...
+
 
 def health_endpoints(state: WorkerState, management: ASGIApp) -> Mapping[str, ASGIApp]:
     """Return the endpoints by path; requests that they do not answer go to `management`."""
@@ -49,7 +55,9 @@ def health_endpoints(state: WorkerState, management: ASGIApp) -> Mapping[str, AS
         return ALIVE
 
     def health() -> bytes:
-        return HEALTHY if state.has_database() else DEGRADED  # still a 200: it serves without its database
+        if not state.has_database():
+            return DEGRADED  # still a 200: it serves without its database
+        return BEHIND if state.is_behind() else HEALTHY
 
     def ready() -> bytes:
         if not state.is_serving():
