@@ -39,7 +39,7 @@ async def answer(state: State, path: str) -> tuple[int, bytes]:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    async def nobody(*_: Any) -> None:
+    async def nobody(*_: Any) -> Any:
         raise AssertionError("it is not for the management API")
 
     context = RequestContext(NOBODY, "r", None, b"r", {}, lambda *_, **__: None)
