@@ -4,18 +4,21 @@
                            /position      how far the writer is (`position_page.py`)
                            /000001.seg    entries, then zeros
                            /checkpoint    JSON {segment, offset}: where reading must start again
+                           /free/         segments to be written again (`free_segments.py`)
                   /.new-<writer>          a directory that is being made: its lock may not be held yet
 
-The life of a segment file (`segment_writer.py` and `writer.py` move it on, `directory_transfer.py` deletes it):
+The life of a segment file (`segment_writer.py` and `writer.py` move it on, then `directory_transfer.py`):
 
-    none -- allocated --> spare -- rotate --> current -- rotate --> retired -- synced --> closed -- shipped --> deleted
-     ^ |                    |
-     '-' no space:          '-- the writer closes --> deleted
-         0.5 s later
+    none -- allocated --> spare -- rotate --> current -- rotate --> retired -- synced --> closed -- shipped --> free
+     ^ |                  ^ |                                                                |                   | |
+     '-' no space:        | '-- the writer closes --> deleted                      deleted <-'          deleted <' |
+         0.5 s later      '---------------------------- renamed to the next number --------------------------------'
 
 rotate:  the current segment is full, or a sync failed.
 retired: stays open until it is synced. After a failed sync it is closed at once: its entries are written again.
-shipped: the shipper has read past it, and no open request has entries in it.
+shipped: the shipper has read past it, and no open request has entries in it. It is deleted if enough segments are free,
+         or the writer has ended.
+free:    deleted if it is not used for 10 minutes, after a failed sync, or if the disk is short of space.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from llm_gateway.journal.free_segments import NAME as FREE
+from llm_gateway.journal.free_segments import FreeSegments
 from llm_gateway.journal.position_page import PageWords, map_page
 from llm_gateway.journal.sync import Syncer, open_syncer
 
@@ -62,6 +67,11 @@ class JournalDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @property
+    def free(self) -> FreeSegments:
+        """The segments that the writer can use again."""
+        return FreeSegments(self.path)
 
     def segment(self, number: int) -> Path:
         """Return the path of segment `number`, whether it exists or not."""
@@ -116,8 +126,12 @@ class LockableDir(JournalDir):
     def remove(self) -> None:
         """Delete the directory with all its files, and release the lock."""
         try:
-            for file in sorted(self.path.iterdir()):
-                file.unlink()
+            for file in sorted(self.path.iterdir()):  # segments first: their format is known by the folder `free`
+                if file.name == FREE:
+                    FreeSegments(self.path).clear()
+                    file.rmdir()
+                else:
+                    file.unlink()
             self.path.rmdir()
         finally:
             self.close()
@@ -195,9 +209,9 @@ class FileSystem:
             def create(self, path: Path, size: int, *, durable: bool) -> int:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    Order of calls: `map_page`, `create` for the first segment and `syncer` once, when the writer opens. Then `create`
-    for each further segment, `write` to the current one, `sync` from the syncer, `close` once per descriptor, last. No
-    call for a descriptor follows its `close`.
+    Order of calls: `map_page`, `create` for the first segment and `syncer` once, when the writer opens. Then `reuse` or
+    `create` for each further segment, `write` to the current one, `sync` from the syncer, `close` once per descriptor,
+    last. No call for a descriptor follows its `close`.
     """
 
     def map_page(self, path: Path) -> PageWords:
@@ -225,6 +239,27 @@ class FileSystem:
                 _fill(fd, size)
                 os.fsync(fd)
                 sync_directory(path.parent)
+        except OSError:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise
+        return fd
+
+    def reuse(self, free: Path, path: Path, size: int) -> int:
+        """Move a free segment of `size` bytes to `path` durably, and open it. Called in a thread.
+
+        Without the sync of the directory, entries in it would be lost where nobody reads after a power loss.
+
+        Raises:
+            OSError: it is gone, has another size or a second name, or cannot be moved; nothing is left at `path`.
+        """
+        fd = os.open(free, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            state = os.fstat(fd)
+            if state.st_size != size or state.st_nlink > 1:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            free.rename(path)
+            sync_directory(path.parent)
         except OSError:
             os.close(fd)
             path.unlink(missing_ok=True)
