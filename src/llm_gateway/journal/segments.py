@@ -27,6 +27,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeAlias
 
@@ -192,6 +193,23 @@ def find_writers(root: Path) -> list[Path]:
 def find_hidden(root: Path) -> list[Path]:
     """Return the directories that are being made, or were when the process was killed."""
     return [path for path in _folders(root) if path.name.startswith(HIDDEN)]
+
+
+def disk_bytes(root: Path) -> int:
+    """Return the disk space of all files in the journal's directory: spare and free segments, copies of damaged ones.
+
+    A file that vanishes meanwhile, or cannot be looked at, counts as nothing.
+    """
+    total, folders = 0, [root]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                else:
+                    with suppress(OSError):
+                        total += entry.stat(follow_symlinks=False).st_blocks * 512
+    return total
 
 
 def _folders(root: Path) -> list[Path]:
