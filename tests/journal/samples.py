@@ -209,9 +209,9 @@ class FailingFileSystem(FileSystem):
         self.open_fds.add(fd)
         return fd
 
-    def reuse(self, free: Path, path: Path, size: int) -> int:
+    def reuse(self, free: Path, path: Path, size: int, *, is_synced: bool) -> int:
         self._fail("reuse")
-        fd = super().reuse(free, path, size)
+        fd = super().reuse(free, path, size, is_synced=is_synced)
         self.reused.append((free.name, path.name))
         self.open_fds.add(fd)
         return fd

@@ -163,10 +163,10 @@ class Crashing(FileSystem):
             self.step()
             return fd
 
-    def reuse(self, free: Path, path: Path, size: int) -> int:
+    def reuse(self, free: Path, path: Path, size: int, *, is_synced: bool) -> int:
         with self.turn:
             self.step()
-            fd = super().reuse(free, path, size)
+            fd = super().reuse(free, path, size, is_synced=is_synced)
             self.step()
             return fd
 
@@ -299,6 +299,24 @@ async def test_a_free_segment_that_cannot_be_moved_is_replaced_by_a_new_one(open
 
     assert pair.database.numbers() == list(range(12))
     files.fails.clear()
+
+
+@pytest.mark.parametrize(("fsync", "is_synced"), [("always", True), ("interval", True), ("off", False)])
+async def test_the_move_of_a_free_segment_is_durable_if_entries_are(
+    open_pair: Open, fsync: str, is_synced: bool
+) -> None:
+    moves: list[bool] = []
+
+    class Moves(FileSystem):
+        def reuse(self, free: Path, path: Path, size: int, *, is_synced: bool) -> int:
+            moves.append(is_synced)
+            return super().reuse(free, path, size, is_synced=is_synced)
+
+    pair = open_pair(Moves(), fsync=fsync)
+    await pair.run(9)
+    await pair.spare()
+
+    assert set(moves) == {is_synced}
 
 
 Disk = namedtuple("Disk", ["f_bavail", "f_frsize"])

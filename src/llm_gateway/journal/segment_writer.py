@@ -37,6 +37,8 @@ class SegmentWriter:
     `on_spare` is called whenever there is a new spare.
     """
 
+    idle_s = IDLE_S
+
     def __init__(
         self,
         directory: WriterDir,
@@ -46,9 +48,9 @@ class SegmentWriter:
         durable: bool,
         log: Log,
         on_spare: Callable[[], None],
-        idle_s: float = IDLE_S,
+        is_synced: bool = True,
     ) -> None:
-        """Create the first segment; `durable` as in FileSystem.create, `idle_s` as IDLE_S.
+        """Create the first segment; `durable` as in FileSystem.create, `is_synced` as in FileSystem.reuse.
 
         Raises:
             OSError: the first segment cannot be created.
@@ -60,6 +62,7 @@ class SegmentWriter:
         self._directory = directory
         self._files = files
         self._durable = durable
+        self._is_synced = is_synced
         self._log = log
         self._on_spare = on_spare
         self._loop = asyncio.get_running_loop()
@@ -69,8 +72,7 @@ class SegmentWriter:
         self._trusted_from = 1
         self._retry: asyncio.TimerHandle | None = None
         self._thread = FileThread("journal-allocate")
-        self._idle_s = idle_s
-        self._idle = self._loop.call_later(idle_s, self._shrink, 1)
+        self._idle = self._loop.call_later(self.idle_s, self._shrink, 1)
         self._make_spare()
 
     def try_to_write(self) -> None:
@@ -159,7 +161,7 @@ class SegmentWriter:
         """Delete the free segments if the current one is still `number`."""
         if self.number == number:
             self._thread.do(self._clear, _ignore)
-        self._idle = self._loop.call_later(self._idle_s, self._shrink, self.number)
+        self._idle = self._loop.call_later(self.idle_s, self._shrink, self.number)
 
     def _clear(self) -> int:
         self._directory.free.clear()
@@ -179,7 +181,7 @@ class SegmentWriter:
         for free in self._directory.free.segments():
             if int(free.stem) >= self._trusted_from:
                 with suppress(OSError):
-                    fd = self._files.reuse(free, path, self.segment_bytes)
+                    fd = self._files.reuse(free, path, self.segment_bytes, is_synced=self._is_synced)
                     self._is_spare_used = True
                     return fd
             with suppress(OSError):

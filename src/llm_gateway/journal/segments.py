@@ -263,10 +263,11 @@ class FileSystem:
             raise
         return fd
 
-    def reuse(self, free: Path, path: Path, size: int) -> int:
-        """Move a free segment of `size` bytes to `path` durably, and open it. Called in a thread.
+    def reuse(self, free: Path, path: Path, size: int, *, is_synced: bool) -> int:
+        """Move a free segment of `size` bytes to `path`, and open it. Called in a thread.
 
-        Without the sync of the directory, entries in it would be lost where nobody reads after a power loss.
+        If `is_synced`, entries will be synced, so the move is made durable too: after a power loss nobody reads where
+        the file was.
 
         Raises:
             OSError: it is gone, has another size or a second name, or cannot be moved; nothing is left at `path`.
@@ -277,7 +278,8 @@ class FileSystem:
             if state.st_size != size or state.st_nlink > 1:
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             free.rename(path)
-            sync_directory(path.parent)
+            if is_synced:
+                sync_directory(path.parent)
         except OSError:
             os.close(fd)
             path.unlink(missing_ok=True)

@@ -81,7 +81,13 @@ class JournalWriter:
         page = directory.path / PAGE_NAME
         self._page = PageWriter(page, files.map_page(page))
         self._segments = SegmentWriter(
-            directory, segment_bytes, files, durable=fsync == "always", log=log, on_spare=self._flush
+            directory,
+            segment_bytes,
+            files,
+            durable=fsync == "always",
+            log=log,
+            on_spare=self._flush,
+            is_synced=fsync != "off",
         )
         self._syncer = files.syncer(log)
         self._waiting: list[bytes] = []
@@ -289,8 +295,7 @@ class JournalWriter:
 
     def _write_some(self) -> None:
         """Write the waiting entries that fit into the current segment, or rotate if the first does not fit."""
-        waiting, segments = self._waiting, self._segments
-        count = 0 if self._must_rotate else len(waiting)
+        waiting, segments, count = self._waiting, self._segments, 0 if self._must_rotate else len(self._waiting)
         if count and frames_bytes(waiting) > segments.room:
             count = count_fitting(waiting, segments.room)
         if not count:
