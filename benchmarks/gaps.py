@@ -51,6 +51,8 @@ ALONE_S = 2.0
 LONGEST_S = 600.0
 """Maximum seconds of moving a backlog."""
 WORK = 10
+HEAD_BYTES = 52
+"""Bytes of an entry besides its payload."""
 SENDER = """
 import os, random, socket, struct, sys, time
 sender = socket.socket(fileno=int(sys.argv[1]))
@@ -90,12 +92,12 @@ class Backlog:
         file = self.directory.segment(number).open("wb")
         for record in records:
             payload = encode_record(record)
-            frames = encode_frame("I", record.id, payload) + encode_frame("S", record.id, payload)
-            if at + len(frames) > SEGMENT_BYTES:
+            if at + 2 * (len(payload) + HEAD_BYTES) > SEGMENT_BYTES:
                 file.close()
                 number, at = number + 1, 0
                 file = self.directory.segment(number).open("wb")
-            at += file.write(frames)
+            at += file.write(encode_frame("I", record.id, payload, number))
+            at += file.write(encode_frame("S", record.id, payload, number))
         file.close()
         PageWriter(page, map_page(page, writable=True)).publish(number, at, entries, entries)
 

@@ -20,7 +20,7 @@ def on_disk(writer: JournalWriter) -> list[tuple[str, int]]:
     return [
         (entry.kind, int(entry.request_id[-12:]))
         for number in writer.directory.segments()
-        for entry in scan(writer.directory.segment(number).read_bytes()).entries
+        for entry in scan(writer.directory.segment(number).read_bytes(), segment=number).entries
     ]
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from llm_gateway.domain.usage import AttemptRecord, CostStatus, Price, Usage, UsageRecord, encode_record
 from llm_gateway.errors import RecordsRefused
-from llm_gateway.journal.frames import Kind, encode_frame
+from llm_gateway.journal.frames import Kind, encode_frame, seal
 from llm_gateway.journal.linux_aio import AioContext
 from llm_gateway.journal.position_page import PageReader, WrittenPosition
 from llm_gateway.journal.segments import FileSystem, Log, WriterDir
@@ -79,12 +79,21 @@ def settled_frames(numbers: range) -> bytes:
     return b"".join(frame("I", n, intent(n)) + frame("S", n, settled(n)) for n in numbers)
 
 
+def resealed(content: bytes, segment: int) -> bytes:
+    """Return the content of a first segment as it would stand in another one; damage stays as it is."""
+    lines = content.split(b"\n")
+    for index, line in enumerate(lines):
+        if line + b"\n" == seal(line[12:], 1):
+            lines[index] = seal(line[12:], segment)[:-1]
+    return b"\n".join(lines)
+
+
 def left_behind(data_dir: Path, segments: dict[int, bytes], *, writer: str = "writer", zeros: int = 1000) -> Path:
     """Make a journal directory as a killed writer leaves it. Returns its path."""
     path = data_dir / "journal" / writer
     path.mkdir(parents=True, exist_ok=True)
     for number, content in segments.items():
-        (path / f"{number:06d}.seg").write_bytes(content + bytes(zeros))
+        (path / f"{number:06d}.seg").write_bytes(resealed(content, number) + bytes(zeros))
     return path
 
 
@@ -186,6 +195,7 @@ class FailingFileSystem(FileSystem):
         self.writes: list[bytes] = []
         self.syncs = 0
         self.created: list[str] = []
+        self.reused: list[tuple[str, str]] = []
         self.open_fds: set[int] = set()
         self.fails: dict[str, int] = {}
         self.most_at_once: int | None = None
@@ -196,6 +206,13 @@ class FailingFileSystem(FileSystem):
         self._fail("create")
         fd = super().create(path, size, durable=durable)
         self.created.append(path.name)
+        self.open_fds.add(fd)
+        return fd
+
+    def reuse(self, free: Path, path: Path, size: int, *, is_synced: bool) -> int:
+        self._fail("reuse")
+        fd = super().reuse(free, path, size, is_synced=is_synced)
+        self.reused.append((free.name, path.name))
         self.open_fds.add(fd)
         return fd
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llm_gateway.journal.position_page import PAGE_NAME, PageWriter, WrittenPosition, create_page, map_page
 from llm_gateway.journal.segments import WriterDir
+from tests.journal.samples import resealed
 
 SEGMENT_BYTES = 1_000_000
 
@@ -38,7 +39,7 @@ class Journal:
         segment, offset, entries = self.written
         with self.directory.segment(segment).open("r+b") as file:
             file.seek(offset)
-            file.write(content)
+            file.write(resealed(content, segment))
         self.appended = entries + content.count(b"\n")
         self.written = WrittenPosition(segment, offset + len(content), self.appended)
 

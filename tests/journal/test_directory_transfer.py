@@ -11,7 +11,18 @@ from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal.directory_transfer import DirectoryTransfer
 from llm_gateway.journal.record_delivery import BATCH_RECORDS
 from llm_gateway.journal.segments import Position, WriterDir
-from tests.journal.samples import Database, Heard, frame, intent, locked, record, request_id, settled, settled_frames
+from tests.journal.samples import (
+    Database,
+    Heard,
+    frame,
+    intent,
+    locked,
+    record,
+    request_id,
+    resealed,
+    settled,
+    settled_frames,
+)
 
 
 @pytest.fixture
@@ -184,7 +195,7 @@ def test_records_read_before_the_journal_failed_are_not_lost(tmp_path: Path, dat
     assert database.numbers() == []
 
     (directory.path / "000002.seg").rmdir()
-    (directory.path / "000002.seg").write_bytes(settled_frames(range(3, 5)))
+    (directory.path / "000002.seg").write_bytes(resealed(settled_frames(range(3, 5)), 2))
     transfer.close()
     assert drain(transfer) == 5
     assert database.numbers() == [0, 1, 2, 3, 4]
@@ -232,14 +243,15 @@ def test_an_abandoned_record_that_the_database_refuses_is_quarantined(
     assert len(quarantined(directory)) == 2
 
 
+@pytest.mark.parametrize(("mark", "segment"), [(b"J2", 1), (b"J1", 0)])
 def test_client_text_that_looks_like_an_entry_is_not_read_as_one(
-    tmp_path: Path, database: Database, heard: Heard
+    tmp_path: Path, database: Database, heard: Heard, mark: bytes, segment: int
 ) -> None:
     tail = b'","service":"service","task_type":"general","surface":"generate"}'
     payload = encode_record(record(1, user_id="@"))
     assert payload.endswith(tail)
     forged = b"S " + request_id(666).encode() + b" {"
-    head = b"J1 %08x " % crc32(forged + tail)
+    head = mark + b" %08x " % crc32(forged + tail, segment)
     evil = frame("S", 1, payload.replace(b"@", head + forged))
     damaged = b"j" + evil[1:]
 

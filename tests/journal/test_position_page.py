@@ -42,13 +42,13 @@ def test_a_new_page_is_at_the_start_of_the_first_segment(tmp_path: Path, reader:
     assert (tmp_path / PAGE_NAME).stat().st_mode & 0o777 == 0o600
 
 
-def test_the_layout_of_version_1_is_fixed(tmp_path: Path, page: PageWriter) -> None:
+def test_the_layout_of_version_2_is_fixed(tmp_path: Path, page: PageWriter) -> None:
     page.publish(3, 70_000, 41, 42)
 
     content = (tmp_path / PAGE_NAME).read_bytes()
     assert len(content) == 4096
     assert content[:8] == b"llmgwpos"
-    assert words(tmp_path) == (1, 100_000, 3 * 2**32 + 70_000, 41, 42, 0)
+    assert words(tmp_path) == (2, 100_000, 3 * 2**32 + 70_000, 41, 42, 0)
     assert content[56:] == bytes(4040)
 
 
@@ -159,7 +159,7 @@ def test_a_segment_of_4_gib_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"llmgwpos" + struct.pack("=Q", 2) + bytes(4080), "it has version 2, and this gateway reads version 1"),
+        (b"llmgwpos" + struct.pack("=Q", 3) + bytes(4080), "it has version 3, and this gateway reads versions 1 and 2"),
         (bytes(4096), "it does not begin with the signature of a page"),
         (b"llmgwpos", "it has 8 bytes instead of 4096"),
         (b"", "it has 0 bytes instead of 4096"),

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.journal.frames import encode_frame
+from llm_gateway.journal.position_page import PAGE_NAME, PageWriter, create_page, map_page
 from llm_gateway.journal.reader import SegmentReader
 from llm_gateway.journal.segments import JournalDir, Position, WriterDir
-from tests.journal.samples import frame, locked, open_files, request_id
+from tests.journal.samples import frame, left_behind, locked, open_files, request_id, resealed
 
 
 class Reading:
@@ -107,7 +108,7 @@ def test_a_segment_shorter_than_the_writers_position_is_read_to_its_end(tmp_path
 
 def test_damage_is_reported_with_its_place(tmp_path: Path) -> None:
     good = frames(1)
-    reading = Reading(locked(tmp_path, {1: good + b"broken\n" + frames(2) + b"J1 torn"}))
+    reading = Reading(locked(tmp_path, {1: good + b"broken\n" + frames(2) + b"J2 torn"}))
 
     assert reading.numbers() == [1, 2]
     assert reading.damage == [("000001.seg", SIZE, 7), ("000001.seg", 2 * SIZE + 7, 7)]
@@ -170,7 +171,7 @@ class BeginningDir(JournalDir):
     def segments(self) -> list[int]:
         found = super().segments()
         for number in (1, 2):
-            self.segment(number).write_bytes(frames(number))
+            self.segment(number).write_bytes(resealed(frames(number), number))
         return found
 
 
@@ -178,3 +179,33 @@ def test_the_first_segment_of_a_writer_that_has_just_begun_is_not_skipped(tmp_pa
     reader = SegmentReader(BeginningDir(tmp_path), lambda file, at, size: None)
 
     assert [entry.request_id for entry in reader.read(Position(1, SIZE))] == [request_id(1)]
+
+
+lives = st.lists(st.lists(st.integers(0, 200), min_size=1, max_size=8), min_size=1, max_size=4)
+
+
+@given(lives, st.integers(0, 120), st.integers(30, 400), st.booleans())
+def test_only_entries_of_the_last_life_of_a_file_are_read(
+    tmp_path_factory: pytest.TempPathFactory, lives: list[list[int]], cut: int, chunk_bytes: int, has_page: bool
+) -> None:
+    """Each life writes entries of any size over the one before; the last is killed while it writes one more."""
+    content, number, new = bytearray(2500), 0, b""
+    for number, sizes in enumerate(lives, 1):
+        new = b"".join(encode_frame("S", request_id(n), b"x" * size, number) for n, size in enumerate(sizes))
+        content[: len(new)] = new
+    torn = encode_frame("S", request_id(99), b"y" * 70, number)[:cut]
+    before = bytes(content)
+    content[len(new) : len(new) + len(torn)] = torn
+    folder = left_behind(tmp_path_factory.mktemp("data"), {})
+    (folder / "free").mkdir()
+    (folder / f"{number:06d}.seg").write_bytes(content)
+    if has_page:
+        create_page(folder, len(content))
+        PageWriter(folder / PAGE_NAME, map_page(folder / PAGE_NAME, writable=True)).publish(number, len(new), 0, 0)
+    reading = Reading(WriterDir(folder), chunk_bytes)
+
+    assert reading.numbers() == list(range(len(lives[-1])))
+
+    is_told = len(torn) > 3 or (len(torn) == 3 and content != before)
+    assert [place for _, place, _ in reading.damage] == ([len(new)] if is_told else [])
+    reading.reader.close()

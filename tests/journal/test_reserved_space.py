@@ -4,7 +4,7 @@ import pytest
 
 from llm_gateway.domain.usage import AttemptRecord, Price, Tier, Usage, UsageRecord, encode_record
 from llm_gateway.domain.uuid7 import new_id
-from llm_gateway.journal.frames import Kind, encode_frame
+from llm_gateway.journal.frames import FRAME_BYTES, Kind, encode_frame
 from llm_gateway.journal.reserved_space import (
     ERROR_CHARACTERS,
     NAME_CHARACTERS,
@@ -114,15 +114,16 @@ def test_the_buffer_of_unbilled_entries_is_bounded() -> None:
     buffer = UnbilledBuffer()
     assert not buffer
 
-    buffer.add(bytes(UNBILLED_BYTES - 1))
+    room = UNBILLED_BYTES - 2 * FRAME_BYTES
+    buffer.add(bytes(room - 1))
     buffer.add(b"xy")
     buffer.add(b"z")
     buffer.add(b"z")
 
     assert buffer
     assert buffer.bytes == UNBILLED_BYTES == 8 * 1024 * 1024
-    frames, lost = buffer.take()
-    assert ([len(frame) for frame in frames], lost) == ([UNBILLED_BYTES - 1, 1], 2)
+    entries, lost = buffer.take()
+    assert ([len(entry) for entry in entries], lost) == ([room - 1, 1], 2)
     assert not buffer
     assert buffer.bytes == 0
     assert buffer.take() == ([], 0)

@@ -134,6 +134,25 @@ async def test_closing_keeps_written_segments_and_deletes_the_spare(
     assert files.open_fds == set()
 
 
+class Impatient(SegmentWriter):
+    idle_s = 0.01
+
+
+async def test_free_segments_are_deleted_when_no_spare_was_needed_for_a_while(
+    tmp_path: Path, files: Durability, heard: Heard, spares: list[int]
+) -> None:
+    directory = WriterDir.make(tmp_path / "journal" / "writer")
+    directory.free.path.mkdir()
+    writer = Impatient(directory, SIZE, files, durable=False, log=heard, on_spare=lambda: spares.append(1))
+    await until(lambda: spares)
+    (directory.free.path / "000007.seg").touch()
+
+    await until(lambda: directory.free.segments() == [])
+
+    await writer.close()
+    assert heard.events == []
+
+
 async def test_no_spare_is_allocated_after_closing(tmp_path: Path, files: Durability, heard: Heard) -> None:
     """Whether allocating failed before `close` or fails during it."""
     for number, is_waited_for in enumerate((True, False)):

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from llm_gateway.journal.segments import START, FileSystem, Position, WriterDir, find_hidden, find_writers, log_nothing
+from llm_gateway.journal.segments import (
+    START,
+    FileSystem,
+    Position,
+    WriterDir,
+    disk_bytes,
+    find_hidden,
+    find_writers,
+    log_nothing,
+)
 from tests.journal.samples import open_files
 
 
@@ -194,6 +203,18 @@ def test_a_segment_without_space_leaves_no_file_behind(tmp_path: Path) -> None:
 
     assert list(tmp_path.iterdir()) == []
     assert open_files() == descriptors
+
+
+def test_the_disk_space_of_the_journal_counts_free_segments_too(tmp_path: Path) -> None:
+    root = tmp_path / "journal"
+    assert disk_bytes(root) == 0
+    directory = WriterDir.make(root / "writer")
+    directory.free.path.mkdir()
+    for path in (directory.segment(3), directory.free.path / "000001.seg", root / "writer-000001.seg.damaged"):
+        os.close(FileSystem().create(path, 40_960, durable=False))
+
+    assert disk_bytes(root) == 3 * 40_960
+    directory.close()
 
 
 def test_log_nothing_takes_any_event_and_its_fields() -> None:

@@ -174,7 +174,7 @@ async def test_after_a_failed_sync_everything_is_written_again_elsewhere(
     await waiter
     await until(lambda: files.syncs == 3)
 
-    second = scan(writer.directory.segment(2).read_bytes()).entries
+    second = scan(writer.directory.segment(2).read_bytes(), segment=2).entries
     assert [entry.kind for entry in second] == ["O", "S"]
     assert written(writer) == WrittenPosition(2, second[-1].end, 3)
     await until_async(lambda: accepts(writer, 2))

@@ -254,7 +254,7 @@ def test_a_writer_killed_between_two_stores_of_its_page_loses_nothing(
     [
         (
             lambda page: page.write_bytes(page.read_bytes()[:8] + struct.pack("=Q", 7) + page.read_bytes()[16:]),
-            "it has version 7, and this gateway reads version 1",
+            "it has version 7, and this gateway reads versions 1 and 2",
         ),
         (lambda page: page.write_bytes(b""), "it has 0 bytes instead of 4096"),
         (lambda page: page.unlink(), "[Errno 2] No such file or directory: "),

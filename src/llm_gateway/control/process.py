@@ -98,13 +98,13 @@ class ControlProcess(ProcessApplication):
         database = SharedCheck(stores.database.check)
         await database()
         self._background(database.repeat(log))
-        quarantined = QuarantineCount(quarantine_file(stores.path))
+        quarantined, root = QuarantineCount(quarantine_file(stores.path)), quarantine_file(stores.path).parent
         totals = ReportTotals(stores.path / TOTALS)
         stack.callback(save_totals, totals, log)
         workers = self._workers = Workers(
             self._open_channel(stores, shipper, database, totals),
             totals,
-            lambda: [*gateway_gauges(database_ok=database.is_ok), *journal_gauges(shipper, quarantined)],
+            lambda: [*gateway_gauges(database_ok=database.is_ok), *journal_gauges(root, shipper, quarantined)],
             Metrics(list, lambda: self._output.writer.dropped).report,
             log,
         )

@@ -1,4 +1,8 @@
-"""Transfer one journal directory to the database: read, assemble, deliver, advance the checkpoint, delete segments."""
+"""Transfer one journal directory to the database: read, assemble, deliver, advance the checkpoint, free segments.
+
+A segment is freed once it is read, closed and stored. While the writer lives, it is kept for the writer, which then
+writes over it (`free_segments.py`); otherwise it is deleted.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal.frames import Entry
 from llm_gateway.journal.reader import SegmentReader
 from llm_gateway.journal.record_assembler import RecordAssembler
@@ -63,7 +68,8 @@ class DirectoryTransfer:
             StoreUnavailable: the database does not answer; the next step continues from here.
             OSError: the journal cannot be read.
         """
-        self._deliver()
+        is_living = limit is not None
+        self._deliver(recycle=is_living)
         while len(self._records) < BATCH_RECORDS and (entries := self._reader.read(limit)):
             segment = self._reader.position.segment
             for entry in entries:
@@ -75,7 +81,7 @@ class DirectoryTransfer:
         moved = len(records)
         self._delivery.add(records)
         del records  # so that the delivery frees them, a few at a time
-        self._deliver()
+        self._deliver(recycle=is_living)
         return moved, moved >= BATCH_RECORDS
 
     def abandon(self) -> int:
@@ -88,25 +94,34 @@ class DirectoryTransfer:
         """
         records = self._assembler.abandon()
         self._delivery.add(records)
-        self._deliver(keep=False)
+        self._store()
         return len(records)
 
     def close(self) -> None:
         """Close the segment that is being read."""
         self._reader.close()
 
-    def _deliver(self, *, keep: bool = True) -> None:
-        self._delivery.run()
+    def _deliver(self, *, recycle: bool) -> None:
+        """Deliver what was read, then advance the checkpoint and free the segments before it."""
+        self._store()
+        # Without a checkpoint (the disk may be full) records are sent again; freeing segments makes space.
+        with suppress(OSError):
+            self._keep_checkpoint()
+        with suppress(OSError):
+            self._free_segments(recycle=recycle)
+
+    def _store(self) -> None:
+        try:
+            self._delivery.run()
+        except StoreUnavailable:
+            with suppress(OSError):  # there are no free segments, or the disk does not answer either
+                if self._directory.free.is_disk_short():
+                    self._directory.free.clear()
+            raise
         while self._undecodable:
             entry, reason = self._undecodable[-1]
             self._quarantine.add(entry.request_id, reason, payload=entry.payload.decode("utf-8", "replace"))
             self._undecodable.pop()
-        if keep:
-            # Without a checkpoint (the disk may be full) records are sent again; deleting segments makes space.
-            with suppress(OSError):
-                self._keep_checkpoint()
-            with suppress(OSError):
-                self._delete_segments()
 
     def _keep_checkpoint(self) -> None:
         restart = self._assembler.restart(self._reader.position)
@@ -114,15 +129,16 @@ class DirectoryTransfer:
             self._directory.keep_checkpoint(restart)
             self._kept = restart
 
-    def _delete_segments(self) -> None:
+    def _free_segments(self, *, recycle: bool) -> None:
         here = self._reader.position.segment
         if here == self._segment:
             return
         needed = self._assembler.segments()
         done = [number for number in self._directory.segments() if number < here]
         for number in done:
-            if number not in needed:
-                self._directory.segment(number).unlink(missing_ok=True)
+            segment = self._directory.segment(number)
+            if number not in needed and not (recycle and self._directory.free.add(segment)):
+                segment.unlink(missing_ok=True)
         if needed.isdisjoint(done):
             self._segment = here
 

@@ -36,7 +36,9 @@ from typing import NamedTuple, Protocol
 
 PAGE_NAME = "position"
 PAGE_BYTES = 4096
-VERSION = 1
+VERSION = 2
+READABLE = (1, VERSION)
+"""Version 2 means that entries bear their segment's number (`frames.py`); the layout is that of version 1."""
 
 _SIGNATURE = int.from_bytes(b"llmgwpos", sys.byteorder)
 _SEGMENT_BYTES, _POSITION, _ENTRIES, _APPENDED, _CLOSED = range(2, 7)
@@ -174,11 +176,11 @@ class PageReader:
             raise PageUnreadable(f"it has {size} bytes instead of {PAGE_BYTES}")
         self._words = map_page(path, writable=False)
         signature, version, self.segment_bytes = (self._words[number] for number in (0, 1, _SEGMENT_BYTES))
-        if (signature, version) != (_SIGNATURE, VERSION):
+        if signature != _SIGNATURE or version not in READABLE:
             self.close()
             if signature != _SIGNATURE:
                 raise PageUnreadable("it does not begin with the signature of a page")
-            raise PageUnreadable(f"it has version {version}, and this gateway reads version {VERSION}")
+            raise PageUnreadable(f"it has version {version}, and this gateway reads versions 1 and {VERSION}")
 
     def read(self) -> Published:
         """Return the current state."""

@@ -1,13 +1,25 @@
-"""Read journal entries from a directory's segments in order, starting at the checkpoint."""
+"""Read journal entries from a directory's segments in order, starting at the checkpoint.
+
+Where a writer that uses segments again has ended, something stale may follow: the rest of an old entry, then old
+entries. What is no entry of the segment's number is damage
+
+- before a good entry, since a writer writes in order;
+- before the published position, and in earlier segments than its own, whose rest a writer fills with zeros;
+- if it begins like an entry, and is no intact one of an earlier number: its write was cut off.
+
+The rest is passed over. Up to the limit of a writer that lives nothing is stale.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
-from llm_gateway.journal.frames import Entry, scan
+from llm_gateway.journal.frames import MARK, Entry, Scan, scan, sealed_for
+from llm_gateway.journal.position_page import PageReader, PageUnreadable
 from llm_gateway.journal.segments import JournalDir, Position
 
 CHUNK_BYTES = 32 * 1024
@@ -26,6 +38,8 @@ class SegmentReader:
         self._on_damage = on_damage
         self._chunk_bytes = chunk_bytes
         self._fd: int | None = None
+        self._is_recycled = directory.free.exists()
+        self._unsure: tuple[int, int] | None = None
         self.position = directory.checkpoint()
         existing = directory.segments()  # listed once: a writer that has just begun may add its first ones meanwhile
         later = [number for number in existing if number > self.position.segment]
@@ -62,6 +76,7 @@ class SegmentReader:
         if not later or (limit is not None and later[0] > limit.segment):
             return False
         self.close()
+        self._unsure = None
         self.position = Position(later[0], 0)
         return True
 
@@ -91,15 +106,70 @@ class SegmentReader:
                     break
                 size *= 2
                 continue
-            found = scan(chunk[:cut], offset)
-            for start, stop in found.damage:
-                self._on_damage(self._directory.segment(segment), start, stop - start)
+            found = scan(chunk[:cut], offset, segment=segment, is_recycled=self._is_recycled)
+            self._report(found, may_be_stale=limit is None and self._is_recycled)
             offset += cut
             size = self._chunk_bytes
             self.position = Position(segment, offset)
             if found.entries:
                 return found.entries
+        self._report_end(self._fd)
         return []
+
+    def _report(self, found: Scan, *, may_be_stale: bool) -> None:
+        """Report damage; what follows the last good entry, if it may be stale, is kept until more is read."""
+        if found.entries and self._unsure is not None:
+            self._on_region(*self._unsure)
+            self._unsure = None
+        last = found.entries[-1].end if found.entries else 0
+        for start, stop in found.damage:
+            if may_be_stale and start >= last:
+                self._unsure = (start if self._unsure is None else self._unsure[0], stop)
+            else:
+                self._on_region(start, stop)
+
+    def _report_end(self, fd: int) -> None:
+        """Report what is damage of the bytes after the segment's last good entry (see the module's docstring)."""
+        if self._unsure is None:
+            return
+        (start, stop), self._unsure = self._unsure, None
+        segment = self.position.segment
+        written = _published(self._directory)
+        if segment < written.segment:
+            self._on_region(start, stop)
+            return
+        end = max(start, written.offset) if segment == written.segment else start
+        if start < end:
+            self._on_region(start, min(end, stop))
+        if end < stop and (cut_off := self._cut_off(fd, end, stop)):
+            self._on_region(end, end + cut_off)
+
+    def _cut_off(self, fd: int, start: int, stop: int) -> int:
+        """Return the size of the line at `start` if it begins like an entry and is not stale, else 0."""
+        line, size = b"", self._chunk_bytes
+        while b"\n" not in line and len(line) < stop - start:
+            line, size = os.pread(fd, min(size, stop - start), start), 2 * size
+        line = line.partition(b"\n")[0]
+        if not line.startswith(MARK):
+            return 0
+        with suppress(ValueError):
+            if 0 < sealed_for(line) < self.position.segment:
+                return 0
+        return min(len(line) + 1, stop - start)
+
+    def _on_region(self, start: int, stop: int) -> None:
+        self._on_damage(self._directory.segment(self.position.segment), start, stop - start)
+
+
+def _published(directory: JournalDir) -> Position:
+    """Return the position that a writer published last; a place before any segment if it cannot be read."""
+    try:
+        page = PageReader(directory.path)
+    except (OSError, PageUnreadable):
+        return Position(0, 0)
+    written = page.read().written
+    page.close()
+    return Position(written.segment, written.offset)
 
 
 def _is_blank(fd: int, offset: int, end: int) -> bool:

@@ -8,6 +8,8 @@ record.
 
 from __future__ import annotations
 
+from llm_gateway.journal.frames import FRAME_BYTES
+
 TEXT_BYTES = 6
 """Maximum bytes of one character in JSON: a control character is escaped as \\u00XX (RFC 8259, section 7)."""
 
@@ -78,23 +80,24 @@ class UnbilledBuffer:
     """Bounded memory buffer for the entries of requests that cost nothing, while the disk has no space for them."""
 
     def __init__(self) -> None:
-        self._frames: list[bytes] = []
+        self._entries: list[bytes] = []
         self.bytes = 0
         self._lost = 0
 
     def __bool__(self) -> bool:
-        return bool(self._frames or self._lost)
+        return bool(self._entries or self._lost)
 
-    def add(self, frame: bytes) -> None:
-        """Keep an entry, or count it as lost if the buffer is full."""
-        if self.bytes + len(frame) > UNBILLED_BYTES:
+    def add(self, entry: bytes) -> None:
+        """Keep an entry, or count it as lost if the buffer is full. `bytes` counts what it takes in a segment."""
+        size = FRAME_BYTES + len(entry)
+        if self.bytes + size > UNBILLED_BYTES:
             self._lost += 1
             return
-        self._frames.append(frame)
-        self.bytes += len(frame)
+        self._entries.append(entry)
+        self.bytes += size
 
     def take(self) -> tuple[list[bytes], int]:
         """Empty the buffer. Returns the entries and the number of lost ones."""
-        taken = self._frames, self._lost
-        self._frames, self.bytes, self._lost = [], 0, 0
+        taken = self._entries, self._lost
+        self._entries, self.bytes, self._lost = [], 0, 0
         return taken

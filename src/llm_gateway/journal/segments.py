@@ -4,18 +4,21 @@
                            /position      how far the writer is (`position_page.py`)
                            /000001.seg    entries, then zeros
                            /checkpoint    JSON {segment, offset}: where reading must start again
+                           /free/         segments to be written again (`free_segments.py`)
                   /.new-<writer>          a directory that is being made: its lock may not be held yet
 
-The life of a segment file (`segment_writer.py` and `writer.py` move it on, `directory_transfer.py` deletes it):
+The life of a segment file (`segment_writer.py` and `writer.py` move it on, then `directory_transfer.py`):
 
-    none -- allocated --> spare -- rotate --> current -- rotate --> retired -- synced --> closed -- shipped --> deleted
-     ^ |                    |
-     '-' no space:          '-- the writer closes --> deleted
-         0.5 s later
+    none -- allocated --> spare -- rotate --> current -- rotate --> retired -- synced --> closed -- shipped --> free
+     ^ |                  ^ |                                                                |                   | |
+     '-' no space:        | '-- the writer closes --> deleted                      deleted <-'          deleted <' |
+         0.5 s later      '---------------------------- renamed to the next number --------------------------------'
 
 rotate:  the current segment is full, or a sync failed.
 retired: stays open until it is synced. After a failed sync it is closed at once: its entries are written again.
-shipped: the shipper has read past it, and no open request has entries in it.
+shipped: the shipper has read past it, and no open request has entries in it. It is deleted if enough segments are free,
+         or the writer has ended.
+free:    deleted if it is not used for 10 minutes, after a failed sync, or if the disk is short of space.
 """
 
 from __future__ import annotations
@@ -24,11 +27,14 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from llm_gateway.journal.free_segments import NAME as FREE
+from llm_gateway.journal.free_segments import FreeSegments
 from llm_gateway.journal.position_page import PageWords, map_page
 from llm_gateway.journal.sync import Syncer, open_syncer
 
@@ -62,6 +68,11 @@ class JournalDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @property
+    def free(self) -> FreeSegments:
+        """The segments that the writer can use again."""
+        return FreeSegments(self.path)
 
     def segment(self, number: int) -> Path:
         """Return the path of segment `number`, whether it exists or not."""
@@ -116,8 +127,12 @@ class LockableDir(JournalDir):
     def remove(self) -> None:
         """Delete the directory with all its files, and release the lock."""
         try:
-            for file in sorted(self.path.iterdir()):
-                file.unlink()
+            for file in sorted(self.path.iterdir()):  # segments first: their format is known by the folder `free`
+                if file.name == FREE:
+                    FreeSegments(self.path).clear()
+                    file.rmdir()
+                else:
+                    file.unlink()
             self.path.rmdir()
         finally:
             self.close()
@@ -180,6 +195,23 @@ def find_hidden(root: Path) -> list[Path]:
     return [path for path in _folders(root) if path.name.startswith(HIDDEN)]
 
 
+def disk_bytes(root: Path) -> int:
+    """Return the disk space of all files in the journal's directory: spare and free segments, copies of damaged ones.
+
+    A file that vanishes meanwhile, or cannot be looked at, counts as nothing.
+    """
+    total, folders = 0, [root]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                else:
+                    with suppress(OSError):
+                        total += entry.stat(follow_symlinks=False).st_blocks * 512
+    return total
+
+
 def _folders(root: Path) -> list[Path]:
     try:
         with os.scandir(root) as entries:
@@ -195,9 +227,9 @@ class FileSystem:
             def create(self, path: Path, size: int, *, durable: bool) -> int:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    Order of calls: `map_page`, `create` for the first segment and `syncer` once, when the writer opens. Then `create`
-    for each further segment, `write` to the current one, `sync` from the syncer, `close` once per descriptor, last. No
-    call for a descriptor follows its `close`.
+    Order of calls: `map_page`, `create` for the first segment and `syncer` once, when the writer opens. Then `reuse` or
+    `create` for each further segment, `write` to the current one, `sync` from the syncer, `close` once per descriptor,
+    last. No call for a descriptor follows its `close`.
     """
 
     def map_page(self, path: Path) -> PageWords:
@@ -224,6 +256,29 @@ class FileSystem:
             if durable:
                 _fill(fd, size)
                 os.fsync(fd)
+                sync_directory(path.parent)
+        except OSError:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise
+        return fd
+
+    def reuse(self, free: Path, path: Path, size: int, *, is_synced: bool) -> int:
+        """Move a free segment of `size` bytes to `path`, and open it. Called in a thread.
+
+        If `is_synced`, entries will be synced, so the move is made durable too: after a power loss nobody reads where
+        the file was.
+
+        Raises:
+            OSError: it is gone, has another size or a second name, or cannot be moved; nothing is left at `path`.
+        """
+        fd = os.open(free, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            state = os.fstat(fd)
+            if state.st_size != size or state.st_nlink > 1:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            free.rename(path)
+            if is_synced:
                 sync_directory(path.parent)
         except OSError:
             os.close(fd)

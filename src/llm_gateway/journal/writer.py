@@ -31,10 +31,10 @@ from typing import Literal, TypeAlias
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import ConfigurationError, JournalUnavailable
 from llm_gateway.journal.durability_waiters import PATIENCE_S, DurabilityWaiters
-from llm_gateway.journal.frames import encode_frame
-from llm_gateway.journal.position_page import PAGE_NAME, PageWriter, create_page
+from llm_gateway.journal.frames import FRAME_BYTES, encode_entry, seal
+from llm_gateway.journal.position_page import PAGE_NAME, PageWriter
 from llm_gateway.journal.reserved_space import LARGE_INTENT_BYTES, ReservedSpace, UnbilledBuffer, promised_bytes
-from llm_gateway.journal.segment_writer import RETRY_S, SegmentWriter, count_fitting
+from llm_gateway.journal.segment_writer import RETRY_S, SegmentWriter, count_fitting, frames_bytes, prepare
 from llm_gateway.journal.segments import FileSystem, Log, WriterDir, log_nothing
 
 Fsync: TypeAlias = Literal["always", "interval", "off"]
@@ -81,7 +81,13 @@ class JournalWriter:
         page = directory.path / PAGE_NAME
         self._page = PageWriter(page, files.map_page(page))
         self._segments = SegmentWriter(
-            directory, segment_bytes, files, durable=fsync == "always", log=log, on_spare=self._flush
+            directory,
+            segment_bytes,
+            files,
+            durable=fsync == "always",
+            log=log,
+            on_spare=self._flush,
+            is_synced=fsync != "off",
         )
         self._syncer = files.syncer(log)
         self._waiting: list[bytes] = []
@@ -117,7 +123,7 @@ class JournalWriter:
         """
         path = data_dir / "journal" / new_id()
         try:
-            directory = WriterDir.make(path, partial(create_page, segment_bytes=segment_bytes))
+            directory = WriterDir.make(path, partial(prepare, segment_bytes=segment_bytes))
             try:
                 return cls(
                     directory,
@@ -144,11 +150,12 @@ class JournalWriter:
             JournalUnavailable: the write failed, or later entries might find no space: the attempt must not be sent.
         """
         self._check_open()
-        frame = encode_frame("I", request_id, payload)
-        promise = promised_bytes(len(frame))
-        if self._is_short(len(frame), promise):
+        entry = encode_entry("I", request_id, payload)
+        size = FRAME_BYTES + len(entry)
+        promise = promised_bytes(size)
+        if self._is_short(size, promise):
             raise JournalUnavailable(NO_CALL, retry_after_s=5)
-        self._append(frame)
+        self._append(entry)
         self._reserved.promise(request_id, promise)
         turn_end = self._loop.create_future()
         self._turn.append(turn_end)
@@ -156,9 +163,9 @@ class JournalWriter:
         try:
             await turn_end
         finally:
-            is_written = frame not in self._waiting
+            is_written = entry not in self._waiting
             if not is_written:
-                self._forget(frame)
+                self._forget(entry)
                 self._reserved.withdraw(request_id, promise)
         if not is_written:
             raise JournalUnavailable(NO_CALL, retry_after_s=5)
@@ -166,7 +173,7 @@ class JournalWriter:
     def outcome(self, request_id: str, payload: bytes) -> None:
         """Append the outcome of an attempt, after it ended."""
         self._check_open()
-        self._append(encode_frame("O", request_id, payload))
+        self._append(encode_entry("O", request_id, payload))
         self._flush_soon()
 
     def settle(self, request_id: str, payload: bytes) -> None:
@@ -176,11 +183,11 @@ class JournalWriter:
         waits in memory. Beyond 8 MiB such records are dropped and the log counts them.
         """
         self._check_open()
-        frame = encode_frame("S", request_id, payload)
-        if not self._reserved.redeem(request_id) and self._is_short(len(frame)):
-            self._unbilled.add(frame)
+        entry = encode_entry("S", request_id, payload)
+        if not self._reserved.redeem(request_id) and self._is_short(FRAME_BYTES + len(entry)):
+            self._unbilled.add(entry)
             return
-        self._append(frame)
+        self._append(entry)
         self._flush_soon()
 
     async def durable(self) -> None:
@@ -234,29 +241,29 @@ class JournalWriter:
             return True
         if not self._segments.has_failed:
             return False
-        free = self._segments.room - sum(map(len, self._waiting))
+        free = self._segments.room - frames_bytes(self._waiting)
         return free - size < self._reserved.bytes_with(promise)
 
-    def _append(self, frame: bytes) -> None:
-        if len(frame) > self._segments.segment_bytes:
+    def _append(self, entry: bytes) -> None:
+        if FRAME_BYTES + len(entry) > self._segments.segment_bytes:
             raise ValueError("A journal entry is larger than a segment.")
-        self._waiting.append(frame)
+        self._waiting.append(entry)
         self.appended += 1
 
-    def _forget(self, frame: bytes) -> None:
+    def _forget(self, entry: bytes) -> None:
         """Remove an entry that is not written yet."""
-        index = self._waiting.index(frame)
+        index = self._waiting.index(entry)
         self._durability_waiters.lower(self.appended - len(self._waiting) + index + 1)
         del self._waiting[index]
         self.appended -= 1
         self._page.publish_counts(self.appended - len(self._waiting), self.appended)
 
     def _append_unbilled(self) -> None:
-        frames, lost = self._unbilled.take()
+        entries, lost = self._unbilled.take()
         if lost:
             self._log("usage records of unbilled requests were dropped: the disk was full", level="error", count=lost)
-        self._waiting += frames
-        self.appended += len(frames)
+        self._waiting += entries
+        self.appended += len(entries)
 
     def _flush_soon(self) -> None:
         if not self._is_flush_due:
@@ -287,23 +294,24 @@ class JournalWriter:
             self._failed("the usage journal cannot be written", error)
 
     def _write_some(self) -> None:
-        frames = self._waiting
-        count, data = len(frames), frames[0] if len(frames) == 1 else b"".join(frames)
-        if self._must_rotate:
-            count = 0
-        elif len(data) > self._segments.room:
-            count = count_fitting(frames, self._segments.room)
-            data = b"".join(frames[:count])
+        """Write the waiting entries that fit into the current segment, or rotate if the first does not fit."""
+        waiting, segments, count = self._waiting, self._segments, 0 if self._must_rotate else len(self._waiting)
+        if count and frames_bytes(waiting) > segments.room:
+            count = count_fitting(waiting, segments.room)
         if not count:
             self._rotate()
             return
-        self._segments.write(data)
+        number = segments.number
+        if count == 1:
+            segments.write(seal(waiting[0], number))
+        else:
+            segments.write(b"".join([seal(entry, number) for entry in waiting[:count]]))
         if self._fsync != "off":
-            self._unsynced += frames[:count]
-        del frames[:count]
+            self._unsynced += waiting[:count]
+        del waiting[:count]
         if self._is_failing and not self._has_lost_sync:
             self._recovered()
-        self._page.publish(self._segments.number, self._segments.offset, self.appended - len(frames), self.appended)
+        self._page.publish(number, segments.offset, self.appended - len(waiting), self.appended)
 
     def _rotate(self) -> None:
         before = self._segments.rotate()
@@ -373,6 +381,7 @@ class JournalWriter:
             self._waiting[:0] = self._unsynced
             self._unsynced.clear()
             self._has_lost_sync = self._must_rotate = True
+            self._segments.distrust()
             self._failed("the usage journal cannot be synced", failed)
         self._durability_waiters.release(self._durable_entries())
         self._sync_soon()

@@ -70,7 +70,7 @@ async def test_with_control_health_requests_that_are_wrong_get_its_answer(client
 async def test_with_control_metrics_are_sums_and_have_those_of_control(client: Client) -> None:
     text = (await client.call("GET", "/metrics")).body.decode()
     names = {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
-    assert {"llm_gateway_journal_bytes", "llm_gateway_requests_in_flight"} <= names
+    assert {"llm_gateway_journal_bytes", "llm_gateway_journal_disk_bytes", "llm_gateway_requests_in_flight"} <= names
 
 
 async def test_calls_of_one_worker_count_against_the_limits_of_another_that_starts_later(
