@@ -12,7 +12,7 @@ GatewayError
 ├─ UnknownModel              404  model_not_found             no enabled provider lists the model
 ├─ MethodNotAllowed          405  method_not_allowed
 ├─ Conflict                  409  conflict                    name exists
-├─ PayloadTooLarge           413  payload_too_large           body over 4 MiB
+├─ PayloadTooLarge           413  payload_too_large           body too large
 ├─ CodingNotSupported        415  coding_not_supported        the body is compressed
 ├─ Invalid                   422  validation_error            missing, wrong or unknown field, malformed JSON
 ├─ WebSocketNotSupported     426  websocket_not_supported     send the request by POST

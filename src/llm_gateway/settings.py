@@ -56,6 +56,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_queue_seconds: Annotated[
         float, Meta(ge=0, description="longest wait for a provider at its rate limit; 0 refuses at once")
     ] = 8.0
+    max_body_bytes: Annotated[
+        int,
+        Meta(ge=1024 * 1024, le=1024**3, description="bytes of one body on the vendors' paths (/v1, /v1beta)"),
+    ] = 32 * 1024 * 1024
     max_body_bytes_in_flight: Annotated[
         int, Meta(ge=4 * 1024 * 1024, description="bytes of all request bodies at once; beyond it 503")
     ] = 128 * 1024 * 1024

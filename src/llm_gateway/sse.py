@@ -69,6 +69,9 @@ class Splitter:
                 return []
             is_complete = held.find(b"\n\n", searched) >= 0
             data = bytes(held) if is_complete else b""
+            if is_complete and data.find(b"\n") == len(data) - 2 and data.startswith(b"data: "):
+                self._held = bytearray()  # one event, as nearly always: a large one is not copied more often than that
+                return [self._checked(Event(b"", data[6:-2], data))]
         else:
             is_complete = b"\n\n" in data
             if not is_complete:
@@ -115,6 +118,9 @@ class Splitter:
             return Event(b"", block[6:], block + b"\n\n")
         name, data = b"", []
         for line in block.split(b"\n"):
+            if line.startswith(b"data: "):  # in one copy, since it can be large
+                data.append(line[6:])
+                continue
             field, _, value = line.partition(b":")
             value = value.removeprefix(b" ")
             if field == b"data":
@@ -122,6 +128,11 @@ class Splitter:
             elif field == b"event":
                 name = value
         return Event(name, b"\n".join(data), block.lstrip(b"\n") + b"\n\n") if data else None
+
+    def _checked(self, event: Event) -> Event:
+        if len(event.raw) - 2 > self._max_event_bytes:
+            raise TooLarge(self._too_large())
+        return event
 
     def _too_large(self) -> str:
         return f"An event of the provider's answer is larger than {self._max_event_bytes} bytes"

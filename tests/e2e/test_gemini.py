@@ -231,10 +231,9 @@ class TestBodies:
         answer = send(gateway.port, request("POST", "/v1beta/models/auto:countTokens", body))
         assert (answer.status, answer.json["error"]["status"]) == (400, "INVALID_ARGUMENT")
 
-    def test_a_body_over_4_mib_is_413(self, gateway: GatewayProcess) -> None:
-        answer = send(
-            gateway.port, request("POST", "/v1beta/models/auto:generateContent", b"x" * (4 * 1024 * 1024 + 1))
-        )
+    def test_a_body_over_32_mib_is_413(self, gateway: GatewayProcess) -> None:
+        body = b"x" * (32 * MEBIBYTE + 1)
+        answer = send(gateway.port, request("POST", "/v1beta/models/auto:generateContent", body))
         assert (answer.status, answer.json["error"]["status"]) == (413, "INVALID_ARGUMENT")
 
     def test_a_passed_deadline_is_reported(self, gateway: GatewayProcess, streamer: StreamingVendor) -> None:

@@ -10,22 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.errors import PayloadTooLarge
-from llm_gateway.gate.value_limit import MOST_VALUES, SMALL_BYTES, check_number_of_values
+from llm_gateway.gate.value_limit import MOST_VALUES, check_number_of_values
+from llm_gateway.json_outline import SMALL_BYTES
 
 MANY = MOST_VALUES + 1
 
 
 @pytest.mark.parametrize("value", ["{}", "[]", "0", '""', '{"a":1}', "null", '"a\\"b"', '"\\\\"', '{"a":{}}'])
-def test_too_many_values_of_any_kind_are_rejected(value: str) -> None:
+async def test_too_many_values_of_any_kind_are_rejected(value: str) -> None:
     body = f'{{"a":[{",".join([value] * MANY)}]}}'.encode()
     with pytest.raises(PayloadTooLarge, match="more than 200,000 values"):
-        check_number_of_values(body)
+        await check_number_of_values(body)
 
 
 @pytest.mark.parametrize("text", [",", "[{", '"', '\\"', "\\", '",', "\\\\,", "[],{}", "\n,", "é,"], ids=ascii)
-def test_a_long_text_is_one_value_with_any_content(text: str) -> None:
+async def test_a_long_text_is_one_value_with_any_content(text: str) -> None:
     for many in (json.dumps({"messages": [{"content": text * 1_000_000}]}), json.dumps([text * 10] * 60_000)):
-        check_number_of_values(many.encode())
+        await check_number_of_values(many.encode())
 
 
 @given(
@@ -33,7 +34,7 @@ def test_a_long_text_is_one_value_with_any_content(text: str) -> None:
         st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
     )
 )
-def test_the_limit_is_exact_for_any_document(document: Any) -> None:
+async def test_the_limit_is_exact_for_any_document(document: Any) -> None:
     """A document that reaches the limit exactly is accepted; one more value is rejected."""
     own = separators(document)
     for more, is_refused in ((MOST_VALUES - own - 1, False), (MOST_VALUES - own, True)):
@@ -41,9 +42,9 @@ def test_the_limit_is_exact_for_any_document(document: Any) -> None:
         assert len(body) > SMALL_BYTES
         if is_refused:
             with pytest.raises(PayloadTooLarge):
-                check_number_of_values(body)
+                await check_number_of_values(body)
         else:
-            check_number_of_values(body)
+            await check_number_of_values(body)
 
 
 def separators(value: Any) -> int:

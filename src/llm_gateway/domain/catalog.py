@@ -9,6 +9,7 @@ import msgspec
 
 from llm_gateway.domain.public_prices import PublicPrices
 from llm_gateway.domain.usage import Price
+from llm_gateway.json_outline import Piece
 
 TokensOfModels: TypeAlias = int | dict[str, int]
 """A number of tokens for all models of a provider, or for each model by name."""
@@ -19,11 +20,14 @@ class NotAuthorized(Exception):
 
 
 class CallToSign(NamedTuple):
-    """The parts of an HTTP request that a signature covers, taken just before it is sent. `url` is absolute."""
+    """The parts of an HTTP request that a signature covers, taken just before it is sent. `url` is absolute.
+
+    `body` is a list of its pieces if it is large.
+    """
 
     method: str
     url: str
-    body: bytes
+    body: bytes | list[Piece]
 
 
 class UpstreamAuthorizer(Protocol):

@@ -7,6 +7,7 @@ import msgspec
 from llm_gateway.domain.conversation import Completion
 from llm_gateway.domain.rate_limits import WindowState
 from llm_gateway.domain.usage import Usage
+from llm_gateway.json_outline import HeldTexts
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -19,7 +20,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     own count. `dropped` names the request fields that the provider's protocol could not express. `is_cacheable` is
     False if the reply has parts that only its own protocol can express: it cannot be cached and translated later.
     `service_tier` and `units` are as in `AttemptRecord`. `has_hidden_reasoning`: the reply shows that the model
-    reasoned, but not the reasoning itself.
+    reasoned, but not the reasoning itself. `held`: the rests of the long strings of `completion` or `content`
+    (`json_outline`), None if none was cut.
     """
 
     content: str
@@ -35,6 +37,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     service_tier: str | None = None
     units: dict[str, int] | None = None
     has_hidden_reasoning: bool = False
+    held: HeldTexts | None = None
 
 
 class Answer(msgspec.Struct, kw_only=True, gc=False):

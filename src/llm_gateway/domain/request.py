@@ -10,6 +10,7 @@ import msgspec
 from llm_gateway.domain.client_presence import ClientPresence
 from llm_gateway.domain.conversation import Conversation
 from llm_gateway.domain.token_estimate import estimated_tokens
+from llm_gateway.json_outline import HeldTexts
 
 Tags: TypeAlias = dict[str, str]
 
@@ -21,6 +22,9 @@ class ClientRequest(msgspec.Struct, eq=False):
     parses it, and is None for a request without a document. A provider of the same protocol gets the document itself,
     including fields that the canonical form cannot express. `protocol` is the protocol's name in the registry of
     `protocols/`. `header_lines` are headers to forward to providers of the same protocol only (`anthropic-beta`).
+
+    Of a large document, `held` has the rests of its long strings (`json_outline`). If it is large without them, too,
+    `document` has its small fields only, and `apart` is the `worker.pipeline.calls_apart.CallsApart` that has the rest.
     """
 
     protocol: str
@@ -29,6 +33,8 @@ class ClientRequest(msgspec.Struct, eq=False):
     header_lines: bytes = b""
     dropped: tuple[str, ...] = ()
     _conversation: Conversation | None = None
+    held: HeldTexts | None = None
+    apart: Any = None
 
     @classmethod
     def of(cls, conversation: Conversation) -> ClientRequest:
@@ -39,6 +45,15 @@ class ClientRequest(msgspec.Struct, eq=False):
     def is_canonical(self) -> bool:
         """True if the request has no vendor's document, because it was made by `of`."""
         return self._read is None
+
+    @property
+    def known_conversation(self) -> Conversation | None:
+        """The conversation, None if it was not parsed."""
+        return self._conversation
+
+    def put_conversation(self, conversation: Conversation | None) -> None:
+        """Replace the conversation; None has it parsed at the next access."""
+        self._conversation = conversation
 
     @property
     def conversation(self) -> Conversation:

@@ -8,6 +8,7 @@ import msgspec
 
 from llm_gateway.domain.rate_limits import ReportedLimits
 from llm_gateway.domain.reply import Reply
+from llm_gateway.json_outline import Outline, Piece
 
 Fault: TypeAlias = Literal["not_sent", "timeout", "broken"]
 """Reason that a call has no response. `not_sent` is certain; a `timeout` or `broken` call can have been billed."""
@@ -20,8 +21,9 @@ class UpstreamCall(msgspec.Struct, frozen=True, gc=False):
     provider. `codec` is the `providers.dialect.ProtocolCodec` that reads the reply.
     `is_native`: the body is the client's own document, since the provider speaks the client's protocol.
     `header_lines` are extra headers, each line ending in CRLF. `dropped` names the request fields that the provider's
-    protocol cannot express. `renamed` holds pairs of JSON strings: a tool's name that the provider was sent, and the
-    client's name for it, which has to stand in the answer.
+    protocol cannot express. `pieces`: a large body in pieces, of which `body` is the outline (`json_outline`) or a
+    digest; None if `body` is what is sent. `renamed` holds pairs of JSON strings: a tool's name that the provider was
+    sent, and the client's name for it, which has to stand in the answer.
     """
 
     path: str
@@ -31,6 +33,12 @@ class UpstreamCall(msgspec.Struct, frozen=True, gc=False):
     dropped: tuple[str, ...] = ()
     codec: Any = None
     renamed: tuple[tuple[bytes, bytes], ...] = ()
+    pieces: list[Piece] | None = None
+
+    @property
+    def content(self) -> bytes | list[Piece]:
+        """The bytes to send, in pieces if the body is large."""
+        return self.body if self.pieces is None else self.pieces
 
     def restored(self, answer: bytes) -> bytes:
         """Return a provider's answer, or a part of it, with the client's names of tools."""
@@ -44,7 +52,7 @@ class UpstreamResult(msgspec.Struct, frozen=True, gc=False):
 
     `retry_after_s` is the wait in seconds that a response with an error status asks for, `limits` are the provider's
     rate limits as the response's headers report them. `is_ours`: this machine is at fault (for example out of
-    file descriptors), so the provider's circuit breaker ignores the result.
+    file descriptors), so the provider's circuit breaker ignores the result. `outline` is that of a large body.
     """
 
     status: int = 0
@@ -54,6 +62,7 @@ class UpstreamResult(msgspec.Struct, frozen=True, gc=False):
     message: str = ""
     is_ours: bool = False
     limits: ReportedLimits | None = None
+    outline: Outline | None = None
 
 
 class Success(msgspec.Struct, frozen=True, gc=False):

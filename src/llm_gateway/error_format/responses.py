@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from collections.abc import Iterable
 
 import msgspec
 from starlette.types import Send
@@ -16,11 +18,14 @@ from llm_gateway.errors import (
     Unauthorized,
     WebSocketNotSupported,
 )
+from llm_gateway.json_outline import Piece
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
 Headers = list[tuple[bytes, bytes]]
 
+PIECE_BYTES = 256 * 1024
+"""Bytes of a large body that are sent in one turn of the event loop."""
 LONGEST_TEXT, LONGEST_NAME = 600, 100
 """Maximum characters of an error message, and of a field's name in it; both can quote the client."""
 _UNPRINTABLE = dict.fromkeys((*range(32), 127), "�") | {ord(blank): " " for blank in "\t\n\r"}
@@ -112,6 +117,23 @@ async def send_body(send: Send, status: int, body: bytes, content_type: bytes, h
     start = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers]
     await send({"type": "http.response.start", "status": status, "headers": start})
     await send({"type": "http.response.body", "body": body})
+
+
+async def send_pieces(
+    send: Send, status: int, pieces: Iterable[bytearray | Piece], content_type: bytes, headers: Headers
+) -> None:
+    """Send one complete response in pieces, each when the client has read most of the earlier ones."""
+    pieces = list(pieces)
+    size = sum(map(len, pieces))
+    start = [(b"content-type", content_type), (b"content-length", b"%d" % size), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    for whole in pieces:
+        view = memoryview(whole if isinstance(whole, bytearray) else bytes(whole))
+        for begin in range(0, len(view), PIECE_BYTES):
+            piece = bytes(view[begin : begin + PIECE_BYTES])
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0)
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def send_problem(send: Send, error: GatewayError, echo: bytes) -> None:

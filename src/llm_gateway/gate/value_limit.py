@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import re
-
 from llm_gateway.errors import PayloadTooLarge
+from llm_gateway.json_outline import SMALL_BYTES, Buffer, Outline, TooManyValues, outline_of
 
 MOST_VALUES = 200_000
 """Maximum number of values in a body."""
-SMALL_BYTES = 256 * 1024
-"""Bytes up to which a body is not checked: it cannot contain enough values to matter."""
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
-def check_number_of_values(body: bytes) -> None:
+async def check_number_of_values(body: Buffer) -> None:
     """Check the number of values in a large body without decoding it.
-
-    All values but the outermost follow a comma or an opening bracket, so the function counts those outside of strings.
 
     Raises:
         PayloadTooLarge: the body contains more than 200,000 values.
     """
-    if len(body) <= SMALL_BYTES or _separators(body) <= MOST_VALUES:
-        return
-    quotes = body.count(b'"') - body.count(b'\\"')
-    # Removing strings takes time for each. A body with more strings than twice the maximum of values (each with a key)
-    # is over the limit anyway.
-    if quotes > 4 * MOST_VALUES or _separators(_STRING.sub(b"", body)) > MOST_VALUES:
-        raise PayloadTooLarge(f"The body holds more than {MOST_VALUES:,} values: send fewer.")
+    if len(body) > SMALL_BYTES:
+        await checked_outline(body, most_bytes=0)
 
 
-def _separators(text: bytes) -> int:
-    return text.count(b",") + text.count(b"[") + text.count(b"{")
+async def checked_outline(body: Buffer, *, most_bytes: int, most_values: int = MOST_VALUES) -> Outline:
+    """Return the outline of a body (`json_outline.scan`).
+
+    Raises:
+        PayloadTooLarge: the body contains more than `most_values`.
+    """
+    try:
+        return await outline_of(body, most_bytes=most_bytes, most_values=most_values)
+    except TooManyValues:
+        raise PayloadTooLarge(f"The body holds more than {most_values:,} values: send fewer.") from None

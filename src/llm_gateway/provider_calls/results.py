@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.providers.rate_limit_headers import reported_limits, wait_after
 from llm_gateway.upstream.egress import AddressRefused
@@ -18,7 +20,8 @@ def result_of_response(response: Response) -> UpstreamResult:
     """Return a whole response as a result, with the limits and the wait that its headers report."""
     retry_after = None if response.status == 200 else wait_after(response.headers)
     limits = reported_limits(response.headers)
-    return UpstreamResult(status=response.status, body=response.body, retry_after_s=retry_after, limits=limits)
+    body: Any = response.body  # a large one is a bytearray, which stands for bytes: a copy would take too long
+    return UpstreamResult(status=response.status, body=body, retry_after_s=retry_after, limits=limits)
 
 
 def result_of_fault(error: Exception) -> UpstreamResult:

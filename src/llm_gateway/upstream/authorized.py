@@ -8,6 +8,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from llm_gateway.domain.catalog import CallToSign, NotAuthorized, UpstreamAuthorizer
+from llm_gateway.upstream.connection import Content
 from llm_gateway.upstream.pool import CancelledBeforeSend, Pool, RequestNotSent, send_always
 from llm_gateway.upstream.response import Response, ResponseStream
 
@@ -36,7 +37,7 @@ class AuthorizedPool(Pool):
     async def post(
         self,
         path: str,
-        body: bytes,
+        body: Content,
         timeout_s: float,
         fields: bytes = b"",
         before_send: Callable[[], None] = send_always,
@@ -49,7 +50,7 @@ class AuthorizedPool(Pool):
     async def open(
         self,
         path: str,
-        body: bytes,
+        body: Content,
         timeout_s: float,
         fields: bytes = b"",
         before_send: Callable[[], None] = send_always,
@@ -65,7 +66,7 @@ class AuthorizedPool(Pool):
         fields += await self._authorized("GET", "", b"", timeout_s)
         return await super().get(timeout_s - (self._loop.time() - started), fields)
 
-    async def _authorized(self, method: str, path: str, body: bytes, timeout_s: float) -> bytes:
+    async def _authorized(self, method: str, path: str, body: Content, timeout_s: float) -> bytes:
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._authorize(CallToSign(method, self._url + path, body))

@@ -15,9 +15,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TypeAlias
 
 import httptools
 
+from llm_gateway.json_outline import Piece
 from llm_gateway.upstream.response import IncompleteResponse, Response, ResponseStream, header, time_out
 
 MAX_HEAD_BYTES = 256 * 1024
@@ -26,6 +28,10 @@ LARGE_READ_BYTES = 64 * 1024
 """After a read of this size, the connection pauses reading for one turn of the event loop."""
 MAX_STREAM_BYTES = 1024 * 1024 * 1024
 """Limit of a streamed response. A million tokens are about 300 MB of events; they are not kept in memory."""
+LARGE_BODY_BYTES = 256 * 1024
+"""A larger body of a response stays a bytearray: to copy 32 MiB would stop the event loop for 20 ms."""
+Content: TypeAlias = bytes | list[Piece]
+"""A request, or its body: whole, or in pieces that are sent one by one."""
 ENCODING, LENGTH, CODING = b"content-encoding", b"content-length", b"transfer-encoding"
 
 
@@ -38,8 +44,9 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_body", "_has_head", "_headers", "_limit", "_loop", "_max_body_bytes", "_max_stream_bytes", "_parser",
-        "_received", "_since_body", "_size", "_stream", "_transport", "_waiter", "idle_since", "is_reusable",
+        "_body", "_caught_up", "_has_head", "_headers", "_limit", "_loop", "_max_body_bytes", "_max_stream_bytes",
+        "_parser", "_received", "_sending", "_since_body", "_size", "_stream", "_transport", "_unsent", "_waiter",
+        "idle_since", "is_reusable",
     )  # fmt: skip
     takes_compressed = False
     """Whether compressed responses are accepted; their bodies are not decoded."""
@@ -58,10 +65,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._received = 0  # bytes of the whole response, head and framing included
         self._since_body = 0  # bytes received since the last byte of the body
         self._has_head = False
+        self._sending: asyncio.Task[None] | None = None
+        self._unsent = 0  # pieces of the request that were not written yet
+        self._caught_up: asyncio.Future[None] | None = None
         self.is_reusable = False
         self.idle_since = 0.0
 
-    async def exchange(self, request: bytes, timeout_s: float) -> Response:
+    async def exchange(self, request: Content, timeout_s: float) -> Response:
         """Send a whole request, and return its whole response. Cancellation closes the connection.
 
         Raises:
@@ -74,7 +84,7 @@ class UpstreamConnection(asyncio.Protocol):
             raise IncompleteResponse("The connection broke: it was closed before the request was sent")
         self._begin(self._max_body_bytes)
         timer = self._loop.call_later(timeout_s, time_out, waiter)
-        self._transport.write(request)
+        self._write(request)
         try:
             return await waiter
         finally:
@@ -84,7 +94,7 @@ class UpstreamConnection(asyncio.Protocol):
             if not self.is_reusable:
                 self.close()
 
-    def open(self, request: bytes) -> ResponseStream:
+    def open(self, request: Content) -> ResponseStream:
         """Send a whole request, and return the stream of its response. Read the stream to its end, or close it.
 
         Raises:
@@ -94,13 +104,45 @@ class UpstreamConnection(asyncio.Protocol):
             raise IncompleteResponse("The connection broke: it was closed before the request was sent")
         self._begin(self._max_stream_bytes)
         self._stream = ResponseStream(self.close, self._transport)
-        self._transport.write(request)
+        self._write(request)
         return self._stream
+
+    def _write(self, request: Content) -> None:
+        if self._transport is None:
+            return
+        if isinstance(request, bytes):
+            self._transport.write(request)
+        else:
+            self._unsent = len(request)
+            self._sending = self._loop.create_task(self._write_pieces(request))
+
+    async def _write_pieces(self, pieces: list[Piece]) -> None:
+        """Write the pieces of a request, each when the provider has read most of the earlier ones."""
+        for piece in pieces:
+            if self._transport is None or self._transport.is_closing():
+                return
+            self._transport.write(bytes(piece))
+            self._unsent -= 1
+            if self._caught_up is not None:
+                await self._caught_up
+            else:
+                await asyncio.sleep(0)
+        self._sending = None
+
+    def pause_writing(self) -> None:
+        """Hold back further pieces of a request: the provider reads too slowly (called by asyncio)."""
+        self._caught_up = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """Let further pieces be sent (called by asyncio)."""
+        waiting, self._caught_up = self._caught_up, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
 
     def _begin(self, limit: int) -> None:
         """Reset the counters for a response with a body of at most `limit` bytes."""
         self.is_reusable = False
-        self._size = self._received = self._since_body = 0
+        self._size = self._received = self._since_body = self._unsent = 0
         self._has_head = False
         self._limit = limit
 
@@ -129,6 +171,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._end(f"The connection broke: {exc}" if exc else "The connection broke: it was closed too early")
         self._parser = None  # breaks a reference cycle: the parser holds this connection
         self._transport = None
+        self.resume_writing()
 
     def eof_received(self) -> None:
         """End the response, if one is under way (called by asyncio, which closes the transport after this)."""
@@ -253,11 +296,12 @@ class UpstreamConnection(asyncio.Protocol):
             self.close()
             return
         # A provider that answers before it has read all of the request may not read the rest of it.
-        self.is_reusable = is_reusable and not transport.get_write_buffer_size()
+        self.is_reusable = is_reusable and not (self._unsent or transport.get_write_buffer_size())
         self.idle_since = self._loop.time()
         if self._stream is not None:
             stream, self._stream = self._stream, None
             stream.end()
         elif self._waiter is not None:
-            self._waiter.set_result(Response(parser.get_status_code(), self._headers, bytes(self._body)))
+            body = self._body if len(self._body) > LARGE_BODY_BYTES else bytes(self._body)
+            self._waiter.set_result(Response(parser.get_status_code(), self._headers, body))
             self._body = b""

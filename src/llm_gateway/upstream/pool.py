@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 
 from aiohappyeyeballs import start_connection
 
-from llm_gateway.upstream.connection import MAX_STREAM_BYTES, UpstreamConnection
+from llm_gateway.upstream.connection import MAX_STREAM_BYTES, Content, UpstreamConnection
 from llm_gateway.upstream.response import Response, ResponseStream
 
 CONNECT_S = 3.0
@@ -109,12 +109,14 @@ class Pool:
     async def post(
         self,
         path: str,
-        body: bytes,
+        body: Content,
         timeout_s: float,
         fields: bytes = b"",
         before_send: Callable[[], None] = send_always,
     ) -> Response:
         """POST `body`, and return the whole response. `fields` are additional header lines, each with its CRLF.
+
+        A body in pieces is sent piece by piece, so that a large one does not stop the event loop.
 
         `before_send` is called once there is a connection; if it raises, nothing is sent.
 
@@ -133,7 +135,7 @@ class Pool:
     async def open(
         self,
         path: str,
-        body: bytes,
+        body: Content,
         timeout_s: float,
         fields: bytes = b"",
         before_send: Callable[[], None] = send_always,
@@ -161,16 +163,18 @@ class Pool:
         if connection.is_reusable:
             self._keep(connection)
 
-    def _request(self, path: str, body: bytes, fields: bytes) -> bytes:
+    def _request(self, path: str, body: Content, fields: bytes) -> Content:
         head = self._heads.get(path)
         if head is None:
             head = self._heads[path] = self._head("POST", path)
+        if isinstance(body, list):
+            return [b"%b%bcontent-length: %d\r\n\r\n" % (head, fields, sum(map(len, body))), *body]
         return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, fields, len(body), body)
 
     def _head(self, method: str, path: str) -> bytes:
         return f"{method} {self._base}{path} HTTP/1.1\r\n".encode("ascii") + self._fields
 
-    async def _exchange(self, request: bytes, timeout_s: float, before_send: Callable[[], None]) -> Response:
+    async def _exchange(self, request: Content, timeout_s: float, before_send: Callable[[], None]) -> Response:
         connection = self._free()
         if connection is None:
             started = self._loop.time()

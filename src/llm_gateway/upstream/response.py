@@ -30,7 +30,7 @@ class Response(NamedTuple):
 
     status: int
     headers: list[tuple[bytes, bytes]]
-    body: bytes
+    body: bytes | bytearray
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of a header; `name` is in lower case."""

@@ -9,8 +9,6 @@ The connection is reusable once the request is sent and the response is complete
 
 from __future__ import annotations
 
-import asyncio
-
 import httptools
 
 from llm_gateway.upstream.connection import UpstreamConnection
@@ -23,14 +21,13 @@ class UploadConnection(UpstreamConnection):
     Responses are streams and may be compressed, since they are passed on without being read.
     """
 
-    __slots__ = ("_caught_up", "_has_no_content", "_is_sent")
+    __slots__ = ("_has_no_content", "_is_sent")
     takes_compressed = True
 
     def __init__(self) -> None:
         super().__init__(max_body_bytes=0)
         self._is_sent = False
         self._has_no_content = False
-        self._caught_up: asyncio.Future[None] | None = None
 
     def start(self, head: bytes, *, method: str) -> ResponseStream:
         """Send the head of a request, and return the stream of its response. Call `finish` after the body's last piece.
@@ -54,21 +51,6 @@ class UploadConnection(UpstreamConnection):
     def finish(self) -> None:
         """Note that the whole request is sent."""
         self._is_sent = True
-
-    def pause_writing(self) -> None:
-        """Hold `send` back: the other side reads too slowly (called by asyncio)."""
-        self._caught_up = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        """Let `send` continue (called by asyncio)."""
-        waiting, self._caught_up = self._caught_up, None
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End the response and a `send` under way (called by asyncio)."""
-        super().connection_lost(exc)
-        self.resume_writing()
 
     def on_headers_complete(self) -> None:
         """Start the stream, and end it if the response has no content whatever its headers say (HEAD)."""

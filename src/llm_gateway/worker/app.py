@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 from llm_gateway.cache import open_cache
 from llm_gateway.domain.catalog import Provider, Snapshot
 from llm_gateway.domain.usage import SentAttempt, UsageRecord
+from llm_gateway.forked import Forks
 from llm_gateway.gate.body import InFlight
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter import open_limiter
@@ -118,6 +119,8 @@ class Worker:
             DrainLimit(settings.on_disconnect),
             timeout_s=settings.request_timeout_seconds,
             log=self._dependencies.log,
+            most_bytes=settings.max_body_bytes,
+            forks=Forks(),
         )
         endpoints, below = build_endpoints(dependencies, self._dependencies.snapshot)
         return Dispatch({**endpoints, **health}, below, management)

@@ -7,7 +7,9 @@ import sys
 from functools import partial
 
 from llm_gateway.child_process import ChildServer, run_child
+from llm_gateway.gate.body import MAX_BODY_BYTES
 from llm_gateway.inherited import Inherited
+from llm_gateway.process import map_large_blocks
 from llm_gateway.server import Server, most_connections, url_of
 from llm_gateway.server.listening import accept_new_connections
 from llm_gateway.server.shared_state import Limits
@@ -15,6 +17,7 @@ from llm_gateway.settings import Settings
 from llm_gateway.telemetry.process_log import ProcessLog
 from llm_gateway.worker.process import WorkerProcess
 
+MEBIBYTE = 1024 * 1024
 SWITCH_INTERVAL_S = 0.0005
 """Seconds after which a thread that waits for Python's global lock requests it from the thread that holds it, instead
 of 5 ms: the event loop waits that long when it returns from a system call while the log's thread runs Python code."""
@@ -23,6 +26,7 @@ of 5 ms: the event loop waits that long when it returns from a system call while
 def serve(inherited: Inherited) -> int:
     """Serve requests until SIGTERM or SIGINT. Returns the exit code."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    map_large_blocks()
     return run_child(inherited, build)
 
 
@@ -37,7 +41,11 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
         drain_s=settings.drain_seconds,
         on_stopping=app.stop_serving,
         log=partial(output.log, worker=inherited.number),
-        limits=Limits(connections=most_connections()),
+        limits=Limits(
+            connections=most_connections(),
+            # More than an endpoint reads and drops of a body that is too large, so that its own 413 comes first.
+            body_bytes=2 * max(settings.max_body_bytes, MAX_BODY_BYTES) + MEBIBYTE,
+        ),
     )
 
     async def start() -> None:

@@ -193,7 +193,7 @@ async def test_all_mistakes_are_named_at_once_with_what_was_meant(world: World) 
 
 async def test_a_body_of_thousands_of_mistakes_names_20(world: World) -> None:
     problem = assert_problem(
-        await world.post({f"prompt{number}": 1 for number in range(50_000)}), 422, "validation_error"
+        await world.post({f"prompt{number}": 1 for number in range(15_000)}), 422, "validation_error"
     )
     assert len(problem["errors"]) == 20
     assert len(problem["detail"]) <= 600
@@ -249,7 +249,7 @@ def with_field(text: str) -> bytes:
         pytest.param(with_field('"x": ' + "[" * 100_000), id="deep"),
         pytest.param(with_field('"x": ' + "[" * 5_000 + "]" * 5_000), id="deep and closed"),
         pytest.param(b"[" * 200_000, id="deep array"),
-        pytest.param(b'{"user_id":' * 100_000, id="deep objects"),
+        pytest.param(b'{"user_id":' * 15_000, id="deep objects"),
     ],
 )
 async def test_a_body_that_is_not_a_request_is_refused(world: World, body: bytes) -> None:

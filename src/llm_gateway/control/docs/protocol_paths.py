@@ -19,7 +19,7 @@ ERRORS = {
     401: "The key is missing or wrong.",
     403: "The key lacks the scope `call`, the host is not allowed, or a provider flagged the input.",
     404: "No enabled provider lists the model; the message names the available ones.",
-    413: "The request body is larger than 4 MiB.",
+    413: "The request body is larger than 32 MiB, or holds more than 200,000 values.",
     422: "A provider rejected the request.",
     429: "All providers that could serve the request are at their rate limit.",
     500: "A defect of the gateway.",

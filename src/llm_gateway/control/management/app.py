@@ -29,6 +29,7 @@ from llm_gateway.error_format.validation import MOST_ERRORS
 from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotFound
 from llm_gateway.gate.body import WITH_BODY, ClientGone, InFlight, read_body, refuse_compressed
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect, log_error
+from llm_gateway.gate.value_limit import check_number_of_values
 from llm_gateway.suggestions import if_meant
 
 CHANGES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -149,8 +150,9 @@ class Bounded:
         refuse_compressed(context.headers)
         body = await read_body(receive, self._in_flight)
         self._in_flight.release(len(body))  # counted only while it is read: it is decoded at once
+        await check_number_of_values(body)
         if any(route.matches(scope)[0] is Match.FULL for route in self._routes):
-            return _normalised(body)
+            return _normalised(bytes(body))
         return b""
 
 

@@ -10,8 +10,9 @@ from starlette.types import Receive, Scope, Send
 
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import GatewayError, InternalError, MethodNotAllowed, Overloaded, WebSocketNotSupported
-from llm_gateway.gate.body import ClientGone, InFlight, read_body, refuse_compressed
+from llm_gateway.gate.body import MAX_BODY_BYTES, ClientGone, InFlight, read_body, refuse_compressed
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect
+from llm_gateway.json_outline import Buffer
 from llm_gateway.worker.pipeline.usage_recorder import CancelledAndRecorded
 
 
@@ -27,14 +28,15 @@ def _wrong_method(context: RequestContext) -> GatewayError:
 
 
 class Endpoint(ABC):
-    """A POST endpoint, as an ASGI app. Subclasses implement `serve`."""
+    """A POST endpoint, as an ASGI app. Subclasses implement `serve`. `most_bytes` is the limit of a body."""
 
-    def __init__(self, in_flight: InFlight, log: Callable[..., None]) -> None:
+    def __init__(self, in_flight: InFlight, log: Callable[..., None], most_bytes: int = MAX_BODY_BYTES) -> None:
         self._in_flight = in_flight
         self._log = log
+        self._most_bytes = most_bytes
 
     @abstractmethod
-    async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Scope, body: Buffer, receive: Receive, send: Send) -> None:
         """Send the 200 response. `scope[REQUEST_CONTEXT]` holds the caller and the request's headers.
 
         Raises:
@@ -56,7 +58,7 @@ class Endpoint(ABC):
                 )
             in_flight.count += 1
             try:
-                body = await read_body(receive, in_flight)
+                body = await read_body(receive, in_flight, self._most_bytes)
                 try:
                     await self.serve(scope, body, receive, send)
                 finally:

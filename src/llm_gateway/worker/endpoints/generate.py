@@ -17,13 +17,15 @@ from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.error_format.json_problem import not_an_object, not_json
-from llm_gateway.error_format.responses import JSON, Headers, problem_of, send_body
+from llm_gateway.error_format.responses import JSON, Headers, problem_of, send_body, send_pieces
 from llm_gateway.error_format.validation import all_invalid
 from llm_gateway.errors import GatewayError, Invalid
 from llm_gateway.gate.agent import agent_of
 from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.headers import caching, deadline, tags
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
+from llm_gateway.gate.value_limit import checked_outline
+from llm_gateway.json_outline import SMALL_BYTES, Buffer, HeldTexts
 from llm_gateway.protocols.contract import EventStream, RawEvent
 from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, client_request_of, input_length
 from llm_gateway.routing.session_affinity import beginning_of
@@ -34,6 +36,7 @@ from llm_gateway.worker.endpoints.identity import session_in
 from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.relay import Relay
+from llm_gateway.worker.pipeline.translation import MOST_OUTLINE_BYTES, MOST_OUTLINE_VALUES
 
 
 class GenerateEndpoint(Endpoint):
@@ -55,15 +58,20 @@ class GenerateEndpoint(Endpoint):
         self._decode = msgspec.json.Decoder(GenerateBody).decode
         self._encode = msgspec.json.Encoder().encode
 
-    async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Scope, body: Buffer, receive: Receive, send: Send) -> None:
         """Send the answer as JSON, or as server-sent events if the request sets `stream`.
 
         Raises:
             GatewayError: as `Gateway.generate` and `Gateway.stream`; 400 or 422 for a body that cannot be read.
         """
         started = time.monotonic()
+        held: HeldTexts | None = None
+        if len(body) > SMALL_BYTES:
+            outline = await checked_outline(body, most_bytes=MOST_OUTLINE_BYTES, most_values=MOST_OUTLINE_VALUES)
+            if outline.text and outline.held:
+                body, held = outline.text, outline.held
         context: RequestContext = scope[REQUEST_CONTEXT]
-        request = self._request(context, self._decoded(body), started, ClientPresence(receive, send))
+        request = self._request(context, self._decoded(bytes(body)), started, ClientPresence(receive, send), held)
         ids = [(b"x-request-id", context.echo)]
         if request.stream:
             writer = GenerateEventWriter(lambda answer: self._encoded(answer, started), context.echo.decode())
@@ -72,7 +80,11 @@ class GenerateEndpoint(Endpoint):
             return
         answer = await self._gateway.generate(request)
         headers = [*provider_and_route(answer), *ids]
-        await send_body(send, 200, self._encoded(answer, started), JSON, headers)
+        content = self._encoded(answer, started)
+        if answer.reply.held is None:
+            await send_body(send, 200, content, JSON, headers)
+        else:
+            await send_pieces(send, 200, answer.reply.held.pieces(content), JSON, headers)
 
     def _encoded(self, answer: Answer, started: float) -> bytes:
         reply = answer.reply
@@ -103,9 +115,18 @@ class GenerateEndpoint(Endpoint):
         return decoded
 
     def _request(
-        self, context: RequestContext, body: GenerateBody, started: float, presence: ClientPresence
+        self,
+        context: RequestContext,
+        body: GenerateBody,
+        started: float,
+        presence: ClientPresence,
+        held: HeldTexts | None,
     ) -> Request:
         headers = context.headers
+        client_request, length = client_request_of(body), input_length(body)
+        if held is not None:
+            client_request.held = held
+            length += held.length
         use_cache, store_in_cache = caching(headers)
         return Request(
             id=context.request_id,
@@ -116,7 +137,7 @@ class GenerateEndpoint(Endpoint):
             surface="generate",
             user_id=body.user_id,
             service=body.service,
-            client_request=client_request_of(body),
+            client_request=client_request,
             task_type=body.task_type,
             max_tokens=body.max_tokens,
             json_mode=body.json_mode,
@@ -124,7 +145,7 @@ class GenerateEndpoint(Endpoint):
             tags=tags(headers),
             use_cache=use_cache,
             store_in_cache=store_in_cache,
-            input_length=input_length(body),
+            input_length=length,
             stream=body.stream,
             session=session_in(headers),
             agent=agent_of(headers.get(b"user-agent")),
@@ -160,7 +181,8 @@ class GenerateEventWriter:
 
     def kept(self, answer: Answer) -> bytes:
         """Return one `delta` event with the whole text, then the `result` event."""
-        return _delta(answer.reply.content) + self.end(answer)
+        data = _delta(answer.reply.content) + self.end(answer)
+        return data if answer.reply.held is None else answer.reply.held.restored(data)
 
     def end(self, answer: Answer) -> bytes:
         """Return the `result` event."""

@@ -9,21 +9,21 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
-import msgspec
 from starlette.types import Receive, Scope, Send
 
 from llm_gateway.domain.client_presence import ClientPresence
 from llm_gateway.domain.conversation import Completion, UsageUpdate
-from llm_gateway.domain.reply import Answer
+from llm_gateway.domain.reply import Answer, Reply
 from llm_gateway.domain.reply_assembler import chunks_of
 from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.token_estimate import equivalent_length_of
-from llm_gateway.error_format.json_problem import not_an_object, not_json
-from llm_gateway.error_format.responses import JSON, Headers, error_headers, send_body, shorten
+from llm_gateway.error_format.responses import JSON, Headers, error_headers, send_body, send_pieces, shorten
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
+from llm_gateway.forked import Forks
 from llm_gateway.gate import headers as request_headers
 from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
+from llm_gateway.json_outline import SMALL_BYTES, Buffer, HeldTexts, Piece
 from llm_gateway.protocols.call_ids import make_calls_unique
 from llm_gateway.protocols.contract import RawEvent, ReplyContext, StreamWriter, Unsupported
 from llm_gateway.protocols.descriptor import Descriptor, Route
@@ -32,6 +32,7 @@ from llm_gateway.suggestions import closest
 from llm_gateway.worker.endpoints.answer_headers import gateway_headers, provider_headers
 from llm_gateway.worker.endpoints.endpoint import Endpoint
 from llm_gateway.worker.endpoints.identity import identify
+from llm_gateway.worker.endpoints.request_document import Large, parse_document, read_large_document
 from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.relay import Relay
@@ -43,27 +44,29 @@ MOST_TOKENS, MOST_CHOICES = 10_000_000, 128
 """Bounds of the output tokens to reserve; a larger number of choices is ignored, since the provider rejects it."""
 MOST_COMPARED = 100
 """Fields of a body without `model` that are compared with that name."""
-MOST_NESTED = 400
-"""Maximum nesting levels of a body: encoding a deeper one again could exhaust Python's stack."""
-
-_decode = msgspec.json.Decoder().decode
 
 
 class EndpointDependencies(NamedTuple):
-    """Dependencies of the endpoints. `timeout_s` is the longest deadline a request may have."""
+    """Dependencies of the endpoints. `timeout_s` is the longest deadline a request may have.
+
+    `most_bytes` is the limit of a body on the vendors' paths, `forks` decodes large ones.
+    """
 
     gateway: Gateway
     in_flight: InFlight
     drain_limit: DrainLimit
     timeout_s: float
     log: Callable[..., None]
+    most_bytes: int
+    forks: Forks
 
 
 class ProtocolEndpoint(Endpoint):
     """One route of a vendor's protocol: decode the request, run it through the gateway, encode the answer."""
 
     def __init__(self, protocol: Descriptor, route: Route, dependencies: EndpointDependencies) -> None:
-        super().__init__(dependencies.in_flight, dependencies.log)
+        super().__init__(dependencies.in_flight, dependencies.log, dependencies.most_bytes)
+        self._forks = dependencies.forks
         self._protocol = protocol
         self._stream = route.stream
         self._is_model_in_path = route.names_model
@@ -71,16 +74,20 @@ class ProtocolEndpoint(Endpoint):
         self._drain_limit = dependencies.drain_limit
         self._timeout_s = dependencies.timeout_s
 
-    async def serve(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Scope, body: Buffer, receive: Receive, send: Send) -> None:
         """Send the answer in the protocol's format, whole or streamed (see `Endpoint.serve`)."""
         context: RequestContext = scope[REQUEST_CONTEXT]
-        document = parse_document(body)
+        large: Large | None = None
+        if len(body) > SMALL_BYTES:
+            document, large = await read_large_document(body, self._protocol.input_fields, self._forks)
+        else:
+            document = parse_document(body)  # type: ignore[arg-type]  # only a large body is a bytearray
         try:
             self._protocol.check_request(document)
         except Unsupported as error:
             raise NotSupported(f"{error.field}: {error.why}.", field=error.field) from None
         model = requested_model_of(scope, document, is_in_path=self._is_model_in_path)
-        request = self._request(context, document, model, ClientPresence(receive, send))
+        request = self._request(context, document, model, ClientPresence(receive, send), large)
         reply_context = ReplyContext(
             request_id=request.id,
             model=request.requested_model or "",
@@ -90,17 +97,28 @@ class ProtocolEndpoint(Endpoint):
         )
         ids: Headers = [(name, context.echo) for name in self._protocol.id_headers]
         if request.stream and self._protocol.stream_writer is not None:
-            writer = ProtocolEventWriter(self._protocol, self._protocol.stream_writer(reply_context), document)
+            writer = ProtocolEventWriter(
+                self._protocol, self._protocol.stream_writer(reply_context), document, large and large.held
+            )
             response = StreamedResponse(writer, receive, send, self._drain_limit, ids, partial(self.failed, context))
             await response.run(asyncio.ensure_future(self._gateway.stream(request)))
             return
         answer = await self._gateway.generate(request)
         reply = answer.reply
         content = reply.body or self._protocol.write_reply(reply.completion or Completion(choices=[]), reply_context)
-        await send_body(send, 200, content, JSON, [*gateway_headers(answer), *ids])
+        headers = [*gateway_headers(answer), *ids]
+        if large is None and reply.held is None and len(content) <= SMALL_BYTES:
+            await send_body(send, 200, content, JSON, headers)
+        else:
+            await send_pieces(send, 200, _pieces(reply, content, large and large.held), JSON, headers)
 
     def _request(
-        self, context: RequestContext, document: dict[str, Any], model: str, presence: ClientPresence
+        self,
+        context: RequestContext,
+        document: dict[str, Any],
+        model: str,
+        presence: ClientPresence,
+        large: Large | None,
     ) -> Request:
         protocol, stream = self._protocol, self._stream
         if stream is None:
@@ -110,6 +128,9 @@ class ProtocolEndpoint(Endpoint):
         started = time.monotonic()
         headers = context.headers
         use_cache, store_in_cache = request_headers.caching(headers)
+        client_request = ClientRequest(protocol.name, document, self._read, self._forwarded(headers))
+        if large is not None:
+            client_request.held, client_request.apart = large.held, large.apart
         identity = identify(headers, document, protocol, context.caller.name)
         return Request(
             id=context.request_id,
@@ -126,12 +147,12 @@ class ProtocolEndpoint(Endpoint):
             tags=request_headers.tags(headers),
             use_cache=use_cache,
             store_in_cache=store_in_cache,
-            client_request=ClientRequest(protocol.name, document, self._read, self._forwarded(headers)),
-            input_length=equivalent_length_of(document, protocol.input_fields),
+            client_request=client_request,
+            input_length=equivalent_length_of(document, protocol.input_fields) if large is None else large.length,
             stream=stream is True,
             session=identity.session,
             agent=identity.agent,
-            beginning=partial(beginning_of, document, protocol.input_fields),
+            beginning=partial(beginning_of, document, protocol.input_fields) if large is None else large.told_beginning,
             requested_model=model,
             presence=presence,
         )
@@ -146,15 +167,25 @@ class ProtocolEndpoint(Endpoint):
         return make_calls_unique(read.conversation), read.dropped
 
 
+def _pieces(reply: Reply, content: bytes, held: HeldTexts | None) -> list[Piece]:
+    """Return the body of a response with the long strings of the answer, and of the request that it repeats."""
+    if reply.body:
+        return [content]
+    return (reply.held or HeldTexts()).joined(held).pieces(content)
+
+
 class ProtocolEventWriter:
     """The events of a streamed reply: the provider's own if it speaks the client's protocol, otherwise encoded.
 
     It implements `EventWriter`.
     """
 
-    __slots__ = ("_is_native", "_is_raw", "_is_withheld", "_protocol", "_writer", "content_type", "keep_alive")
+    __slots__ = ("_held", "_is_native", "_is_raw", "_is_withheld", "_protocol", "_writer", "content_type", "keep_alive")
 
-    def __init__(self, protocol: Descriptor, writer: StreamWriter, document: dict[str, Any]) -> None:
+    def __init__(
+        self, protocol: Descriptor, writer: StreamWriter, document: dict[str, Any], held: HeldTexts | None = None
+    ) -> None:
+        self._held = held
         self.content_type, self.keep_alive, self._is_raw = writer.content_type, writer.keep_alive, writer.is_raw
         self._is_withheld = protocol.withheld_events(document)
         self._protocol = protocol
@@ -174,7 +205,8 @@ class ProtocolEventWriter:
         An event that the client did not opt in to, such as the usage event that the gateway requests, is left out.
         """
         if not self._is_native:
-            return b"".join([self._writer.write(chunk) for raw_event in raw_events for chunk in raw_event.chunks])
+            data = b"".join([self._writer.write(chunk) for raw_event in raw_events for chunk in raw_event.chunks])
+            return data if self._held is None else self._held.restored(data)
         is_withheld = self._is_withheld
         if not self._is_raw:
             return b"".join([self._writer.passthrough_event(raw_event.raw) for raw_event in raw_events])
@@ -188,7 +220,9 @@ class ProtocolEventWriter:
     def kept(self, answer: Answer) -> bytes:
         """Return a whole answer as a complete stream of the client's protocol."""
         completion = answer.reply.completion or self._protocol.read_reply(answer.reply.body)
-        return b"".join([self._writer.write(chunk) for chunk in chunks_of(completion)]) + self._writer.end()
+        data = b"".join([self._writer.write(chunk) for chunk in chunks_of(completion)]) + self._writer.end()
+        held = answer.reply.held or self._held
+        return data if held is None else held.joined(self._held).restored(data)
 
     def end(self, answer: Answer) -> bytes:
         """Return the final events; few or none for a provider's own events, which included their end."""
@@ -196,7 +230,8 @@ class ProtocolEventWriter:
             return self._writer.close()
         usage = answer.reply.usage
         counted = self._writer.write(UsageUpdate(usage=usage)) if answer.reply.usage_estimated else b""
-        return counted + self._writer.end()
+        data = counted + self._writer.end()
+        return data if self._held is None else self._held.restored(data)
 
     def headers_of_error(self, error: GatewayError) -> Headers | None:
         """Return headers for an error that clients of the protocol recognise only in a stream, else None."""
@@ -207,41 +242,6 @@ class ProtocolEventWriter:
         """Return the protocol's error event."""
         shorten(error)
         return self._writer.error(self._protocol.error_message(error), self._protocol.error_code(error))
-
-
-def _is_nested_deeply(body: bytes, document: dict[str, Any]) -> bool:
-    """Return whether `document` has more than `MOST_NESTED` levels."""
-    # Counting brackets is cheap, and few bodies have more than `MOST_NESTED`.
-    if body.count(b"{") + body.count(b"[") <= MOST_NESTED:
-        return False
-    level: list[Any] = [document]
-    for _ in range(MOST_NESTED):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return False
-    return True
-
-
-def parse_document(body: bytes) -> dict[str, Any]:
-    """Return the JSON object that `body` holds.
-
-    Raises:
-        Invalid: the body is not JSON, not an object, or nested too deeply.
-    """
-    try:
-        document = _decode(body)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise not_json(body, error) from None
-    if not isinstance(document, dict):
-        raise not_an_object(document)
-    if _is_nested_deeply(body, document):
-        raise Invalid(f"The body is nested more than {MOST_NESTED} levels deep.", kind="json_invalid")
-    return document
 
 
 def requested_model_of(scope: Scope, document: dict[str, Any], *, is_in_path: bool) -> str:

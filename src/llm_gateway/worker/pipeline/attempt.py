@@ -23,6 +23,7 @@ from llm_gateway.domain.reply import Reply
 from llm_gateway.domain.upstream_call import Success, UpstreamCall, UpstreamResult
 from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.errors import ProviderFailed
+from llm_gateway.json_outline import SMALL_BYTES
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.protocols.contract import Malformed, UpstreamError
 from llm_gateway.providers.decoding import json_text
@@ -136,7 +137,13 @@ class Attempts:
         send = self._transport.open if request.stream else self._transport.post
         try:
             timeout_s = provider.timeout_s if this.full_timeout else remaining
-            return await send(provider, this.call, timeout_s, request.presence.check)
+            call, held = this.call, request.client_request.held
+            if held is not None:
+                call = msgspec.structs.replace(call, pieces=held.pieces(call.body))
+            came = await send(provider, call, timeout_s, request.presence.check)
+            if isinstance(came, UpstreamResult) and len(came.body) > SMALL_BYTES:
+                came = await self._translation.outlined(request.client_request, call, came)
+            return came
         except BaseException as error:  # edge: cancelled in mid-call; it may be billed, so its upper bound is kept
             this.permit.release()
             if isinstance(error, CancelledBeforeSend | ClientDisconnected):
@@ -225,7 +232,7 @@ class Attempts:
         """Conclude an attempt that got a 2xx status: a failure if the body is no answer, or not JSON in JSON mode."""
         request, provider = this.state.request, this.candidate.provider
         try:
-            reply = self._translation.reply(request.client_request, provider, this.call, result.body)
+            reply = self._translation.reply(request.client_request, provider, this.call, result.body, result.outline)
         except Malformed as error:
             reported = error_in_answer(result.body)
             if reported is not None:

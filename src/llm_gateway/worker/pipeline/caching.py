@@ -146,6 +146,10 @@ class Caching:
         who, client_request = None if self._shared else request.user_id, request.client_request
         if client_request.is_canonical:
             return sha256(_encoded((who, client_request.conversation))).digest()
+        if client_request.apart is not None:
+            return sha256(
+                _encoded((who, client_request.protocol, client_request.header_lines, client_request.apart.digest))
+            ).digest()
         uncached = PROTOCOLS[client_request.protocol].uncached_fields
         document = {name: value for name, value in client_request.document.items() if name not in uncached}
         return sha256(_encoded((who, client_request.protocol, client_request.header_lines, document))).digest()

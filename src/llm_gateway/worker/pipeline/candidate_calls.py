@@ -55,6 +55,8 @@ class CandidateCalls:
             state.passed = "limit"
             state.note_limited(candidate)
             return None
+        if state.request.client_request.apart is not None:
+            await state.request.client_request.apart.prepare(state.request, candidate)
         call = self.translate(state, candidate)
         if call is None:
             return None
@@ -130,8 +132,9 @@ class CandidateCalls:
         """
         if state.mended and (mended := state.mended.get(candidate.cache_part)) is not None:
             return mended
+        apart = state.request.client_request.apart
         try:
-            return self._translation.call(state.request, candidate)
+            return self._translation.call(state.request, candidate) if apart is None else apart.call(candidate)
         except Unreadable as error:
             state.note_unreadable(error)
             return None

@@ -86,6 +86,8 @@ class RateLimitWaits:
         Raises:
             GatewayError: the line is full, or the turn did not come in time.
         """
+        if state.request.client_request.apart is not None:
+            await state.request.client_request.apart.prepare(state.request, candidate)
         call = self._calls.translate(state, candidate)
         if call is None:
             state.forget_wait(candidate)

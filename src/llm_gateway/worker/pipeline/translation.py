@@ -12,7 +12,9 @@ from llm_gateway.domain.conversation import Choice, Completion, Refusal, Text, T
 from llm_gateway.domain.output_estimate import hides_reasoning
 from llm_gateway.domain.reply import Reply
 from llm_gateway.domain.request import ClientRequest, Request
-from llm_gateway.domain.upstream_call import UpstreamCall
+from llm_gateway.domain.token_estimate import estimated_output_tokens
+from llm_gateway.domain.upstream_call import UpstreamCall, UpstreamResult
+from llm_gateway.json_outline import SMALL_BYTES, HeldTexts, Outline, outline_of
 from llm_gateway.protocols.contract import Malformed, StreamReader, Unsupported
 from llm_gateway.protocols.counts import truncated
 from llm_gateway.protocols.descriptor import DocumentTranslation
@@ -20,6 +22,11 @@ from llm_gateway.protocols.registry import PROTOCOLS, field_name
 from llm_gateway.providers.dialect import ProtocolCodec
 from llm_gateway.providers.vendor_rules.body_rules import BodyRules, ModelRules
 from llm_gateway.providers.vendor_rules.rule import Edit
+
+MOST_OUTLINE_BYTES, MOST_OUTLINE_VALUES = 2 * 1024 * 1024, 20_000
+"""Largest outline that is decoded at once; to decode, translate and encode it takes some 10 ms."""
+MOST_CACHED_BYTES = 4 * 1024 * 1024
+"""Largest answer that is cached: each hit decodes it."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -68,9 +75,11 @@ class Translation:
         """Return a refused call with its history mended; None if it has nothing to mend.
 
         `unsigned`: the call without the signed and encrypted reasoning of earlier answers. Otherwise with JSON objects
-        as arguments of earlier tool calls.
+        as arguments of earlier tool calls. A call of a document that is decoded apart is not mended.
         """
         codec: ProtocolCodec = call.codec
+        if client_request.apart is not None:
+            return None
         mend = codec.without_signatures if unsigned else codec.with_valid_arguments
         if mend is None:
             return None
@@ -80,13 +89,22 @@ class Translation:
         dropped = _dropped(client_request, call.dropped, ("thinking",)) if unsigned else call.dropped
         return msgspec.structs.replace(call, body=_encode(document), dropped=dropped)
 
-    def reply(self, client_request: ClientRequest, provider: Provider, call: UpstreamCall, body: bytes) -> Reply:
-        """Read the body of a provider's 2xx response to a call.
+    def reply(
+        self,
+        client_request: ClientRequest,
+        provider: Provider,
+        call: UpstreamCall,
+        body: bytes,
+        outline: Outline | None = None,
+    ) -> Reply:
+        """Read the body of a provider's 2xx response to a call. `outline` is that of a large body.
 
         Raises:
             Malformed: the body is not a complete answer.
         """
         codec: ProtocolCodec = call.codec
+        if outline is not None:
+            return _outlined_reply(client_request, call, body, outline)
         if call.renamed:
             body = call.restored(body)
         completion = codec.read_reply(body)
@@ -100,6 +118,19 @@ class Translation:
             _drop_vendor_parts(choice)
         return reply_of(completion, dropped=call.dropped, is_text=client_request.is_canonical)
 
+    @staticmethod
+    async def outlined(client_request: ClientRequest, call: UpstreamCall, result: UpstreamResult) -> UpstreamResult:
+        """Return a result with the outline of its large body, if that can be read instead of the body.
+
+        The start of an error is enough.
+        """
+        if not 200 <= result.status < 300:
+            return msgspec.structs.replace(result, body=bytes(result.body[:SMALL_BYTES]))
+        if call.renamed or not (call.is_native or _is_translatable(client_request)):
+            return result
+        outline = await outline_of(result.body, most_bytes=MOST_OUTLINE_BYTES, is_thinned=call.is_native)
+        return msgspec.structs.replace(result, outline=outline) if outline.text else result
+
     def reader(self, client_request: ClientRequest, call: UpstreamCall) -> StreamReader:
         """Make the reader of the stream that a provider sends in response to a call.
 
@@ -112,6 +143,26 @@ class Translation:
         if codec.reader is None:
             raise Unsupported("stream", "its protocol has no streams for this endpoint")
         return codec.reader()
+
+
+def _outlined_reply(client_request: ClientRequest, call: UpstreamCall, body: bytes, outline: Outline) -> Reply:
+    """Read the outline of a large body: as `Translation.reply`, which it is a part of."""
+    completion = call.codec.read_reply(bytes(outline.text))
+    held: HeldTexts | None = None
+    if call.is_native:
+        reply = reply_of(completion, body, call.dropped)
+        is_cacheable = len(body) <= MOST_CACHED_BYTES
+    else:
+        held = outline.held or None
+        for choice in completion.choices:
+            _drop_vendor_parts(choice)
+        reply = reply_of(completion, dropped=call.dropped, is_text=client_request.is_canonical)
+        is_cacheable = held is None
+    usage = reply.usage
+    if reply.usage_estimated:  # from the outline's texts alone
+        rest = estimated_output_tokens(outline.held.length)
+        usage = msgspec.structs.replace(usage, output_tokens=usage.output_tokens + rest)
+    return msgspec.structs.replace(reply, usage=usage, held=held, is_cacheable=reply.is_cacheable and is_cacheable)
 
 
 def _is_required(client_request: ClientRequest, candidate: Candidate) -> bool:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from llm_gateway.domain.catalog import Provider, Snapshot
 from llm_gateway.domain.upstream_call import UpstreamCall, UpstreamResult
+from llm_gateway.json_outline import SMALL_BYTES
 from llm_gateway.provider_calls.pool_factory import MAX_BODY_BYTES, PoolFactory
 from llm_gateway.provider_calls.results import FAULTS, result_of_fault, result_of_response
 from llm_gateway.providers.rate_limit_headers import reported_limits
@@ -71,7 +72,7 @@ class Transport:
         try:
             pool = await self._pool_of(provider, timeout_s)
             left_s = timeout_s - (monotonic() - started)
-            return result_of_response(await pool.post(call.path, call.body, left_s, call.header_lines, before_send))
+            return result_of_response(await pool.post(call.path, call.content, left_s, call.header_lines, before_send))
         except FAULTS as error:
             return result_of_fault(error)
 
@@ -91,7 +92,7 @@ class Transport:
         try:
             pool = await self._pool_of(provider, timeout_s)
             left_s = timeout_s - (monotonic() - started)
-            stream = await pool.open(call.path, call.body, left_s, call.header_lines, before_send)
+            stream = await pool.open(call.path, call.content, left_s, call.header_lines, before_send)
             content_type = stream.header(b"content-type") or b""
             if stream.status == 200 and content_type.lower().startswith(EVENT_STREAM):
                 return UpstreamEvents(pool, stream, reported_limits(stream.headers))
@@ -101,17 +102,17 @@ class Transport:
 
     async def _rest(self, pool: Pool, stream: ResponseStream, timeout_s: float) -> UpstreamResult:
         """Read the rest of a response that is not an event stream."""
-        pieces, size, most = [], 0, self._factory.max_body_bytes
+        body, most = bytearray(), self._factory.max_body_bytes
         try:
             async with asyncio.timeout(timeout_s):
                 while piece := await stream.read(MAX_WAIT_S):
-                    pieces.append(piece)
-                    size += len(piece)
-                    if size > most:
+                    body += piece
+                    if len(body) > most:
                         raise IncompleteResponse(f"The provider's answer is larger than {most} bytes")
         finally:
             pool.release(stream)
-        return result_of_response(Response(stream.status, stream.headers, b"".join(pieces)))
+        whole = body if len(body) > SMALL_BYTES else bytes(body)
+        return result_of_response(Response(stream.status, stream.headers, whole))
 
     async def _pool_of(self, provider: Provider, timeout_s: float) -> Pool:
         pooled = self._pools.get(provider.id)
