@@ -15,6 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 from tests.agents.script import Step
 from tests.agents.strict import complaint
 from tests.agents.vendor import DIALECTS
+from tests.rows import each_row
 
 Json = dict[str, Any]
 VERSION = {"anthropic-version": "2023-06-01"}
@@ -87,7 +88,7 @@ TAKEN = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "body"), TAKEN)
+@each_row(("kind", "body"), TAKEN)
 def test_a_valid_request_is_taken(kind: str, body: Json) -> None:
     assert complaint(kind, body, VERSION, "gemini-2.5-pro") is None
 
@@ -188,7 +189,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "body", "words"), REFUSED)
+@each_row(("kind", "body", "words"), REFUSED)
 def test_an_invalid_request_is_refused(kind: str, body: Json, words: str) -> None:
     problem = complaint(kind, body, VERSION, "gemini-2.5-pro")
 

@@ -15,6 +15,7 @@ from rich.cells import cell_len
 
 from llm_gateway.cli import providers
 from llm_gateway.cli.output import Column, Row, dollars, plain, print_fields, print_json, print_rows, printable
+from tests.rows import each_row
 
 ShownAt: TypeAlias = Callable[[int, Sequence[Row], Sequence[Column], Row | None], list[str]]
 
@@ -144,7 +145,7 @@ def shown_at(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     return show
 
 
-@pytest.mark.parametrize("width", range(40, 121))
+@each_row("width", range(40, 121))
 def test_the_list_of_providers_keeps_every_digit_at_every_width(shown_at: ShownAt, width: int) -> None:
     provider = {
         "id": "1", "name": "openrouter", "kind": "anthropic", "models": ["gpt-4o", "o3"], "is_enabled": True,

@@ -16,10 +16,11 @@ from llm_gateway.domain.reasoning_models import (
 from llm_gateway.protocols import openai_chat
 from llm_gateway.providers.vendor_rules.rule import Inside, Words
 from llm_gateway.providers.vendor_rules.table import ROWS
+from tests.rows import each_row
 
 
-@pytest.mark.parametrize("prefix", ["", "openai/"])
-@pytest.mark.parametrize(
+@each_row("prefix", ["", "openai/"])
+@each_row(
     ("model", "is_one", "does"),
     [
         ("o1", True, True), ("o3-mini", True, True), ("o4-mini:free", True, True), ("gpt-5", True, True),
@@ -70,8 +71,8 @@ def test_every_row_of_the_vendors_table_has_the_efforts_of_the_definition() -> N
     assert checked >= 20
 
 
-@pytest.mark.parametrize("model", ["gpt-5", "gpt-5.2", "o3", "gpt-oss-20b", "grok-4.5", "deepseek-v4-pro"])
-@pytest.mark.parametrize("effort", REASONING_EFFORTS)
+@each_row("model", ["gpt-5", "gpt-5.2", "o3", "gpt-oss-20b", "grok-4.5", "deepseek-v4-pro"])
+@each_row("effort", REASONING_EFFORTS)
 def test_a_translated_request_asks_for_an_effort_that_the_model_knows(model: str, effort: str) -> None:
     turns = [Turn(role="user", parts=[Text(text="?")])]
 

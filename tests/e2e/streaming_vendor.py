@@ -49,6 +49,10 @@ CUT = "cut"
 Step = bytes | Pause | str
 
 
+POLL_S = 0.02
+"""Maximum seconds until a vendor's server notices that it is stopped; by default half a second for each test."""
+
+
 class StreamingVendor:
     """`with StreamingVendor() as vendor`: all requests get `steps`, or `answer` if that is set."""
 
@@ -69,7 +73,7 @@ class StreamingVendor:
         self._server.daemon_threads = True
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(POLL_S,), daemon=True).start()
         return self
 
     def __exit__(

@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.process import KEY, GatewayProcess
 from tests.e2e.wire import MINE, Answer, Wire, ask, is_problem, request
+from tests.rows import each_row
 from tests.upstream import UpstreamProcess
 
 GENERATE = "/api/v1/generate"
@@ -57,7 +58,7 @@ def echo_if_read(answer: Answer) -> str | None:
 # Paths
 
 
-@pytest.mark.parametrize(
+@each_row(
     "path",
     [
         "/nothing", "//", "/api/v1/providers/", "/api/v1//providers", "//api/v1/providers", "/api/v1/generate/",
@@ -75,8 +76,8 @@ def test_an_unknown_path_is_404(port: int, path: str) -> None:
     is_problem(ask(port, request("PATCH", path, b"{}")), 404, "not_found")
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/api/v1//providers", PROVIDERS, GENERATE, f"{PROVIDERS}/0", "*", "/%00"])
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
+@each_row("path", ["/nothing", "/api/v1//providers", PROVIDERS, GENERATE, f"{PROVIDERS}/0", "*", "/%00"])
+@each_row("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
 def test_without_a_valid_key_all_paths_are_401(port: int, path: str, method: str) -> None:
     data = request(method, path, b"{" if method == "POST" else None)
     is_problem(ask(port, data.replace(KEY.encode(), b"another")), 401, "unauthorized")
@@ -169,7 +170,7 @@ def test_only_hosts_of_loopback_are_accepted(port: int) -> None:
 # Framing
 
 
-@pytest.mark.parametrize(
+@each_row(
     "framing",
     [
         *(f"content-length: {value}" for value in ("-1", "+42", "0x2a", "42, 42", "42,43", "4 2", "", "1e2", "9" * 30)),
@@ -182,7 +183,7 @@ def test_only_hosts_of_loopback_are_accepted(port: int) -> None:
         "transfer-encoding: chunked\r\ntransfer-encoding: identity",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("inside", [b"2a\r\n" + CALL + b"\r\n0\r\n\r\n", CALL, b"0\r\n\r\n"])
+@each_row("inside", [b"2a\r\n" + CALL + b"\r\n0\r\n\r\n", CALL, b"0\r\n\r\n"])
 def test_ambiguous_framing_is_rejected(port: int, framing: str, inside: bytes) -> None:
     """A proxy in front of the gateway must not see other requests in the bytes than the gateway (request smuggling)."""
     with Wire(port) as wire:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.process import GatewayProcess
 from tests.e2e.wire import Answer, Wire, ask, chunks, is_problem, request
+from tests.rows import each_row
 from tests.upstream import UpstreamProcess
 
 GENERATE = "/api/v1/generate"
@@ -106,7 +107,7 @@ NO_OBJECTS: list[tuple[str, bytes]] = [
 ]
 
 
-@pytest.mark.parametrize("body", [body for _, body in NO_OBJECTS], ids=[name for name, _ in NO_OBJECTS])
+@each_row("body", [body for _, body in NO_OBJECTS])
 def test_a_body_that_is_not_a_json_object_is_rejected(port: int, busy: str, body: bytes) -> None:
     invalid(ask(port, request("POST", GENERATE, body)))
     invalid(ask(port, request("POST", PROVIDERS, body)))
@@ -134,7 +135,7 @@ CALLS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "name"), CALLS, ids=lambda value: str(value)[:30])
+@each_row(("fields", "name"), CALLS)
 def test_an_invalid_field_of_a_request_is_named(port: int, fields: dict[str, Any], name: str) -> None:
     problem = invalid(ask(port, request("POST", GENERATE, json.dumps({**CALL, **fields}).encode())))
     assert name in problem["detail"]
@@ -178,7 +179,7 @@ ENTRIES: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("fields", ENTRIES, ids=lambda value: str(value)[:40])
+@each_row("fields", ENTRIES)
 def test_an_invalid_field_of_a_provider_is_named(port: int, busy: str, fields: dict[str, Any]) -> None:
     created = invalid(ask(port, request("POST", PROVIDERS, json.dumps({**PROVIDER, **fields}).encode())))
     changed = invalid(ask(port, request("PATCH", busy, json.dumps(fields).encode())))
@@ -205,7 +206,7 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("fields", CHANGES, ids=lambda value: str(value)[:40])
+@each_row("fields", CHANGES)
 def test_an_invalid_field_of_an_override_is_named(port: int, fields: dict[str, Any]) -> None:
     [error] = invalid(ask(port, request("POST", OVERRIDES, json.dumps({**OVERRIDE, **fields}).encode())))["errors"]
     assert next(iter(fields)) in error["loc"]
@@ -217,7 +218,7 @@ def test_a_lone_surrogate_in_an_override_is_rejected(port: int, name: str) -> No
     invalid(ask(port, request("POST", OVERRIDES, json.dumps({**OVERRIDE, name: HALF_A_PAIR}).encode())))
 
 
-@pytest.mark.parametrize("body", [body for _, body in NO_OBJECTS], ids=[name for name, _ in NO_OBJECTS])
+@each_row("body", [body for _, body in NO_OBJECTS])
 def test_an_override_that_is_not_an_object_is_rejected(port: int, body: bytes) -> None:
     invalid(ask(port, request("POST", OVERRIDES, body)))
 

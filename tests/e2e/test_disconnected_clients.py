@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,9 +15,17 @@ from tests.e2e.process import KEY, GatewayProcess, Response, until
 from tests.e2e.test_streams import records
 from tests.e2e.test_waiting_line import CALLS
 from tests.upstream import UpstreamProcess
+from tests.upstream.forked import ForkedUpstream
 
 STREAM_PATH = "/v1beta/models/auto:streamGenerateContent?alt=sse"
 ANSWER_S = 1.5
+
+
+@pytest.fixture
+def mock() -> Iterator[UpstreamProcess]:
+    """Provide a new mock: after many calls, its answers are too long for a second call beside them."""
+    with ForkedUpstream() as running:
+        yield running
 
 
 def asked(surface: str, *, stream: bool) -> tuple[str, dict[str, Any]]:

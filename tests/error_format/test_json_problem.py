@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from llm_gateway.error_format.json_problem import not_an_object, not_json
+from tests.rows import each_row
 
 
 def sentence(body: bytes) -> str:
@@ -17,7 +18,7 @@ def sentence(body: bytes) -> str:
     return found.detail
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("body", "place", "problem"),
     [
         (b'{\n "a": 1,\n // no\n "b": 2}', (3, 2), "looks like a comment"),

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.key_problem import MOST_COMPARED
 from tests.application.driver import DEV_KEY, Client, ignore
+from tests.rows import each_row
 
 SERVICE = "Send a service key of the gateway as `X-Service-Key: KEY`."
 SECRET = "Zq81-secret-value"
@@ -52,7 +53,7 @@ async def test_each_protocols_message_names_its_own_header(
     assert await detail(path, headers) == f"No key was sent. Send a service key of the gateway as {place}."
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "problem"),
     [
         ({"x-service-key": ""}, "The header X-Service-Key is empty"),

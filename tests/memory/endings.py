@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 TIMEOUT_S = 10.0
-STALL_S = 0.6
+STALL_S = 0.4
 """Seconds a stalling provider waits: longer than the deadlines of the stalled calls."""
 
 Answer = Callable[[socket.socket], bool]

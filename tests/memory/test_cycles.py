@@ -58,7 +58,7 @@ class Ending:
     body: bytes | None = None
 
 
-HASTE = {"x-request-timeout-ms": "400"}
+HASTE = {"x-request-timeout-ms": "250"}
 """Headers of requests that fail: the timeout leaves hardly time for a retry."""
 STALLED = raw(b"", pause_s=STALL_S)
 WHOLE = {

@@ -13,6 +13,7 @@ from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, opena
 from llm_gateway.protocols.contract import RawEvent, ReplyContext
 from llm_gateway.sse import Event
 from tests.protocols.vendor_replies import DIALECTS, Dialect, Path, changed, encoded, read_stream
+from tests.rows import each_row
 
 ODD = ["2", True, 1e30, 10**30, -1, 2.5, [], {"a": 1}, "x"]
 
@@ -81,7 +82,7 @@ TIERS: dict[str, tuple[str, Path, list[tuple[Any, str | None]]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("name", "path", "reported", "tier"),
     [(name, path, reported, tier) for name, path, cases in TIERS.values() for reported, tier in cases],
 )

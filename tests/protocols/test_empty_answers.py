@@ -17,6 +17,7 @@ from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.sse import Event, Splitter
 from llm_gateway.worker.pipeline.translation import reply_of
 from tests.protocols.vendor_replies import DIALECTS, encoded, read_stream, text_of
+from tests.rows import each_row
 
 COUNTED = Usage(input_tokens=19, output_tokens=10)
 CHAT_USAGE = {"prompt_tokens": 19, "completion_tokens": 10}
@@ -232,8 +233,8 @@ def test_text_held_back_for_json_comes_with_the_end_of_the_stream() -> None:
     assert [getattr(chunk, "text", None) for chunk in chunks] == [None, "{}", None]
 
 
-@pytest.mark.parametrize("surface", SURFACES)
-@pytest.mark.parametrize("kind", WHOLE)
+@each_row("surface", SURFACES)
+@each_row("kind", WHOLE)
 def test_each_sdk_reads_a_reply_without_text(kind: str, surface: str) -> None:
     name, document = WHOLE[kind]
     written = json.loads(SURFACES[surface].write_reply(DIALECTS[name].read(encoded(document)), CONTEXT))
@@ -251,8 +252,8 @@ def test_each_sdk_reads_a_reply_without_text(kind: str, surface: str) -> None:
         assert (response.status, response.output_text) == ("completed", "")
 
 
-@pytest.mark.parametrize("surface", SURFACES)
-@pytest.mark.parametrize("kind", STREAMS)
+@each_row("surface", SURFACES)
+@each_row("kind", STREAMS)
 def test_a_stream_without_text_ends_validly_in_each_protocol(kind: str, surface: str) -> None:
     name, events = STREAMS[kind]
     reader, writer = DIALECTS[name].reader(), SURFACES[surface].StreamWriter(CONTEXT)

@@ -18,6 +18,7 @@ from llm_gateway.domain.conversation import Conversation
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.contract import Unreadable, Unsupported
 from tests.protocols.vendor_replies import Path, changed
+from tests.rows import each_row
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 PIXEL = "data:image/png;base64,aGVsbG8="
@@ -169,8 +170,8 @@ def test_the_document_with_every_field_is_read_and_written(name: str) -> None:
     written_everywhere(read.conversation)
 
 
-@pytest.mark.parametrize("odd", ODD, ids=repr)
-@pytest.mark.parametrize("name", APIS)
+@each_row("odd", ODD)
+@each_row("name", APIS)
 def test_an_invalid_value_is_read_or_refused_with_its_field(name: str, odd: Any) -> None:
     api = APIS[name]
     for path in places(api.document):

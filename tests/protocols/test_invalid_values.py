@@ -19,16 +19,17 @@ from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.sse import Event
 from llm_gateway.worker.pipeline.translation import reply_of
 from tests.protocols.vendor_replies import DIALECTS, Dialect, Path, changed, encoded, read_stream, side_fields, text_of
+from tests.rows import each_row
 
 ODD: list[Any] = [
     3.0, "3", True, False, 1e30, 10**30, -1, -0.5, None, "", "odd", [], [1], ["x"], {}, {"a": {"b": 1}}, "\ud800",
     float("nan"), float("inf"), "9" * 5000,
 ]  # fmt: skip
-CASES = pytest.mark.parametrize("name", DIALECTS)
+CASES = each_row("name", DIALECTS)
 
 
 @CASES
-@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:12])
+@each_row("odd", ODD)
 def test_a_whole_answer_survives_an_invalid_side_field(name: str, odd: Any) -> None:
     dialect = DIALECTS[name]
     said = text_of(dialect.read(encoded(dialect.whole)))
@@ -43,7 +44,7 @@ def test_a_whole_answer_survives_an_invalid_side_field(name: str, odd: Any) -> N
 
 
 @CASES
-@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:12])
+@each_row("odd", ODD)
 def test_a_stream_survives_an_invalid_side_field(name: str, odd: Any) -> None:
     dialect = DIALECTS[name]
     said = text_of(read_stream(dialect, dialect.stream)[0])
@@ -103,7 +104,7 @@ def test_a_truthy_thought_flag_marks_a_thought(odd: Any) -> None:
 
 
 @CASES
-@pytest.mark.parametrize("odd", ["3", True, 1e30, 10**30, -1, 2.5, [], [3], {"a": 1}, "x"], ids=repr)
+@each_row("odd", ["3", True, 1e30, 10**30, -1, 2.5, [], [3], {"a": 1}, "x"])
 def test_usage_with_an_invalid_count_is_estimated(name: str, odd: Any) -> None:
     """An invalid total makes the usage an estimate from the text; an invalid detail leaves the reported totals."""
     dialect = DIALECTS[name]
@@ -121,7 +122,7 @@ def test_usage_with_an_invalid_count_is_estimated(name: str, odd: Any) -> None:
             assert (usage.input_tokens, usage.output_tokens) == (totals.input_tokens, totals.output_tokens), path
 
 
-@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd)[:12])
+@each_row("odd", ODD)
 def test_embeddings_survive_an_invalid_side_field(odd: Any) -> None:
     whole = {"object": "list", "data": [{"embedding": [0.5], "index": 0}], "model": "m", "usage": {"prompt_tokens": 8}}
     for path in (("object",), ("model",), ("usage",), ("usage", "prompt_tokens"), ("data", 0, "index")):
@@ -142,7 +143,7 @@ SURROGATES = {
 
 
 @CASES
-@pytest.mark.parametrize("kind", SURROGATES)
+@each_row("kind", SURROGATES)
 def test_invalid_characters_are_replaced(name: str, kind: str) -> None:
     """In translated answers; clients of the provider's own protocol receive its bytes unchanged."""
     written, read = SURROGATES[kind]
@@ -168,7 +169,7 @@ def _text_at(name: str) -> Path:
 
 
 @CASES
-@pytest.mark.parametrize("odd", [5, True, {"a": 1}, [[1]]], ids=repr)
+@each_row("odd", [5, True, {"a": 1}, [[1]]])
 def test_invalid_content_is_malformed(name: str, odd: Any) -> None:
     dialect = DIALECTS[name]
     with pytest.raises(Malformed, match=r"^Invalid "):

@@ -10,6 +10,7 @@ import pytest
 from llm_gateway.domain.conversation import Audio, Conversation, File, Image, Text, ToolResult, Turn
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.contract import Unreadable, Unsupported
+from tests.rows import each_row
 
 USER = {"role": "user", "content": "x"}
 UNREADABLE: list[tuple[ModuleType, dict[str, Any], str]] = [
@@ -50,7 +51,7 @@ UNREADABLE: list[tuple[ModuleType, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("protocol", "document", "field"), UNREADABLE, ids=lambda part: str(part)[:40])
+@each_row(("protocol", "document", "field"), UNREADABLE)
 def test_an_invalid_request_is_refused_with_the_field(
     protocol: ModuleType, document: dict[str, Any], field: str
 ) -> None:
@@ -94,7 +95,7 @@ UNSUPPORTED: list[tuple[ModuleType, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("protocol", "document", "field"), UNSUPPORTED, ids=lambda part: str(part)[:40])
+@each_row(("protocol", "document", "field"), UNSUPPORTED)
 def test_a_feature_of_one_vendor_is_refused_with_the_field(
     protocol: ModuleType, document: dict[str, Any], field: str
 ) -> None:

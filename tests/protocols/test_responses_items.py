@@ -33,6 +33,7 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
 from llm_gateway.protocols.contract import ReplyContext, Unreadable, Unsupported
 from llm_gateway.sse import Event, Splitter
+from tests.rows import each_row
 
 CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 ASKED = {"role": "user", "content": "x"}
@@ -155,10 +156,8 @@ SEQUENCES: dict[str, tuple[list[Chunk], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", SEQUENCES)
-@pytest.mark.parametrize(
-    "count", [UsageUpdate(usage=Usage(input_tokens=5, output_tokens=7)), None], ids=["", "uncounted"]
-)
+@each_row("name", SEQUENCES)
+@each_row("count", [UsageUpdate(usage=Usage(input_tokens=5, output_tokens=7)), None])
 def test_the_items_of_a_stream_equal_those_of_its_final_response(name: str, count: UsageUpdate | None) -> None:
     chunks, kinds = SEQUENCES[name]
     every = [ReplyStart(model="m"), *chunks, ChoiceEnd(reason="length"), *([] if count is None else [count])]

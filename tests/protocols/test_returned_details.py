@@ -10,8 +10,6 @@ import json
 from types import ModuleType
 from typing import Any
 
-import pytest
-
 from llm_gateway.domain.conversation import Chunk, Conversation, Text, Thinking, Turn
 from llm_gateway.domain.reply_assembler import chunks_of
 from llm_gateway.protocols import anthropic_messages, gemini, openai_chat, openai_responses
@@ -27,8 +25,9 @@ from tests.protocols.test_encrypted_reasoning import (
     told,
 )
 from tests.protocols.test_reasoning_details import message_of, next_turn
+from tests.rows import each_row
 
-WAYS = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+WAYS = each_row("stream", [False, True])
 CLAUDE, GPT, GROK, GEMINI = "anthropic/claude-sonnet-4", "openai/gpt-5", "x-ai/grok-4", "google/gemini-3-pro"
 THOUGHT = "I look it up."
 SIGNED = {"type": "reasoning.text", "text": THOUGHT, "signature": "signed==", "format": "anthropic-claude-v1"}
@@ -50,7 +49,7 @@ VENDORS = {
     "gpt at azure": (GPT, [{**SUMMARY, "format": "azure-openai-responses-v1"}, encrypted("azure-openai-responses-v1")]),
     "grok": (GROK, [{**SUMMARY, "format": "xai-responses-v1"}, encrypted("xai-responses-v1", "xai-blob/+=")]),
 }
-ALL = pytest.mark.parametrize("of", list(VENDORS))
+ALL = each_row("of", list(VENDORS))
 
 
 def numbered(details: list[Any]) -> list[Any]:
@@ -119,7 +118,7 @@ def next_request(protocol: str, chunks: list[Chunk], *, stream: bool) -> dict[st
 
 @WAYS
 @ALL
-@pytest.mark.parametrize("protocol", ["anthropic_messages", "openai_responses", "gemini_content"])
+@each_row("protocol", ["anthropic_messages", "openai_responses", "gemini_content"])
 def test_the_aggregator_gets_its_reasoning_back(protocol: str, of: str, stream: bool) -> None:
     model, details = VENDORS[of]
     asked = next_request(protocol, chunks_from(details, stream=stream), stream=stream)
@@ -155,7 +154,7 @@ def test_a_responses_client_sees_a_reasoning_item_with_its_content(stream: bool)
 
 @WAYS
 @ALL
-@pytest.mark.parametrize(
+@each_row(
     ("kind", "model", "protocols"),
     [("openai", "gpt-4o", ()), ("openai", "claude-sonnet-4", ()), ("openai", "deepseek/deepseek-v3.2", ()),
      ("openai", "openai/gpt-oss-120b", ()), ("gemini", "gemini-3-pro", ())],
@@ -197,7 +196,7 @@ def test_openai_is_not_sent_content_that_is_marked_with_an_aggregators_format() 
 
 
 @WAYS
-@pytest.mark.parametrize("protocol", ["openai_chat", "gemini_content"])
+@each_row("protocol", ["openai_chat", "gemini_content"])
 def test_gemini_behind_the_aggregator_gets_the_signature_of_its_call_back(protocol: str, stream: bool) -> None:
     text = {"type": "reasoning.text", "text": THOUGHT, "format": "google-gemini-v1"}
     seal = {"type": "reasoning.encrypted", "data": "c2ln", "id": "call_1", "format": "google-gemini-v1"}
@@ -210,7 +209,7 @@ def test_gemini_behind_the_aggregator_gets_the_signature_of_its_call_back(protoc
         assert kept["contents"][1]["parts"][0]["thoughtSignature"] == "c2ln"
 
 
-@pytest.mark.parametrize("protocol", [anthropic_messages, openai_responses], ids=["messages", "responses"])
+@each_row("protocol", [anthropic_messages, openai_responses])
 @ALL
 def test_a_gateway_behind_a_gateway_tells_each_thought_once(of: str, protocol: ModuleType) -> None:
     """This gateway's own streams send the text first, and all of it again with the signature."""
@@ -232,7 +231,7 @@ def test_reasoning_that_no_vendor_signed_stays_plain(stream: bool) -> None:
     assert (thought.text, thought.signature, thought.redacted) == (THOUGHT, None, None)  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("details", ["text", 5, {}, [5, None, "x"], [{"type": "reasoning.text", "text": 5}]], ids=str)
+@each_row("details", ["text", 5, {}, [5, None, "x"], [{"type": "reasoning.text", "text": 5}]])
 @WAYS
 def test_details_that_are_not_understood_change_nothing(details: Any, stream: bool) -> None:
     message = {"content": "hi", "reasoning": "Hm", "reasoning_details": details}

@@ -10,6 +10,7 @@ import pytest
 from llm_gateway.errors import GatewayError, ProviderFailed, ProviderRefused, ReportedError
 from llm_gateway.protocols.contract import ReplyContext
 from llm_gateway.protocols.registry import PROTOCOLS
+from tests.rows import each_row
 
 OPENAI_BAD = ReportedError("openai", 400, "No.", "invalid_value", "invalid_request_error", "messages[0].role")
 ANTHROPIC_BAD = ReportedError("anthropic", 400, "No.", None, "invalid_request_error")
@@ -51,7 +52,7 @@ def written(protocol: str, reported: ReportedError) -> Any:
     return msgspec.json.decode(PROTOCOLS[protocol].write_error(error_of(reported), "id"))["error"]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("reported", "code", "kind", "param"),
     [
         (OPENAI_BAD, "invalid_value", "invalid_request_error", "messages[0].role"),
@@ -65,7 +66,7 @@ def written(protocol: str, reported: ReportedError) -> Any:
         (FLAGGED, "content_filter", "permission_error", None),
     ],
 )
-@pytest.mark.parametrize("protocol", ["openai_chat", "openai_responses", "openai_embeddings"])
+@each_row("protocol", ["openai_chat", "openai_responses", "openai_embeddings"])
 def test_openais_clients_get_the_providers_words(
     protocol: str, reported: ReportedError, code: str, kind: str, param: str | None
 ) -> None:

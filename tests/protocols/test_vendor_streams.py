@@ -25,6 +25,7 @@ from llm_gateway.protocols import anthropic_messages, openai_chat, openai_respon
 from llm_gateway.protocols.contract import Malformed, ReplyContext, UpstreamError
 from llm_gateway.sse import Event
 from tests.protocols.vendor_replies import encoded
+from tests.rows import each_row
 
 Document = dict[str, Any]
 CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
@@ -175,7 +176,7 @@ CHAT: dict[str, tuple[list[Document | bytes], list[Chunk]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("vendor", CHAT)
+@each_row("vendor", CHAT)
 def test_a_chat_stream_in_a_vendors_variant_is_read(vendor: str) -> None:
     events, expected = CHAT[vendor]
 

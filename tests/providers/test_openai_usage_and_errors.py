@@ -14,6 +14,7 @@ from llm_gateway.domain.upstream_refusal import FLAGGED, TOO_LONG, UpstreamRefus
 from llm_gateway.domain.usage import Usage
 from llm_gateway.providers import openai
 from tests.providers.documents import completion, decode
+from tests.rows import each_row
 
 
 def counted(**usage: Any) -> tuple[Usage, bool]:
@@ -139,7 +140,7 @@ def afford(tokens: int) -> dict[str, Any]:
 
 
 class TestInterpret:
-    @pytest.mark.parametrize(
+    @each_row(
         ("status", "document", "meant"),
         [
             (400, {"error": GROQ}, UpstreamRefusal("temporary")),

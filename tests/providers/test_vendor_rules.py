@@ -24,6 +24,7 @@ from llm_gateway.providers.vendor_rules.body_rules import rules_of_model
 from llm_gateway.providers.vendor_rules.table import ROWS
 from llm_gateway.worker.pipeline.translation import Translation
 from tests.providers.vendor_bodies import CLOSED, Body, chat, claude, google, reader, tool, with_id
+from tests.rows import each_row
 from tests.upstream.vendor_limits import refusal_of
 from tests.worker.pipeline.fakes import provider, request
 
@@ -181,10 +182,9 @@ def edges_of_parts(row: rule.Row) -> list[tuple[Body, str]]:
 
 
 WITH_KEPT_VALUES = (rule.Range, rule.Words, rule.Hashed, rule.Labels, rule.AtLeast, rule.Inside)
-each_row = pytest.mark.parametrize(
+every_row = each_row(
     ("row", "vendor"),
     [(row, vendor) for row in ROWS for vendor in row.vendors],
-    ids=[f"{vendor}-{row.field}-{row.models[0]}" for row in ROWS for vendor in row.vendors],
 )
 
 
@@ -209,7 +209,7 @@ def judged(case: Case, body: Body) -> str | None:
     return refusal_of(case.vendor, model_of(case.row, case.vendor), body)
 
 
-@each_row
+@every_row
 def test_a_body_that_passes_through_is_fitted_to_the_vendor_at_every_edge(row: rule.Row, vendor: str) -> None:
     for case in cases(row, vendor):
         assert_fitted(case)
@@ -240,7 +240,7 @@ def assert_fitted(case: Case) -> None:
         assert made.dropped == (), case
 
 
-@each_row
+@every_row
 def test_a_translated_body_is_fitted_to_the_vendor_at_every_edge(row: rule.Row, vendor: str) -> None:
     """The conversation that the client's request holds is written for the vendor, as for a client of another API."""
     for case in cases(row, vendor):
@@ -268,7 +268,7 @@ WITHOUT_HARM = (rule.Renamed, rule.Refused)
 """Rules that also make a value plain which the vendor may take: the old name of a field, a value that asks nothing."""
 
 
-@each_row
+@every_row
 def test_the_mock_refuses_what_the_rule_mends(row: rule.Row, vendor: str) -> None:
     for case in cases(row, vendor):
         is_harmless = isinstance(row.rule, WITHOUT_HARM) and case.expected == "changed"

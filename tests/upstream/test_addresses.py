@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.upstream.addresses import is_public
+from tests.rows import each_row
 
 PRIVATE_V4 = [
     "0.0.0.0/8",
@@ -61,7 +62,7 @@ def test_a_public_v6_address_is_public(address: str) -> None:
     assert is_public(address)
 
 
-@pytest.mark.parametrize("network", PRIVATE_V4 + PRIVATE_V6)
+@each_row("network", PRIVATE_V4 + PRIVATE_V6)
 def test_both_ends_of_each_special_range_are_not_public(network: str) -> None:
     addresses = ip_network(network)
 

@@ -27,6 +27,7 @@ from tests.control.management.test_providers import UNFIT as UNFIT_PROVIDERS
 from tests.control.management.test_providers import UNFIT_URLS
 from tests.gate.test_authentication import routes
 from tests.in_one_loop import GatewayInOneLoop
+from tests.rows import each_row
 from tests.upstream import MockUpstream
 
 STATUSES = {
@@ -282,7 +283,7 @@ FIT_URLS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         *FIT_URLS,

@@ -18,6 +18,7 @@ from llm_gateway.store.usage import UsageStore
 from tests.application.driver import DEV_KEY, READS_ONLY, Client, assert_problem, ignore
 from tests.control.management.test_providers import PATH as PROVIDERS
 from tests.control.management.test_providers import created
+from tests.rows import each_row
 from tests.upstream import MockUpstream, completion_tokens, prompt_tokens
 from tests.upstream.answers import completion
 
@@ -130,8 +131,8 @@ async def test_days_chooses_the_period(reader: Client, days: int) -> None:
 
 
 @READS_ONLY
-@pytest.mark.parametrize("path", REPORTS)
-@pytest.mark.parametrize(
+@each_row("path", REPORTS)
+@each_row(
     "days",
     ["0", "366", "-1", "x", "1.5", "1.0", "", "NaN", "9" * 5000, "1e2", "%F1", "1_0", "+1", "%201", "true", "%D9%A3"],
 )

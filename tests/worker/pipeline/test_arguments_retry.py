@@ -13,6 +13,7 @@ from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.errors import ProviderFailed, ProviderRefused
 from tests.protocols.test_encrypted_reasoning import sent
 from tests.providers.documents import completion
+from tests.rows import each_row
 from tests.upstream.responses_api import response
 from tests.worker.pipeline.fakes import World, plan, provider, request
 from tests.worker.pipeline.test_signature_retry import read_document
@@ -67,7 +68,7 @@ def called_with(body: Any) -> list[Any]:
 
 
 @TEXTS
-@pytest.mark.parametrize(
+@each_row(
     ("client", "kind", "protocol"),
     [
         *((client, kind, protocol) for client in CLIENTS
