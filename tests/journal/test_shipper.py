@@ -9,7 +9,7 @@ import pytest
 
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal.segments import Position, WriterDir
-from llm_gateway.journal.shipper import Shipper
+from llm_gateway.journal.shipper import Shipper, pause_after
 from llm_gateway.journal.writer import JournalWriter
 from tests.journal.samples import (
     Database,
@@ -29,6 +29,11 @@ def test_records_are_shipped_without_a_flush(journal: Journal, database: Databas
     journal.append(settled_frames(range(3)))
 
     until(lambda: database.numbers() == [0, 1, 2], timeout_s=1)
+
+
+@pytest.mark.parametrize(("records", "seconds"), [(0, 0.3), (127, 0.3), (128, 1.0), (100_000, 1.0)])
+def test_looks_are_rarer_under_load_so_that_batches_are_larger(records: int, seconds: float) -> None:
+    assert pause_after(records) == seconds
 
 
 def test_a_flush_ships_what_was_appended_before(journal: Journal, database: Database, shipper: Shipper) -> None:

@@ -188,3 +188,13 @@ def test_closing_leaves_no_file_open(journal: Journal, database: Database, heard
     tail.close()
 
     assert open_files() == descriptors
+
+
+def test_a_step_tells_how_many_records_it_moved(journal: Journal, tail: WriterTail) -> None:
+    moved: list[int] = []
+    for numbers in (range(3), range(0), range(3, 5)):
+        journal.append(settled_frames(numbers))
+        tail.step()
+        moved.append(tail.moved_records)
+
+    assert moved == [3, 0, 2]

@@ -48,6 +48,10 @@ from llm_gateway.upstream.egress import Egress
 
 Log: TypeAlias = Callable[..., None]
 
+SHIPPING_WORK_S, SHIPPING_REST_S = 0.002, 0.001
+"""Seconds that the shipper works between two sleeps, and of each sleep. No call to a model waits for this process's
+interpreter lock, and each sleep costs two switches of threads on a core that a worker may share."""
+
 
 class Stores(NamedTuple):
     """The opened stores below the data directory `path`, or on PostgreSQL.
@@ -144,7 +148,7 @@ class Control:
 
     def start_shipper(self) -> Shipper:
         """Start the thread that moves journal entries to the database. Stop it after all workers have ended."""
-        throttle = Throttle()
+        throttle = Throttle(work_s=SHIPPING_WORK_S, rest_s=SHIPPING_REST_S)
         sink = partial(self._stores.usage.write, pause=throttle)
         shipper = Shipper(self.path / "journal", sink, log=self._log, pause=throttle)
         shipper.start()

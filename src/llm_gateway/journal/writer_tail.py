@@ -49,6 +49,8 @@ class WriterTail:
         self._directory = LockableDir(path)
         self._is_adopted = self._directory.lock()
         self.is_finished = False
+        self.moved_records = 0
+        """Number of records that the last step moved."""
         self._sink = sink
         self._log = log
         self._pause = pause
@@ -67,6 +69,7 @@ class WriterTail:
             OSError: the journal or the page cannot be read; call `restart`.
         """
         began = time.monotonic()
+        self.moved_records = 0
         self._is_adopted = self._is_adopted or self._directory.lock()
         if not self._is_adopted:
             published = self._published()
@@ -147,7 +150,7 @@ class WriterTail:
     def _ship(self, limit: Position | None) -> bool:
         if self._transfer is None:
             self._transfer = DirectoryTransfer(self._directory, self._sink, log=self._log, pause=self._pause)
-        is_more = self._transfer.step(limit)[1]
+        self.moved_records, is_more = self._transfer.step(limit)
         self._moved = self._transfer.position
         return is_more
 
