@@ -103,7 +103,7 @@ def carry_out(limiter: Limiter, what: str, call: Reservation, number: int, token
 def test_memory_of_another_version_is_refused(descriptor: int) -> None:
     os.pwrite(descriptor, (99).to_bytes(WORD, "little"), AT_VERSION * WORD)
 
-    with pytest.raises(UnusableMemory, match=r"does not have layout 1 .*: create new memory\.$"):
+    with pytest.raises(UnusableMemory, match=r"does not have layout 2 .*: create new memory\.$"):
         open_limiter(descriptor, 1)
 
 

@@ -20,7 +20,7 @@ from llm_gateway.errors import Overloaded
 from llm_gateway.host_memory import DIRTY, HostMemory, create
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.limiter.shared import SharedLimiter
-from llm_gateway.limiter.shared_slots import key_of
+from llm_gateway.host_memory.slots import key_of
 from llm_gateway.limiter.shared_window import REQUEST_SUM, REQUESTS, TOKEN_SUM, TOKENS, provider_slots
 from llm_gateway.limiter.window import BUCKETS
 from tests.limiter.taking import Clock, reserved, run, take

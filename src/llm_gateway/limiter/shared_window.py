@@ -23,9 +23,9 @@ from llm_gateway.host_memory import (
     WORKERS,
     HostMemory,
 )
+from llm_gateway.host_memory.slots import NEVER, Key, Slots, key_of
 from llm_gateway.limiter.durations import Durations
 from llm_gateway.limiter.shared_reports import SharedModelUse
-from llm_gateway.limiter.shared_slots import NEVER, Key, Slots, key_of
 from llm_gateway.limiter.window import BUCKETS, Window, blend
 
 SECOND, NEWEST, REQUEST_SUM, TOKEN_SUM, OWNER, ACCOUNT, FREED_ROOM = range(2, 9)
