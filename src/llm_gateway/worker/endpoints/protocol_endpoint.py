@@ -22,7 +22,7 @@ from llm_gateway.error_format.json_problem import not_an_object, not_json
 from llm_gateway.error_format.responses import JSON, Headers, error_headers, send_body, shorten
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
 from llm_gateway.gate import headers as request_headers
-from llm_gateway.gate.body import InFlight
+from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.call_ids import make_calls_unique
 from llm_gateway.protocols.contract import RawEvent, ReplyContext, StreamWriter, Unsupported

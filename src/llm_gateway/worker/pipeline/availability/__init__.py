@@ -254,8 +254,6 @@ class ProviderAvailability:
             self._log_change(ACCOUNT_PAUSE_ENDED, provider.candidate, reason)
 
     def _lift_shared(self, states: HostStates, provider_id: str, reason: str, changed_ms: int) -> None:
-        initial = AccountPause(self._clock).dump()
-
         def lift() -> None:
             account = AccountPause(self._clock)
             for stored in states.stored(provider_id):
@@ -265,7 +263,7 @@ class ProviderAvailability:
                     if account.is_paused:
                         self._log_named(ACCOUNT_PAUSE_ENDED, stored.provider, stored.model, reason)
 
-        states.once(Slot(provider_id, "", "", initial, is_account=True), LIFTED_MS, changed_ms, lift)
+        states.once(self._account_slot(provider_id), LIFTED_MS, changed_ms, lift)
 
     def reset(self, provider_id: str, changed_ms: int = 0) -> None:
         """Close breakers, open gates and end models' pauses of a provider that is called otherwise than before.
@@ -294,8 +292,13 @@ class ProviderAvailability:
                     states.replace(stored.at, numbers)
                     self._log_reset(model, stored.provider, stored.model)
 
-        initial = AccountPause(self._clock).dump()
-        states.once(Slot(provider_id, "", "", initial, is_account=True), RESET_MS, changed_ms, reset)
+        states.once(self._account_slot(provider_id), RESET_MS, changed_ms, reset)
+
+    def _account_slot(self, provider_id: str) -> Slot:
+        provider = self._providers.get(provider_id)
+        if provider is not None and provider.slot is not None:
+            return provider.slot
+        return Slot(provider_id, "", provider_id, AccountPause(self._clock).dump(), is_account=True)
 
     def _log_reset(self, model: ModelState, provider: str, name: str) -> None:
         """Log what a changed configuration ended."""

@@ -91,8 +91,8 @@ class AccountPause:
         """Report a refusal (401, 402, 403). Returns the seconds of the pause it begins, None if it begins none.
 
         `content` is a hash of the call's body, the same in all workers. Refusals of the same request, or of the same
-        content in another request, count once: if the refusal is about one prompt, a client that repeats it must not pause the account
-        for all.
+        content in another request, count once: if the refusal is about one prompt, a client that repeats it must not
+        pause the account for all.
         """
         if permit != self._permit:
             return None

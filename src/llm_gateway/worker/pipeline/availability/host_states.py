@@ -175,13 +175,11 @@ class HostStates:
 
         `slot` is the account's, and `word` `RESET_MS` or `LIFTED_MS`. With 0 for `changed_ms`, it is always done.
         """
-        if not changed_ms:
-            change()
-            return
         slot.at = self._slots.find(slot.key) or 0
         if not slot.at:
             self._claim(slot)
-        if self.words[slot.at + word] < changed_ms:
+            self.words[CLAIMS] += 1
+        if not changed_ms or self.words[slot.at + word] < changed_ms:
             change()
             self.words[slot.at + word] = changed_ms
 
