@@ -64,6 +64,11 @@ class WorkerProcess(ProcessApplication):
         self._snapshots = SnapshotBuilder(assembler.assemble, self._cannot_be_used)
         self._snapshot = self._snapshots.build(Configuration())
 
+    @property
+    def place(self) -> WorkerPlace | None:
+        """This worker's place in the memory that workers share; None without one."""
+        return None if self._host is None else self._host[1]
+
     def stop_serving(self) -> None:
         """Make the readiness probe fail from now on. Requests are still answered."""
         self._serving = False

@@ -38,6 +38,7 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
         on_stopping=app.stop_serving,
         log=partial(output.log, worker=inherited.number),
         limits=Limits(connections=most_connections()),
+        place=app.place if settings.workers > 1 else None,
     )
 
     async def start() -> None:
