@@ -63,7 +63,6 @@ class CircuitBreaker:
         "_state",
         "permit",
         "prober",
-        "workers",
     )
 
     def __init__(
@@ -80,8 +79,6 @@ class CircuitBreaker:
         self._open_until = 0.0
         self.prober = 0
         """Id of the worker whose call is the half-open breaker's one; 0 while there is none."""
-        self.workers = 1
-        """Workers that share the calls, about evenly; failures in a row are those of all, other counts are not."""
 
     @property
     def is_closed(self) -> bool:
@@ -200,8 +197,7 @@ class CircuitBreaker:
     def _judge(self) -> str | None:
         recent = self._recent
         has_many = recent.sum_all >= RATE_MIN_CALLS
-        limit = FAILURES_IN_A_ROW_OF_MANY if recent.sum_all * self.workers >= RATE_MIN_CALLS else FAILURES_IN_A_ROW
-        if self._in_a_row >= limit:
+        if self._in_a_row >= (FAILURES_IN_A_ROW_OF_MANY if has_many else FAILURES_IN_A_ROW):
             why = f"{self._in_a_row} failures in a row"
         elif has_many and recent.sum_marked * 2 >= recent.sum_all:
             why = f"{recent.sum_marked} of {recent.sum_all} calls in {WINDOW_S} s failed"

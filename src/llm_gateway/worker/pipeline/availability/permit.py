@@ -42,7 +42,6 @@ class Permit(msgspec.Struct, eq=False):
         """Return a context for changes of the states, which shares them with other workers."""
         if self._states is None:
             return _ALONE
-        self._model.breaker.workers = self._states.place.living()
         return self._states.turn(self._model, self._provider)
 
     def holds(self) -> bool:
@@ -92,7 +91,8 @@ class Permit(msgspec.Struct, eq=False):
         gate, breaker = self._model.gate, self._model.breaker
         with self._turn():
             self._release()
-            per_s = breaker.answered_per_s() * breaker.workers
+            # Workers have about as many connections each, so all answer about as much as this one.
+            per_s = breaker.answered_per_s() * (1 if self._states is None else self._states.place.living())
             why = gate.limited(retry_after_s, breaker.answered(), per_s)
         if why is not None:
             self._log_model(GATE_CLOSED, f"{why}: {message}", gate.closed_for_s())
