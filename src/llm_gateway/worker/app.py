@@ -66,7 +66,8 @@ class Worker:
         settings, log = dependencies.settings, dependencies.log
         self._dependencies = dependencies
         memory, place = dependencies.host or (None, None)
-        self.in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight, place=place)
+        shared_place = place if settings.workers > 1 else None
+        self.in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight, place=shared_place)
         states = None if memory is None or place is None else HostStates(memory, place, time.monotonic)
         self.availability = ProviderAvailability(log=log, states=states)
         self.transport = Transport(dependencies.egress, log=log)

@@ -126,14 +126,12 @@ class ProviderAvailability:
     def admit(self, candidate: Candidate) -> Permit | Wait:
         """Return a permit for one call to the candidate, or how long to wait for one."""
         provider, model = self._find(candidate)
-        if model.gate.is_open and not model.pause.is_paused and model.breaker.is_closed:
-            account_permit = provider.account.permit
-            if account_permit is not None:  # nearly always: no state changes
-                return Permit(
-                    candidate, provider, provider.account, model, account_permit, model.breaker.permit, self._states
-                )
         if self._states is None:
             return self._admit(candidate, provider, model)
+        breaker, account = model.breaker, provider.account
+        if breaker.is_closed and model.gate.is_open and not model.pause.is_paused and not account.is_paused:
+            # As nearly always: the call changes no state.
+            return Permit(candidate, provider, account, model, account.permit, breaker.permit, self._states)
         wait = self._wait(provider, model, self._states)
         if wait is not None:
             return wait

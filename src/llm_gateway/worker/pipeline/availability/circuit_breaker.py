@@ -56,11 +56,12 @@ class CircuitBreaker:
     __slots__ = (
         "_clock",
         "_cooldown_s",
-        "_in_a_row",
         "_open_until",
         "_random",
         "_recent",
         "_state",
+        "in_a_row",
+        "is_closed",
         "permit",
         "prober",
     )
@@ -74,21 +75,14 @@ class CircuitBreaker:
         self.permit = 1
         """The permit of calls while the breaker is closed."""
         self._state: State = "closed"
-        self._in_a_row = 0
+        self.is_closed = True
+        """True while a permit is given for every call."""
+        self.in_a_row = 0
+        """Failures since the last call that was answered."""
         self._cooldown_s = COOLDOWN_S
         self._open_until = 0.0
         self.prober = 0
         """Id of the worker whose call is the half-open breaker's one; 0 while there is none."""
-
-    @property
-    def is_closed(self) -> bool:
-        """True while a permit is given for every call."""
-        return self._state == "closed"
-
-    @property
-    def is_calm(self) -> bool:
-        """True while it is closed and the last call did not fail, so that a success changes counts only."""
-        return self._in_a_row == 0 and self._state == "closed"
 
     @property
     def state(self) -> State:
@@ -106,7 +100,7 @@ class CircuitBreaker:
             return self.permit
         if self.prober or self._clock() < self._open_until:
             return None
-        self._state = "half_open"
+        self._set("half_open")
         self.prober = worker
         self.permit += 1  # each probe gets a number of its own: reports of earlier permits are ignored
         return self.permit
@@ -126,7 +120,7 @@ class CircuitBreaker:
         if self.prober:
             self._close()
             return "its trial call was answered"
-        self._in_a_row = 0
+        self.in_a_row = 0
         self._recent.count(self._clock())
         return self._judge() if self._recent.sum_marked else None
 
@@ -140,7 +134,7 @@ class CircuitBreaker:
         if self.prober:
             self._open()
             return "its trial call failed"
-        self._in_a_row += 1
+        self.in_a_row += 1
         now = self._clock()
         self._recent.count(now)
         self._recent.mark(now)
@@ -162,7 +156,7 @@ class CircuitBreaker:
         return (
             self.permit,
             _STATES.index(self._state),
-            self._in_a_row,
+            self.in_a_row,
             self._cooldown_s,
             self._open_until,
             self.prober,
@@ -174,8 +168,8 @@ class CircuitBreaker:
         state = _STATES[int(is_open)]
         if state == "closed" != self._state:
             self._recent.clear()
-        self._state = state
-        self.permit, self._in_a_row, self.prober = int(permit), int(in_a_row), int(prober)
+        self._set(state)
+        self.permit, self.in_a_row, self.prober = int(permit), int(in_a_row), int(prober)
 
     def answered(self) -> int:
         """Return the number of calls answered in the last ten seconds, or since the breaker last closed."""
@@ -197,8 +191,8 @@ class CircuitBreaker:
     def _judge(self) -> str | None:
         recent = self._recent
         has_many = recent.sum_all >= RATE_MIN_CALLS
-        if self._in_a_row >= (FAILURES_IN_A_ROW_OF_MANY if has_many else FAILURES_IN_A_ROW):
-            why = f"{self._in_a_row} failures in a row"
+        if self.in_a_row >= (FAILURES_IN_A_ROW_OF_MANY if has_many else FAILURES_IN_A_ROW):
+            why = f"{self.in_a_row} failures in a row"
         elif has_many and recent.sum_marked * 2 >= recent.sum_all:
             why = f"{recent.sum_marked} of {recent.sum_all} calls in {WINDOW_S} s failed"
         else:
@@ -206,17 +200,21 @@ class CircuitBreaker:
         self._open()
         return why
 
+    def _set(self, state: State) -> None:
+        self._state = state
+        self.is_closed = state == "closed"
+
     def _open(self) -> None:
         jitter = 1 - JITTER + 2 * JITTER * self._random()
-        self._state = "open"
+        self._set("open")
         self._open_until = self._clock() + self._cooldown_s * jitter
         self._cooldown_s = min(2 * self._cooldown_s, MAX_COOLDOWN_S)  # of the next opening, unless a call succeeds
         self.prober = 0
         self.permit += 1
 
     def _close(self) -> None:
-        self._state = "closed"
-        self._in_a_row = 0
+        self._set("closed")
+        self.in_a_row = 0
         self._recent.clear()
         self._cooldown_s = COOLDOWN_S
         self.prober = 0

@@ -46,8 +46,11 @@ class Permit(msgspec.Struct, eq=False):
 
     def holds(self) -> bool:
         """Return whether the call may still start: no breaker opened and no pause began since."""
-        if self._states is not None:
-            self._states.refresh(self._model, self._provider)
+        states, slot, account = self._states, self._model.slot, self._provider.slot
+        if states is not None and slot is not None and account is not None:
+            words = states.words
+            if words[slot.watched] != slot.seen or words[account.watched] != account.seen:
+                states.refresh(self._model, self._provider)
         return self._model.breaker.holds(self._breaker_permit) and self._account.holds(self._account_permit)
 
     def accepted(self) -> None:
@@ -65,12 +68,12 @@ class Permit(msgspec.Struct, eq=False):
     def succeed(self) -> None:
         """Report that the call got a complete answer."""
         breaker = self._model.breaker
-        if breaker.is_calm:
+        if self._states is None or (breaker.is_closed and not breaker.in_a_row):
             why = breaker.succeed(self._breaker_permit)
             if why is None:  # as nearly always: only counts of this worker changed
                 return
             with self._turn():
-                if breaker.is_closed:  # another worker changed the state meanwhile
+                if breaker.is_closed and self._states is not None:  # another worker changed the state meanwhile
                     return
         else:
             with self._turn():
