@@ -39,7 +39,7 @@ class WorkerPlace:
         self._joined = 0
         self._places: list[int] = []
         words[at + ID] = self.id
-        words[JOINED] = self.id  # the last store: whoever sees it sees the place
+        words[JOINED] = self.id  # the last store: a worker that sees it sees the place, too
 
     def hold(self, word: int, amount: int) -> None:
         """Set what this worker holds."""

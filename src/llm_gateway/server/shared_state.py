@@ -131,6 +131,11 @@ class SharedState(ServerState):
         if self.place is not None:
             self.place.hold(CONNECTIONS, self.open_connections())
 
+    def remove(self, connection: Any) -> None:
+        """Forget a connection that is lost."""
+        self.connections.discard(connection)
+        self.count_connections()
+
     def sweep(self, now: float) -> None:
         """Close connections that are overdue at `now` (seconds on the event loop's clock).
 

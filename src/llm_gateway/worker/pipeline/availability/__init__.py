@@ -62,7 +62,7 @@ class ProviderAvailability:
 
     It holds an entry per provider id and model; call `forget` for a deleted provider. `log` is called with every
     change: the provider's name, the model, the reason, and the seconds it lasts. `clock` returns seconds.
-    With `states`, all workers of the host share them; whoever changes one logs it.
+    With `states`, all workers of the host share them; the worker that changes one logs it.
     """
 
     def __init__(

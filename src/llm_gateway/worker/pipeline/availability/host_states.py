@@ -36,7 +36,7 @@ PERMIT = 0
 
 
 class Slot:
-    """What one worker knows of the slot of one state.
+    """View that one worker has of the slot of one state.
 
     `watched` is the word that changes with the state, and `seen` its value at the last look. `loaded` is the state in
     the memory then. An account's slot names a `model` for the log only.
@@ -161,7 +161,7 @@ class HostStates:
         if not slot.at:
             self._claim(slot)
         self._put(slot.at, numbers)
-        if not slot.is_announced:  # whoever made the slot may have been killed before
+        if not slot.is_announced:  # the worker that made the slot may have been killed before
             self.words[CLAIMS] += 1
             slot.is_announced = True
         slot.loaded, slot.watched, slot.seen = numbers, slot.at + SEQUENCE, self.words[slot.at + SEQUENCE]
