@@ -10,7 +10,7 @@ import pytest
 
 from llm_gateway.control.recent_calls import fill_shared_limits
 from llm_gateway.domain.usage import SentAttempt
-from llm_gateway.host_memory import create
+from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.limiter import open_limiter
 from tests.limiter.taking import take
 
@@ -29,17 +29,17 @@ def sent(seconds_ago: float, tokens: int = 10) -> SentAttempt:
 
 def test_calls_of_an_earlier_run_count_for_every_worker(memory: int) -> None:
     fill_shared_limits(memory, lambda: [sent(10), sent(20)])
-    worker = open_limiter(memory, 1)
+    worker = open_limiter(HostMemory(memory), 1)
     assert take(worker, rpm=3).reservation is not None
-    assert take(open_limiter(memory, 2), rpm=3).reservation is None
+    assert take(open_limiter(HostMemory(memory), 2), rpm=3).reservation is None
 
 
 def test_calls_older_than_a_minute_do_not_count(memory: int) -> None:
     fill_shared_limits(memory, lambda: [sent(75)])
-    assert take(open_limiter(memory, 1), rpm=1).reservation is not None
+    assert take(open_limiter(HostMemory(memory), 1), rpm=1).reservation is not None
 
 
 def test_a_control_process_that_is_started_again_counts_nothing_twice(memory: int) -> None:
     fill_shared_limits(memory, lambda: [sent(10)])
     fill_shared_limits(memory, lambda: [sent(10)])
-    assert take(open_limiter(memory, 1), rpm=2).reservation is not None
+    assert take(open_limiter(HostMemory(memory), 1), rpm=2).reservation is not None

@@ -53,6 +53,23 @@ def test_the_workers_share_a_providers_limit_exactly(gateway: GatewayProcess, mo
     assert mock.seen().total == LIMIT
 
 
+def test_a_breaker_that_opens_in_one_worker_spares_all_the_calls(
+    gateway: GatewayProcess, mock: UpstreamProcess
+) -> None:
+    until(lambda: answering(gateway) == WORKERS)
+    gateway.provider("down", mock.base_url, "status-500", priority=20)
+    gateway.provider("p", mock.base_url, priority=10)
+    assert Counter(gateway.ask(f"Question {number}").status for number in range(30)) == {200: 30}
+    assert mock.seen().total == 30 + 5
+    assert gateway.log.count('"event": "circuit breaker opened"') == 1
+    metrics = gateway.call("GET", "/metrics").body.decode()
+    assert 'llm_gateway_breaker_open{model="status-500",provider="down"} 1.0' in metrics
+    os.kill(gateway.worker_pids[0], signal.SIGKILL)
+    until(lambda: answering(gateway) == WORKERS + 1)
+    assert statuses(gateway, 10) == {200: 10}
+    assert mock.seen().total == 40 + 5
+
+
 def test_reports_and_metrics_add_the_workers_up(gateway: GatewayProcess, mock: UpstreamProcess) -> None:
     until(lambda: answering(gateway) == WORKERS)
     gateway.provider("p", mock.base_url)

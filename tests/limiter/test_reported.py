@@ -57,11 +57,23 @@ def test_a_limit_of_unknown_size_is_forgotten_when_it_is_whole_again(limiter: Li
 
 def test_a_report_is_forgotten_when_the_account_changes_but_calls_stay_counted(limiter: Limiter) -> None:
     limiter.cap(reserved(limiter, MANY, model="m"), requests(0, 30.0))
-    limiter.uncap("p")
-    limiter.uncap("unknown")
+    limiter.uncap("p", 5)
+    limiter.uncap("unknown", 5)
 
     assert [wait_s(limiter) for _ in range(5)] == [0] * 5
     assert limiter.state("p", MANY, 10**9, "m").remaining_requests == MANY - 6
+
+
+def test_a_report_that_came_after_the_account_changed_outlives_a_worker_that_learns_of_the_change_later(
+    limiter: Limiter,
+) -> None:
+    first = reserved(limiter, MANY, model="m")
+    limiter.uncap("p", 5)
+    limiter.cap(first, requests(0, 30.0))
+    limiter.uncap("p", 5)
+    assert wait_s(limiter) == 30.0
+    limiter.uncap("p", 6)
+    assert wait_s(limiter) == 0
 
 
 def test_a_report_is_believed_for_2_minutes(limiter: Limiter, clock: Clock) -> None:

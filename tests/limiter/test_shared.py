@@ -95,7 +95,7 @@ def carry_out(limiter: Limiter, what: str, call: Reservation, number: int, token
     elif what == "refill":
         limiter.refill(call.provider_id, number / 4, tokens)
     elif what == "uncap":
-        limiter.uncap(call.provider_id)
+        limiter.uncap(call.provider_id, number)
     elif what == "forget":
         limiter.forget(call.provider_id)
 
@@ -103,8 +103,8 @@ def carry_out(limiter: Limiter, what: str, call: Reservation, number: int, token
 def test_memory_of_another_version_is_refused(descriptor: int) -> None:
     os.pwrite(descriptor, (99).to_bytes(WORD, "little"), AT_VERSION * WORD)
 
-    with pytest.raises(UnusableMemory, match=r"does not have layout 1 .*: create new memory\.$"):
-        open_limiter(descriptor, 1)
+    with pytest.raises(UnusableMemory, match=r"does not have layout 2 .*: create new memory\.$"):
+        open_limiter(HostMemory(descriptor), 1)
 
 
 @pytest.mark.parametrize("size", [0, 8, SIZE - WORD, SIZE + WORD])
@@ -118,7 +118,7 @@ def test_memory_of_another_size_is_refused(descriptor: int, size: int) -> None:
 def test_a_number_beyond_the_rows_is_refused(descriptor: int) -> None:
     for number in (-1, WORKERS):
         with pytest.raises(ValueError, match="0 to 63"):
-            open_limiter(descriptor, number)
+            open_limiter(HostMemory(descriptor), number)
 
 
 def test_a_file_that_cannot_be_locked_is_reported() -> None:
@@ -128,7 +128,7 @@ def test_a_file_that_cannot_be_locked_is_reported() -> None:
 
 def test_without_memory_it_counts_this_process_only(descriptor: int) -> None:
     assert isinstance(open_limiter(), MemoryLimiter)
-    assert isinstance(open_limiter(descriptor, 1), SharedLimiter)
+    assert isinstance(open_limiter(HostMemory(descriptor), 1), SharedLimiter)
 
 
 def test_memory_that_was_filled_says_so(descriptor: int) -> None:

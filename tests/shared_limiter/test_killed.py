@@ -18,9 +18,9 @@ import pytest
 from llm_gateway.domain.rate_limits import ReportedLimit, ReportedLimits
 from llm_gateway.errors import Overloaded
 from llm_gateway.host_memory import DIRTY, HostMemory, create
+from llm_gateway.host_memory.slots import key_of
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.limiter.shared import SharedLimiter
-from llm_gateway.limiter.shared_slots import key_of
 from llm_gateway.limiter.shared_window import REQUEST_SUM, REQUESTS, TOKEN_SUM, TOKENS, provider_slots
 from llm_gateway.limiter.window import BUCKETS
 from tests.limiter.taking import Clock, reserved, run, take
@@ -90,7 +90,7 @@ CASES = {
     "settle of an unsent call": Case(lambda limiter, opened: limiter.settle(opened, tokens=0, sent=False)),
     "refill": Case(lambda limiter, _: limiter.refill("p", 3.0, 44)),
     "cap": Case(lambda limiter, opened: limiter.cap(opened, reports(300)), 5.0),
-    "uncap": Case(lambda limiter, _: limiter.uncap("p")),
+    "uncap": Case(lambda limiter, _: limiter.uncap("p", 7)),
     "release of a worker": Case(lambda limiter, _: limiter.release_worker(1)),
     "first take of another provider": Case(lambda limiter, _: take(limiter, RPM, TPM, 70, "q")),
 }

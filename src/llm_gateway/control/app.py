@@ -24,7 +24,7 @@ from llm_gateway.control.management.usage import usage_router
 from llm_gateway.control.workers import Workers
 from llm_gateway.docs_page.page import build_page
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.gate.body import InFlight
+from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.journal.replay import replay
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.throttle import Throttle

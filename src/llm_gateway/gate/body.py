@@ -7,54 +7,18 @@ from collections.abc import Mapping
 
 from starlette.types import Receive
 
-from llm_gateway.errors import CodingNotSupported, GatewayError, Overloaded, PayloadTooLarge
+from llm_gateway.errors import CodingNotSupported, GatewayError, PayloadTooLarge
+from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.json_outline import SMALL_BYTES
 
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 """Methods whose body the management API reads; it ignores those of others."""
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """Limit of the gateway's own API; the vendors' paths have LLM_GATEWAY_MAX_BODY_BYTES."""
-DROP_S = 5.0
 
 
 class ClientGone(Exception):
     """The client disconnected before its request was complete, so that no response can be sent."""
-
-
-class InFlight:
-    """Counters of the requests being served and of the bytes of their bodies, over all endpoints.
-
-    `cap` is the maximum number of requests, `cap_bytes` that of bytes: a decoded body takes several times its size in
-    memory. The rest of a rejected body is read and dropped for up to `drop_s` seconds: most clients read the response
-    only after they have sent the whole request.
-    """
-
-    __slots__ = ("bytes", "cap", "cap_bytes", "count", "drop_s")
-
-    def __init__(self, cap: int, cap_bytes: int, drop_s: float = DROP_S) -> None:
-        self.cap = cap
-        self.cap_bytes = cap_bytes
-        self.drop_s = drop_s
-        self.count = 0
-        self.bytes = 0
-
-    def hold(self, size: int) -> None:
-        """Add `size` bytes to the count, until `release` subtracts them.
-
-        Raises:
-            Overloaded: the count would exceed the cap.
-        """
-        if self.bytes + size > self.cap_bytes:
-            raise Overloaded(
-                "The bodies of the requests in flight are as large as LLM_GATEWAY_MAX_BODY_BYTES_IN_FLIGHT allows: "
-                "try again, or raise it.",
-                retry_after_s=1,
-            )
-        self.bytes += size
-
-    def release(self, size: int) -> None:
-        """Subtract `size` bytes that `hold` added."""
-        self.bytes -= size
 
 
 def refuse_compressed(headers: Mapping[bytes, bytes]) -> None:

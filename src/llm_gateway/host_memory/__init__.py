@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAGIC = 0x4C4C4D_47_5348_4D31
-VERSION = 1
+VERSION = 2
 """Version of the layout. Raise it with each change of the constants below or of what a word means."""
 WORD = 8
 
-AT_MAGIC, AT_VERSION, AT_SIZE, DIRTY, EPOCH, FILLED = range(6)
+AT_MAGIC, AT_VERSION, AT_SIZE, DIRTY, EPOCH, FILLED, CLAIMS, JOINED = range(8)
 """Words of the header. `DIRTY`: offset of the slot that is being changed. `EPOCH`: a counter of unique numbers.
-`FILLED`: 1 after the calls of an earlier run were counted."""
+`FILLED`: 1 after the calls of an earlier run were counted. `CLAIMS`: a counter of the states that got a slot.
+`JOINED`: id of the worker that joined last."""
 HEADER_WORDS = 64
 
 PROVIDERS = 1_024
@@ -44,7 +45,14 @@ PROVIDERS_AT = HEADER_WORDS
 MODELS = 4_096
 MODEL_WORDS = 48
 MODELS_AT = PROVIDERS_AT + PROVIDERS * PROVIDER_WORDS
-WORDS = MODELS_AT + MODELS * MODEL_WORDS
+STATES = 2_048
+"""Slots for the availability of models and accounts that failed lately (`states.py`)."""
+STATE_WORDS = 96
+STATES_AT = MODELS_AT + MODELS * MODEL_WORDS
+PLACE_WORDS = 8
+"""Words of a worker's place: its id, and what it holds (`workers.py`)."""
+PLACES_AT = STATES_AT + STATES * STATE_WORDS
+WORDS = PLACES_AT + WORKERS * PLACE_WORDS
 SIZE = WORDS * WORD
 """Bytes of the memory. The system allocates a page when it is first written, so that most of it is never there."""
 
@@ -87,6 +95,17 @@ def _create() -> int:
     for at, value in ((AT_MAGIC, MAGIC), (AT_VERSION, VERSION), (AT_SIZE, SIZE)):
         os.pwrite(descriptor, value.to_bytes(WORD, "little"), at * WORD)
     return descriptor
+
+
+def release_place(descriptor: int, number: int) -> None:
+    """Set to 0 what a worker held, which has ended and whose number no other one has yet.
+
+    Only a worker itself writes to its place, so no lock is needed.
+
+    Raises:
+        OSError: the memory cannot be written.
+    """
+    os.pwrite(descriptor, bytes(PLACE_WORDS * WORD), (PLACES_AT + number * PLACE_WORDS) * WORD)
 
 
 class HostMemory:

@@ -12,16 +12,13 @@ from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.limiter.shared import SharedLimiter
 
 
-def open_limiter(memory: int | None = None, number: int = 0) -> Limiter:
-    """Open the limiter: of all processes that inherit the descriptor `memory`, or of this process alone (None).
+def open_limiter(memory: HostMemory | None = None, number: int = 0) -> Limiter:
+    """Open the limiter: of all processes that share `memory`, or of this process alone (None).
 
     `number` is this process's own, 1 and up for workers. What an earlier process with this number held is released.
-
-    Raises:
-        UnusableMemory: the memory was created by another version of the gateway.
     """
     if memory is None:
         return MemoryLimiter()
-    limiter = SharedLimiter(HostMemory(memory), number)
+    limiter = SharedLimiter(memory, number)
     limiter.release_worker(number)
     return limiter

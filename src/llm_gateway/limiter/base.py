@@ -113,8 +113,12 @@ class Limiter(Protocol):
         """
         ...
 
-    def uncap(self, provider_id: str) -> None:
-        """Forget what the provider reported of its limits, since it is called with another account now."""
+    def uncap(self, provider_id: str, changed_ms: int) -> None:
+        """Forget what the provider reported of its limits, since it is called with another account now.
+
+        `changed_ms` is the time of the change. Processes that share a window call this one after the other; only the
+        first call for a change has an effect, so that reports that came after it stay.
+        """
         ...
 
     def state(self, provider_id: str, rpm: int, tpm: int, model: str = "") -> WindowState:

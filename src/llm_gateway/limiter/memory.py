@@ -89,10 +89,11 @@ class MemoryLimiter:
         if self._watchers:
             self._freed(reservation.provider_id)
 
-    def uncap(self, provider_id: str) -> None:
-        """Forget what the provider reported of its limits, since it is called with another account now."""
+    def uncap(self, provider_id: str, changed_ms: int) -> None:
+        """Forget what the provider reported of its limits, once for a change of its account at `changed_ms`."""
         window = self._windows.get(provider_id)
-        if window is not None:
+        if window is not None and window.uncapped_ms < changed_ms:
+            window.uncapped_ms = changed_ms
             for use in window.models.values():
                 use.forget_report()
 

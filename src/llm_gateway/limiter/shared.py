@@ -138,14 +138,14 @@ class SharedLimiter:
         window.free_room()
         self._freed.append(reservation.provider_id)
 
-    def uncap(self, provider_id: str) -> None:
-        """Forget what the provider reported of its limits, since it is called with another account now."""
-        self._change(partial(self._uncap, provider_id))
+    def uncap(self, provider_id: str, changed_ms: int) -> None:
+        """Forget what the provider reported of its limits, once for a change of its account at `changed_ms`."""
+        self._change(partial(self._uncap, provider_id, changed_ms))
 
-    def _uncap(self, provider_id: str) -> None:
+    def _uncap(self, provider_id: str, changed_ms: int) -> None:
         window = self._known(provider_id)
         if window is not None:
-            window.forget_reports()
+            window.forget_reports(changed_ms)
 
     def state(self, provider_id: str, rpm: int, tpm: int, model: str = "") -> WindowState:
         """Return what is left of the limits now; the smaller one of the window's and of what the provider reported."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from llm_gateway.domain.rate_limits import ReportedLimit, ReportedLimits
 from llm_gateway.host_memory import MODEL_WORDS, MODELS, MODELS_AT, HostMemory
+from llm_gateway.host_memory.slots import Slots, key_of
 from llm_gateway.limiter.reported import Mirror
-from llm_gateway.limiter.shared_slots import Slots, key_of
 
 PROBES = 16
 OF, REPORTS, USED, CALLS, TOKENS, BY_REQUESTS, BY_TOKENS = range(2, 9)

@@ -23,14 +23,15 @@ from llm_gateway.host_memory import (
     WORKERS,
     HostMemory,
 )
+from llm_gateway.host_memory.slots import NEVER, Key, Slots, key_of
 from llm_gateway.limiter.durations import Durations
 from llm_gateway.limiter.shared_reports import SharedModelUse
-from llm_gateway.limiter.shared_slots import NEVER, Key, Slots, key_of
 from llm_gateway.limiter.window import BUCKETS, Window, blend
 
-SECOND, NEWEST, REQUEST_SUM, TOKEN_SUM, OWNER, ACCOUNT, FREED_ROOM = range(2, 9)
+SECOND, NEWEST, REQUEST_SUM, TOKEN_SUM, OWNER, ACCOUNT, FREED_ROOM, UNCAPPED_MS = range(2, 10)
 """Words of a window. `OWNER`: unique number of this use of the slot. `ACCOUNT`: unique number of the provider's
-account, to which reports belong. `FREED_ROOM`: a counter of the times that a call made room."""
+account, to which reports belong. `FREED_ROOM`: a counter of the times that a call made room. `UNCAPPED_MS`: the change
+of the provider after which reports became invalid last."""
 REQUESTS, TOKENS = 16, 80
 ROW_SECOND, OPEN = 0, 1
 """Words of a process's row: its newest second, and the tokens of open calls by second."""
@@ -158,9 +159,11 @@ class SharedWindow:
         """Return the unique number of the provider's account."""
         return int(self._words[self._at + ACCOUNT])
 
-    def forget_reports(self) -> None:
-        """Make the reports of all models invalid."""
-        self._words[self._at + ACCOUNT] = self._unique()
+    def forget_reports(self, changed_ms: int) -> None:
+        """Make the reports of all models invalid, once for a change of the provider."""
+        if self._words[self._at + UNCAPPED_MS] < changed_ms:
+            self._words[self._at + ACCOUNT] = self._unique()
+            self._words[self._at + UNCAPPED_MS] = changed_ms
 
     def fits(self, rpm: int, tpm: int, tokens: int) -> bool:
         """Return whether one more request with `tokens` fits into these limits."""

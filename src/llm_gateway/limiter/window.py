@@ -26,12 +26,12 @@ class Window:
 
     `open_tokens` is the part of `tokens` whose calls have not ended. `newest` is the second of the last call.
     `models` holds the use of each model that was called. `used_share` is the average share of their reserved tokens
-    that recent calls used.
+    that recent calls used. `uncapped_ms` is the change of the provider after which reports were forgotten last.
     """
 
     __slots__ = (
         "durations", "models", "newest", "open_tokens", "request_sum", "requests", "second", "token_sum", "tokens",
-        "used_share",
+        "uncapped_ms", "used_share",
     )  # fmt: skip
 
     def __init__(self, second: int) -> None:
@@ -45,6 +45,7 @@ class Window:
         self.durations = Durations()
         self.used_share = 0.0  # before any call has ended: a waiter that it keeps in vain is refused soon
         self.models: dict[str, ModelUse] = {}
+        self.uncapped_ms = 0
 
     def advance(self, second: int) -> None:
         """Move the window's end to `second`, and drop the seconds that leave the window."""

@@ -22,7 +22,9 @@ from typing import Any
 import uvicorn
 
 from llm_gateway.errors import ConfigurationError
+from llm_gateway.host_memory.workers import WorkerPlace
 from llm_gateway.listening import bind, cannot_listen
+from llm_gateway.server.balanced_listener import BalancedListener
 from llm_gateway.server.connection import ClientConnection
 from llm_gateway.server.exchange import App
 from llm_gateway.server.listening import refuse_new_connections
@@ -110,6 +112,8 @@ class Server:
         on_stopping: called by the first `stop`.
         log: `log(event, level=…, **fields)`.
         limits: time and size limits for clients.
+        place: this worker's place in the host's memory, if several accept on the same socket: each then accepts about
+            as many connections as the others.
     """
 
     def __init__(
@@ -121,15 +125,16 @@ class Server:
         on_stopping: Callable[[], None],
         log: Log,
         limits: Limits | None = None,
+        place: WorkerPlace | None = None,
     ) -> None:
         self._accept_s = accept_s
         self._drain_s = drain_s
         self._on_stopping = on_stopping
         self._log = log
-        self._shared = SharedState(limits or Limits(), log)
+        self._shared = SharedState(limits or Limits(), log, place)
         self._lifespan = Lifespan(app)
         self._sock: socket.socket | None = None
-        self._listener: asyncio.Server | None = None
+        self._listener: asyncio.Server | BalancedListener | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._stop_requested = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -188,6 +193,8 @@ class Server:
             self._listener = await loop.create_unix_server(
                 lambda: self._connect(SameUserConnection), sock=sock, backlog=BACKLOG
             )
+        elif self._shared.place is not None:
+            self._listener = BalancedListener(sock, self._connect, self._shared)
         else:
             self._listener = await loop.create_server(self._connect, sock=sock, backlog=BACKLOG)
         self._sock = sock

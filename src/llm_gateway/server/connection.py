@@ -86,7 +86,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the exchanges that the client is gone (called by asyncio)."""
-        self.connections.discard(self)
+        self.shared.remove(self)
         self.phase = CLOSING
         for exchange in (self.cycle, self.active, *self.pipeline):
             if exchange is not None:

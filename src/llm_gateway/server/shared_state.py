@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from llm_gateway.domain.uuid7 import new_id
+from llm_gateway.host_memory.workers import CONNECTIONS, WorkerPlace
 
 Log = Callable[..., None]
 
@@ -97,10 +98,16 @@ class Outbox:
 
 
 class SharedState(ServerState):
-    """uvicorn's server state (connections, tasks), with limits, pending writes and time-outs."""
+    """uvicorn's server state (connections, tasks), with limits, pending writes and time-outs.
 
-    def __init__(self, limits: Limits, log: Log) -> None:
+    `place` is where the worker tells the others of the host how many connections it has; None if it is alone.
+    """
+
+    def __init__(self, limits: Limits, log: Log, place: WorkerPlace | None = None) -> None:
         super().__init__()
+        self.place = place
+        self.opening = 0
+        """Connections that were accepted and are not among `connections` yet."""
         self.limits = limits
         self.log = log
         self.stopping = False
@@ -114,6 +121,20 @@ class SharedState(ServerState):
     def renew_date(self) -> None:
         """Renew the Date header of responses (RFC 9110 6.6.1); call it every second."""
         self.date = b"date: " + formatdate(usegmt=True).encode()
+
+    def open_connections(self) -> int:
+        """Return the number of connections that this worker has accepted and that are open."""
+        return len(self.connections) + self.opening
+
+    def count_connections(self) -> None:
+        """Tell the other workers of the host how many connections there are."""
+        if self.place is not None:
+            self.place.hold(CONNECTIONS, self.open_connections())
+
+    def remove(self, connection: Any) -> None:
+        """Forget a connection that is lost."""
+        self.connections.discard(connection)
+        self.count_connections()
 
     def sweep(self, now: float) -> None:
         """Close connections that are overdue at `now` (seconds on the event loop's clock).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import time
 
 from llm_gateway.data_dir import DataDir
+from llm_gateway.host_memory import release_place
 from llm_gateway.inherited import Inherited
 from llm_gateway.supervisor.child import Child
 from llm_gateway.supervisor.generation import Generation
@@ -118,7 +120,14 @@ class Supervisor:
                 self._roll.process_ended(pid, code)
             for child in self._children:
                 if child.pid == pid:
+                    self._release_place(child)
                     self._ended(child, pid, code)
+
+    def _release_place(self, child: Child) -> None:
+        """Clear what an ended worker held of the host's limits, before another one gets its number."""
+        if self._memory is not None and child.number is not None:
+            with contextlib.suppress(OSError):  # no memory is left; the next worker with this number clears it
+                release_place(self._memory, child.number)
 
     def _ended(self, child: Child, pid: int, code: int) -> None:
         was_ready = child.is_ready

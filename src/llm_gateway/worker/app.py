@@ -12,7 +12,9 @@ from llm_gateway.cache import open_cache
 from llm_gateway.domain.catalog import Provider, Snapshot
 from llm_gateway.domain.usage import SentAttempt, UsageRecord
 from llm_gateway.forked import Forks
-from llm_gateway.gate.body import InFlight
+from llm_gateway.gate.in_flight import InFlight
+from llm_gateway.host_memory import HostMemory
+from llm_gateway.host_memory.workers import WorkerPlace
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter import open_limiter
 from llm_gateway.limiter.base import Limiter
@@ -29,6 +31,7 @@ from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
 from llm_gateway.worker.pipeline.availability import CONFIGURATION_CHANGED, ProviderAvailability
+from llm_gateway.worker.pipeline.availability.host_states import HostStates
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.failover import Failover
 from llm_gateway.worker.pipeline.translation import Translation
@@ -43,7 +46,7 @@ class WorkerDependencies(NamedTuple):
     """Dependencies of the data plane.
 
     `snapshot` returns the current configuration. `observe` is called with every settled usage record. `limiter`
-    is by default one of this process alone.
+    is by default one of this process alone. `host` is the memory that workers share, and this worker's place in it.
     """
 
     settings: Settings
@@ -54,6 +57,7 @@ class WorkerDependencies(NamedTuple):
     redact: Redactor
     log: Log
     limiter: Limiter | None = None
+    host: tuple[HostMemory, WorkerPlace] | None = None
 
 
 class Worker:
@@ -62,8 +66,11 @@ class Worker:
     def __init__(self, dependencies: WorkerDependencies) -> None:
         settings, log = dependencies.settings, dependencies.log
         self._dependencies = dependencies
-        self.in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight)
-        self.availability = ProviderAvailability(log=log)
+        memory, place = dependencies.host or (None, None)
+        shared_place = place if settings.workers > 1 else None
+        self.in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight, place=shared_place)
+        states = None if memory is None or place is None else HostStates(memory, place, time.monotonic)
+        self.availability = ProviderAvailability(log=log, states=states)
         self.transport = Transport(dependencies.egress, log=log)
         self.limiter = dependencies.limiter or open_limiter()
         self._admission = Admission(self.limiter)
@@ -150,10 +157,10 @@ class Worker:
 
     def _change(self, before: Provider, after: Provider) -> None:
         if _calls_of(after) != _calls_of(before):
-            self.availability.reset(after.id)
+            self.availability.reset(after.id, after.updated_at_ms)
         if after.target != before.target:
-            self.availability.lift(after.id, CONFIGURATION_CHANGED)
-            self.limiter.uncap(after.id)
+            self.availability.lift(after.id, CONFIGURATION_CHANGED, after.updated_at_ms)
+            self.limiter.uncap(after.id, after.updated_at_ms)
         self._lines.change(after)  # last, since it lets waiting requests try again
 
     async def close(self) -> None:

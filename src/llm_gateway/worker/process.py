@@ -18,6 +18,8 @@ from llm_gateway.errors import ConfigurationError
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.forwarding.forwarder import Forwarder
 from llm_gateway.gate.authentication import Gate, Keyring
+from llm_gateway.host_memory import HostMemory, UnusableMemory
+from llm_gateway.host_memory.workers import WorkerPlace
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter import open_limiter
 from llm_gateway.limiter.base import Limiter
@@ -47,7 +49,7 @@ class WorkerProcess(ProcessApplication):
         super().__init__()
         self._settings = settings
         self._number = number
-        self._memory = memory
+        self._host = _join(memory, number, settings.workers)
         self._output = output
         self._log = output.log if settings.workers == 1 else partial(output.log, worker=number)
         self._serving = False
@@ -61,6 +63,11 @@ class WorkerProcess(ProcessApplication):
         assembler = AccountAssembler(dialects=DIALECTS, learn=output.redact.learn)
         self._snapshots = SnapshotBuilder(assembler.assemble, self._cannot_be_used)
         self._snapshot = self._snapshots.build(Configuration())
+
+    @property
+    def place(self) -> WorkerPlace | None:
+        """This worker's place in the memory that workers share; None without one."""
+        return None if self._host is None else self._host[1]
 
     def stop_serving(self) -> None:
         """Make the readiness probe fail from now on. Requests are still answered."""
@@ -186,6 +193,7 @@ class WorkerProcess(ProcessApplication):
                 redact=self._output.redact,
                 log=self._log,
                 limiter=self._open_limiter(),
+                host=self._host,
             )
         )
 
@@ -197,12 +205,12 @@ class WorkerProcess(ProcessApplication):
         """
         if self._settings.workers == 1:
             return open_limiter()
-        if self._memory is None:
+        if self._host is None:
             raise ConfigurationError(
                 "Several workers share memory for their limits, which the system refused at the start: raise the "
                 "limits of memory and of file sizes (ulimit -f) and restart, or set LLM_GATEWAY_WORKERS=1."
             )
-        return open_limiter(self._memory, self._number)
+        return open_limiter(self._host[0], self._number)
 
     def _open_forwarder(self, channel: ChannelClient) -> Forwarder:
         address = ControlSocket(self._settings.data_dir)
@@ -225,3 +233,22 @@ class WorkerProcess(ProcessApplication):
 
     def _cannot_be_used(self, name: str, reason: str) -> None:
         self._log("provider cannot be used", level="error", provider=name, reason=reason)
+
+
+def _join(memory: int | None, number: int, workers: int) -> tuple[HostMemory, WorkerPlace] | None:
+    """Open the memory that workers share, and take this worker's place in it.
+
+    Memory of another version, which a reload to new code can meet, is left out by a worker that is alone.
+
+    Raises:
+        UnusableMemory: it is of another version, and there are several workers.
+    """
+    if memory is None:
+        return None
+    try:
+        shared = HostMemory(memory)
+    except UnusableMemory:
+        if workers > 1:
+            raise
+        return None
+    return shared, WorkerPlace(shared, number)

@@ -46,6 +46,7 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
             # More than an endpoint reads and drops of a body that is too large, so that its own 413 comes first.
             body_bytes=2 * max(settings.max_body_bytes, MAX_BODY_BYTES) + MEBIBYTE,
         ),
+        place=app.place if settings.workers > 1 else None,
     )
 
     async def start() -> None:

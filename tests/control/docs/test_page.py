@@ -14,7 +14,7 @@ from llm_gateway.control.docs.routes import docs_page_router, docs_router
 from llm_gateway.control.management.app import build_management
 from llm_gateway.docs_page.page import build_page
 from llm_gateway.gate.authentication import Gate, Keyring
-from llm_gateway.gate.body import InFlight
+from llm_gateway.gate.in_flight import InFlight
 from tests.application.driver import DEV_KEY, READS_ONLY, Client, assert_problem, ignore
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}

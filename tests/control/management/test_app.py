@@ -15,7 +15,7 @@ from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.fields import STRICT
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.gate.authentication import Gate, Keyring
-from llm_gateway.gate.body import InFlight
+from llm_gateway.gate.in_flight import InFlight
 from tests.application.driver import DEV_KEY, Client, assert_problem, exchange, ignore
 
 KEYS = [("dev", DEV_KEY, frozenset({"admin"}))]

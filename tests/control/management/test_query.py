@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.query import refuses_parameters
 from llm_gateway.gate.authentication import Gate, Keyring
-from llm_gateway.gate.body import InFlight
+from llm_gateway.gate.in_flight import InFlight
 from tests.application.driver import DEV_KEY, Client, assert_problem, ignore
 
 KEYS = [("dev", DEV_KEY, frozenset({"admin"}))]

@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.usage import usage_router
 from llm_gateway.gate.authentication import Gate, Keyring
-from llm_gateway.gate.body import InFlight
+from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore
 from tests.application.driver import DEV_KEY, READS_ONLY, Client, assert_problem, ignore

@@ -246,7 +246,7 @@ class TestChangedLimits:
             waiting = asyncio.create_task(ask(one))
             await asyncio.sleep(1.0)
             one.availability.reset(one.provider.id)
-            one.limiter.uncap(one.provider.id)
+            one.limiter.uncap(one.provider.id, 1)
             changed(one)
 
             assert await waiting == 1000

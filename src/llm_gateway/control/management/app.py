@@ -27,7 +27,8 @@ from llm_gateway.error_format.responses import PROBLEM, error_headers, problem_o
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.error_format.validation import MOST_ERRORS
 from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotFound
-from llm_gateway.gate.body import WITH_BODY, ClientGone, InFlight, read_body, refuse_compressed
+from llm_gateway.gate.body import WITH_BODY, ClientGone, read_body, refuse_compressed
+from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect, log_error
 from llm_gateway.gate.value_limit import check_number_of_values
 from llm_gateway.suggestions import if_meant

@@ -10,7 +10,8 @@ from starlette.types import Receive, Scope, Send
 
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import GatewayError, InternalError, MethodNotAllowed, Overloaded, WebSocketNotSupported
-from llm_gateway.gate.body import MAX_BODY_BYTES, ClientGone, InFlight, read_body, refuse_compressed
+from llm_gateway.gate.body import MAX_BODY_BYTES, ClientGone, read_body, refuse_compressed
+from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect
 from llm_gateway.json_outline import Buffer
 from llm_gateway.worker.pipeline.usage_recorder import CancelledAndRecorded
@@ -51,12 +52,7 @@ class Endpoint(ABC):
             if scope["method"] != "POST":
                 raise _wrong_method(context)
             refuse_compressed(context.headers)
-            if in_flight.count >= in_flight.cap:
-                raise Overloaded(
-                    "The gateway serves its maximum number of requests: try again, or raise LLM_GATEWAY_MAX_IN_FLIGHT.",
-                    retry_after_s=1,
-                )
-            in_flight.count += 1
+            in_flight.enter()
             try:
                 body = await read_body(receive, in_flight, self._most_bytes)
                 try:
@@ -64,7 +60,7 @@ class Endpoint(ABC):
                 finally:
                     in_flight.release(len(body))
             finally:
-                in_flight.count -= 1
+                in_flight.leave()
         except GatewayError as error:
             await send_error(send, scope, error)
         except ClientGone:

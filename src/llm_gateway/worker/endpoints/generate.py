@@ -21,8 +21,8 @@ from llm_gateway.error_format.responses import JSON, Headers, problem_of, send_b
 from llm_gateway.error_format.validation import all_invalid
 from llm_gateway.errors import GatewayError, Invalid
 from llm_gateway.gate.agent import agent_of
-from llm_gateway.gate.body import InFlight
 from llm_gateway.gate.headers import caching, deadline, tags
+from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.gate.value_limit import checked_outline
 from llm_gateway.json_outline import SMALL_BYTES, Buffer, HeldTexts

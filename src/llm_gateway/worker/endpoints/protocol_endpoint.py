@@ -21,7 +21,7 @@ from llm_gateway.error_format.responses import JSON, Headers, error_headers, sen
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
 from llm_gateway.forked import Forks
 from llm_gateway.gate import headers as request_headers
-from llm_gateway.gate.body import InFlight
+from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.json_outline import SMALL_BYTES, Buffer, HeldTexts, Piece
 from llm_gateway.protocols.call_ids import make_calls_unique

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import msgspec
 
@@ -106,8 +107,8 @@ def report_refusal(
     elif failure.account:
         # A 401 is about the key. A 402 or 403 may be about one prompt, so only different bodies count separately.
         request_id = state.request.id
-        content = request_id if failure.status == KEY_REFUSED else call.body
-        permit.refused(request_id, hash(content), failure.message)
+        content = request_id.encode() if failure.status == KEY_REFUSED else call.body
+        permit.refused(request_id, crc32(content), failure.message)
     elif refusal.about == "model":
         permit.model_refused(failure.message)
     elif refusal.about == "temporary" and (failure.status >= 500 or failure.status < 400):

@@ -8,6 +8,7 @@ import pytest
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.worker.pipeline.availability import Permit, ProviderAvailability, Wait
+from llm_gateway.worker.pipeline.availability.host_states import HostStates
 from tests.worker.pipeline.breaking import Chance, Clock, admitted, opened, state
 from tests.worker.pipeline.fakes import provider
 
@@ -120,9 +121,11 @@ def changes() -> Changes:
 
 
 @pytest.fixture
-def logged_availability(clock: Clock, luck: Chance, changes: Changes) -> ProviderAvailability:
+def logged_availability(
+    clock: Clock, luck: Chance, changes: Changes, states: HostStates | None
+) -> ProviderAvailability:
     """Return an availability whose changes are logged in `changes`."""
-    return ProviderAvailability(clock, luck, log=changes)
+    return ProviderAvailability(clock, luck, log=changes, states=states)
 
 
 def leave(availability: ProviderAvailability, candidate: Candidate = M) -> Permit:

@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 from llm_gateway.worker.pipeline.availability.sliding_counts import WINDOW_S, SlidingCounts
 
 State: TypeAlias = Literal["closed", "open", "half_open"]
+_STATES: tuple[State, ...] = ("closed", "open", "half_open")
 
 FAILURES_IN_A_ROW = 5
 FAILURES_IN_A_ROW_OF_MANY = 10
@@ -55,13 +56,14 @@ class CircuitBreaker:
     __slots__ = (
         "_clock",
         "_cooldown_s",
-        "_in_a_row",
         "_open_until",
-        "_permit",
-        "_probing",
         "_random",
         "_recent",
         "_state",
+        "in_a_row",
+        "is_closed",
+        "permit",
+        "prober",
     )
 
     def __init__(
@@ -70,12 +72,17 @@ class CircuitBreaker:
         self._clock = clock
         self._random = random
         self._recent = SlidingCounts()
-        self._permit = 1
+        self.permit = 1
+        """The permit of calls while the breaker is closed."""
         self._state: State = "closed"
-        self._in_a_row = 0
+        self.is_closed = True
+        """True while a permit is given for every call."""
+        self.in_a_row = 0
+        """Failures since the last call that was answered."""
         self._cooldown_s = COOLDOWN_S
         self._open_until = 0.0
-        self._probing = False
+        self.prober = 0
+        """Id of the worker whose call is the half-open breaker's one; 0 while there is none."""
 
     @property
     def state(self) -> State:
@@ -84,20 +91,23 @@ class CircuitBreaker:
             return "half_open"
         return self._state
 
-    def admit(self) -> int | None:
-        """Return a permit for one call, or None while no call may start; half-open allows one at a time."""
+    def admit(self, worker: int = 1) -> int | None:
+        """Return a permit for one call, or None while no call may start; half-open allows one at a time.
+
+        `worker` is the id of the worker that makes the call.
+        """
         if self._state == "closed":
-            return self._permit
-        if self._probing or self._clock() < self._open_until:
+            return self.permit
+        if self.prober or self._clock() < self._open_until:
             return None
-        self._state = "half_open"
-        self._probing = True
-        self._permit += 1  # each probe gets a number of its own: reports of earlier permits are ignored
-        return self._permit
+        self._set("half_open")
+        self.prober = worker
+        self.permit += 1  # each probe gets a number of its own: reports of earlier permits are ignored
+        return self.permit
 
     def holds(self, permit: int) -> bool:
         """Return whether the state has not changed since the permit was given."""
-        return permit == self._permit
+        return permit == self.permit
 
     def succeed(self, permit: int) -> str | None:
         """Report that the call was answered. Returns the reason if this changes the state, otherwise None.
@@ -105,12 +115,12 @@ class CircuitBreaker:
         A half-open breaker closes, forgets all failures, and resets the cooldown's length. A closed one may open: this
         call may be the 20th of ten seconds, half of which failed.
         """
-        if permit != self._permit:
+        if permit != self.permit:
             return None
-        if self._probing:
+        if self.prober:
             self._close()
             return "its trial call was answered"
-        self._in_a_row = 0
+        self.in_a_row = 0
         self._recent.count(self._clock())
         return self._judge() if self._recent.sum_marked else None
 
@@ -119,12 +129,12 @@ class CircuitBreaker:
 
         A half-open breaker opens again, for twice as long.
         """
-        if permit != self._permit:
+        if permit != self.permit:
             return None
-        if self._probing:
+        if self.prober:
             self._open()
             return "its trial call failed"
-        self._in_a_row += 1
+        self.in_a_row += 1
         now = self._clock()
         self._recent.count(now)
         self._recent.mark(now)
@@ -132,9 +142,34 @@ class CircuitBreaker:
 
     def release(self, permit: int) -> None:
         """End the permit of a call that shows nothing about the provider; a half-open breaker admits another one."""
-        if permit == self._permit and self._probing:
-            self._probing = False
-            self._permit += 1
+        if permit == self.permit and self.prober:
+            self.prober = 0
+            self.permit += 1
+
+    def abandon(self) -> None:
+        """End the permit of the half-open breaker's one call, whose worker has ended."""
+        self.prober = 0
+        self.permit += 1
+
+    def dump(self) -> tuple[float, ...]:
+        """Return the state, without the calls of the last ten seconds, for `load`. It begins with the permit."""
+        return (
+            self.permit,
+            _STATES.index(self._state),
+            self.in_a_row,
+            self._cooldown_s,
+            self._open_until,
+            self.prober,
+        )
+
+    def load(self, dumped: Sequence[float]) -> None:
+        """Take over the state that another worker's `dump` returned. A breaker that it closed forgets its calls."""
+        permit, is_open, in_a_row, self._cooldown_s, self._open_until, prober = dumped
+        state = _STATES[int(is_open)]
+        if state == "closed" != self._state:
+            self._recent.clear()
+        self._set(state)
+        self.permit, self.in_a_row, self.prober = int(permit), int(in_a_row), int(prober)
 
     def answered(self) -> int:
         """Return the number of calls answered in the last ten seconds, or since the breaker last closed."""
@@ -149,15 +184,15 @@ class CircuitBreaker:
         """Return the seconds until a call may start; 0 if it may start now."""
         if self._state == "closed":
             return 0.0
-        if self._probing:
+        if self.prober:
             return PROBE_WAIT_S
         return max(0.0, self._open_until - self._clock())
 
     def _judge(self) -> str | None:
         recent = self._recent
         has_many = recent.sum_all >= RATE_MIN_CALLS
-        if self._in_a_row >= (FAILURES_IN_A_ROW_OF_MANY if has_many else FAILURES_IN_A_ROW):
-            why = f"{self._in_a_row} failures in a row"
+        if self.in_a_row >= (FAILURES_IN_A_ROW_OF_MANY if has_many else FAILURES_IN_A_ROW):
+            why = f"{self.in_a_row} failures in a row"
         elif has_many and recent.sum_marked * 2 >= recent.sum_all:
             why = f"{recent.sum_marked} of {recent.sum_all} calls in {WINDOW_S} s failed"
         else:
@@ -165,18 +200,22 @@ class CircuitBreaker:
         self._open()
         return why
 
+    def _set(self, state: State) -> None:
+        self._state = state
+        self.is_closed = state == "closed"
+
     def _open(self) -> None:
         jitter = 1 - JITTER + 2 * JITTER * self._random()
-        self._state = "open"
+        self._set("open")
         self._open_until = self._clock() + self._cooldown_s * jitter
         self._cooldown_s = min(2 * self._cooldown_s, MAX_COOLDOWN_S)  # of the next opening, unless a call succeeds
-        self._probing = False
-        self._permit += 1
+        self.prober = 0
+        self.permit += 1
 
     def _close(self) -> None:
-        self._state = "closed"
-        self._in_a_row = 0
+        self._set("closed")
+        self.in_a_row = 0
         self._recent.clear()
         self._cooldown_s = COOLDOWN_S
-        self._probing = False
-        self._permit += 1
+        self.prober = 0
+        self.permit += 1

@@ -9,7 +9,7 @@ The next call is an ordinary one: if it is refused, too, the pause begins anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 MODEL_PAUSE_S = 300.0
 
@@ -39,3 +39,12 @@ class ModelPause:
         self.is_paused = True
         self._until = self._clock() + MODEL_PAUSE_S
         return began
+
+    def dump(self) -> tuple[float, ...]:
+        """Return the state for `load`."""
+        return self._until, self.is_paused
+
+    def load(self, dumped: Sequence[float]) -> None:
+        """Take over the state that another worker's `dump` returned."""
+        self._until, is_paused = dumped
+        self.is_paused = is_paused > 0

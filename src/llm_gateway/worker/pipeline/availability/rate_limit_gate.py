@@ -17,12 +17,13 @@ before the gate closed. It grows by a third each second; each 429 lowers it, at 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 from llm_gateway.worker.pipeline.availability.sliding_counts import WINDOW_S, SlidingCounts
 
 GateState: TypeAlias = Literal["open", "closed", "reopening"]
+_STATES: tuple[GateState, ...] = ("open", "closed", "reopening")
 
 LIMITED_IN_A_ROW = 5
 LIMITED_MIN_CALLS = 10
@@ -158,6 +159,20 @@ class RateLimitGate:
         if seconds > 0:
             return seconds
         return GATE_PAUSE_S if retry_after_s is None else min(retry_after_s, MAX_RETRY_AFTER_S)
+
+    def dump(self) -> tuple[float, ...]:
+        """Return the state, without the calls of the last ten seconds, for `load`."""
+        return (
+            _STATES.index(self.state), self._until, self._held_at, self._next_at, self._per_s, self._per_s_at,
+            self._was_accepted, self._pause_s, self.in_a_row, self.counts_served,
+        )  # fmt: skip
+
+    def load(self, dumped: Sequence[float]) -> None:
+        """Take over the state that another worker's `dump` returned."""
+        state, self._until, self._held_at, self._next_at, self._per_s, self._per_s_at = dumped[:6]
+        accepted, self._pause_s, in_a_row, counts_served = dumped[6:]
+        self._was_accepted, self.in_a_row, self.counts_served = accepted > 0, int(in_a_row), counts_served > 0
+        self._set(_STATES[int(state)])
 
     def _set(self, state: GateState) -> None:
         self.state = state
