@@ -17,6 +17,8 @@ from llm_gateway.telemetry.process_log import ProcessLog
 
 NICENESS = 5
 """Added to the process's niceness, so that shipping and reports leave the processor to calls."""
+ANNOUNCED_S = 0.1
+"""Seconds between the announcement of the end and the end itself: in them workers send their last requests."""
 ORPHANED_S = 0.1
 """Seconds between two looks whether workers are still connected, once the supervisor has died."""
 
@@ -56,5 +58,11 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
         await server.start()
         await app.admit_workers()
 
-    stop = server.stop
+    def stop() -> None:
+        if app.has_workers:
+            app.announce_leaving()
+            asyncio.get_running_loop().call_later(ANNOUNCED_S, server.stop)
+        else:
+            server.stop()
+
     return ChildServer(start, server.run, stop=stop, interrupt=stop, retire=stop, orphaned=orphaned)
