@@ -55,7 +55,7 @@ def memory_of(pid: int) -> tuple[int, int]:
 
 
 def test_new_code_takes_over_in_the_same_process(start: Start, order: Order, package: Path) -> None:
-    gateway = started(start, order, workers=2)
+    gateway = started(start, order, workers=2, spawns=True)
     gateway.wait_for("worker2 ready")
     before = descriptors(gateway.process.pid)
     memory = memory_of(gateway.pids("worker1")[0])
@@ -85,7 +85,7 @@ def test_new_code_takes_over_in_the_same_process(start: Start, order: Order, pac
 def test_new_code_that_cannot_start_replaces_nothing(
     start: Start, order: Order, package: Path, place: str, code: str, reason: str
 ) -> None:
-    gateway = started(start, order)
+    gateway = started(start, order, spawns=True)
     sound = (package / place).read_text()
     (package / place).write_text(sound + code)
     reload(gateway)
@@ -106,7 +106,7 @@ def test_new_code_that_cannot_start_replaces_nothing(
 
 
 def test_a_state_that_the_new_code_cannot_read_replaces_nothing(start: Start, order: Order, package: Path) -> None:
-    gateway = started(start, order)
+    gateway = started(start, order, spawns=True)
     change(package / "supervisor" / "saved_state.py", "VERSION = 1", "VERSION = 2")
     reload(gateway)
     assert str(wait_for_log(gateway, REFUSED)["problem"]).endswith(
@@ -118,7 +118,7 @@ def test_a_state_that_the_new_code_cannot_read_replaces_nothing(start: Start, or
 def test_memory_of_another_layout_is_replaced_for_new_processes_only(
     start: Start, order: Order, package: Path, tmp_path: Path
 ) -> None:
-    gateway = started(start, order)
+    gateway = started(start, order, spawns=True)
     [old] = gateway.pids("worker1")
     memory = memory_of(old)
     (tmp_path / "drain").touch()
@@ -138,7 +138,7 @@ def test_what_happens_while_the_new_code_takes_over_is_not_lost(
     start: Start, order: Order, package: Path, number: signal.Signals
 ) -> None:
     """SIGKILL is for the worker."""
-    gateway = started(start, order)
+    gateway = started(start, order, spawns=True)
     slow_down(package)
     reload(gateway)
     wait_until(lambda: is_resuming(gateway), START_S)
