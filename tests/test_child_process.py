@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -131,3 +132,22 @@ def test_a_signal_while_a_worker_waits_for_control_ends_it_with_0(
             assert worker.stop(number) == 0, worker.output
         assert worker.events[-1] == "stopped while starting"
         assert worker.leash.recv(100) == b"", "it was never ready"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a niceness of their own on Linux only")
+def test_a_lower_priority_holds_for_threads_that_run_already() -> None:
+    script = """
+import os, threading
+from llm_gateway.process import lower_priority
+number, ends = [], threading.Event()
+thread = threading.Thread(target=lambda: (number.append(threading.get_native_id()), ends.wait()))
+thread.start()
+while not number:
+    pass
+before = os.getpriority(os.PRIO_PROCESS, number[0])
+lower_priority(3)
+print([os.getpriority(os.PRIO_PROCESS, each) - before for each in (0, number[0])])
+ends.set()
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[3, 3]\n"

@@ -17,7 +17,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from llm_gateway.configuration_error import ConfigurationError
 
@@ -54,6 +54,22 @@ class DataDir:
             self._own_lock = own_lock
             self._write_pid(own_lock)
             self._opened = opened.pop_all()
+
+    @classmethod
+    def inherited(cls, path: str, locks: Sequence[int]) -> DataDir:
+        """Return a data directory that this process has locked before it ran this code; `locks` as in the property."""
+        found = cls.__new__(cls)
+        found.path = path
+        found._own_lock, found.shared_lock = locks
+        found._opened = contextlib.ExitStack()
+        for descriptor in locks:
+            found._opened.callback(os.close, descriptor)
+        return found
+
+    @property
+    def locks(self) -> list[int]:
+        """The descriptors of both locks, the supervisor's own first."""
+        return [self._own_lock, self.shared_lock]
 
     def write_reloads(self, begun: int, ended: int, problem: str = "") -> None:
         """Write the numbers of reloads, and why the last one failed, for `running_gateway`."""

@@ -21,14 +21,18 @@ COMPLAINT_S = 1.0
 """Seconds to wait for space in a full stderr pipe before the error message is dropped."""
 
 
-def run_entry(run: Callable[[], int]) -> int:
+def run_entry(run: Callable[[], int], *, is_resumed: bool = False) -> int:
     """Run the process in `run`, and return its exit code, or that of the error which ended it.
 
     Imports take most of the start-up time, so `run` imports what it needs. Until it installs signal handlers of its own
     nothing is open, so an earlier signal ends the process at once; Python's default for Ctrl-C would print a traceback.
+
+    `is_resumed`: this program took the place of another in the same process, which was protected. Signals wait: to
+    ignore one would drop it.
     """
-    protect_process()
-    _end_on_signals()
+    if not is_resumed:
+        protect_process()
+        _end_on_signals()
     try:
         return run()
     except ConfigurationError as error:

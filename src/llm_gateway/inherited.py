@@ -1,10 +1,13 @@
-"""Descriptors that a child process inherits from the supervisor, as arguments of its command line."""
+"""Descriptors and variables that a process inherits from its parent, and the lines on its leash."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 
+OPTIONS = "_LLM_GATEWAY_OPTIONS"
+"""Environment variable with the names of the settings that were given as options of `serve`, separated by commas. Their
+values are in the variables of the settings."""
 READY = b"ready\n"
 """Line that a child writes to its leash once it works."""
 PREPARED = b"prepared\n"

@@ -47,6 +47,8 @@ MAX_THREADS = 4
 # which takes minutes of a core.
 DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE = 512, 0.0
 
+NICENESS = 5
+"""Added to the child's niceness, so that calls of other models have the processor first."""
 START_TRIES = 3
 """Number of children that may end before the first answer until the start fails."""
 ASK_EVERY_S = 0.05
@@ -319,4 +321,5 @@ def serve_model(path: str, port: int, threads: int, default_max_tokens: int, key
 
 if __name__ == "__main__":
     protect_process()
+    os.nice(NICENESS)
     run_child(sys.argv[1], *map(int, sys.argv[2:5]))

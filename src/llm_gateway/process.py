@@ -65,6 +65,18 @@ def _occupy(descriptor: int) -> None:
         os.set_inheritable(descriptor, True)
 
 
+def lower_priority(niceness: int) -> None:
+    """Add to the niceness of this process, on Linux of all its threads, which have one each (sched(7))."""
+    try:
+        threads = os.listdir("/proc/self/task")  # noqa: PTH208 - pathlib takes memory of the supervisor
+    except OSError:
+        os.nice(niceness)
+        return
+    for number in map(int, threads):
+        with contextlib.suppress(OSError):  # the thread has ended
+            os.setpriority(os.PRIO_PROCESS, number, os.getpriority(os.PRIO_PROCESS, number) + niceness)
+
+
 def schedule_in_background() -> None:
     """Schedule the calling thread as SCHED_BATCH, so that it does not preempt others on wake-up (Linux: sched(7)).
 

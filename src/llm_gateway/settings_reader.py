@@ -1,12 +1,13 @@
-"""Read the settings from `LLM_GATEWAY_*` variables and a `.env` file; reject unknown, invalid or unsafe ones.
+"""Read the settings from `LLM_GATEWAY_*` variables and files; reject unknown, invalid or unsafe ones.
 
-Precedence: flags of `serve` (which it passes on as variables), then the environment, then `.env`, then defaults.
+Precedence: options of `serve` (which it passes on as variables), then the files of `--env-file`, of which later ones
+win, then the environment, then `.env`, then defaults. A secret can be in a file of its own, which `NAME_FILE` names.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import io
 import ipaddress
 import json
 import math
@@ -17,13 +18,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
-from dotenv.parser import Binding, parse_stream
-from dotenv.variables import parse_variables
 
 from llm_gateway.errors import ConfigurationError
+from llm_gateway.inherited import OPTIONS
 from llm_gateway.settings import DEV_KEY, PREFIX, SECRETS, Settings
+from llm_gateway.settings_files import read_env_file, read_secret_file, shown_path
 
-ENV_FILE = Path(".env")
+DEFAULT_FILE = Path(".env")
+ENV_FILE = "env_file"
+"""Name, without the prefix, of the variable that lists files with settings, separated as in PATH. It is no setting."""
+SECRET_FILES = {f"{name}_file": name for name in sorted(SECRETS)}
+"""Names, without the prefix, of the variables that name files with a secret, and the settings that they stand for."""
 MIN_KEY_LENGTH = 32
 """Characters that a service key must have at least in production."""
 MIN_DISTINCT = 8
@@ -36,22 +41,70 @@ REMOVED = {"redis_url": ("", "cache and rate limits are in the gateway's memory"
 """Settings of earlier versions: the value that matches this version (accepted and ignored), and the reason."""
 
 
-def load_settings(environment: Mapping[str, str] = os.environ, env_file: Path = ENV_FILE) -> Settings:
-    """Return the settings in force: from the environment, then `env_file`, then defaults.
+def load_settings(
+    environment: Mapping[str, str] = os.environ,
+    default_file: Path = DEFAULT_FILE,
+    env_files: Sequence[str] | None = None,
+) -> Settings:
+    """Return the settings in force; the module's docstring has their sources.
 
-    Binding a host beyond loopback implies `production` unless the environment is set explicitly.
+    `env_files` None means those of the variable LLM_GATEWAY_ENV_FILE. Binding a host beyond loopback implies
+    `production` unless the environment is set explicitly.
 
     Raises:
         ConfigurationError: settings are unknown, invalid or unsafe; the message names all of them.
     """
-    values, problems = _convert(_ours(_read_file(env_file, environment)) | _ours(environment))
+    texts = _texts(environment, default_file, env_files)
+    unread = list(_read_secrets(texts))
+    values, problems = _convert(texts)
     settings = Settings(**values)
     if "env" not in values and not _is_loopback(settings.host):
         settings = msgspec.structs.replace(settings, env="production")
-    problems += [*_unfit_hosts(settings), *_unsafe(settings)]
+    problems += _unfit_hosts(settings)
+    # A secret that cannot be read is not missing, too.
+    problems += unread or _unsafe(settings)
     if problems:
         raise ConfigurationError(" ".join(problems))
     return settings
+
+
+def _texts(environment: Mapping[str, str], default_file: Path, env_files: Sequence[str] | None) -> dict[str, str]:
+    """Return the texts of all settings by field name, from all sources.
+
+    Raises:
+        ConfigurationError: a file cannot be read, or a line of it is not NAME=value.
+    """
+    given = _ours(environment)
+    listed = given.pop(ENV_FILE, "").split(os.pathsep)
+    options = {name: given[name] for name in environment.get(OPTIONS, "").split(",") if name in given}
+    texts: dict[str, str] = {}
+    with contextlib.suppress(FileNotFoundError):
+        texts |= _ours(read_env_file(default_file, environment, is_default=True))
+    texts |= given
+    for path in filter(None, listed if env_files is None else env_files):
+        try:
+            texts |= _ours(read_env_file(Path(path), environment))
+        except FileNotFoundError:
+            raise ConfigurationError(
+                f"The file {shown_path(path)} does not exist: create it, or take it out of --env-file or "
+                f"{_variable(ENV_FILE)}."
+            ) from None
+    return texts | options
+
+
+def _read_secrets(texts: dict[str, str]) -> Iterator[str]:
+    """Replace the names of files with secrets by the secrets. Yields a sentence for each that does not fit."""
+    for source, name in SECRET_FILES.items():
+        if source not in texts:
+            continue
+        path = texts.pop(source)
+        if name in texts:
+            yield f"{_variable(name)} and {_variable(source)} are both set: unset one of them."
+            continue
+        try:
+            texts[name] = read_secret_file(_variable(source), path)
+        except ConfigurationError as error:
+            yield str(error)
 
 
 def encode_settings(settings: Settings) -> bytes:
@@ -84,6 +137,14 @@ def setting_helps() -> dict[str, SettingHelp]:
     return {name: _help(name, kind, meta, getattr(defaults, name)) for name, (kind, meta) in _fields().items()}
 
 
+def file_helps() -> dict[str, SettingHelp]:
+    """Return the help of the options of `serve` that name files with secrets, by field name."""
+    return {
+        source: SettingHelp("PATH", f"a file with the value of --{name.replace('_', '-')} [{_variable(source)}]")
+        for source, name in SECRET_FILES.items()
+    }
+
+
 def _help(name: str, kind: object, meta: msgspec.Meta, default: object) -> SettingHelp:
     is_choice = get_origin(kind) is Literal
     forms: dict[object, str] = {int: "INT", float: "NUMBER", Path: "PATH"}
@@ -107,41 +168,6 @@ def _ours(variables: Mapping[str, str]) -> dict[str, str]:
     by_name = sorted(variables.items(), reverse=True)  # capitals sort last in reverse, so they overwrite the others
     prefix = PREFIX.lower()
     return {name.lower().removeprefix(prefix): text for name, text in by_name if name.lower().startswith(prefix)}
-
-
-def _read_file(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a `.env` file with `${NAME}` expanded, none if the file is missing.
-
-    Raises:
-        ConfigurationError: the file is not readable UTF-8, or a line is not NAME=value (python-dotenv skips such lines
-            with a warning at most).
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError):
-        text = "\0"
-    if "\0" in text:
-        raise ConfigurationError("The file .env cannot be read: make it readable UTF-8 text, or remove it.")
-    variables: dict[str, str] = {}
-    known = dict(environment)
-    for binding in parse_stream(io.StringIO(text)):
-        is_ours = (binding.key or "").upper().startswith(PREFIX)
-        if binding.error or (is_ours and binding.value is None):
-            raise ConfigurationError(
-                f"Line {_line(binding)} of the file .env is not NAME=value: correct it, or begin it with #."
-            )
-        if binding.key and binding.value is not None:
-            value = "".join(part.resolve(known) for part in parse_variables(binding.value))
-            variables[binding.key] = known[binding.key] = value
-    return variables
-
-
-def _line(binding: Binding) -> int:
-    """Return the line number where a binding begins; python-dotenv counts empty lines before it as part of it."""
-    text = binding.original.string
-    return binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
 
 
 def _convert(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
@@ -176,7 +202,10 @@ def _unknown(name: str, text: str, known: Iterable[str]) -> Iterator[str]:
         if text != harmless:
             yield f"{_variable(name)} is not a setting of this version, where {why}: unset it."
         return
-    near = difflib.get_close_matches(name, known, n=1)
+    if name == ENV_FILE:
+        yield f"{_variable(name)} is not read from files: set it in the environment, or use --env-file."
+        return
+    near = difflib.get_close_matches(name, [*known, ENV_FILE, *SECRET_FILES], n=1)
     hint = f". Did you mean {_variable(near[0])}?" if near else ": docs/SETUP.md lists the settings."
     yield f"{_variable(name)} is not a setting{hint}"
 

@@ -64,6 +64,26 @@ async def test_control_counts_as_dead_one_second_after_its_connection_ended(tmp_
             await until(running.client.is_alive)
 
 
+async def test_a_worker_awaits_the_next_control_for_two_seconds_once_it_is_announced(tmp_path: Path) -> None:
+    now = [100.0]
+    async with worker(tmp_path, clock=lambda: now[0]) as running:
+        client = running.client
+        async with control(tmp_path) as own:
+            await until(client.is_alive)
+            assert not client.is_handed_over()
+            own.server.announce_leaving()
+            await until(client.is_handed_over)
+        await until(lambda: client._writer is None)
+        now[0] += 1.99
+        assert client.is_handed_over()
+        assert not client.is_alive()
+        now[0] += 0.01
+        assert not client.is_handed_over()
+        async with control(tmp_path):
+            await until(client.is_alive)
+            assert not client.is_handed_over(), "the next control has come"
+
+
 async def test_a_frozen_control_counts_as_dead_after_three_silent_seconds(tmp_path: Path) -> None:
     now = [100.0]
     async with control(tmp_path) as own, worker(tmp_path, clock=lambda: now[0]) as running:

@@ -42,6 +42,16 @@ def test_check_passes_in_a_fresh_directory_and_creates_nothing(capsys: Capsys) -
     assert call(capsys, "check", "--json").json[0]["what"] == "settings"
 
 
+def test_check_reads_the_files_that_serve_would_read(capsys: Capsys) -> None:
+    Path("gateway.env").write_text("LLM_GATEWAY_SERVICE_KEYS_FILE=keys\nLLM_GATEWAY_PROT=1\n")
+    assert "Did you mean LLM_GATEWAY_PORT?" in call(capsys, "check", "--env-file", "gateway.env").out
+    Path("gateway.env").write_text("LLM_GATEWAY_SERVICE_KEYS_FILE=keys\n")
+    assert call(capsys, "check", "--env-file", "gateway.env").code == 78
+    Path("keys").write_text("shop:a-key-of-a-file\n")
+    ran = call(capsys, "check", "--env-file", "gateway.env")
+    assert (ran.code, "service keys of shop" in found(ran)["settings"][1]) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("PORT", "x"), ("TYPO", "1"), ("HOST", "0.0.0.0"), ("SERVICE_KEYS", "secret-but-short")]
 )

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from llm_gateway import __version__, cli
+from llm_gateway.inherited import OPTIONS
 from llm_gateway.settings import Settings
 from tests.cli.command import execute_command
 from tests.e2e.process import free_port
@@ -99,6 +100,24 @@ def test_flags_of_serve_become_settings_of_the_server(monkeypatch: pytest.Monkey
     }
 
 
+def test_options_of_serve_name_files_and_are_told_from_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert becomes(monkeypatch, "serve", "--env-file", "a", "--env-file=b", "--service-keys-file", "c") == {
+        "LLM_GATEWAY_ENV_FILE": "a:b",
+        "LLM_GATEWAY_SERVICE_KEYS_FILE": "c",
+    }
+    monkeypatch.setattr(sys, "argv", ["llm-gateway", "serve", "--port", "1", "--env-file", "a"])
+    with pytest.raises(Became) as became:
+        cli.main()
+    assert became.value.environment[OPTIONS] == "port,env_file"
+
+
+def test_a_path_that_cannot_be_in_a_list_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ends(monkeypatch, "serve", "--env-file", "a:b") == 2
+    assert capsys.readouterr().err == "llm-gateway: --env-file takes the path of a file without ':', not 'a:b'.\n"
+
+
 @pytest.mark.parametrize("name", list(Settings.__struct_fields__))
 def test_every_setting_can_be_set_by_its_flag(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     flag = f"--{name.replace('_', '-')}"
@@ -131,6 +150,7 @@ def test_serve_without_flags_imports_no_library_first() -> None:
         "llm_gateway.cli",
         "llm_gateway.cli.exec_server",
         "llm_gateway.cli.exits",
+        "llm_gateway.inherited",
         "llm_gateway.process",
     }
     assert ours <= set(loaded)

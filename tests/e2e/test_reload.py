@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,13 +17,15 @@ from typing import Any
 import pytest
 
 from llm_gateway.data_dir import RunningGateway, running_gateway
-from tests.e2e.process import KEY, GatewayProcess, free_port, send, until
+from tests.e2e.process import KEY, CommandProcess, GatewayProcess, free_port, send, until
 from tests.e2e.streaming_vendor import BEGIN, DONE, Pause, StreamingVendor, delta, finish, usage
 from tests.fork_server import COMMAND_LINE, fork_server
 from tests.upstream import UpstreamProcess
 
 ROLLS = int(os.environ.get("RELOAD_ROLLS", "3"))
-"""Replacements under load; the long form is 50."""
+"""Replacements under load."""
+LONG_ROLLS = 50
+"""Replacements under load with --long, of a gateway that was started by its command."""
 KEPT = 4
 """Clients that keep their connection."""
 NEW = 2
@@ -31,6 +34,8 @@ STREAMS = 3
 """Clients that read streams."""
 PAUSE_S = 0.01
 """Seconds between two requests of a client."""
+GROWTH_KIB = 512
+"""Memory that the supervisor may need more after the last replacement than after the first."""
 CHAT: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": "Count"}]}
 
 
@@ -60,6 +65,12 @@ def children(pid: int) -> list[tuple[int, str]]:
     return found
 
 
+def size(pid: int) -> tuple[int, int]:
+    """Return the number of a process's open descriptors, and its resident memory in KiB."""
+    [resident] = [line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmRSS" in line]
+    return len(list(Path(f"/proc/{pid}/fd").iterdir())), int(resident)
+
+
 def state(gateway: GatewayProcess) -> RunningGateway:
     found = running_gateway(gateway.directory / "data")
     assert found is not None
@@ -69,7 +80,8 @@ def state(gateway: GatewayProcess) -> RunningGateway:
 class Load:
     """`with Load(gateway) as load`: clients send requests all the time; `errors` has what went wrong.
 
-    `most_children` is the largest number of the supervisor's children that was seen.
+    `most_children` is the largest number of the supervisor's children that was seen, `managed` the status of each
+    request of the management API, and the seconds that it took. On a busy machine one can wait longer than it is kept.
     """
 
     def __init__(self, gateway: GatewayProcess) -> None:
@@ -77,12 +89,14 @@ class Load:
         self.errors: list[str] = []
         self.served = itertools.count()
         self.streamed = itertools.count()
+        self.managed: list[tuple[int, float]] = []
         self.most_children = 0
         self._ends = threading.Event()
-        self._pool = ThreadPoolExecutor(KEPT + NEW + STREAMS + 1)
+        self._pool = ThreadPoolExecutor(KEPT + NEW + STREAMS + 2)
 
     def __enter__(self) -> Load:
         clients: list[Callable[[], None]] = [self._keep] * KEPT + [self._call] * NEW + [self._stream] * STREAMS
+        clients.append(self._manage)
         self._running = [self._pool.submit(self._repeat, client) for client in clients]
         self._running.append(self._pool.submit(self._watch))
         return self
@@ -131,29 +145,50 @@ class Load:
         next(self.served)
         next(self.streamed)
 
+    def _manage(self) -> None:
+        begun = time.monotonic()
+        answer = self.gateway.call("GET", "/api/v1/providers")
+        self.managed.append((answer.status, time.monotonic() - begun))
+        self._ends.wait(PAUSE_S)
+
     def _check(self, holds: bool, problem: str) -> None:
         if not holds:
             self.errors.append(problem)
 
 
 def test_replacements_under_load_refuse_and_cut_nothing(
-    tmp_path: Path, mock: UpstreamProcess, streamer: StreamingVendor
+    tmp_path: Path, mock: UpstreamProcess, streamer: StreamingVendor, request: pytest.FixtureRequest
 ) -> None:
-    with GatewayProcess(tmp_path, workers=2) as gateway:
+    is_long = request.config.getoption("--long")
+    rolls = LONG_ROLLS if is_long else ROLLS
+    sizes: list[tuple[int, int]] = []
+    with (CommandProcess if is_long else GatewayProcess)(tmp_path, workers=2) as gateway:
         gateway.provider("acme", mock.base_url, priority=10)
         gateway.provider("streamer", streamer.url, "streamer-1", priority=1)
         with Load(gateway) as load:
-            for _ in range(ROLLS):
+            for _ in range(rolls):
                 assert reload(gateway) == (0, "Reloaded: new processes serve, and the old ones have ended.\n", "")
+                sizes.append(size(gateway.process.pid))
         served, streamed = next(load.served), next(load.streamed)
         assert load.errors == []
-        assert served > 50 * ROLLS
-        assert streamed > ROLLS
+        assert {status for status, _ in load.managed} <= {200, 503}
+        assert served > 50 * rolls
+        assert streamed > rolls
+        assert len({descriptors for descriptors, _ in sizes}) == 1, sizes
+        assert sizes[-1][1] - sizes[0][1] <= GROWTH_KIB, sizes
         assert load.most_children <= 2 * 3 + 1, "two generations, and the process that reads the settings"
         until(lambda: gateway.summary()["total_requests"] >= served)
         assert gateway.summary()["total_requests"] == served
         assert gateway.summary()["error_requests"] == 0
-        assert state(gateway).ended == ROLLS
+        assert state(gateway).ended == rolls
+        if is_long:
+            late = sum(status != 200 for status, _ in load.managed)
+            longest = max(seconds for _, seconds in load.managed)
+            print(  # noqa: T201 - the figures of the long form
+                f"{rolls} replacements: {served} calls, {streamed} streams, {len(load.managed)} management requests "
+                f"({late} got 503, the longest took {longest:.2f} s), at most {load.most_children} children; "
+                f"supervisor: {sizes[0][0]} descriptors, {sizes[0][1]} to {sizes[-1][1]} KiB"
+            )
 
 
 def test_new_service_keys_take_effect_and_removed_ones_end(tmp_path: Path) -> None:
@@ -168,7 +203,13 @@ def test_new_service_keys_take_effect_and_removed_ones_end(tmp_path: Path) -> No
         kept = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
         assert send(kept, "GET", "/readyz").status == 200
         file.write_text(f"LLM_GATEWAY_SERVICE_KEYS=dev:{KEY},new:the-new-key-of-a-service\n")
-        assert reload(gateway)[0] == 0
+        with ThreadPoolExecutor(1) as pool:
+            reloading = pool.submit(reload, gateway)
+            found = []
+            while not reloading.done():
+                found.append(status(KEY))
+        assert reloading.result()[0] == 0
+        assert set(found) == {200}, "requests of the management API wait for the new control process"
         assert (status("the-old-key-of-a-service"), status("the-new-key-of-a-service")) == (401, 200)
         kept.close()
 

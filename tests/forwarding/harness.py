@@ -45,6 +45,7 @@ class Worker:
     forwarder: Forwarder
     events: list[Event]
     alive: list[bool]
+    handed_over: list[bool]
     clients: list[Client] = field(default_factory=list)
 
     async def connect(self) -> Client:
@@ -108,13 +109,19 @@ async def served(
 async def worker(data_dir: Path, limits: ForwardLimits | None = None, **server_limits: Any) -> AsyncIterator[Worker]:
     """Run the worker's side."""
     events: list[Event] = []
-    alive = [True]
+    alive, handed_over = [True], [False]
     address = ControlSocket(data_dir)
-    forwarder = Forwarder(address, is_alive=lambda: alive[0], log=collector(events), limits=limits)
+    forwarder = Forwarder(
+        address,
+        is_alive=lambda: alive[0],
+        is_handed_over=lambda: handed_over[0],
+        log=collector(events),
+        limits=limits,
+    )
     gate = Gate(forwarder, Keyring(KEYS), local_only=True, log=collector(events))
     try:
         async with served(gate, collector(events), **server_limits) as (port, _):
-            running = Worker(port, forwarder, events, alive)
+            running = Worker(port, forwarder, events, alive, handed_over)
             try:
                 yield running
             finally:

@@ -10,7 +10,8 @@ from typing import Any
 
 from llm_gateway.forwarding.control_server import ControlServer
 from llm_gateway.forwarding.control_socket import ControlSocket
-from tests.forwarding.harness import Send, control, request, until, with_lifespan, worker
+from llm_gateway.forwarding.forwarder import ForwardLimits
+from tests.forwarding.harness import Send, control, in_flight, request, until, with_lifespan, worker
 from tests.server.harness import Message, answer, read_body
 
 
@@ -88,3 +89,25 @@ async def test_a_control_that_stops_cancels_requests_after_its_drain_time(tmp_pa
         assert (response.status, response.json["code"], response.headers["retry-after"]) == (503, "overloaded", "1")
         assert "connection" not in response.headers, "the worker goes on serving this client"
         assert held.ends == ["cancelled"]
+
+
+async def test_requests_wait_while_another_control_takes_over(tmp_path: Path) -> None:
+    limits = ForwardLimits(requests=2, hand_over_s=5.0)
+    async with worker(tmp_path, limits) as running:
+        async with control(tmp_path):
+            assert (await running.ask("GET", "/x")).status == 200, "it leaves a connection that is used again"
+        running.handed_over[0] = True
+        waiting = [asyncio.create_task(running.ask(*each)) for each in (("GET", "/x"), ("POST", "/x", b"{}"))]
+        await until(lambda: in_flight(running) == 2)
+        refused = await running.ask("GET", "/x")
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1"), "they have a limit"
+        async with control(tmp_path):
+            running.handed_over[0] = False
+            assert [response.status for response in await asyncio.gather(*waiting)] == [200, 200]
+
+
+async def test_requests_do_not_wait_for_ever_for_another_control(tmp_path: Path) -> None:
+    async with worker(tmp_path, ForwardLimits(hand_over_s=0.05)) as running:
+        running.handed_over[0] = True
+        assert (await running.ask("POST", "/x", b"{}")).status == 503
+        assert in_flight(running) == 0

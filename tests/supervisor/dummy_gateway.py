@@ -24,7 +24,12 @@ def main() -> int:
     """Run the supervisor; with DUMMY_FORKS set, its children are forked from it."""
     leaving_s = float(os.environ["DUMMY_LEAVING_S"])
     if "DUMMY_FORKS" not in os.environ:
-        return run_entry(lambda: run_supervisor(launch, leaving_s=leaving_s))
+        arguments = sys.argv[1:]
+        command = (sys.executable, "-P", "-m", "dummy_gateway")
+        return run_entry(
+            lambda: run_supervisor(launch, leaving_s, command=command, arguments=arguments),
+            is_resumed=arguments[:1] == ["--resume"],
+        )
     from tests.fork_server import CHILDREN, ForkingLauncher
 
     dummy = "tests.supervisor.dummy_child"

@@ -45,6 +45,10 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 0.2
 """Seconds between attempts to connect: they double from the first to the longest."""
 SLICE_S = 0.002
 """Seconds for which messages are handled before other work of the event loop gets its turn."""
+HANDED_OVER_WAIT_S = 0.02
+"""Seconds between attempts to connect while another control process takes over."""
+HANDED_OVER_S = 2.0
+"""Seconds after the announcement of another control process for which it is waited for."""
 SILENT_S = 3.0
 """Seconds without a message after which a connected control counts as stopped. Libraries keep the lock of its
 interpreter for up to a second: the first use of the public price lists, say, on a busy machine."""
@@ -127,6 +131,11 @@ class ChannelClient:
             return silent_s < ALIVE_S
         return silent_s < SILENT_S or now - self._ran_at > ALIVE_S
 
+    def is_handed_over(self) -> bool:
+        """Return whether control has announced that another process takes its place, and that one is still awaited."""
+        beat = self.last_beat
+        return beat is not None and beat.is_leaving and self._clock() - self._heard_at < HANDED_OVER_S
+
     async def close(self) -> None:
         """Send the last report and end the connection."""
         if self._task is None:
@@ -152,7 +161,7 @@ class ChannelClient:
             except Exception as error:  # edge: a handler's defect must not leave the worker without its control
                 self._log("channel: worker failed", level="error", problem=reason_without_key(error))
             if not self._is_closing:
-                await asyncio.sleep(self._wait_s)
+                await asyncio.sleep(HANDED_OVER_WAIT_S if self.is_handed_over() else self._wait_s)
                 self._wait_s = min(self._wait_s * 2, LONGEST_WAIT_S)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

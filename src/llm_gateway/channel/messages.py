@@ -130,10 +130,14 @@ class Passed(Message):
 
 
 class ControlBeat(Message):
-    """The event loop of control runs; its state, which health endpoints report."""
+    """The event loop of control runs; its state, which health endpoints report.
+
+    `is_leaving`: it ends in a moment, and another control process takes its place.
+    """
 
     database_ok: bool = True
     shipping_lag_s: float = 0.0
+    is_leaving: bool = False
 
 
 class AskReport(Message):

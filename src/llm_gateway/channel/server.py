@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from itertools import count
 
+import msgspec
+
 from llm_gateway.channel.history import History
 from llm_gateway.channel.messages import (
     BEAT_S,
@@ -79,6 +81,7 @@ class ChannelServer:
         self._serving: set[asyncio.Task[object]] = set()
         self._report_ids = count(1)
         self._listener: asyncio.Server | None = None
+        self._is_leaving = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -137,6 +140,11 @@ class ChannelServer:
             future.cancel()
         return {key: future.result() for future, key in asked.items() if not future.cancelled()}
 
+    def announce_leaving(self) -> None:
+        """Tell all workers that another control process takes the place of this one in a moment."""
+        self._is_leaving = True
+        self._put_all(encode(self._beat_now()))
+
     @property
     def workers(self) -> list[ConnectedWorker]:
         """All workers that are connected, or lived a second ago."""
@@ -161,10 +169,11 @@ class ChannelServer:
 
     def _beat_now(self) -> ControlBeat:
         try:
-            return self._state()
+            beat = self._state()
         except Exception as error:  # edge: control lives, whatever is wrong with its state
             self._log("channel: state cannot be sent", level="error", problem=reason_without_key(error))
-            return ControlBeat(database_ok=False)
+            beat = ControlBeat(database_ok=False)
+        return msgspec.structs.replace(beat, is_leaving=self._is_leaving)
 
     def _put_all(self, frame: bytes | None) -> None:
         for connection in self._connections:

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from llm_gateway.cli.database import KEY_FILE, current_database, encryption_keys
+from llm_gateway.cli.env_files import EnvFiles
 from llm_gateway.cli.output import Flag, Json, note, print_json, printable
 from llm_gateway.data_dir import DataDir
 from llm_gateway.errors import ConfigurationError
@@ -27,7 +28,7 @@ from llm_gateway.store.secrets import SecretBox
 File: TypeAlias = Annotated[Path, Parameter(help="the backup's file")]
 
 
-def backup(file: File, /, *, json: Json = False) -> None:
+def backup(file: File, /, *, env_file: EnvFiles = None, json: Json = False) -> None:
     """Write a copy of the database to a new file that only its owner can read.
 
     The gateway can go on running. The copy is the database at one moment: configuration and usage. It does not hold
@@ -38,7 +39,7 @@ def backup(file: File, /, *, json: Json = False) -> None:
     llm-gateway backup /backup/gateway.db
     ```
     """
-    settings = load_settings()
+    settings = load_settings(env_files=env_file)
     database = _file_of(settings, "pg_dump --format=custom --file=FILE")
     if not database.exists():
         raise ConfigurationError(f"There is no database at {database}: check LLM_GATEWAY_DATA_DIR.")
@@ -61,6 +62,7 @@ def restore(
     /,
     *,
     replace: Annotated[Flag, Parameter(help="keep the present database beside it, and put the backup there")] = False,
+    env_file: EnvFiles = None,
     json: Json = False,
 ) -> None:
     """Put a backup in the place of the database. No gateway may be running on the data directory.
@@ -71,7 +73,7 @@ def restore(
     llm-gateway restore /backup/gateway.db --replace
     ```
     """
-    settings = load_settings()
+    settings = load_settings(env_files=env_file)
     database = _file_of(settings, "pg_restore --clean --dbname=DATABASE FILE")
     with closing(DataDir(settings.data_dir)), _working("Restoring the database"):
         held = inspect(file)
@@ -96,7 +98,7 @@ def restore(
         )
 
 
-def compact(*, json: Json = False) -> None:
+def compact(*, env_file: EnvFiles = None, json: Json = False) -> None:
     """Give the disk space of deleted usage back.
 
     The database file is rewritten without its empty pages. The gateway can go on running and answers calls. Changes of
@@ -107,7 +109,7 @@ def compact(*, json: Json = False) -> None:
     llm-gateway compact
     ```
     """
-    settings = load_settings()
+    settings = load_settings(env_files=env_file)
     database = _file_of(settings, "vacuumdb --full")
     with current_database(settings), _working("Compacting the database"):
         before, after = compact_file(database)

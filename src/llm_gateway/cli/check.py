@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from llm_gateway.cli.database import KEY_FILE, encryption_keys
+from llm_gateway.cli.env_files import EnvFiles
 from llm_gateway.cli.exits import FAILED, SETTINGS, CommandFailed
 from llm_gateway.cli.output import Json, is_terminal, print_json, printable
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
@@ -37,7 +38,7 @@ class Finding(NamedTuple):
     says: str
 
 
-def check(*, json: Json = False) -> None:
+def check(*, env_file: EnvFiles = None, json: Json = False) -> None:
     """Say whether serve could start, and if not, what to do.
 
     It looks at settings, data directory, database, encryption keys, port and model, and changes nothing.
@@ -46,10 +47,10 @@ def check(*, json: Json = False) -> None:
 
     ```sh
     llm-gateway check
-    llm-gateway check --json
+    llm-gateway check --env-file /etc/llm-gateway.env --json
     ```
     """
-    findings = look()
+    findings = look(env_file)
     if json:
         print_json([finding._asdict() for finding in findings])
     else:
@@ -60,10 +61,10 @@ def check(*, json: Json = False) -> None:
         raise CommandFailed("", FAILED)
 
 
-def look() -> list[Finding]:
+def look(env_files: Sequence[str] | None = None) -> list[Finding]:
     """Run all checks and return their findings. If the settings are not valid, theirs is the only one."""
     try:
-        settings = load_settings()
+        settings = load_settings(env_files=env_files)
         check_url(settings.url)
     except ConfigurationError as error:
         return [Finding("settings", False, str(error))]

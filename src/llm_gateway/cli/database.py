@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llm_gateway.cli.env_files import EnvFiles
 from llm_gateway.cli.output import Json, note, print_json
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.settings import Settings
@@ -18,14 +19,14 @@ from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_
 KEY_FILE = "encryption.key"
 
 
-def migrate(*, json: Json = False) -> None:
+def migrate(*, env_file: EnvFiles = None, json: Json = False) -> None:
     """Bring the database's tables to this version. `serve` does it too.
 
     ```sh
     llm-gateway migrate
     ```
     """
-    database = Database.open(load_settings().url)
+    database = Database.open(load_settings(env_files=env_file).url)
     try:
         database.migrate()
     finally:
@@ -36,7 +37,7 @@ def migrate(*, json: Json = False) -> None:
         print("The database is up to date.")
 
 
-def rekey(*, json: Json = False) -> None:
+def rekey(*, env_file: EnvFiles = None, json: Json = False) -> None:
     """Encrypt every stored provider key anew with the first key.
 
     To change keys: put the new one first in LLM_GATEWAY_ENCRYPTION_KEYS, keep the old one behind it, restart the
@@ -47,7 +48,7 @@ def rekey(*, json: Json = False) -> None:
     LLM_GATEWAY_ENCRYPTION_KEYS="$NEW,$OLD" llm-gateway rekey
     ```
     """
-    settings = load_settings()
+    settings = load_settings(env_files=env_file)
     keys = encryption_keys(settings)
     if keys is None:
         raise ConfigurationError("There is no encryption key: set LLM_GATEWAY_ENCRYPTION_KEYS, the new key first.")

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from llm_gateway.cli.database import current_database
+from llm_gateway.cli.env_files import EnvFiles
 from llm_gateway.cli.output import Column, Json, note, print_json, print_rows
 from llm_gateway.journal.quarantined import QuarantinedRecord, list_quarantined
 from llm_gateway.journal.quarantined import reimport as offer_again
@@ -26,7 +27,7 @@ COLUMNS = (
 )
 
 
-def quarantined(*, json: Json = False) -> None:
+def quarantined(*, env_file: EnvFiles = None, json: Json = False) -> None:
     """List the usage records that the database refused. No report counts them.
 
     They are lines of journal/quarantine.jsonl in the data directory.
@@ -35,7 +36,7 @@ def quarantined(*, json: Json = False) -> None:
     llm-gateway usage quarantined
     ```
     """
-    rows = [_row(found) for found in list_quarantined(load_settings().data_dir.absolute())]
+    rows = [_row(found) for found in list_quarantined(load_settings(env_files=env_file).data_dir.absolute())]
     if json:
         print_json(rows)
         return
@@ -44,7 +45,7 @@ def quarantined(*, json: Json = False) -> None:
         note("When the cause is mended, move them to the database with: llm-gateway usage reimport")
 
 
-def reimport(*, json: Json = False) -> None:
+def reimport(*, env_file: EnvFiles = None, json: Json = False) -> None:
     """Offer the usage records that the database refused to it again. The gateway can go on running.
 
     What is refused again stays in the quarantine. A record that is stored already is counted once.
@@ -53,7 +54,7 @@ def reimport(*, json: Json = False) -> None:
     llm-gateway usage reimport
     ```
     """
-    settings = load_settings()
+    settings = load_settings(env_files=env_file)
     with current_database(settings) as database, _progress() as progress:
         done = offer_again(settings.data_dir.absolute(), UsageStore(database).write, progress)
     if json:

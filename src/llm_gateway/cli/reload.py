@@ -10,6 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from llm_gateway.cli.env_files import EnvFiles
 from llm_gateway.cli.exits import CommandFailed
 from llm_gateway.data_dir import RunningGateway, running_gateway
 from llm_gateway.settings_reader import load_settings
@@ -24,19 +25,22 @@ def reload(
     data_dir: Annotated[
         Path | None, Parameter(help="the running gateway's data directory; without it that of the settings here")
     ] = None,
+    env_file: EnvFiles = None,
 ) -> None:
     """Replace the running gateway's processes, without any interruption.
 
-    The gateway reads its `.env` again; variables and flags stay as they were when it started. Settings that do not fit
-    are refused, and nothing is replaced. The command returns when the old processes have ended, after the answers that
-    they were giving.
+    The gateway reads again the files that it was started with: those of `--env-file`, files with secrets and `.env`.
+    Variables and flags stay as they were when it started. Settings that do not fit are refused, and nothing is
+    replaced. The command returns when the old processes have ended, after the answers that they were giving.
+
+    With `--env-file` here, the data directory is that of these files.
 
     ```sh
     llm-gateway reload
     llm-gateway reload --data-dir /var/lib/llm-gateway
     ```
     """
-    path = data_dir or load_settings().data_dir
+    path = data_dir or load_settings(env_files=env_file).data_dir
     before = _running(path)
     try:
         os.kill(before.pid, signal.SIGHUP)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from llm_gateway.cli.database import current_database
+from llm_gateway.cli.env_files import EnvFiles
 from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Column, Flag, Json, is_terminal, print_json, print_rows
 from llm_gateway.control.offline import reprice_once
@@ -41,6 +42,7 @@ def reprice(
     provider: Annotated[str | None, Parameter(help="only attempts at this provider")] = None,
     model: Annotated[str | None, Parameter(help="only attempts at this model")] = None,
     dry_run: Annotated[Flag, Parameter(help="say what would change, and change nothing")] = False,
+    env_file: EnvFiles = None,
     json: Json = False,
 ) -> None:
     """Give stored usage the prices in force now.
@@ -56,7 +58,7 @@ def reprice(
     since_ms, until_ms = _milliseconds(since), _milliseconds(until or datetime.now(UTC))
     if since_ms >= until_ms:
         raise CommandFailed("--since must be before --until, and not in the future.", USAGE)
-    settings = load_settings()
+    settings = load_settings(env_files=env_file)
     with current_database(settings), _progress(since_ms, until_ms) as progress:
         report = reprice_once(
             settings,

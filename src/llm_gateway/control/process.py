@@ -66,6 +66,11 @@ class ControlProcess(ProcessApplication):
         """True while a worker is connected."""
         return self._workers is not None and self._workers.are_connected()
 
+    def announce_leaving(self) -> None:
+        """Tell the workers to keep their requests for the next control process, and wait for its connection."""
+        if self._workers is not None:
+            self._workers.announce_leaving()
+
     async def admit_workers(self) -> None:
         """Let workers connect. Call it once the management API is served, so that no worker is ready before it.
 

@@ -12,18 +12,21 @@ from llm_gateway.control.process import ControlProcess
 from llm_gateway.forwarding.control_server import ControlServer
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.inherited import PREPARED, Inherited
+from llm_gateway.process import lower_priority
 from llm_gateway.settings import Settings
 from llm_gateway.telemetry.process_log import ProcessLog
 
 NICENESS = 5
-"""Added to the process's niceness, so that shipping and reports leave the processor to calls."""
+"""Added to the process's niceness once it serves, so that shipping and reports leave the processor to calls. Before,
+requests wait for it."""
+ANNOUNCED_S = 0.1
+"""Seconds between the announcement of the end and the end itself: in them workers send their last requests."""
 ORPHANED_S = 0.1
 """Seconds between two looks whether workers are still connected, once the supervisor has died."""
 
 
 def serve(inherited: Inherited) -> int:
     """Run the control plane until SIGTERM or SIGINT. Returns the exit code."""
-    os.nice(NICENESS)
     return run_child(inherited, build)
 
 
@@ -55,6 +58,13 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
     async def start() -> None:
         await server.start()
         await app.admit_workers()
+        lower_priority(NICENESS)
 
-    stop = server.stop
+    def stop() -> None:
+        if app.has_workers:
+            app.announce_leaving()
+            asyncio.get_running_loop().call_later(ANNOUNCED_S, server.stop)
+        else:
+            server.stop()
+
     return ChildServer(start, server.run, stop=stop, interrupt=stop, retire=stop, orphaned=orphaned)

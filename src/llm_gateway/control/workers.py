@@ -54,6 +54,10 @@ class Workers:
         """End the workers' connections."""
         await self._channel.stop()
 
+    def announce_leaving(self) -> None:
+        """Tell all workers that another control process takes the place of this one in a moment."""
+        self._channel.announce_leaving()
+
     def distribute(self, configuration: Configuration) -> None:
         """Send a configuration to all workers, and wait in this thread until all living ones apply it, or a second."""
         with self._publishing:

@@ -3,6 +3,7 @@
 One request:
 
     refused at once: control sends no heartbeat, or `LIMIT` requests are being forwarded
+    waits: another control process takes over
     connect ──▶ send the head ──▶ wait for the response's head ──▶ relay the response's body ──▶ over
                      │                   │  control falls silent, dies or takes too long: 503
                      │                   │  a reused connection was closed meanwhile: once more over a new one
@@ -47,6 +48,8 @@ class ForwardLimits:
     idle: int = 8  # unused connections that are kept
     idle_s: float = 30.0  # for which an unused connection is kept; control's server keeps it longer
     watch_s: float = 0.1  # between two looks for control's heartbeat while requests wait for it
+    hand_over_s: float = 2.0  # for which a request waits while another control process takes over
+    hand_over_look_s: float = 0.01  # between two looks whether it has
 
 
 class Forwarder:
@@ -56,6 +59,7 @@ class Forwarder:
         control: the address of the control process.
         is_alive: returns whether control has sent a heartbeat lately. While it returns False, requests are refused
             without an attempt to connect, and those that wait for a response fail.
+        is_handed_over: returns whether another control process takes over right now; requests wait for it.
         log: takes a line if a response breaks off.
         limits: see `ForwardLimits`.
     """
@@ -66,10 +70,12 @@ class Forwarder:
         *,
         is_alive: Callable[[], bool],
         log: Callable[..., None],
+        is_handed_over: Callable[[], bool] = lambda: False,
         limits: ForwardLimits | None = None,
     ) -> None:
         self._control = control
         self._is_alive = is_alive
+        self._is_handed_over = is_handed_over
         self._log = log
         self._limits = limits or ForwardLimits()
         self._loop = asyncio.get_running_loop()
@@ -82,9 +88,10 @@ class Forwarder:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward one HTTP request, or answer it with an error in the format of its path."""
         try:
-            self._check()
+            self._check_count()
             self._count += 1
             try:
+                await self._wait_for_control()
                 await self._forward(ForwardedRequest(scope, receive, send))
             finally:
                 self._count -= 1
@@ -98,9 +105,19 @@ class Forwarder:
         for connection in idle:
             connection.close()
 
-    def _check(self) -> None:
+    async def _wait_for_control(self) -> None:
+        """Wait while another control process takes over.
+
+        Raises:
+            ManagementUnavailable: control sends no heartbeat.
+        """
+        waits_until = self._loop.time() + self._limits.hand_over_s
+        while self._is_handed_over() and self._loop.time() < waits_until:  # noqa: ASYNC110 - the time counts, too
+            await asyncio.sleep(self._limits.hand_over_look_s)
         if not self._is_alive():
             raise ManagementUnavailable(NOT_RUNNING)
+
+    def _check_count(self) -> None:
         if self._count >= self._limits.requests:
             raise Overloaded(
                 f"{self._limits.requests} requests of the management API are being served, which is the limit: send "
@@ -115,8 +132,9 @@ class Forwarder:
             try:
                 stream = await self._ask(request, connection)
             except IncompleteResponse:
-                if reused is None or request.is_gone or not self._is_alive():
+                if reused is None or request.is_gone:
                     raise
+                await self._wait_for_control()
                 connection = await self._connect()  # control closed the other one while it was idle
                 stream = await self._ask(request, connection)
             await request.relay(stream, self._limits.silent_s)

@@ -108,6 +108,14 @@ def release_place(descriptor: int, number: int) -> None:
     os.pwrite(descriptor, bytes(PLACE_WORDS * WORD), (PLACES_AT + number * PLACE_WORDS) * WORD)
 
 
+def has_this_layout(descriptor: int) -> bool:
+    """Return whether the memory has the layout of this version of the gateway."""
+    size = os.fstat(descriptor).st_size
+    header = b"" if size < HEADER_WORDS * WORD else os.pread(descriptor, 3 * WORD, 0)
+    found = [int.from_bytes(header[at : at + WORD], "little") for at in range(0, len(header), WORD)]
+    return found == [MAGIC, VERSION, SIZE] and size == SIZE
+
+
 class HostMemory:
     """The memory as a process sees it: `words` are signed integers, `floats` are the same bytes as floating point.
 
@@ -124,13 +132,10 @@ class HostMemory:
 
     def __init__(self, descriptor: int, observe: Callable[[Any], Any] | None = None) -> None:
         self.descriptor = descriptor
-        size = os.fstat(descriptor).st_size
-        header = b"" if size < HEADER_WORDS * WORD else os.pread(descriptor, 3 * WORD, 0)
-        found = [int.from_bytes(header[at : at + WORD], "little") for at in range(0, len(header), WORD)]
-        if found != [MAGIC, VERSION, SIZE] or size != SIZE:
+        if not has_this_layout(descriptor):
             raise UnusableMemory(
-                f"The shared memory (descriptor {descriptor}, {size} bytes) does not have layout {VERSION} of "
-                f"{SIZE} bytes, which this version of the gateway uses: create new memory."
+                f"The shared memory (descriptor {descriptor}, {os.fstat(descriptor).st_size} bytes) does not have "
+                f"layout {VERSION} of {SIZE} bytes, which this version of the gateway uses: create new memory."
             )
         whole = memoryview(mmap.mmap(descriptor, SIZE))
         self.words: Any = whole.cast("q")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from llm_gateway.errors import Overloaded
 from llm_gateway.host_memory import DIRTY, WORKERS, HostMemory
 from llm_gateway.host_memory.lock import HostLock
 from llm_gateway.limiter.base import NOBODY, Before, Decision, Reservation
-from llm_gateway.limiter.shared_window import SharedWindow, drop_open, provider_slots, recompute_sums
+from llm_gateway.limiter.shared_window import SharedWindow, drop_open, has_open, provider_slots, recompute_sums
 from llm_gateway.limiter.window import BUCKETS, Window
 
 LONGEST_WAIT_S = 0.05
@@ -212,10 +212,14 @@ class SharedLimiter:
 
         Called by the next process with this number. Without it waits are estimated too short for a minute.
         """
-        self._change(partial(self._release_worker, number))
+        # All pages of the memory are new to a process that has just started. It must not read them under the lock,
+        # for which calls of the other workers wait; nobody else writes what the dead process held.
+        held = [at for at in provider_slots(self._words).used() if has_open(self._words, at, number)]
+        if held:
+            self._change(partial(self._release_worker, number, held))
 
-    def _release_worker(self, number: int) -> None:
-        for at in provider_slots(self._words).used():
+    def _release_worker(self, number: int, held: Sequence[int]) -> None:
+        for at in held:
             drop_open(self._words, at, number)
 
     def _change(self, change: Callable[[], None]) -> None:

@@ -48,6 +48,11 @@ def recompute_sums(words: Any, at: int) -> None:
     words[at + TOKEN_SUM] = sum(words[at + TOKENS : at + TOKENS + BUCKETS])
 
 
+def has_open(words: Any, at: int, number: int) -> bool:
+    """Return whether a process has open tokens in the window at this word."""
+    return bool(words[at + WINDOW_WORDS + number * ROW_WORDS])
+
+
 def drop_open(words: Any, at: int, number: int) -> None:
     """Drop the open tokens of a process in the window at this word."""
     row = at + WINDOW_WORDS + number * ROW_WORDS

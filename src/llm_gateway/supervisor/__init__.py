@@ -6,7 +6,7 @@ workers start side by side; each writes a line to its leash, a socket to the sup
     starting ── all ready ──▶ serving ── SIGTERM, SIGINT ──▶ workers stop ── all ended ──▶ control stops ──▶ ended
        │                      │     ▲                             ▲
        │                      ├─────┘ a child ended: restart it   │
-       │                      └─ SIGHUP: see `roll.py`            │
+       │                      └─ SIGHUP: `renewal.py`, `roll.py`  │
        └── a child ended before it was ready, or a signal ────────┘
 
 It imports neither asyncio nor a library, so that it needs little memory and can hardly fail.
@@ -14,13 +14,18 @@ It imports neither asyncio nor a library, so that it needs little memory and can
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Sequence
 
 from llm_gateway.configuration_error import ConfigurationError
-from llm_gateway.host_memory import create
+from llm_gateway.host_memory import create, has_this_layout
 from llm_gateway.supervisor.claims import claim
+from llm_gateway.supervisor.generation import Generation
 from llm_gateway.supervisor.launcher import Launch, keep_descriptors_private
 from llm_gateway.supervisor.loop import Supervisor
+from llm_gateway.supervisor.renewal import REHEARSE, RESUME
+from llm_gateway.supervisor.saved_state import State, UnreadableState, restore
 from llm_gateway.supervisor.settings_file import (
     LEAVING_S,
     SettingsRefused,
@@ -30,16 +35,25 @@ from llm_gateway.supervisor.settings_file import (
 )
 
 
-def run_supervisor(launch: Launch, leaving_s: float = LEAVING_S) -> int:
+def run_supervisor(
+    launch: Launch, leaving_s: float = LEAVING_S, *, command: Sequence[str] = (), arguments: Sequence[str] = ()
+) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code.
 
-    A child that has not stopped `leaving_s` seconds after its time to accept and drain is killed.
+    Args:
+        launch: starts a child.
+        leaving_s: seconds after its time to accept and drain at which a child that has not stopped is killed.
+        command: program and arguments that call this function again with more `arguments`, so that a reload takes the
+            supervisor's new code, too. If it is empty, the supervisor keeps its code.
+        arguments: arguments of this process.
 
     Raises:
         ConfigurationError: the data directory or the address cannot be used; the message says what to set.
     """
     keep_descriptors_private()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, the system tells no exit code
+    if arguments[:1] in ([REHEARSE], [RESUME]):
+        return _resume(launch, leaving_s, command, arguments)
     try:
         document = read_settings_in_child(launch)
     except SettingsRefused as refused:
@@ -47,12 +61,41 @@ def run_supervisor(launch: Launch, leaving_s: float = LEAVING_S) -> int:
     settings = SupervisorSettings(document, leaving_s)
     data_dir, sock = claim(settings)
     memory = _create_memory(settings.workers)
-    supervisor = Supervisor(launch, settings, store_settings(document), data_dir, sock, memory)
+    state = State(Generation.new(settings, store_settings(document)), data_dir, sock, memory)
+    return _run(Supervisor(launch, state, command=command), state)
+
+
+def _resume(launch: Launch, leaving_s: float, command: Sequence[str], arguments: Sequence[str]) -> int:
+    """Go on in the place of the code before, or only try whether that is possible.
+
+    Raises:
+        ConfigurationError: the state does not fit to this code, or the system refuses memory.
+    """
+    document = int(arguments[1])
+    try:
+        state = restore(document, leaving_s)
+    except UnreadableState as problem:
+        raise ConfigurationError(str(problem)) from None
+    os.close(document)
+    unfit = state.memory if state.memory is not None and not has_this_layout(state.memory) else None
+    if unfit is not None:
+        os.close(unfit)  # the children that use it have descriptors of their own
+    if state.memory in (None, unfit):
+        state.memory = _create_memory(state.current.settings.workers)
+    supervisor = Supervisor(launch, state, command=command, is_resumed=True)
+    if arguments[0] == REHEARSE:
+        return 0
+    if unfit is not None:
+        supervisor.log("new processes share new memory, since its layout has changed", level="warning")
+    return _run(supervisor, state)
+
+
+def _run(supervisor: Supervisor, state: State) -> int:
     try:
         return supervisor.run()
     finally:
-        sock.close()
-        data_dir.close()
+        state.listener.close()
+        state.data_dir.close()
 
 
 def _create_memory(workers: int) -> int | None:

@@ -11,6 +11,10 @@ import socket
 from llm_gateway.inherited import PREPARED, READY, RETIRE, STOP, Inherited, to_arguments
 from llm_gateway.supervisor.launcher import Launch
 
+TYPE_CHECKING = False  # as typing's, which takes half a megabyte of the supervisor's memory to import
+if TYPE_CHECKING:
+    from typing import Any
+
 STABLE_S = 5.0
 """A child that lived this many seconds is started again without a pause."""
 FIRST_PAUSE_S = 0.1
@@ -44,6 +48,44 @@ class Child:
         self._received = b""
         self._started_at = 0.0
         self._pause_s = 0.0
+
+    def save(self) -> dict[str, Any]:
+        """Return a running or waiting child as JSON values, for `restore` in the same process."""
+        return {
+            "name": self.name,
+            "module": self._module,
+            "number": self.number,
+            "pid": self.pid,
+            "leash": self.leash,
+            "received": self._received.decode("latin-1"),
+            "is_ready": self.is_ready,
+            "was_ready": self.was_ready,
+            "is_prepared": self.is_prepared,
+            "started_at": self._started_at,
+            "restart_at": self.restart_at,
+            "pause_s": self._pause_s,
+        }
+
+    @classmethod
+    def restore(cls, saved: dict[str, Any], settings_file: int) -> Child:
+        """Return the child that `save` described.
+
+        Raises:
+            OSError: its leash is not open.
+        """
+        child = cls(saved["name"], saved["module"], settings_file, saved["number"])
+        child.pid, child.restart_at = saved["pid"], saved["restart_at"]
+        child.is_ready, child.was_ready, child.is_prepared = (
+            saved["is_ready"],
+            saved["was_ready"],
+            saved["is_prepared"],
+        )
+        child._received = saved["received"].encode("latin-1")
+        child._started_at, child._pause_s = saved["started_at"], saved["pause_s"]
+        if saved["leash"] is not None:
+            child._leash = socket.socket(fileno=saved["leash"])
+            child._leash.setblocking(False)
+        return child
 
     def start(self, launch: Launch, inherited: Inherited, lock: int, now: float) -> None:
         """Start the process. The leash of `inherited` is made here.

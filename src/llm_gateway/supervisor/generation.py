@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from llm_gateway.supervisor.child import Child
 from llm_gateway.supervisor.settings_file import SupervisorSettings
@@ -19,15 +19,24 @@ class Generation:
     Args:
         settings: number of workers, times of the stop, log.
         settings_file: descriptor of all settings as JSON.
-        taken: numbers of workers that run beside these.
+        control: the control process.
+        workers: the workers.
     """
 
-    def __init__(self, settings: SupervisorSettings, settings_file: int, taken: Collection[int] = ()) -> None:
-        free = [number for number in NUMBERS if number not in taken]
+    def __init__(
+        self, settings: SupervisorSettings, settings_file: int, control: Child, workers: Sequence[Child]
+    ) -> None:
         self.settings = settings
         self.settings_file = settings_file
-        self.control = Child("control", CONTROL_MODULE, settings_file)
-        self.workers = [Child(f"worker {n}", WORKER_MODULE, settings_file, n) for n in free[: settings.workers]]
+        self.control = control
+        self.workers = list(workers)
+
+    @classmethod
+    def new(cls, settings: SupervisorSettings, settings_file: int, taken: Collection[int] = ()) -> Generation:
+        """Return children that are to be started, beside workers that have the numbers in `taken`."""
+        free = [number for number in NUMBERS if number not in taken]
+        workers = [Child(f"worker {n}", WORKER_MODULE, settings_file, n) for n in free[: settings.workers]]
+        return cls(settings, settings_file, Child("control", CONTROL_MODULE, settings_file), workers)
 
     @property
     def children(self) -> list[Child]:

@@ -49,6 +49,18 @@ def keep_descriptors_private() -> None:
             return
 
 
+def failure_reason(errors: str) -> str:
+    """Return in one line why a program of this package failed, from what it wrote to stderr; "" if it wrote nothing.
+
+    A traceback is shortened to its last line, and the place that it names last.
+    """
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    places = [line.removeprefix("File ").partition(", in ")[0] for line in lines if line.startswith("File ")]
+    if places:
+        return f"{lines[-1]} ({places[-1]})."
+    return " ".join(" ".join(lines).split()).removeprefix("llm-gateway: ")
+
+
 def exit_reason(code: int) -> str:
     """Return in words how a process ended; `code` is its exit code, or the negative number of a signal."""
     if code >= 0:

@@ -6,57 +6,47 @@ import contextlib
 import math
 import os
 import signal
-import socket
 import time
+from collections.abc import Iterable, Sequence
 
-from llm_gateway.data_dir import DataDir
 from llm_gateway.host_memory import release_place
 from llm_gateway.inherited import Inherited
 from llm_gateway.supervisor.child import Child
-from llm_gateway.supervisor.generation import Generation
 from llm_gateway.supervisor.launcher import Launch, exit_reason
 from llm_gateway.supervisor.log_lines import SupervisorLog
-from llm_gateway.supervisor.roll import Roll
-from llm_gateway.supervisor.settings_file import SupervisorSettings
+from llm_gateway.supervisor.renewal import Rehearsal, become_new_code
+from llm_gateway.supervisor.roll import READY_S, Roll
+from llm_gateway.supervisor.saved_state import State
 from llm_gateway.supervisor.wakeups import Wakeups
 
 
 class Supervisor:
     """Runs one control process and the workers; the package's docstring draws the states.
 
-    A SIGHUP replaces them (`Roll`). One that arrives too early, or during a replacement, is remembered once.
+    A SIGHUP replaces them (`Roll`), after the supervisor's own code (`renewal.py`). One that arrives too early, or
+    during a replacement, is remembered once.
 
     Args:
         launch: starts a child.
-        settings: number of workers, times of the stop, log.
-        settings_file: descriptor of the settings as JSON.
-        data_dir: the data directory, whose lock the children keep; how replacements ended is written there.
-        listener: the TCP socket; it is closed when the stop begins, so that the workers' copies are the last.
-        memory: descriptor of the memory that several workers share (host_memory); None for a single one.
+        state: what is held for the children. The listener is closed when the stop begins, so that the workers' copies
+            are the last.
+        command: program and arguments of this process, see `run_supervisor`.
+        is_resumed: this code has just taken over, and the replacement goes on with the children.
     """
 
-    def __init__(
-        self,
-        launch: Launch,
-        settings: SupervisorSettings,
-        settings_file: int,
-        data_dir: DataDir,
-        listener: socket.socket,
-        memory: int | None,
-    ) -> None:
+    def __init__(self, launch: Launch, state: State, *, command: Sequence[str] = (), is_resumed: bool = False) -> None:
+        settings = state.current.settings
+        self.log = SupervisorLog(settings.log_level, settings.log_format)
         self._launch = launch
-        self._data_dir = data_dir
-        self._listener = listener
-        self._memory = memory
+        self._state = state
+        self._command = command
+        self._is_resumed = is_resumed
         self._leaving_s = settings.leaving_seconds
         self._stop_s = settings.stop_seconds
-        self._log = SupervisorLog(settings.log_level, settings.log_format)
-        self._current = Generation(settings, settings_file)
-        self._has_started = False
+        self._has_started = is_resumed
         """Whether all children were ready once."""
+        self._rehearsal: Rehearsal | None = None
         self._roll: Roll | None = None
-        self._rolls = 0
-        self._is_roll_due = False
         self._deadline: float | None = None
         """Time at which children that still run are killed; None until the stop."""
         self._code = 0
@@ -64,41 +54,49 @@ class Supervisor:
     def run(self) -> int:
         """Run the children until a signal or a failed start has stopped them. Returns the exit code."""
         wakeups = Wakeups()
-        for child in self._children:
-            self._start(child)
+        if self._is_resumed:
+            self._reap()
+            self._begin_roll(time.monotonic())
+        else:
+            for child in self._children:
+                self._start(child)
         while not self._is_stopping or any(child.pid is not None for child in self._children):
             leashes = {child.leash: child for child in self._children if child.leash is not None}
             numbers, readable = wakeups.wait(leashes, self._seconds_left())
             for descriptor in readable:
                 leashes[descriptor].read_leash()
-            for number in numbers:
-                if number in (signal.SIGTERM, signal.SIGINT):
-                    self._stop(number)
-                elif number == signal.SIGHUP:
-                    self._is_roll_due = True
+            self._take(numbers)
             self._reap()
             self._act_on_time()
             if not self._is_stopping:
-                self._replace()
+                self._replace(wakeups)
         return self._code
+
+    def _take(self, numbers: Iterable[int]) -> None:
+        """Act on signals that have arrived."""
+        for number in numbers:
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._stop(number)
+            elif number == signal.SIGHUP:
+                self._state.is_roll_due = True
 
     @property
     def _children(self) -> list[Child]:
-        return [*self._current.children, *(self._roll.children if self._roll is not None else ())]
+        return [*self._state.current.children, *(self._roll.children if self._roll is not None else ())]
 
     @property
     def _is_stopping(self) -> bool:
         return self._deadline is not None
 
     def _start(self, child: Child) -> None:
-        inherited = Inherited(settings=child.settings_file, leash=-1, memory=self._memory)
+        inherited = Inherited(settings=child.settings_file, leash=-1, memory=self._state.memory)
         if child.number is not None:
-            inherited.listener, inherited.number = self._listener.fileno(), child.number
+            inherited.listener, inherited.number = self._state.listener.fileno(), child.number
         try:
-            child.start(self._launch, inherited, self._data_dir.shared_lock, time.monotonic())
+            child.start(self._launch, inherited, self._state.data_dir.shared_lock, time.monotonic())
         except OSError as error:
             pause_s = child.schedule_restart(time.monotonic())
-            self._log(
+            self.log(
                 "process cannot be started",
                 level="error",
                 process=child.name,
@@ -116,6 +114,8 @@ class Supervisor:
             if not pid:
                 break
             code = os.waitstatus_to_exitcode(status)
+            if self._rehearsal is not None and self._rehearsal.pid == pid:
+                self._rehearsal.ended(code)
             if self._roll is not None and not self._is_stopping:
                 self._roll.process_ended(pid, code)
             for child in self._children:
@@ -125,9 +125,9 @@ class Supervisor:
 
     def _release_place(self, child: Child) -> None:
         """Clear what an ended worker held of the host's limits, before another one gets its number."""
-        if self._memory is not None and child.number is not None:
+        if self._state.memory is not None and child.number is not None:
             with contextlib.suppress(OSError):  # no memory is left; the next worker with this number clears it
-                release_place(self._memory, child.number)
+                release_place(self._state.memory, child.number)
 
     def _ended(self, child: Child, pid: int, code: int) -> None:
         was_ready = child.is_ready
@@ -139,7 +139,7 @@ class Supervisor:
         elif not child.was_ready and not self._has_started:
             self._ended_at_start(child, pid, code)
         else:
-            self._log(
+            self.log(
                 "process ended, it is started again",
                 level="warning",
                 process=child.name,
@@ -151,13 +151,13 @@ class Supervisor:
     def _ended_at_start(self, child: Child, pid: int, code: int) -> None:
         """End the gateway with the child's exit code. The child has reported the reason if the code is an error."""
         if code <= 0:
-            self._log("process ended before it was ready", level="error", process=child.name, reason=exit_reason(code))
+            self.log("process ended before it was ready", level="error", process=child.name, reason=exit_reason(code))
         self._code = code if code > 0 else 1
         self._stop(signal.SIGINT)
 
     def _ended_at_stop(self, child: Child, pid: int, code: int) -> None:
         if code < 0:
-            self._log("process ended", level="warning", process=child.name, pid=pid, reason=exit_reason(code))
+            self.log("process ended", level="warning", process=child.name, pid=pid, reason=exit_reason(code))
         self._code = self._code or (code if code >= 0 else 1)
         if child.number is not None and not self._running_workers():
             self._stop_control()
@@ -174,9 +174,11 @@ class Supervisor:
         is_first = not self._is_stopping
         if is_first:
             self._deadline = time.monotonic() + self._stop_s
-            self._listener.close()
+            self._state.listener.close()
             if self._roll is not None:
                 self._roll.stop_reading()
+            if self._rehearsal is not None:
+                self._rehearsal.kill()
             for child in self._children:
                 child.restart_at = None
         for child in self._stopping_children():
@@ -189,38 +191,71 @@ class Supervisor:
             if not child.is_retiring:
                 child.signal(signal.SIGTERM)
 
-    def _replace(self) -> None:
+    def _replace(self, wakeups: Wakeups) -> None:
         """Begin a replacement that is due, or go on with the one under way."""
-        now = time.monotonic()
-        self._has_started = self._has_started or all(child.was_ready for child in self._current.children)
+        now, state = time.monotonic(), self._state
+        self._has_started = self._has_started or all(child.was_ready for child in state.current.children)
+        if self._rehearsal is not None and self._rehearsal.problem is not None:
+            self._renew(self._rehearsal.problem, wakeups)
         if self._roll is not None:
             self._go_on(self._roll, now)
-        if self._roll is None and self._is_roll_due and self._has_started:
-            self._is_roll_due = False
-            self._rolls += 1
-            self._data_dir.write_reloads(self._rolls, self._rolls - 1)
-            self._log("reloading")
-            self._roll = Roll(self._launch, self._current, self._start, self._log, leaving_s=self._leaving_s, now=now)
+        if self._roll is None and self._rehearsal is None and state.is_roll_due and self._has_started:
+            state.is_roll_due = False
+            state.rolls += 1
+            state.data_dir.write_reloads(state.rolls, state.rolls - 1)
+            self.log("reloading")
+            if self._command:
+                self._rehearse(now)
+            else:
+                self._begin_roll(now)
+
+    def _rehearse(self, now: float) -> None:
+        """Try whether the supervisor's code on disk can take over."""
+        try:
+            self._rehearsal = Rehearsal(self._command, self._state, kill_at=now + READY_S)
+        except OSError as error:
+            self._refuse(f"The supervisor's new code cannot be started: {error.strerror or error}.")
+
+    def _renew(self, problem: str, wakeups: Wakeups) -> None:
+        """Let the supervisor's new code take over, unless there is a problem with it. Returns only in that case."""
+        self._rehearsal = None
+        if not problem:
+            self._take(wakeups.block())
+            if not self._is_stopping:
+                error = become_new_code(self._command, self._state)
+                problem = f"The supervisor's new code cannot be started: {error.strerror or error}."
+            wakeups.unblock()
+        if not self._is_stopping:
+            self._refuse(problem)
+
+    def _refuse(self, problem: str) -> None:
+        self.log("reload refused, nothing is replaced", level="error", problem=problem)
+        self._state.data_dir.write_reloads(self._state.rolls, self._state.rolls, problem)
+
+    def _begin_roll(self, now: float) -> None:
+        self._roll = Roll(self._launch, self._state.current, self._start, self.log, leaving_s=self._leaving_s, now=now)
 
     def _go_on(self, roll: Roll, now: float) -> None:
         roll.act(now)
-        if self._current is not roll.current:
-            self._current = roll.current
-            self._stop_s = max(self._stop_s, self._current.settings.stop_seconds)
+        if self._state.current is not roll.current:
+            self._state.current = roll.current
+            self._stop_s = max(self._stop_s, self._state.current.settings.stop_seconds)
         if roll.is_over:
             roll.close()
             self._roll = None
-            self._stop_s = self._current.settings.stop_seconds
-            self._log = SupervisorLog(self._current.settings.log_level, self._current.settings.log_format)
-            self._data_dir.write_reloads(self._rolls, self._rolls, roll.problem)
+            self._stop_s = self._state.current.settings.stop_seconds
+            self.log = SupervisorLog(self._state.current.settings.log_level, self._state.current.settings.log_format)
+            self._state.data_dir.write_reloads(self._state.rolls, self._state.rolls, roll.problem)
             if not roll.problem:
-                self._log("reloaded")
+                self.log("reloaded")
 
     def _seconds_left(self) -> float | None:
         """Return the seconds until a restart, the next step of a replacement, or the end of the time to stop."""
         times = [child.restart_at for child in self._children if child.restart_at is not None]
         if self._deadline is not None:
             times.append(self._deadline)
+        elif self._rehearsal is not None and self._rehearsal.kill_at < math.inf:
+            times.append(self._rehearsal.kill_at)
         elif self._roll is not None and self._roll.next_time < math.inf:
             times.append(self._roll.next_time)
         return max(0.0, min(times) - time.monotonic()) if times else None
@@ -231,8 +266,11 @@ class Supervisor:
         for child in self._children:
             if child.restart_at is not None and child.restart_at <= now:
                 self._start(child)
+        if self._rehearsal is not None and self._rehearsal.kill_at <= now:
+            self._rehearsal.kill()
+            self._rehearsal.kill_at = math.inf
         if self._deadline is not None and self._deadline <= now:
             for child in self._stopping_children():
-                self._log("process did not stop in time, it is killed", level="error", process=child.name)
+                self.log("process did not stop in time, it is killed", level="error", process=child.name)
                 child.signal(signal.SIGKILL)
             self._deadline = now + self._stop_s

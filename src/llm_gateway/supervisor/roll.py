@@ -146,7 +146,7 @@ class Roll:
                 f"{', '.join(changed)} cannot change while the gateway runs: restart it, or restore the former value.",
             )
         taken = [worker.number for worker in self.current.workers if worker.number is not None]
-        self._new = new = Generation(settings, store_settings(document), taken)
+        self._new = new = Generation.new(settings, store_settings(document), taken)
         for child in new.children:
             self._start(child)
 

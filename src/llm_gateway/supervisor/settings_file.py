@@ -6,7 +6,7 @@ import json
 import os
 
 from llm_gateway.entry import complain
-from llm_gateway.supervisor.launcher import Launch, exit_reason
+from llm_gateway.supervisor.launcher import Launch, exit_reason, failure_reason
 
 LEAVING_S = 15.0
 """Seconds that a child can take to end, beyond its time to accept and drain."""
@@ -91,7 +91,7 @@ class SettingsReading:
         """
         document, errors = _contents(self._document), _contents(self._errors).decode("utf-8", "replace")
         if code or not document:
-            reason = " ".join(errors.split()).removeprefix("llm-gateway: ")
+            reason = failure_reason(errors)
             raise SettingsRefused(code, reason or f"The settings cannot be read: {exit_reason(code)}.")
         return document
 

@@ -20,6 +20,16 @@ class Wakeups:
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for number in CAUGHT:
             signal.signal(number, _noted)
+        self.unblock()  # they may have been blocked for this moment by the code before (`renewal.py`)
+
+    def block(self) -> list[int]:
+        """Let signals wait, so that none is lost when another program takes over. Returns those that had arrived."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
+        return self._read() if select.select([self._reader], [], [], 0)[0] else []
+
+    def unblock(self) -> None:
+        """Let signals arrive, also those that wait."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, CAUGHT)
 
     def wait(self, descriptors: Iterable[int], timeout_s: float | None) -> tuple[list[int], set[int]]:
         """Wait for a signal or a readable descriptor. Returns the numbers of signals, and readable descriptors."""
@@ -29,7 +39,10 @@ class Wakeups:
         readable = {descriptor for descriptor, _ in poll.poll(None if timeout_s is None else timeout_s * 1000)}
         if self._reader not in readable:
             return [], readable
-        return list(os.read(self._reader, 4096)), readable - {self._reader}
+        return self._read(), readable - {self._reader}
+
+    def _read(self) -> list[int]:
+        return list(os.read(self._reader, 4096))
 
 
 def _noted(*_: object) -> None:

@@ -215,7 +215,7 @@ class WorkerProcess(ProcessApplication):
     def _open_forwarder(self, channel: ChannelClient) -> Forwarder:
         address = ControlSocket(self._settings.data_dir)
         self._stack.callback(address.close)
-        forwarder = Forwarder(address, is_alive=channel.is_alive, log=self._log)
+        forwarder = Forwarder(address, is_alive=channel.is_alive, is_handed_over=channel.is_handed_over, log=self._log)
         self._stack.callback(forwarder.close)
         return forwarder
 
