@@ -47,7 +47,7 @@ setup: $(EVERYTHING) ## Install everything into .venv (the other commands do thi
 serve: $(RUNTIME) ## Start the gateway on http://localhost:8200
 	@$(BIN)/llm-gateway serve
 
-# Two workers more than cores (tests/conftest.py), or WORKERS; neighbouring tests mostly stay together and share what their
+# Four workers more than cores (tests/conftest.py), or WORKERS; neighbouring tests mostly stay together and share what their
 # module started.
 PARALLEL := -n $(or $(WORKERS),auto) --dist worksteal
 # One worker for each core, for tests that hardly ever wait: each further one would collect all tests again.

@@ -125,9 +125,9 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return two workers more than cores: tests that start servers mostly wait for them."""
+    """Return four workers more than cores: tests that start servers mostly wait for them."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return 2 + (len(affinity(0)) if affinity else os.cpu_count() or 1)
+    return 4 + (len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -93,7 +93,7 @@ NO_OBJECTS: list[tuple[str, bytes]] = [
     ("a raw control character", b'{"user_id":"\x01"}'),
     ("deep arrays", b"[" * DEEP),
     ("deep arrays that end", b"[" * DEEP + b"]" * DEEP),
-    ("deep objects", b'{"a":' * DEEP),
+    ("deep objects", b'{"a":' * 15_000),
     ("depth in a field", b'{"user_id":' + b"[" * DEEP + b"]" * DEEP + b"}"),
     ("depth in an unknown field", b'{"x":' + b"[" * DEEP + b"]" * DEEP + b"}"),
     ("NaN", b'{"temperature":NaN}'),
@@ -283,6 +283,12 @@ def test_a_body_of_4_mib_is_accepted_and_a_byte_more_is_not(
                 assert answer.status == 200
             else:
                 invalid(answer)
+
+
+def test_a_large_body_with_too_many_values_is_rejected(port: int) -> None:
+    deep = b'{"a":' * DEEP
+    is_problem(ask(port, request("POST", GENERATE, deep)), 413, "payload_too_large")
+    invalid(ask(port, request("POST", PROVIDERS, deep)))
 
 
 def test_a_body_that_never_ends_is_cut_off(port: int) -> None:

@@ -239,7 +239,7 @@ async def test_a_stopped_holder_makes_others_refuse_within_50_ms_until_it_goes_o
 
     assert [type(error) for error in refused] == [Overloaded] * 100
     assert (refused[0].status, refused[0].retry_after_s) == (503, 1)  # type: ignore[union-attr]
-    assert 0.05 <= took_s < 0.2
+    assert 0.25 <= took_s < 0.5
     assert did_not_wait_s < 0.05
     assert status == (0 if ending == signal.SIGCONT else -signal.SIGKILL)
     assert (await limiter.take("p", RPM, TPM, 5)).reservation is not None

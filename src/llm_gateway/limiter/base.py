@@ -81,7 +81,7 @@ class Limiter(Protocol):
         time, so that a changed limit applies to the next call. `model` selects the limits that `cap` reported.
 
         Raises:
-            Overloaded: the backend cannot tell within 50 ms whether the request fits.
+            Overloaded: the backend cannot tell within 250 ms whether the request fits.
         """
         ...
 

@@ -1,7 +1,7 @@
 """Rate limiter of all processes of a host: exact counts in shared memory, changed under the memory's lock.
 
     take ── lock free ──▶ granted or full, as in one process
-      └── lock held ──▶ tries again for 50 ms, with the event loop running ── still held ──▶ Overloaded (503)
+      └── lock held ──▶ tries again for 250 ms, with the event loop running ── still held ──▶ Overloaded (503)
 
 A holder that is killed gives the lock back; one that is stopped makes the others refuse. What must not wait (`settle`,
 `cap`) is then kept and carried out by the next method that gets the lock; until then too much is counted.
@@ -23,8 +23,8 @@ from llm_gateway.limiter.base import NOBODY, Before, Decision, Reservation
 from llm_gateway.limiter.shared_window import SharedWindow, drop_open, has_open, provider_slots, recompute_sums
 from llm_gateway.limiter.window import BUCKETS, Window
 
-LONGEST_WAIT_S = 0.05
-"""Longest wait for the lock."""
+LONGEST_WAIT_S = 0.25
+"""Longest wait for the lock: on a machine that other work fills, a holder may get no processor for 50 ms."""
 STEP_S = 0.001
 """Seconds after which it is tried again."""
 LOOK_S = 0.05
@@ -64,7 +64,7 @@ class SharedLimiter:
         the time until the request fits if no other comes; it is above 0.
 
         Raises:
-            Overloaded: another process held the lock for 50 ms, or the memory has no room for another provider.
+            Overloaded: another process held the lock for 250 ms, or the memory has no room for another provider.
         """
         if tokens > tpm or rpm < 1:
             return _EXCEEDS
@@ -260,7 +260,7 @@ class SharedLimiter:
                 self._tell(provider_id)
 
     async def _enter_later(self) -> None:
-        """Take the lock within 50 ms.
+        """Take the lock within 250 ms.
 
         Raises:
             Overloaded: it is still held.
