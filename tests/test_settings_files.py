@@ -130,6 +130,10 @@ def test_a_secret_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         says = refusal(lambda path=path: load(tmp_path, ENCRYPTION_KEYS_FILE=str(path), PORT="x"))  # type: ignore[misc]
         assert f"The file {path} in LLM_GATEWAY_ENCRYPTION_KEYS_FILE {reason}: " in says
         assert says.startswith("LLM_GATEWAY_PORT must be "), "all problems are named at once"
+    for secret in ("shop:canary-key", "postgresql://user:canary@db/gateway"):
+        says = refusal(lambda secret=secret: load(tmp_path, SERVICE_KEYS_FILE=secret))  # type: ignore[misc]
+        assert says.startswith("The file that LLM_GATEWAY_SERVICE_KEYS_FILE names cannot be read (No such file"), says
+        assert "canary" not in says
     assert refusal(lambda: load(tmp_path, DATABASE_URL_FILE="")) == (
         "LLM_GATEWAY_DATABASE_URL_FILE must be the path of a file, not ''."
     )

@@ -60,9 +60,10 @@ def read_secret_file(variable: str, path: str) -> str:
         secret = _read_secret(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = (error.strerror or error) if isinstance(error, OSError) else error
+        is_path = Path(path).is_absolute() or os.path.lexists(path)  # else it may be the secret itself
+        file = f"The file {shown_path(path)} in {variable}" if is_path else f"The file that {variable} names"
         raise ConfigurationError(
-            f"The file {shown_path(path)} in {variable} cannot be read ({reason}): "
-            "correct the path, or make the file readable for this user."
+            f"{file} cannot be read ({reason}): correct the path, or make the file readable for this user."
         ) from None
     except _Unfit as unfit:
         raise ConfigurationError(

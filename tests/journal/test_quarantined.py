@@ -12,7 +12,7 @@ import pytest
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.journal.quarantined import Reimported, list_quarantined, reimport
-from llm_gateway.journal.record_delivery import Quarantine, quarantine_file
+from llm_gateway.journal.record_delivery import Quarantine, QuarantineCount, quarantine_file
 from tests.journal.samples import Database, Heard, record, request_id
 from tests.waiting import wait_until
 
@@ -75,8 +75,11 @@ def test_a_database_that_is_away_loses_nothing(file: Path, tmp_path: Path, datab
 
     with pytest.raises(StoreUnavailable):
         reimport(tmp_path, sink)
-    assert set(ids(tmp_path)) == {*FOUR, "x", ""}
-    assert reimport(tmp_path, database) == Reimported(stored=3, refused=1, unreadable=2)
+    assert ids(tmp_path) == [*FOUR[2:], "x", "", FOUR[0]], "what is done is not offered again"
+    count = QuarantineCount(file)
+    assert count() == 8, "blank lines included, until the reimport is finished"
+    assert reimport(tmp_path, database) == Reimported(stored=2, refused=1, unreadable=2)
+    assert count() == 3
     assert reimport(tmp_path, database) == Reimported(stored=0, refused=1, unreadable=2)
     assert database.numbers() == [1, 2, 3]
 

@@ -56,14 +56,15 @@ def test_cache_first_token_and_overhead_are_counted() -> None:
     [attempt] = record().attempts
     slow = msgspec.structs.replace(attempt, latency_ms=200)
     metrics(record(attempts=[slow], latency_ms=260, queued_ms=50, first_token_ms=120, cache="bypass"))
-    metrics(record(attempts=[slow, slow], latency_ms=399))  # a clock that went back makes no negative time
+    metrics(record(attempts=[slow], latency_ms=199))  # a clock that went back makes no negative time
+    metrics(record(attempts=[slow, slow], latency_ms=5000))  # the pause between two attempts is not the gateway's time
     metrics(record(attempts=[slow], latency_ms=9999, outcome="failed", first_token_ms=1))
     metrics(record(attempts=[], cache="hit"))
     found = samples(text_of(metrics.report()))
     lookups = {
         result: found[f"llm_gateway_cache_lookups_total{{result={result}}}"] for result in ("bypass", "miss", "hit")
     }
-    assert lookups == {"bypass": 1, "miss": 2, "hit": 1}
+    assert lookups == {"bypass": 1, "miss": 3, "hit": 1}
     assert found["llm_gateway_overhead_seconds_count{model=m,provider=p}"] == 2
     assert found["llm_gateway_overhead_seconds_sum{model=m,provider=p}"] == pytest.approx(0.010)
     assert found["llm_gateway_overhead_seconds_bucket{le=0.01,model=m,provider=p}"] == 2

@@ -33,6 +33,7 @@ from llm_gateway.settings import Settings
 from llm_gateway.store.retention import Retention
 from llm_gateway.telemetry.metrics import Metrics
 from llm_gateway.telemetry.process_log import ProcessLog
+from llm_gateway.telemetry.refusals import RefusalCounter
 from llm_gateway.telemetry.report_totals import ReportTotals
 
 TOTALS = "metrics.totals"
@@ -58,6 +59,8 @@ class ControlProcess(ProcessApplication):
         self._output = output
         self._on_prepared = on_prepared
         self._log = output.log
+        self.refusals = RefusalCounter(output.log)
+        """The log for refused requests, which counts them."""
         self._memory = memory if settings.workers > 1 else None
         self._workers: Workers | None = None
 
@@ -110,7 +113,7 @@ class ControlProcess(ProcessApplication):
             self._open_channel(stores, shipper, database, totals),
             totals,
             lambda: [*gateway_gauges(database_ok=database.is_ok), *journal_gauges(root, shipper, quarantined)],
-            Metrics(list, lambda: self._output.writer.dropped).report,
+            Metrics(lambda: [self.refusals.family()], lambda: self._output.writer.dropped).report,
             log,
         )
         self._background(save_totals_forever(totals, log))

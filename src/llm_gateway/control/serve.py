@@ -42,7 +42,7 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
         app,
         ControlSocket(settings.data_dir),
         drain_s=settings.drain_seconds,
-        log=partial(output.log, process="control"),
+        log=partial(app.refusals, process="control"),
     )
 
     async def stop_after_workers() -> None:

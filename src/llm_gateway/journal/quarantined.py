@@ -1,8 +1,8 @@
 """Usage records that the database refused: list the lines of the quarantine file, and offer them to the sink again.
 
 A reimport renames the file first, so that a running gateway begins a new one, and deletes the renamed file last. Killed
-in between, it leaves that file, which the next list and the next reimport read too. What the sink refuses again goes
-back to the gateway's file.
+in between, it leaves that file, which the next list and the next reimport read too; lines that are done are blank. What
+the sink refuses again goes back to the gateway's file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +20,7 @@ import msgspec
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import ConfigurationError, RecordsRefused
-from llm_gateway.journal.record_delivery import Quarantine, Sink, quarantine_file
-
-TAKEN = "quarantine-*.jsonl"
-"""Names of files that a reimport has renamed and not finished."""
+from llm_gateway.journal.record_delivery import TAKEN, Quarantine, Sink, quarantine_file, taken_files
 
 
 class QuarantinedRecord(msgspec.Struct, frozen=True):
@@ -52,7 +48,7 @@ def list_quarantined(data_dir: Path) -> Iterator[QuarantinedRecord]:
     """
     own = quarantine_file(data_dir)
     with _explained(own):
-        for path in (*_taken(own), own):
+        for path in (*taken_files(own), own):
             if path.exists():
                 with path.open("rb") as file:
                     yield from filter(None, map(_parsed, file))
@@ -70,21 +66,23 @@ def reimport(data_dir: Path, sink: Sink, progress: Callable[[int], None] = lambd
     own = quarantine_file(data_dir)
     back = Quarantine(own, _say_nothing)
     counts: Counter[str] = Counter()
-    seen: set[bytes] = set()
     if not own.parent.is_dir():
         return Reimported(0, 0, 0)
     with _explained(own), _alone(own.parent):
         if own.exists():
             own.rename(own.with_name(TAKEN.replace("*", str(time.time_ns()))))
-        for path in _taken(own):
-            with path.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)  # a gateway that opened it before the rename writes its line first
+        for path in taken_files(own):
+            with path.open("r+b") as file:
+                # A gateway that opened it before the rename writes its line first; who comes later sees the rename.
+                fcntl.flock(file, fcntl.LOCK_EX)
+                fcntl.flock(file, fcntl.LOCK_UN)
+                at = 0
                 for line in file:
-                    digest = sha256(line.rstrip()).digest()
-                    if digest not in seen and (parsed := _parsed(line)):
-                        seen.add(digest)  # an interrupted reimport leaves a refused record in two files
+                    if parsed := _parsed(line):
                         counts[_offer(parsed, sink, back)] += 1
                         progress(counts.total())
+                        os.pwrite(file.fileno(), b" " * (len(line) - 1), at)  # done, whatever comes
+                    at += len(line)
                 path.unlink()
     return Reimported(counts["stored"], counts["refused"], counts["unreadable"])
 
@@ -112,10 +110,6 @@ def _parsed(line: bytes) -> QuarantinedRecord | None:
         return QuarantinedRecord(
             "", f"The line cannot be read: {error}", payload=line.decode("utf-8", "replace").strip()
         )
-
-
-def _taken(own: Path) -> list[Path]:
-    return sorted(own.parent.glob(TAKEN))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +23,9 @@ BATCH_RECORDS = 2000
 
 FREED_AT_ONCE = 16
 """Records freed between two calls of `pause`."""
+
+TAKEN = "quarantine-*.jsonl"
+"""Names of quarantine files that a reimport has renamed."""
 
 COUNTED_AT_ONCE = 64 * 1024
 """Bytes of the quarantine file read at a time."""
@@ -53,36 +57,44 @@ def quarantine_file(data_dir: Path) -> Path:
     return data_dir / "journal" / "quarantine.jsonl"
 
 
+def taken_files(quarantine: Path) -> list[Path]:
+    """Return the files that a reimport has renamed and not finished, oldest first."""
+    return sorted(quarantine.parent.glob(TAKEN))
+
+
 class QuarantineCount:
-    """Number of lines in the quarantine file; each call reads only what was added since the last. Thread-safe."""
+    """Number of lines in the quarantine files; each call reads only what was added since the last. Thread-safe.
+
+    `path` is the file for new lines. Those that a reimport has renamed and not finished lie beside it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._turn = threading.Lock()
-        self._read = self._lines = 0
+        self._known: dict[tuple[int, int], tuple[int, int]] = {}
+        """Bytes read and lines counted of each file, by its device and inode."""
 
     def __call__(self) -> int:
-        """Return the current number of lines; the last known number if the file cannot be read."""
+        """Return the current number of lines; the last known number if a file cannot be read."""
         with self._turn:
-            try:
-                self._read_on()
-            except FileNotFoundError:
-                self._read = self._lines = 0
-            except OSError:
-                pass
-            return self._lines
+            paths = (*taken_files(self._path), self._path)
+            with suppress(OSError):
+                self._known = dict(self._count(path) for path in paths if path.exists())
+            return sum(lines for _, lines in self._known.values())
 
-    def _read_on(self) -> None:
-        size = self._path.stat().st_size
-        if size == self._read:
-            return
-        if size < self._read:  # an operator removed records: count from the start
-            self._read = self._lines = 0
-        with self._path.open("rb") as file:
-            file.seek(self._read)
+    def _count(self, path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the identity of a file, and how many bytes and lines it has."""
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            identity = found.st_dev, found.st_ino
+            read, lines = self._known.get(identity, (0, 0))
+            if found.st_size < read:  # somebody removed lines: count from the start
+                read = lines = 0
+            file.seek(read)
             while part := file.read(COUNTED_AT_ONCE):
-                self._lines += part.count(b"\n")
-                self._read += len(part)
+                lines += part.count(b"\n")
+                read += len(part)
+        return identity, (read, lines)
 
 
 class Quarantine:

@@ -78,7 +78,9 @@ class Roll:
 
     @property
     def next_time(self) -> float:
-        """The time at which `act` must be called at the latest; infinite if nothing is due."""
+        """The time at which `act` must be called at the latest; 0 if it is over, infinite if nothing is due."""
+        if self.is_over:
+            return 0.0
         return min(self._deadline, *(child.kill_at for child in self._retiring), math.inf)
 
     def process_ended(self, pid: int, code: int) -> None:

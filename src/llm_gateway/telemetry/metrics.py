@@ -66,7 +66,8 @@ class Metrics:
             counts.nanos += attempt.cost_nanos
             own_ms -= attempt.latency_ms
         if counts is not None and record.outcome == "ok":  # those of its last attempt, which answered
-            histograms.add(counts.overhead, OVERHEAD_BUCKETS_MS, max(own_ms, 0))
+            if len(record.attempts) == 1:  # between two attempts there are pauses, which no record tells
+                histograms.add(counts.overhead, OVERHEAD_BUCKETS_MS, max(own_ms, 0))
             if record.first_token_ms is not None:
                 histograms.add(counts.first_token, LATENCY_BUCKETS_MS, record.first_token_ms)
 
@@ -136,7 +137,7 @@ class _Models(dict[tuple[str, str], ModelCounts]):
             ),
             _histogram(
                 "llm_gateway_overhead_seconds",
-                "Time of an answered request that was spent neither at providers nor waiting for a rate limit",
+                "Time of a request answered at its first attempt, without that at the provider and at a rate limit",
                 overhead,
             ),
         ]

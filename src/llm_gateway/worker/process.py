@@ -58,7 +58,8 @@ class WorkerProcess(ProcessApplication):
         self._worker: Worker | None = None
         self._recent: list[SentAttempt] = []
         self._metrics = Metrics(self._gauges, lambda: output.writer.dropped)
-        self._refusals = RefusalCounter(self._log)
+        self.refusals = RefusalCounter(self._log)
+        """The log for refused requests, which counts them."""
         self._loop_lag = LoopLag()
         assembler = AccountAssembler(dialects=DIALECTS, learn=output.redact.learn)
         self._snapshots = SnapshotBuilder(assembler.assemble, self._cannot_be_used)
@@ -167,7 +168,7 @@ class WorkerProcess(ProcessApplication):
         measured = [
             *process_gauges(self._number),
             gauge("llm_gateway_journal_writable", "1 if usage can be recorded", writable, worker=str(self._number)),
-            self._refusals.family(),
+            self.refusals.family(),
             self._loop_lag.family(),
         ]
         if self._worker is not None:
@@ -225,7 +226,7 @@ class WorkerProcess(ProcessApplication):
             app,
             Keyring(settings.callers()),
             local_only=settings.env == "dev",
-            log=self._refusals,
+            log=self.refusals,
             dev_key=settings.dev_key,
             allowed_hosts=settings.own_hosts,
             sign_in_page=build_page(settings.dev_key),

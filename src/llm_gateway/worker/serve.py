@@ -40,7 +40,7 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
         accept_s=settings.accept_seconds,
         drain_s=settings.drain_seconds,
         on_stopping=app.stop_serving,
-        log=partial(output.log, worker=inherited.number),
+        log=partial(app.refusals, worker=inherited.number),
         limits=Limits(
             connections=most_connections(),
             # More than an endpoint reads and drops of a body that is too large, so that its own 413 comes first.
