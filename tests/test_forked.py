@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from llm_gateway.errors import Invalid
-from llm_gateway.forked import ForkFailed, Forks
+from llm_gateway.forked import MOST_WAITING, ForkFailed, Forks
 from llm_gateway.protocols.contract import Unreadable
 
 MEBIBYTE = 2**20
@@ -81,3 +81,12 @@ async def test_one_process_runs_at_a_time() -> None:
 
     times = sorted(found for found, _ in await asyncio.gather(*[forks.run(wait, 30) for _ in range(3)]))
     assert all(end <= begun for (_, end), (begun, _) in pairwise(times))
+
+
+async def test_more_documents_than_may_wait_are_refused_at_once() -> None:
+    forks = Forks()
+    calls = [forks.run(lambda: (None, b""), 30) for _ in range(MOST_WAITING + 2)]
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [str(error) for error in ended if isinstance(error, ForkFailed)]
+    assert refused == [f"{MOST_WAITING} documents wait already"] * 2
+    assert await forks.run(lambda: (7, b""), 30) == (7, [])

@@ -54,6 +54,10 @@ class Portable(NamedTuple):
         return made
 
 
+MOST_WAITING = 16
+"""Documents that are decoded or wait for it at once: each holds its body, and may take a second."""
+
+
 class ForkFailed(Exception):
     """The process did not return a result; the message says why, in a few words."""
 
@@ -64,14 +68,18 @@ class Forks:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
         self._lock = asyncio.Lock()
+        self._waiting = 0
 
     async def run(self, function: Function, timeout_s: float) -> tuple[Any, list[bytes]]:
         """Return what `function` returns, the data in pieces. Waits for the process before, `timeout_s` in all.
 
         Raises:
-            ForkFailed: the process needed too much time or memory, or was killed.
+            ForkFailed: the process needed too much time or memory, or was killed, or too many wait.
             Exception: what `function` raised.
         """
+        if self._waiting >= MOST_WAITING:
+            raise ForkFailed(f"{MOST_WAITING} documents wait already")
+        self._waiting += 1
         try:
             async with asyncio.timeout(timeout_s), self._lock:
                 pieces = await self._output(function)
@@ -79,6 +87,8 @@ class Forks:
             raise ForkFailed("it took too long") from None
         except OSError as error:
             raise ForkFailed(f"no process could be started ({error.strerror})") from None
+        finally:
+            self._waiting -= 1
         return _result(pieces)
 
     async def _output(self, function: Function) -> list[bytes]:

@@ -69,6 +69,8 @@ _NUMBERS = re.compile(rb",[-+0-9.eE, \t\r\n]{64,}(?=,)")
 """Many numbers in a list, from a comma up to another."""
 TOKEN = secrets.token_hex(8).encode()
 """Part of each mark: no client and no provider knows it."""
+KEY = secrets.token_bytes(16)
+"""Key of the digests in marks, so that nobody can compute the mark of a text of their own."""
 _MARK = re.compile(rb'~(\\+)"' + TOKEN + rb"([_/])([0-9a-f]{32})")
 _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
@@ -279,7 +281,7 @@ class _LongString:
         self._start = start
         self._length = 0
         self._is_ascii = True
-        self._hash = blake2b(digest_size=16)
+        self._hash = blake2b(digest_size=16, key=KEY)
         self.is_valid = False
         self.end = start
         """Index of the closing quote."""

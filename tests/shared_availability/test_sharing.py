@@ -131,6 +131,7 @@ def test_a_changed_provider_is_reset_once_so_that_what_is_learned_after_it_stays
     host.lines.clear()
     one.reset("id-p", 7)
     one.lift("id-p", "its configuration changed", 7)
+    one.lift("id-p", "its test passed")  # of no change: the change is still known
     fail(one)
     two.reset("id-p", 7)
     two.lift("id-p", "its configuration changed", 7)

@@ -20,7 +20,7 @@ from pathlib import Path
 NAME = "free"
 
 MOST = 2
-"""Segments kept for a writer; others are deleted. It uses one at a time, and the shipper looks each second or sooner."""
+"""Segments kept for a writer; others are deleted. It uses one at a time; the shipper looks once a second or more."""
 
 SHORT_BYTES = 128 * 1024 * 1024
 """Below this much free disk space no segment is kept: the database, which must take the records, needs the space."""

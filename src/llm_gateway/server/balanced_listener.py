@@ -115,6 +115,9 @@ class BalancedListener:
             await self._loop.connect_accepted_socket(self._connect, client)
         except OSError:  # the client has left
             client.close()
+        except BaseException:  # edge: without a transport nobody else closes it
+            client.close()
+            raise
         finally:
             self._shared.opening -= 1
             self._shared.count_connections()

@@ -181,7 +181,8 @@ class HostStates:
             self.words[CLAIMS] += 1
         if not changed_ms or self.words[slot.at + word] < changed_ms:
             change()
-            self.words[slot.at + word] = changed_ms
+            if changed_ms:  # else the changes before it are still known
+                self.words[slot.at + word] = changed_ms
 
     def stored(self, provider_id: str | None = None) -> Iterator[Stored]:
         """Yield the states in the memory, of one provider or of all."""
