@@ -97,7 +97,7 @@ def test_a_line_that_a_gateway_writes_meanwhile_is_kept(file: Path, tmp_path: Pa
 
 
 def test_a_gateway_that_opened_the_file_before_it_was_renamed_writes_to_the_new_one(file: Path) -> None:
-    """The lock is held while the renamed file is read, and who gets it afterwards sees that the file was renamed."""
+    """A gateway that gets the lock after the rename sees that the file has another name, and opens the new one."""
 
     def times_open() -> int:
         return sum(link.resolve() == file for link in Path("/proc/self/fd").iterdir())

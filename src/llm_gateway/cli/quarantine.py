@@ -48,7 +48,8 @@ def quarantined(*, env_file: EnvFiles = None, json: Json = False) -> None:
 def reimport(*, env_file: EnvFiles = None, json: Json = False) -> None:
     """Offer the usage records that the database refused to it again. The gateway can go on running.
 
-    What is refused again stays in the quarantine. A record that is stored already is counted once.
+    A record that the database refuses again stays in the quarantine. A record that is stored already is not counted
+    a second time.
 
     ```sh
     llm-gateway usage reimport

@@ -193,7 +193,7 @@ def _append(path: Path, line: bytes) -> None:
 
 
 def _append_locked(path: Path, line: bytes) -> bool:
-    """Append the line under the file's lock, which a reimport holds while it reads. Returns False if it was renamed."""
+    """Append the line under the lock that a reimport takes before it reads. Returns False if the file was renamed."""
     fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

@@ -40,7 +40,7 @@ class AccountPause:
         self.is_paused = False
         """True from the second refusal until a probe is answered."""
         self.prober = 0
-        """Id of the worker whose call probes the paused account; 0 while there is none."""
+        """Id of the worker whose call probes the paused account; 0 while no call does."""
         self._in_a_row = 0
         self._last: tuple[int, int] | None = None
         self._seconds = ACCOUNT_PAUSE_S

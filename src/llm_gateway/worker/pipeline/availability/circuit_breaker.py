@@ -82,7 +82,7 @@ class CircuitBreaker:
         self._cooldown_s = COOLDOWN_S
         self._open_until = 0.0
         self.prober = 0
-        """Id of the worker whose call is the half-open breaker's one; 0 while there is none."""
+        """Id of the worker whose call probes the half-open breaker; 0 while no call does."""
 
     @property
     def state(self) -> State:
