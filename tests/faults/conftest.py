@@ -1,6 +1,7 @@
 """Fixtures of the fault tests, and the table of faults and measurements at the end of a run.
 
-`--write` writes that table to docs/FAULTS.md, if every test of the folder was run at full length.
+`--write` writes that table to docs/FAULTS.md, if every test of the folder was run at full length. The table of gateways
+with several workers (`--workers`) has a document of its own.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from tests.faults.table import Case, about_this_run, as_markdown, as_text, rows
 from tests.upstream.forked import ForkedUpstream
 
 HERE = Path(__file__).parent
-DOCUMENT = Path("docs/FAULTS.md")
+DOCUMENTS = {1: Path("docs/FAULTS.md"), 2: Path("docs/FAULTS_TWO_WORKERS.md")}
 Note = Callable[[str], None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write", action="store_true", help="write docs/FAULTS.md from this run (with --long, all of it)")
+    parser.addoption("--write", action="store_true", help="write the table to docs/ (with --long, all tests)")
+    parser.addoption(
+        "--workers", type=int, choices=DOCUMENTS, default=1, help="worker processes of the gateways under test"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -59,11 +63,11 @@ def note(record_property: Callable[[str, object], None]) -> Note:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
+def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
     """Return a mock vendor that syncs a bill to disk for every call, and a directory for gateways."""
     journal = tmp_path / "bills.jsonl"
     with ForkedUpstream(journal=journal, fsync=True) as mock:
-        yield Scene(tmp_path, mock, journal)
+        yield Scene(tmp_path, mock, journal, request.config.getoption("--workers"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -79,16 +83,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(line)
     if not config.getoption("--write", default=False):
         return
+    workers = config.getoption("--workers")
+    document = DOCUMENTS[workers]
     is_whole = files == {*HERE.glob("test_*.py")} - {HERE / "test_table.py"} and not terminalreporter.stats.get(
         "deselected"
     )
     if not is_whole or not config.getoption("--long"):
-        terminalreporter.write_line(f"{DOCUMENT} is not written: this was not every fault test at full length (--long)")
+        terminalreporter.write_line(f"{document} is not written: this was not every fault test at full length (--long)")
         return
     factory = config._tmp_path_factory  # type: ignore[attr-defined]  # where pytest keeps it for its fixtures
-    text = as_markdown(table, about_this_run(config.rootpath, factory.getbasetemp()))
-    (config.rootpath / DOCUMENT).write_text(text)
-    terminalreporter.write_line(f"{DOCUMENT} is written")
+    about = [*about_this_run(config.rootpath, factory.getbasetemp()), f"worker processes of a gateway: {workers}"]
+    (config.rootpath / document).write_text(as_markdown(table, about))
+    terminalreporter.write_line(f"{document} is written")
 
 
 def _cases(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> tuple[list[Case], set[Path]]:

@@ -18,11 +18,15 @@ PATIENCE_S = 60.0
 
 @dataclass(frozen=True)
 class Scene:
-    """A data directory on which gateways are started, and the mock vendor behind them."""
+    """A data directory on which gateways are started, and the mock vendor behind them.
+
+    Gateways have `workers` worker processes, unless their settings say otherwise.
+    """
 
     directory: Path
     mock: UpstreamProcess
     journal: Path
+    workers: int = 1
 
     @property
     def data(self) -> Path:
@@ -35,7 +39,7 @@ class Scene:
 
     def gateway(self, **settings: object) -> GatewayProcess:
         """Return a gateway on this data; each `with` block starts it again."""
-        return GatewayProcess(self.directory, **settings)
+        return GatewayProcess(self.directory, **{"workers": self.workers, **settings})
 
     def providers(self, gateway: GatewayProcess, *models: str, **fields: object) -> list[str]:
         """Create one provider per model, all with PRICES. Returns their API paths."""

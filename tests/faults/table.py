@@ -132,5 +132,5 @@ def _commit(root: Path) -> str:
         run = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
         return run.stdout.strip()
 
-    changed = [line for line in git("status", "--porcelain").splitlines() if not line.endswith("docs/FAULTS.md")]
+    changed = [line for line in git("status", "--porcelain").splitlines() if "docs/FAULTS" not in line]
     return (git("rev-parse", "--short=12", "HEAD") or "unknown") + (", with uncommitted changes" if changed else "")

@@ -71,10 +71,14 @@ def metric(gateway: GatewayProcess, name: str) -> float:
     return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 
+def open_files(gateway: GatewayProcess) -> int:
+    """Return the number of files that the gateway's workers have open."""
+    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in gateway.worker_pids)
+
+
 def descriptors(scene: Scene, gateway: GatewayProcess) -> int:
     """Return the number of the gateway's open files, without its connections to the vendor."""
-    count = len(list(Path(f"/proc/{gateway.worker_pid}/fd").iterdir()))
-    return count - (scene.mock.seen().connections - 1)
+    return open_files(gateway) - (scene.mock.seen().connections - 1)
 
 
 async def none_in_flight(gateway: GatewayProcess) -> None:
@@ -84,7 +88,7 @@ async def none_in_flight(gateway: GatewayProcess) -> None:
 
 
 def threads(gateway: GatewayProcess) -> int:
-    return len(list(Path(f"/proc/{gateway.worker_pid}/task").iterdir()))
+    return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in gateway.worker_pids)
 
 
 async def check_reservations(gateway: GatewayProcess, provider: str, ledger: Ledger) -> int:

@@ -20,7 +20,7 @@ from tests.faults.client import http_request
 from tests.faults.conftest import Note
 from tests.faults.ledger import PRICES
 from tests.faults.scene import Scene
-from tests.faults.test_disconnects import metric, none_in_flight, threads
+from tests.faults.test_disconnects import metric, none_in_flight, open_files, threads
 
 PATH = "/v1/chat/completions"
 LEAVERS_QUICK, LEAVERS_LONG = 400, 1_000
@@ -52,15 +52,15 @@ def request(content: str) -> bytes:
 
 def files(gateway: GatewayProcess, streamer: StreamingVendor) -> int:
     """Return the number of the gateway's open files, without its connections to the vendor."""
-    return len(list(Path(f"/proc/{gateway.worker_pid}/fd").iterdir())) - len(streamer.open)
+    return open_files(gateway) - len(streamer.open)
 
 
 def resident(gateway: GatewayProcess) -> int:
-    """Return the resident memory of the gateway in bytes."""
-    for line in Path(f"/proc/{gateway.worker_pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError
+    """Return the resident memory of the gateway's workers in bytes."""
+    status = [Path(f"/proc/{pid}/status").read_text() for pid in gateway.worker_pids]
+    lines = [line for text in status for line in text.splitlines() if line.startswith("VmRSS:")]
+    assert len(lines) == len(status)
+    return sum(int(line.split()[1]) * 1024 for line in lines)
 
 
 async def leave(gateway: GatewayProcess, number: int, slots: asyncio.Semaphore) -> bool:

@@ -28,7 +28,7 @@ PIECE_ENTRIES = 12
 
 
 async def killed_journal(scene: Scene) -> Path:
-    """Return the segment of a gateway that was killed while its database was locked, so nothing is shipped yet."""
+    """Return the fullest segment of a gateway that was killed while its database was locked: nothing is shipped yet."""
     with scene.gateway() as gateway:
         scene.providers(gateway, "ok", "slow-40", "slow-20+flaky-2+status-500")
         with closing(sqlite3.connect(scene.data / "gateway.db", isolation_level=None)) as database:
@@ -39,8 +39,7 @@ async def killed_journal(scene: Scene) -> Path:
             gateway.kill()
             await load.done()
             database.execute("ROLLBACK")
-    (segment,) = [path for path in scene.data.glob("journal/*/*.seg") if path.read_bytes()[:1] != b"\0"]
-    return segment
+    return max(scene.data.glob("journal/*/*.seg"), key=lambda path: len(scan(path.read_bytes()).entries))
 
 
 def damage(segment: Path, written: int) -> range:
