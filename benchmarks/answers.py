@@ -34,6 +34,11 @@ class AnswerReader:
         return data
 
 
+def is_refusal(answer: bytes) -> bool:
+    """Return True if the answer's status is 503."""
+    return answer[9:12] == b"503"
+
+
 def is_ok(answer: bytes) -> bool:
     """Return True if the answer's status is 200."""
     return answer[9:12] == b"200"

@@ -50,6 +50,8 @@ class OpenJob(Job, frozen=True):
     lead_seconds: float = 0.0
     seed: int = 0
     """Seed of the random arrivals: jobs of the same seed, rate and length send at the same times."""
+    may_refuse: bool = False
+    """Count answers with status 503 as refusals, not as failures."""
 
 
 class OpenLoad(msgspec.Struct):
@@ -68,3 +70,8 @@ class OpenLoad(msgspec.Struct):
     connections: int
     """Maximum number of connections open at once."""
     failure: str = ""
+    refused: int = 0
+    """Number of answers with status 503, if the job allows them. The latencies above do not contain them."""
+    refused_p99_us: float = 0.0
+    in_time: int = 0
+    """Number of requests served before the last one was due."""

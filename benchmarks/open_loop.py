@@ -23,7 +23,7 @@ from time import perf_counter_ns
 
 import msgspec
 
-from benchmarks.answers import AnswerReader, is_ok
+from benchmarks.answers import AnswerReader, is_ok, is_refusal
 from benchmarks.jobs import OpenJob, OpenLoad
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,8 +88,11 @@ class _Run:
         self._idle: deque[_Connection] = deque()
         self._queue: deque[int] = deque()
         self._took: list[int] = []
+        self._refusals: list[int] = []
         self._lags: list[int] = []
         self._count_from = 0
+        self._end = 0
+        self._in_time = 0
         self._pending = 0
         self._most = 0
         self._failed = 0
@@ -104,6 +107,7 @@ class _Run:
         start = perf_counter_ns() + START_AFTER_NS
         self._count_from = start + int(self._job.lead_seconds * NS)
         seconds = self._job.lead_seconds + self._job.seconds
+        self._end = start + int(seconds * NS)
         self._send_all([start + at for at in arrivals(self._job.rate, seconds, self._job.seed)])
         return self._result()
 
@@ -120,11 +124,25 @@ class _Run:
             self._wait(until)
 
     def _result(self) -> OpenLoad:
-        took, lags = sorted(self._took), sorted(self._lags)
+        took, lags, refusals = sorted(self._took), sorted(self._lags), sorted(self._refusals)
         p50, p90, p99, p999, most = (percentile(took, part) / 1000 for part in (0.5, 0.9, 0.99, 0.999, 1.0))
         requests = self._number - self._job.first
         lag = percentile(lags, 0.99) / 1000
-        return OpenLoad(requests, self._failed, p50, p90, p99, p999, most, lag, self._most, self._failure)
+        return OpenLoad(
+            requests,
+            self._failed,
+            p50,
+            p90,
+            p99,
+            p999,
+            most,
+            lag,
+            self._most,
+            self._failure,
+            len(refusals),
+            percentile(refusals, 0.99) / 1000,
+            self._in_time,
+        )
 
     def _open(self) -> _Connection:
         connection = _Connection(self._job.port)
@@ -193,9 +211,12 @@ class _Run:
             self._answered(connection, answer)
 
     def _answered(self, connection: _Connection, answer: bytes) -> None:
+        is_refused = self._job.may_refuse and is_refusal(answer)
+        now = perf_counter_ns()
+        self._in_time += now <= self._end and not is_refused
         if connection.due >= self._count_from:
-            self._took.append(perf_counter_ns() - connection.due)
-        if not is_ok(answer):
+            (self._refusals if is_refused else self._took).append(now - connection.due)
+        if not is_refused and not is_ok(answer):
             self._fail(answer)
         self._pending -= 1
         connection.due = 0

@@ -3,7 +3,7 @@
 `phase` is what the connection waits for, until `deadline` (times and sizes are those of `Limits`):
 
     IDLE    a request: 10 s after connecting, 75 s after a response   ── time is over ──▶ CLOSING
-      │ first byte
+      │ first byte; HELD until its turn if too many requests arrive at once (`intake.py`)
     HEAD    the rest of the request's head: 10 s                      ── time is over: 408 ──▶ CLOSING
       │ head complete: call the application, or queue the request behind the one being answered
     BODY    the rest of the body: 30 s, without pauses of reading     ── time is over: 408 ──▶ CLOSING
@@ -23,7 +23,6 @@ A client that reads nothing of its responses for 30 s is disconnected in any pha
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 import urllib.parse
 from collections import deque
@@ -32,21 +31,21 @@ from typing import Any
 import httptools
 import uvicorn
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from llm_gateway.server.exchange import Exchange
-from llm_gateway.server.polling import has_data, has_ended
+from llm_gateway.server.polling import has_data
 from llm_gateway.server.shared_state import Refused, SharedState
+from llm_gateway.server.watched_connection import NEVER, WatchedConnection
 
-NEVER = math.inf
 HASH = ord(b"#")
 OTHER_PROTOCOL = re.compile(rb"^[A-Z_]+ [^ ]+ (?:RTSP|ICE)/1\.0\r?$", re.MULTILINE)  # the parser takes these, too
 FRAMING = frozenset({b"expect", b"transfer-encoding"})
 
-IDLE, HEAD, BODY, ANSWER, CLOSING = range(5)  # phases; the module's docstring draws them
+IDLE, HEAD, BODY, ANSWER, CLOSING, HELD = range(6)  # phases; the module's docstring draws them
+MOST_HELD_BYTES = 64 * 1024
 
 
-class ClientConnection(HttpToolsProtocol):
+class ClientConnection(WatchedConnection):
     """A client's connection: uvicorn's HTTP protocol, with limits.
 
     In place of timers, it keeps two times (seconds on the event loop's clock) that `SharedState.sweep` compares:
@@ -58,15 +57,12 @@ class ClientConnection(HttpToolsProtocol):
 
     def __init__(self, config: uvicorn.Config, shared: SharedState, app_state: dict[str, Any]) -> None:
         super().__init__(config, shared, app_state)
-        self.shared = shared
-        self.limits = shared.limits
+        self.intake = shared.intake
+        self.held = b""  # the first bytes of a request that was not begun
         self.active: Exchange | None = None  # the request being answered
         self.pending_refusal = b""  # sent once all earlier requests are answered
         self.phase = IDLE
         self.deadline = NEVER
-        self.stalled = NEVER
-        self.unsent = 0  # bytes that the client had not read at the last look
-        self.read_at = 0.0  # when the client last read some
         self.held_at = 0.0  # when reading was paused
         self.received = 0  # bytes of the message being parsed, without those read together with the one before
         self.body_size = 0
@@ -100,39 +96,36 @@ class ClientConnection(HttpToolsProtocol):
         if self.phase in (HEAD, BODY) and self.active in (None, self.cycle):
             self.refuse(400)
 
-    def pause_writing(self) -> None:
-        """Begin to watch whether the client reads: the write buffer is full (called by asyncio)."""
-        super().pause_writing()
-        self._watch()
-
-    def resume_writing(self) -> None:
-        """Stop watching: the client has read most of the write buffer (called by asyncio)."""
-        super().resume_writing()
-        if self.phase != CLOSING:
-            self.stalled = NEVER
-
-    def _watch(self) -> None:
-        """Begin to look, at each sweep, whether the client reads what is written."""
-        now = self.loop.time()
-        self.unsent = self.transport.get_write_buffer_size()
-        self.read_at, self.stalled = now, now + self.limits.sweep_s
-
-    def _is_stalled(self, now: float) -> bool:
-        """Return whether the client has read nothing for `stalled_s`; sets the time of the next look."""
-        unsent = self.transport.get_write_buffer_size()
-        if unsent < self.unsent:
-            self.read_at = now
-        self.unsent, self.stalled = unsent, now + self.limits.sweep_s
-        return now - self.read_at >= self.limits.stalled_s
-
-    def has_left(self) -> bool:
-        """Return whether the client closed its side while reading is paused; asyncio reports it only when it reads."""
-        return self.flow.read_paused and not self.transport.is_closing() and has_ended(self.transport)
-
     def data_received(self, data: bytes) -> None:
-        """Parse what the client sent (called by asyncio)."""
-        if self.phase == CLOSING:
-            return
+        """Parse what the client sent, unless the intake lets the request wait or refuses it (called by asyncio)."""
+        if self.phase == HELD:
+            self.held += data
+            if len(self.held) > MOST_HELD_BYTES:
+                self.begin_held()
+        elif self.phase != CLOSING and (self.phase != IDLE or self.intake.admits(self, data)):
+            self._parse(data)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a request waits to be begun."""
+        return self.phase == HELD
+
+    def hold(self, data: bytes) -> None:
+        """Keep the first bytes of a request until `begin_held` (called by the intake, like the next two)."""
+        self.phase, self.deadline, self.held = HELD, NEVER, data
+
+    def begin_held(self) -> int:
+        """Parse what was kept. Returns its bytes."""
+        data, self.held, self.phase = self.held, b"", IDLE
+        self._parse(data)
+        return len(data)
+
+    def refuse_unparsed(self, response: bytes) -> None:
+        """Answer a whole request that was not parsed; the connection stays open."""
+        self.shared.outbox.post(self.transport, response)
+        self._idle()
+
+    def _parse(self, data: bytes) -> None:
         self.received += len(data)
         self.head += data
         try:
@@ -169,7 +162,7 @@ class ClientConnection(HttpToolsProtocol):
         lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
         self.received = 0
-        self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+        self._parse(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     def on_message_begin(self) -> None:
         """Start a request (called by the parser)."""
@@ -378,7 +371,7 @@ class ClientConnection(HttpToolsProtocol):
         self.phase = CLOSING
         self.deadline = NEVER
         self.shared.outbox.empty()
-        self._watch()
+        self.watch()
         self.transport.close()
 
     def retire(self) -> None:
@@ -389,7 +382,7 @@ class ClientConnection(HttpToolsProtocol):
     def expire(self, now: float) -> None:
         """Act on a `stalled` or `deadline` that is not later than `now` (seconds on the event loop's clock)."""
         if self.stalled <= now:
-            if self._is_stalled(now):
+            if self.is_stalled(now):
                 self.transport.abort()
         elif self.phase == CLOSING:
             self.transport.abort()

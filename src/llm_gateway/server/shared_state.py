@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.host_memory.workers import CONNECTIONS, WorkerPlace
+from llm_gateway.server.intake import Intake
 
 Log = Callable[..., None]
 
@@ -114,6 +115,7 @@ class SharedState(ServerState):
         self.stop_idle_s = limits.stop_idle_s
         self.asgi = {"version": "3.0", "spec_version": "2.3"}
         self.outbox = Outbox()
+        self.intake = Intake(log, lambda: self.date)
         self.turned_away = 0
         self.date = b""
         self.renew_date()
@@ -141,6 +143,7 @@ class SharedState(ServerState):
 
         One timer calls this for all connections, which is cheaper than several timers per request.
         """
+        self.intake.look(now)
         if self.turned_away:
             count, self.turned_away = self.turned_away, 0
             self.log(

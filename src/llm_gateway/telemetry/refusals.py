@@ -20,9 +20,9 @@ class RefusalCounter:
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def __call__(self, event: str, **fields: Any) -> None:
-        """Pass a line on, and count it if it reports a refused request."""
+        """Pass a line on, and count the refused requests that it reports: one, or its `count`."""
         if event == REFUSED:
-            self._counts[str(fields["status"]), str(fields["error_code"])] += 1
+            self._counts[str(fields["status"]), str(fields["error_code"])] += fields.get("count", 1)
         self._log(event, **fields)
 
     def family(self) -> MetricFamily:

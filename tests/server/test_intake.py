@@ -1,0 +1,242 @@
+"""Requests are begun at the pace at which the loop serves them: bursts wait, lasting overload is refused fast."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from llm_gateway.server.intake import (
+    CALM,
+    CALM_S,
+    MOST_A_TURN,
+    MOST_BYTES,
+    MOST_WAITING,
+    OVERLOADED,
+    OVERLOADED_AFTER_S,
+    Intake,
+    is_whole,
+)
+from tests.rows import each_row
+from tests.server.harness import GET, Client, Response, Running, answer, read_body, running
+
+POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+BURST = 5 * MOST_A_TURN
+CROWD = MOST_WAITING + 4 * MOST_A_TURN
+WORK_S = 0.0005
+"""Seconds for which each request keeps the loop."""
+
+
+class Turns:
+    """A handler that keeps the loop for a moment, and counts the requests begun in each turn."""
+
+    def __init__(self) -> None:
+        self.begun = [0]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if not self.begun[-1]:
+            asyncio.get_running_loop().call_soon(self.begun.append, 0)
+        self.begun[-1] += 1
+        time.sleep(WORK_S)  # noqa: ASYNC251 - as the work on a request does
+        await read_body(receive)
+        await answer(send, b"done")
+
+
+async def connect(server: Running, count: int) -> list[Client]:
+    return [await server.connect() for _ in range(count)]
+
+
+async def test_of_a_burst_few_are_begun_in_a_turn_and_all_are_served() -> None:
+    turns = Turns()
+    async with running(turns) as server:
+        clients = await connect(server, BURST)
+        for client in clients:
+            client.writer.write(POST)
+        answers = await asyncio.gather(*(client.response() for client in clients))
+        assert {each.status for each in answers} == {200}
+    assert sum(turns.begun) == BURST
+    assert max(turns.begun) <= 2 * MOST_A_TURN, (
+        "the count of a turn ends when the first tasks of the next one are there"
+    )
+    assert OVERLOADED not in [event for event, _ in server.events]
+
+
+async def test_lasting_overload_is_refused_fast_on_connections_that_stay_open() -> None:
+    answers: list[Response] = []
+    got: list[Response] = []
+
+    async def insist(client: Client) -> None:
+        while time.monotonic() < ends:
+            answers.append(await client.ask(POST))
+
+    async def look(client: Client) -> None:
+        while time.monotonic() < ends:
+            got.append(await client.ask(GET))
+
+    async with running(Turns()) as server:
+        clients = await connect(server, CROWD)
+        reader = await server.connect()
+        ends = time.monotonic() + 1.5 * OVERLOADED_AFTER_S
+        await asyncio.gather(look(reader), *map(insist, clients))
+        refused = [each for each in answers if each.status == 503]
+        assert {each.status for each in answers} == {200, 503}
+        assert {each.status for each in got} == {200}
+        assert all("connection" not in each.headers for each in refused)
+        for each in refused:
+            assert each.headers["retry-after"] == "1"
+            assert each.json["code"] == "overloaded"
+            assert each.json["request_id"] == each.headers["x-request-id"]
+        assert len({each.headers["x-request-id"] for each in refused}) == len(refused)
+        split = await server.connect()
+        await split.send(POST[:-1])
+        await asyncio.sleep(0)
+        await split.send(POST[-1:])
+        assert (await split.response()).status == 200, "nothing waits any more"
+    counted = sum(fields["count"] for event, fields in server.events if event == "request refused")
+    assert counted == len(refused)
+    assert [event for event, _ in server.events].count(OVERLOADED) == 1
+
+
+class Connection:
+    """A connection as the intake sees it, on a clock that the test sets."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop: Any = loop
+        self.is_held = False
+        self.begun = self.closed = 0
+        self.responses: list[bytes] = []
+        self._data = b""
+
+    def hold(self, data: bytes) -> None:
+        self.is_held, self._data = True, data
+
+    def begin_held(self) -> int:
+        self.is_held = False
+        self.begun += 1
+        return len(self._data)
+
+    def refuse_unparsed(self, response: bytes) -> None:
+        self.responses.append(response)
+
+    def refuse(self, status: int) -> None:
+        assert status == 503
+        self.closed += 1
+
+
+class Loop:
+    """An event loop whose turns the test makes."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.soon: list[tuple[Any, Any]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(self, call: Any, *arguments: Any) -> None:
+        self.soon.append((call, arguments))
+
+    def turn(self, seconds: float = 0.03) -> None:
+        self.now += seconds
+        due, self.soon = self.soon, []
+        for call, arguments in due:
+            call(*arguments)
+
+    def rest(self) -> None:
+        """Make turns until nothing is left to do."""
+        while self.soon:
+            self.turn()
+
+
+class Scene:
+    """An intake, its log, and connections that arrive."""
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.intake = Intake(lambda event, **fields: self.events.append((event, fields)), lambda: b"date: today")
+        self.waiting: list[Connection] = []
+
+    def arrive(self, count: int = 1, data: bytes = POST) -> list[Connection]:
+        """Let requests arrive. Returns the connections of those that were not begun at once."""
+        found = []
+        for _ in range(count):
+            connection = Connection(self.loop)
+            if not self.intake.admits(connection, data):
+                found.append(connection)
+        return found
+
+    def overload(self) -> None:
+        """Let requests arrive faster than they are begun, until the intake calls it overload."""
+        while not self.intake.is_overloaded:
+            self.waiting += self.arrive(2 * MOST_A_TURN)
+            self.loop.turn()
+
+    def is_over(self) -> bool:
+        return not self.intake.is_overloaded
+
+
+def test_those_that_waited_longest_are_begun_first_and_clients_that_left_never() -> None:
+    scene = Scene()
+    waiting = scene.arrive(3 * MOST_A_TURN)
+    assert len(waiting) == 2 * MOST_A_TURN
+    waiting[0].is_held = False
+    late = scene.arrive(1)
+    scene.loop.turn()
+    assert [each.begun for each in waiting] == [0] + [1] * MOST_A_TURN + [0] * (MOST_A_TURN - 1)
+    scene.loop.turn()
+    assert [each.begun for each in waiting[1:]] == [1] * (2 * MOST_A_TURN - 1)
+    assert late[0].begun == 1
+    scene.loop.rest()
+    assert scene.arrive(MOST_A_TURN) == []
+
+
+def test_overload_refuses_what_exceeds_the_queue_until_it_is_calm_again() -> None:
+    scene = Scene()
+    scene.overload()
+    assert scene.loop.now - 100.0 > OVERLOADED_AFTER_S
+    scene.loop.rest()
+    assert all(each.begun for each in scene.waiting if not each.responses), "those that waited are served"
+    more = scene.arrive(MOST_A_TURN + 2 * MOST_WAITING)
+    assert [each.is_held for each in more] == [True] * MOST_WAITING + [False] * MOST_WAITING
+    assert all(len(each.responses) == 1 for each in more[MOST_WAITING:])
+    assert more[-1].responses[0].startswith(b"HTTP/1.1 503 ")
+    [part] = scene.arrive(1, POST[:-1])
+    assert part.closed == 1, "its end is not known"
+    assert scene.arrive(5, GET) == []
+    scene.intake.look(scene.loop.now)
+    assert scene.events[-1][1]["count"] == sum(len(each.responses) for each in [*scene.waiting, *more])
+    scene.loop.rest()
+    scene.intake.look(scene.loop.now + CALM_S / 2)
+    assert not scene.is_over()
+    scene.intake.look(scene.loop.now + 2 * CALM_S)
+    assert scene.is_over()
+    assert [event for event, _ in scene.events] == [OVERLOADED, "request refused", CALM]
+
+
+def test_requests_that_would_fill_the_memory_do_not_wait() -> None:
+    scene = Scene()
+    large = bytes(MOST_BYTES // 8)
+    assert len(scene.arrive(MOST_A_TURN + 20, large)) == 8
+
+
+WHOLE = [
+    (POST, True),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Keep-Alive\r\ncontent-length:0\r\n\r\n", True),
+    (POST[:-1], False),
+    (POST + b"P", False),
+    (POST[:30], False),
+    (GET, False),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", False),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n", False),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n", False),
+    (b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n", False),
+    (b"POST / HTTP/1.0\r\nHost: x\r\nContent-Length: 0\r\n\r\n", False),
+    (b"POST / HTTP/1.1\r\nHost: x\r\n\r\nContent-Length: 0\r\n", False),
+    (b"", False),
+]
+
+
+@each_row(("data", "expected"), WHOLE)
+def test_only_a_request_whose_end_is_certain_is_whole(data: bytes, expected: bool) -> None:
+    assert is_whole(data) is expected
