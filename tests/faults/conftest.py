@@ -18,15 +18,13 @@ from tests.faults.table import Case, about_this_run, as_markdown, as_text, rows
 from tests.upstream.forked import ForkedUpstream
 
 HERE = Path(__file__).parent
-DOCUMENTS = {1: Path("docs/FAULTS.md"), 2: Path("docs/FAULTS_TWO_WORKERS.md")}
+DOCUMENT = Path("docs/FAULTS.md")
 Note = Callable[[str], None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write", action="store_true", help="write the table to docs/ (with --long, all tests)")
-    parser.addoption(
-        "--workers", type=int, choices=DOCUMENTS, default=1, help="worker processes of the gateways under test"
-    )
+    parser.addoption("--workers", type=int, default=1, help="worker processes of the gateways under test")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -84,7 +82,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if not config.getoption("--write", default=False):
         return
     workers = config.getoption("--workers")
-    document = DOCUMENTS[workers]
+    document = DOCUMENT if workers == 1 else DOCUMENT.with_stem(f"FAULTS_{workers}_WORKERS")
     is_whole = files == {*HERE.glob("test_*.py")} - {HERE / "test_table.py"} and not terminalreporter.stats.get(
         "deselected"
     )
