@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import compare, instructions, overload, reports, streams, tail
+from benchmarks import compare, instructions, overload, reports, soak, streams, tail
 from benchmarks.budget import rows
 from benchmarks.load import BuiltIn
 from benchmarks.machine import Cores, facts
@@ -33,7 +33,8 @@ gateway has one core, load and mock another; CPU is user and system time of all 
 everything is in the database, divided by the requests answered. Fails if an answer is not a 200 or the accounting does
 not add up, never on a figure. `python -m benchmarks reports` measures the usage reports instead, `python -m
 benchmarks streams` what a streamed chunk costs, `python -m benchmarks tail` latencies at fixed arrival rates,
-`python -m benchmarks overload` what is served at several times the peak, `python -m benchmarks compare` another
+`python -m benchmarks overload` what is served at several times the peak, `python -m benchmarks soak` how memory grows,
+`python -m benchmarks compare` another
 checkout of this project against this one, and `python -m benchmarks instructions` the same by counting instructions,
 which no busy machine disturbs.
 """
@@ -90,6 +91,7 @@ def main(arguments: Sequence[str] | None = None, gateway: type[Gateway] = Gatewa
         "reports": reports.main,
         "streams": streams.main,
         "tail": partial(tail.main, gateway=gateway),
+        "soak": partial(soak.main, gateway=gateway),
         "overload": partial(overload.main, gateway=gateway),
         "compare": partial(compare.main, gateway=gateway),
         "instructions": instructions.main,

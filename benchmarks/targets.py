@@ -136,18 +136,18 @@ class Gateway:
         """Start the process, which logs to `log`."""
         return subprocess.Popen(command, env=environment, cwd=cwd, stdout=log, stderr=log)
 
-    def add_provider(self, base_url: str) -> None:
-        """Register the mock, with limits that no benchmark reaches."""
+    def add_provider(self, base_url: str, name: str = "bench", model: str = MODEL) -> None:
+        """Register the mock as a provider of one model, with limits that no benchmark reaches."""
         self._ask(
             "/api/v1/providers",
             {
-                "name": "bench",
+                "name": name,
                 "display_name": "Benchmark",
                 "api_key": "sk-benchmark-0123456789",
                 "base_url": base_url,
-                "models": [MODEL],
+                "models": [model],
                 "kind": "openai",
-                "prices": {MODEL: {"input": 0.15, "output": 0.6}},
+                "prices": {model: {"input": 0.15, "output": 0.6}},
                 "rate_limit_rpm": 100_000_000,
                 "rate_limit_tpm": 1_000_000_000_000,
             },

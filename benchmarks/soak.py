@@ -1,0 +1,228 @@
+"""Load a gateway for minutes, with failures mixed in, and measure how the memory of each of its processes grows.
+
+The load is a part of the peak, which is measured first. Meanwhile one provider fails every few calls, and clients send
+invalid requests, leave in the middle of an answer, and read streams. With `--large`, clients send bodies of 32 MiB and
+read the answers slowly instead. Fails if an answer of the load is not a 200, never on a figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import linear_regression
+from time import perf_counter
+
+import msgspec
+
+from benchmarks import calls, open_loop
+from benchmarks.jobs import OpenJob
+from benchmarks.machine import PAGE, Cores, facts
+from benchmarks.overload import calls_apart, closed_loop_peak
+from benchmarks.report import table, with_section
+from benchmarks.targets import KEY, MODEL, Gateway, TargetFailed
+from tests.upstream import UpstreamProcess
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+TITLE = "Soak"
+CONNECTIONS = 64
+SHARE = 0.7
+PIECE_S = 10.0
+"""Seconds between two looks at the memory."""
+WARM_SHARE = 0.2
+"""Part of the run that is not counted: caches and pools fill in it."""
+FLAKY = "flaky-7+status-500"
+MISCHIEF_S = 0.05
+CACHE_BYTES = "8388608"
+"""Size of the cache, so that it is full after the warm-up."""
+LARGE_BYTES = 32 * 2**20 - 4096
+SLOW_READ_S = 0.2
+MIB = 2**20
+
+
+class Samples(msgspec.Struct):
+    """Resident memory in MiB of each process by its name, with the seconds at which it was read."""
+
+    at: dict[str, list[float]] = {}
+    mib: dict[str, list[float]] = {}
+
+    def read(self, processes: Sequence[int], seconds: float) -> None:
+        """Add the memory of these processes."""
+        for pid in processes:
+            name = _name(pid)
+            if name:
+                self.at.setdefault(name, []).append(seconds)
+                self.mib.setdefault(name, []).append(_resident(pid))
+
+    def rows(self, warm_s: float) -> list[list[str]]:
+        """Return a row for each process: memory after the warm-up and at the end, and MiB a minute in between."""
+        rows = []
+        for name in sorted(self.at):
+            pairs = [pair for pair in zip(self.at[name], self.mib[name], strict=True) if pair[0] >= warm_s]
+            if len(pairs) > 1:
+                slope = linear_regression([at / 60 for at, _ in pairs], [mib for _, mib in pairs]).slope
+                rows.append([name, f"{pairs[0][1]:.1f}", f"{pairs[-1][1]:.1f}", f"{slope:+.2f}", "≤ 1"])
+        return rows
+
+
+def _name(pid: int) -> str:
+    """Return what a process of the gateway is, by its command line: "worker 123"; empty if it has ended."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        kinds = [kind for kind in ("worker", "control") if b"llm_gateway." + kind.encode() in words]
+        return f"{kinds[0] if kinds else 'supervisor'} {pid}"
+    return ""
+
+
+def _resident(pid: int) -> float:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / MIB
+    return 0.0
+
+
+def _request(path: str, body: bytes) -> bytes:
+    return b"POST %b HTTP/1.1\r\nhost: x\r\nx-service-key: %b\r\ncontent-length: %d\r\n\r\n%b" % (
+        path.encode(),
+        KEY.encode(),
+        len(body),
+        body,
+    )
+
+
+def _chat(model: str, text: str, *, stream: bool = False) -> bytes:
+    body = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 50, "stream": stream}
+    return _request("/v1/chat/completions", msgspec.json.encode(body))
+
+
+class Mischief:
+    """A thread whose clients do what clients should not, until `stop`."""
+
+    def __init__(self, port: int, *, large: bool) -> None:
+        self.done = 0
+        self._port = port
+        self._large = large
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    def __enter__(self) -> Mischief:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    async def _run(self) -> None:
+        while not self._ended.is_set():
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                await (self._send_large() if self._large else self._send_small())
+            self.done += 1
+            await asyncio.sleep(MISCHIEF_S)
+
+    async def _send_small(self) -> None:
+        number = self.done
+        requests = (
+            _chat(FLAKY, f"fails sometimes {number}"),
+            _chat(MODEL, f"a stream {number}", stream=True),
+            _chat("no-such-model", "refused"),
+            _request("/api/v1/generate", b"{not JSON"),
+            _chat(MODEL, f"left early {number}", stream=True),
+        )
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            writer.write(requests[number % len(requests)])
+            await writer.drain()
+            if number % len(requests) < len(requests) - 1:
+                await reader.readuntil(b"\r\n\r\n")
+                await asyncio.wait_for(reader.read(65_536), 5)
+        finally:
+            writer.close()
+
+    async def _send_large(self) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            writer.write(_chat(MODEL, f"{self.done}" + "x" * LARGE_BYTES))
+            await writer.drain()
+            while await asyncio.wait_for(reader.read(64), 10):  # noqa: ASYNC110 - it reads slowly on purpose
+                await asyncio.sleep(SLOW_READ_S)
+        finally:
+            writer.close()
+
+
+def soak(gateway: Gateway, options: argparse.Namespace) -> tuple[list[list[str]], list[str]]:
+    """Load a started gateway. Returns the rows of the table, and what failed."""
+    job = msgspec.structs.replace(
+        calls.vendor(gateway.port), headers=calls.surface(gateway.port, "").headers, connections=CONNECTIONS
+    )
+    rate = closed_loop_peak(job, min(PIECE_S, options.seconds)) * options.share
+    _say(f"{rate:,.0f} requests/s for {options.seconds:g} s …")
+    samples, failures, began = Samples(), [], perf_counter()
+    with Mischief(gateway.port, large=options.large) as mischief:
+        number = 2
+        while (seconds := perf_counter() - began) < options.seconds:
+            samples.read(gateway.tree.processes(), seconds)
+            piece = OpenJob(
+                **msgspec.structs.asdict(msgspec.structs.replace(job, seconds=min(PIECE_S, options.seconds))),
+                rate=rate,
+                seed=number,
+            )
+            load = open_loop.run(msgspec.structs.replace(piece, first=calls_apart(number)))
+            if load.failed:
+                failures.append(f"{load.failed:,} of {load.requests:,}: {load.failure!r}")
+            number += 1
+            _say(f"{seconds:5.0f} s: p99 {load.p99_us / 1000:.0f} ms, {gateway.tree.resident_mb():.0f} MB in all")
+        samples.read(gateway.tree.processes(), perf_counter() - began)
+    _say(f"{mischief.done:,} other requests")
+    return samples.rows(options.seconds * WARM_SHARE), failures
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str], gateway: type[Gateway] = Gateway) -> int:
+    """Measure and print the table. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks soak", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600.0, help="length of the load (default: 600)")
+    parser.add_argument("--share", type=float, default=SHARE, help=f"part of the peak (default: {SHARE:g})")
+    parser.add_argument("--large", action="store_true", help="bodies of 32 MiB and slow readers")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
+    parser.add_argument("--write", action="store_true", help=f"also write the table to benchmarks/{RESULTS.name}")
+    given = parser.parse_args(arguments)
+    cores = Cores()
+    settings = {
+        "LLM_GATEWAY_JOURNAL_FSYNC": "always",
+        "LLM_GATEWAY_WORKERS": str(given.workers),
+        "LLM_GATEWAY_CACHE_MAX_BYTES": CACHE_BYTES,
+    }
+    cores.leave_measured()
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, UpstreamProcess(kept_calls=0) as mock:
+        try:
+            running = gateway(Path(name) / "gateway", cores, settings)
+            try:
+                running.add_provider(mock.base_url)
+                running.add_provider(mock.base_url, name="flaky", model=FLAKY)
+                rows, failures = soak(running, given)
+            finally:
+                running.stop()
+        except (TargetFailed, RuntimeError) as failed:
+            _say(str(failed))
+            return 1
+        known = [*facts(Path(name)), str(cores)]
+    known.append(f"{datetime.now(UTC):%Y-%m-%d}, `{' '.join(['python -m benchmarks soak', *arguments])}`")
+    head = ("process", "MiB after the warm-up", "MiB at the end", "MiB a minute", "must")
+    text = table(head, rows) + "\n\n" + "\n".join(f"- {fact}" for fact in known) + "\n"
+    print(text)
+    for failure in failures:
+        _say(f"FAILED: {failure}")
+    if given.write:
+        kept = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+        title = f"{TITLE} with large bodies" if given.large else TITLE
+        RESULTS.write_text(with_section(kept, title, text), encoding="utf-8")
+    return 1 if failures else 0
