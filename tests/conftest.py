@@ -6,14 +6,20 @@ import gc
 import os
 import sys
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import certifi
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
+
+from tests.forked_workers import start_server
+
+if TYPE_CHECKING:
+    from execnet import XSpec  # not installed beside the client libraries
 
 FUZZING = "fuzz"
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS") or 30)
@@ -128,6 +134,16 @@ def pytest_xdist_auto_num_workers() -> int:
     """Return four workers more than cores: tests that start servers mostly wait for them."""
     affinity = getattr(os, "sched_getaffinity", None)
     return 4 + (len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: Sequence[XSpec]) -> None:
+    """Fork the workers of a run of all tests from a process that has collected them, unless they are traced."""
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.pluginmanager.hasplugin("_cov"):
+        folder: Path = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+        command = start_server(folder)
+        for spec in specs:
+            spec.python = command
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -116,10 +116,13 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """Client of the fork server, which ends with the process that created this object."""
+    """Client of the fork server, which ends with the process that created this object and its forks.
+
+    Forks of that process can use it at the same time: each job is one message of the socket.
+    """
 
     def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair()
+        self._socket, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
         # Nothing waits for the server process: it ends by itself when the socket is closed.
         self._process = subprocess.Popen(
             [sys.executable, "-P", __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
@@ -139,7 +142,7 @@ class ForkServer:
         ours, report = os.pipe()
         job = {"module": module, "arguments": arguments, "cwd": str(cwd), "env": dict(env), **asdict(surroundings)}
         try:
-            socket.send_fds(self._socket, [json.dumps(job).encode() + b"\n"], [*descriptors, report])
+            socket.send_fds(self._socket, [json.dumps(job).encode()], [*descriptors, report])
         finally:
             os.close(report)
         return ForkedProcess(ours)
@@ -196,8 +199,6 @@ def next_job(connection: socket.socket) -> dict[str, Any]:
     while True:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, len(STANDARD) + 1)
-        while data[-1:] not in (b"\n", b""):
-            data += connection.recv(1 << 20)
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
         if not data:
             os._exit(0)
