@@ -1,9 +1,10 @@
-"""Periodic jobs: delete old usage records, and refresh prices that change with the time of day."""
+"""Periodic jobs: delete old usage, empty the database's log, and refresh prices that change with the time of day."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.errors import StoreUnavailable
@@ -12,6 +13,10 @@ from llm_gateway.telemetry.report_totals import ReportTotals
 
 DELETE_EVERY_S, DELETE_PAUSE_S = 3600.0, 0.1
 """Seconds between two clean-ups, and between two steps of one, which let other writers have the database."""
+SHORTEN_EVERY_S = 1.0
+"""Seconds between two looks at the length of SQLite's write-ahead log."""
+LONG_LOG = 64 * 1024 * 1024
+"""Bytes of the write-ahead log above which its length is logged."""
 SAVE_EVERY_S = 10.0
 """Seconds between two saves of the metrics' totals."""
 REFRESH_EVERY_S = 300.0
@@ -30,6 +35,29 @@ async def delete_old_usage_forever(retention: Retention, log: Callable[..., None
             log("old usage records cannot be deleted", level="error", exc_info=error)
             is_left = False
         await asyncio.sleep(DELETE_PAUSE_S if is_left else DELETE_EVERY_S)
+
+
+async def shorten_log_forever(
+    shorten: Callable[[], int], log: Callable[..., None], *, every_s: float = SHORTEN_EVERY_S
+) -> None:
+    """Keep the database's write-ahead log short by `Database.shorten_log`; runs until cancelled.
+
+    If the log becomes long all the same, that is logged once, and once that it is short again.
+    """
+    is_told = False
+    while True:
+        await asyncio.sleep(every_s)
+        with suppress(StoreUnavailable):  # logged by the health check
+            length = await asyncio.to_thread(shorten)
+            if length > LONG_LOG and not is_told:
+                log(
+                    "the database's write-ahead log grows: a read keeps it from being emptied",
+                    level="warning",
+                    megabytes=length // 1_000_000,
+                )
+            elif is_told and length <= LONG_LOG:
+                log("the database's write-ahead log is short again")
+            is_told = length > LONG_LOG
 
 
 def ignore(*_: object, **__: object) -> None:

@@ -19,6 +19,7 @@ from llm_gateway.control.maintenance import (
     refresh_prices_forever,
     save_totals,
     save_totals_forever,
+    shorten_log_forever,
 )
 from llm_gateway.control.management.health import SharedCheck
 from llm_gateway.control.measurements import gateway_gauges
@@ -123,6 +124,7 @@ class ControlProcess(ProcessApplication):
         self._background(refresh_prices_forever(control.configuration, log))
         retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log, pause=Throttle())
         self._background(delete_old_usage_forever(retention, log))
+        self._background(shorten_log_forever(stores.database.shorten_log, log))
         return control.build(shipper, database, workers)
 
     def _open_channel(

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,6 +36,12 @@ CHECK_LIMIT_S = 1.0
 MIGRATION_LOCK = 0x6C6C6D67
 """Key of the Postgres advisory lock held during a migration ("llmg")."""
 
+LOG_LIMIT = 16 * 1024 * 1024
+"""Bytes of SQLite's write-ahead log above which it is emptied. The log of usual traffic starts anew at 8 MB."""
+
+LOG_WAIT_S = 2.0
+"""Maximum seconds that emptying the log waits for reads to end; writers wait meanwhile, new reads do not."""
+
 STEPS_BETWEEN_LOOKS = 500_000
 """SQLite instructions between two checks of a read's time limit: some 10 ms; each check needs the GIL."""
 
@@ -46,8 +52,11 @@ POSTGRES = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
 class Database:
     """Transactions on one database. Thread-safe; create it with `open`, end with `close`."""
 
-    def __init__(self, writer: Engine, reader: Engine, read_limit_s: float, place: str) -> None:
+    def __init__(
+        self, writer: Engine, reader: Engine, read_limit_s: float, place: str, log_file: Path | None = None
+    ) -> None:
         self._place = place
+        self._log_file = log_file
         self._writer = writer
         self._reader = reader
         self._read_limit_s = read_limit_s
@@ -72,7 +81,8 @@ class Database:
         parsed = _parsed(url)
         if _is_sqlite_file(parsed):
             path = Path(str(parsed.database)).absolute()
-            return cls(*_open_sqlite(path, busy_timeout_s, fsync), read_limit_s, f"The database file {path}")
+            engines = _open_sqlite(path, busy_timeout_s, fsync)
+            return cls(*engines, read_limit_s, f"The database file {path}", Path(f"{path}-wal"))
         if parsed.drivername in POSTGRES:
             place = f"Postgres on {parsed.host or 'this machine'}"
             return cls(*_open_postgres(parsed, busy_timeout_s), read_limit_s, place)
@@ -140,6 +150,30 @@ class Database:
             if not self.is_sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
             migrations.upgrade(connection)
+
+    def shorten_log(self, *, limit: int = LOG_LIMIT, wait_s: float = LOG_WAIT_S) -> int:
+        """Empty SQLite's write-ahead log if it is longer than `limit` bytes. Returns its length afterwards.
+
+        SQLite starts the log anew only at a moment without a read in it, and reads that overlap leave no such moment.
+        While a truncating checkpoint waits for the reads under way, new ones read the database file alone
+        (sqlite.org/wal.html, "Avoiding Excessively Large WAL Files"). Reads longer than `wait_s` seconds, such as a
+        backup's, keep the log as it is.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        if self._log_file is None or (length := _size(self._log_file)) <= limit:
+            return 0 if self._log_file is None else length
+        try:
+            with _as_store_unavailable(), closing(self._writer.raw_connection()) as pooled:
+                connection: Any = pooled.driver_connection
+                (usual_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
+                connection.execute(f"PRAGMA busy_timeout={round(wait_s * 1000)}")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                connection.execute(f"PRAGMA busy_timeout={usual_ms}")
+        except sqlite3.Error as error:
+            raise StoreUnavailable("The database does not answer; try again later.", retry_after_s=1) from error
+        return _size(self._log_file)
 
     def close(self) -> None:
         """Close all connections."""
@@ -215,10 +249,17 @@ def _open_sqlite(path: Path, busy_timeout_s: float, fsync: bool) -> tuple[Engine
             f"The database {path} is not a writable file in a writable directory: correct the permissions, or set "
             "LLM_GATEWAY_DATA_DIR to another directory."
         )
-    setup = f"PRAGMA synchronous={'FULL' if fsync else 'OFF'}"
+    setup = (f"PRAGMA synchronous={'FULL' if fsync else 'OFF'}", f"PRAGMA journal_size_limit={LOG_LIMIT}")
     writer = _sqlite_engine(path, busy_timeout_s, setup, "BEGIN IMMEDIATE")
-    reader = _sqlite_engine(path, min(busy_timeout_s, CHECK_LIMIT_S), "PRAGMA query_only=ON", "BEGIN")
+    reader = _sqlite_engine(path, min(busy_timeout_s, CHECK_LIMIT_S), ("PRAGMA query_only=ON",), "BEGIN")
     return writer, reader
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # no connection has opened the database yet
+        return 0
 
 
 def _create_file(path: Path) -> None:
@@ -226,7 +267,7 @@ def _create_file(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
-def _sqlite_engine(path: Path, busy_timeout_s: float, setup: str, begin: str) -> Engine:
+def _sqlite_engine(path: Path, busy_timeout_s: float, setup: tuple[str, ...], begin: str) -> Engine:
     # "rw" does not create files: a missing file must be an error, not an empty database.
     uri = f"{path.as_uri()}?mode=rw"
 
@@ -237,7 +278,8 @@ def _sqlite_engine(path: Path, busy_timeout_s: float, setup: str, begin: str) ->
         try:
             connection.execute("PRAGMA page_size=8192")
             connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute(setup)
+            for statement in setup:
+                connection.execute(statement)
         except sqlite3.Error:
             connection.close()
             raise
