@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import uvloop
 
-from llm_gateway.inherited import READY, RETIRE, STOP, Inherited
+from llm_gateway.inherited import DROPPED, READY, RETIRE, STOP, Inherited
 from llm_gateway.process import forbid_memory_dumps
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import read_settings
@@ -69,21 +69,21 @@ def run_child(inherited: Inherited, build: Build) -> int:
         socket.socket(fileno=inherited.leash) as leash,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(_serve(lambda: build(settings, output, inherited), leash, output.log))
+        runner.run(_serve(lambda: build(settings, output, inherited), leash, output))
     if output.writer.is_stuck:
         os._exit(0)  # a thread that returns from a blocked write during the interpreter's shutdown can abort it
     return 0
 
 
-async def _serve(build: Callable[[], ChildServer], leash: socket.socket, log: Callable[..., None]) -> None:
-    loop = asyncio.get_running_loop()
+async def _serve(build: Callable[[], ChildServer], leash: socket.socket, output: ProcessLog) -> None:
+    loop, log = asyncio.get_running_loop(), output.log
 
     def report(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         log("event loop error", level="error", problem=context["message"], exc_info=context.get("exception"))
 
     loop.set_exception_handler(report)
     server = build()
-    reader = LeashReader(leash, server)
+    reader = LeashReader(leash, server, output.writer.drop)
     loop.add_signal_handler(signal.SIGTERM, reader.signalled, server.stop)
     loop.add_signal_handler(signal.SIGINT, reader.signalled, server.interrupt)
     loop.add_reader(leash, reader.read)
@@ -102,10 +102,14 @@ async def _serve(build: Callable[[], ChildServer], leash: socket.socket, log: Ca
 
 
 class LeashReader:
-    """The child's end of its leash: passes what the supervisor writes, and its death, on to the server."""
+    """The child's end of its leash: passes what the supervisor writes, and its death, on to the server.
 
-    def __init__(self, leash: socket.socket, server: ChildServer) -> None:
+    `drop` is called with the number of log lines that the supervisor could not write.
+    """
+
+    def __init__(self, leash: socket.socket, server: ChildServer, drop: Callable[[int], None]) -> None:
         leash.setblocking(False)
+        self._drop = drop
         self._leash = leash
         self._server = server
         self._is_last = False
@@ -118,6 +122,8 @@ class LeashReader:
             return
         except ConnectionError:
             received = b""
+        if DROPPED in received:
+            self._drop(received.count(DROPPED))
         self._is_last = self._is_last or not received or STOP in received
         if not received:
             asyncio.get_running_loop().remove_reader(self._leash)

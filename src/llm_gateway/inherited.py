@@ -19,6 +19,9 @@ STOP = b"stop\n"
 """Line that the supervisor writes to the leash before a signal that stops the whole gateway. A worker that is signalled
 without it ends alone, and leaves the socket, which others use, as it is."""
 
+DROPPED = b"dropped\n"
+"""Line that the supervisor writes to the leash of control for each of its own log lines that could not be written."""
+
 
 class Inherited:
     """Numbers of inherited descriptors, and the number of a worker.

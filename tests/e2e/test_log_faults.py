@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -147,10 +148,25 @@ def test_the_exit_code_of_a_failed_start_does_not_depend_on_stderr(tmp_path: Pat
     assert "Traceback" not in gateway.log
 
 
-@pytest.mark.parametrize("streams", ["stdout", "all"])
-def test_lost_log_lines_are_counted(tmp_path: Path, streams: str) -> None:
-    with FaultyLog(tmp_path, reader_gone(), streams) as gateway:
-        until(lambda: "llm_gateway_log_lines_dropped_total 0.0" not in gateway.call("GET", "/metrics").body.decode())
+def dropped(gateway: GatewayProcess) -> float:
+    text = gateway.call("GET", "/metrics").body.decode()
+    return float(text.split("\nllm_gateway_log_lines_dropped_total ", 1)[1].split("\n", 1)[0])
+
+
+def test_lost_log_lines_are_counted(tmp_path: Path) -> None:
+    with FaultyLog(tmp_path, reader_gone(), "stdout") as gateway:
+        until(lambda: dropped(gateway) > 0)
+
+
+def test_lost_log_lines_of_the_supervisor_are_counted(tmp_path: Path) -> None:
+    """At level `error` the other processes write none."""
+    settings = tmp_path / "more.env"
+    settings.write_text("LLM_GATEWAY_LOG_LEVEL=error\n")
+    with FaultyLog(tmp_path, reader_gone(), "all", env_file=settings) as gateway:
+        assert dropped(gateway) == 0
+        settings.write_text("LLM_GATEWAY_LOG_LEVEL=loud\n")
+        gateway.process.send_signal(signal.SIGHUP)
+        until(lambda: dropped(gateway) == 1)
 
 
 def test_a_log_reader_that_resumes_during_the_stop_causes_no_crash(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ import os
 import signal
 import socket
 
-from llm_gateway.inherited import PREPARED, READY, RETIRE, STOP, Inherited, to_arguments
+from llm_gateway.inherited import DROPPED, PREPARED, READY, RETIRE, STOP, Inherited, to_arguments
 from llm_gateway.supervisor.launcher import Launch
 
 TYPE_CHECKING = False  # as typing's, which takes half a megabyte of the supervisor's memory to import
 if TYPE_CHECKING:
     from typing import Any
+
+    from llm_gateway.supervisor.log_lines import SupervisorLog
 
 STABLE_S = 5.0
 """A child that lived this many seconds is started again without a pause."""
@@ -21,6 +23,8 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 KEPT_BYTES = 4096
 """Bytes of a leash that are kept in case a line is not complete."""
+DROPPED_AT_ONCE = 100
+"""Lines about dropped log lines that are sent together."""
 
 
 class Child:
@@ -144,6 +148,11 @@ class Child:
         """Send the process a signal because the whole gateway stops."""
         self._tell(STOP)
         self.signal(number)
+
+    def dropped(self, log: SupervisorLog) -> None:
+        """Tell a control process how many lines of the supervisor's log could not be written."""
+        if self.is_ready:
+            self._tell(DROPPED * log.take_dropped(DROPPED_AT_ONCE))
 
     def _tell(self, line: bytes) -> None:
         if self._leash is not None:

@@ -70,6 +70,8 @@ class Supervisor:
             self._act_on_time()
             if not self._is_stopping:
                 self._replace(wakeups)
+            if self.log.dropped:
+                self._state.current.control.dropped(self.log)
         return self._code
 
     def _take(self, numbers: Iterable[int]) -> None:
@@ -244,7 +246,7 @@ class Supervisor:
             roll.close()
             self._roll = None
             self._stop_s = self._state.current.settings.stop_seconds
-            self.log = SupervisorLog(self._state.current.settings.log_level, self._state.current.settings.log_format)
+            self.log.configure(self._state.current.settings.log_level, self._state.current.settings.log_format)
             self._state.data_dir.write_reloads(self._state.rolls, self._state.rolls, roll.problem)
             if not roll.problem:
                 self.log("reloaded")

@@ -95,18 +95,19 @@ class LogWriter:
         if len(self._waiting) < self._max_waiting:
             self._waiting.append(record)
         else:
-            self._drop(1)
+            self.drop(1)
 
     def event(self, fields: Event, *, at_once: bool = True) -> None:
         """Queue an event. `at_once` wakes the thread, and gives the event room beyond the usual length of the queue."""
         if len(self._waiting) < (2 * self._max_waiting if at_once else self._max_waiting):
             self._waiting.append(fields)
         else:
-            self._drop(1)
+            self.drop(1)
         if at_once:
             self._wake.set()
 
-    def _drop(self, count: int) -> None:
+    def drop(self, count: int) -> None:
+        """Count lines as dropped."""
         with self._dropping:
             self._dropped += count
 
@@ -123,7 +124,7 @@ class LogWriter:
             count = min(len(self._waiting), LINES_AT_ONCE)
             lost = self._write([self._waiting.popleft() for _ in range(count)])
             if lost:
-                self._drop(lost)
+                self.drop(lost)
         missing = self._dropped - self._dropped_told
         if missing and not self._write([_own_event("log lines dropped", "warning", count=missing)]):
             self._dropped_told += missing
