@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -14,9 +15,11 @@ from typing import NamedTuple
 import pytest
 
 from llm_gateway.channel.messages import NAME
+from llm_gateway.child_process import log_loop_errors
 from llm_gateway.listening import bind
 from llm_gateway.settings import Settings
 from tests.started_child import PATIENCE_S, StartedChild
+from tests.waiting import until
 
 NOT_OF_A_WORKER = {
     "alembic",
@@ -34,6 +37,20 @@ def settings_in(folder: Path) -> Settings:
     """Return settings with a data directory, which the supervisor makes."""
     (folder / "data").mkdir()
     return Settings(data_dir=folder / "data", local_model="false", accept_seconds=0.0, drain_seconds=5.0)
+
+
+async def test_an_exception_in_a_callback_is_logged() -> None:
+    loop, logged, error = asyncio.get_running_loop(), [], ValueError("a defect")
+
+    def fail() -> None:
+        raise error
+
+    log_loop_errors(loop, lambda event, **fields: logged.append((event, fields)))
+    loop.call_soon(fail)
+    await until(lambda: logged)
+    [(event, fields)] = logged
+    assert (event, fields["level"], fields["exc_info"]) == ("event loop error", "error", error)
+    assert fields["problem"].startswith("Exception in callback")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,4 +1,4 @@
-"""docs/RUNBOOK.md has every metric, and every log line at warning or above."""
+"""docs/RUNBOOK.md has every metric, and every log line at warning or above, and a test names each."""
 
 from __future__ import annotations
 
@@ -60,9 +60,31 @@ def test_every_warning_and_error_is_in_the_runbook() -> None:
     assert sorted(found - QUOTED) == []
 
 
-def test_every_metric_is_in_the_runbook_and_no_other() -> None:
+def strings_of_tests() -> set[str]:
+    """Return the texts that tests other than this one compare with something."""
+    return {
+        node.value
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        if path != Path(__file__)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+
+
+def metrics() -> set[str]:
+    """Return the names of all metrics, without the `_total` of counters."""
     source = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").rglob("*.py")))
-    metrics = set(re.findall(r'"(llm_gateway_[a-z_]+)"', source)) - {"llm_gateway_request_context"}
+    return set(re.findall(r'"(llm_gateway_[a-z_]+)"', source)) - {"llm_gateway_request_context"}
+
+
+def test_each_warning_each_error_and_each_metric_is_named_by_a_test() -> None:
+    named = "\n".join(strings_of_tests())
+    assert sorted(event for event in events() if event not in named) == []
+    ends = r"(_total|_bucket|_sum|_count)?\b"
+    assert sorted(name for name in metrics() if not re.search(rf"\b{name}{ends}", named)) == []
+
+
+def test_every_metric_is_in_the_runbook_and_no_other() -> None:
     described = {re.sub("_total$", "", name) for name in QUOTED if re.fullmatch(r"llm_gateway_[a-z_]+", name)}
-    assert len(metrics) > 20
-    assert sorted(metrics ^ described) == []
+    assert len(metrics()) > 20
+    assert sorted(metrics() ^ described) == []

@@ -77,11 +77,7 @@ def run_child(inherited: Inherited, build: Build) -> int:
 
 async def _serve(build: Callable[[], ChildServer], leash: socket.socket, output: ProcessLog) -> None:
     loop, log = asyncio.get_running_loop(), output.log
-
-    def report(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        log("event loop error", level="error", problem=context["message"], exc_info=context.get("exception"))
-
-    loop.set_exception_handler(report)
+    log_loop_errors(loop, log)
     server = build()
     reader = LeashReader(leash, server, output.writer.drop)
     loop.add_signal_handler(signal.SIGTERM, reader.signalled, server.stop)
@@ -99,6 +95,15 @@ async def _serve(build: Callable[[], ChildServer], leash: socket.socket, output:
         leash.send(READY)
     await server.run()
     loop.remove_reader(leash)
+
+
+def log_loop_errors(loop: asyncio.AbstractEventLoop, log: Callable[..., None]) -> None:
+    """Log exceptions in callbacks and in tasks that nobody waits for, in the place of asyncio's own lines."""
+
+    def report(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        log("event loop error", level="error", problem=context["message"], exc_info=context.get("exception"))
+
+    loop.set_exception_handler(report)
 
 
 class LeashReader:

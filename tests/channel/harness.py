@@ -78,15 +78,23 @@ class Control:
 
 
 @contextlib.asynccontextmanager
-async def control(data_dir: Path, attempts: list[SentAttempt] | None = None, **options: Any) -> AsyncIterator[Control]:
+async def control(
+    data_dir: Path, attempts: list[SentAttempt] | Exception | None = None, **options: Any
+) -> AsyncIterator[Control]:
     """Run control's side."""
     events: list[Event] = []
     address = ControlSocket(data_dir, name=NAME)
+
+    def recent() -> list[SentAttempt]:
+        if isinstance(attempts, Exception):
+            raise attempts
+        return attempts or []
+
     server = ChannelServer(
         address,
         state=lambda: running.state(),  # noqa: PLW0108 - made below
         log=collector(events),
-        recent_attempts=None if attempts is None else lambda: attempts,
+        recent_attempts=None if attempts is None else recent,
         **options,
     )
     running = Control(server, address, events)

@@ -129,6 +129,27 @@ async def test_a_defect_in_a_handler_is_logged_and_the_worker_connects_again(tmp
         assert running.events == [("channel: worker failed", {"level": "error", "problem": "ValueError"})]
 
 
+async def test_a_worker_starts_without_the_recent_calls_if_they_cannot_be_read(tmp_path: Path) -> None:
+    async with control(tmp_path, attempts=ValueError("secret")) as own, worker(tmp_path) as running:
+        own.server.publish(configuration("a"))
+        await until(running.providers)
+        assert own.events == [
+            ("channel: rate limits of a worker start empty", {"level": "warning", "problem": "ValueError"})
+        ]
+
+
+async def test_a_defect_while_a_worker_is_served_is_logged_and_the_worker_connects_again(tmp_path: Path) -> None:
+    def fail(_key: str, _report: object) -> None:
+        raise ValueError("secret")
+
+    async with control(tmp_path, on_report=fail) as own, worker(tmp_path) as running:
+        own.server.publish(configuration("a"))
+        await until(running.providers)
+        await own.server.ask_reports(5)
+        await until(lambda: len(running.configurations) == 2)
+        assert own.events == [("channel: worker cannot be served", {"level": "error", "problem": "ValueError"})]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 async def test_a_process_of_another_user_gets_nothing_over_the_channel(tmp_path: Path) -> None:
     async with control(tmp_path) as own:

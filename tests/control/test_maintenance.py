@@ -1,20 +1,31 @@
-"""Periodic jobs: deletion of old usage records and daily sums."""
+"""Periodic jobs: deletion of old usage records, daily sums, and the lines of jobs that fail."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
-from llm_gateway.control.maintenance import delete_old_usage_forever
+from llm_gateway.control.live_configuration import LiveConfiguration
+from llm_gateway.control.maintenance import delete_old_usage_forever, refresh_prices_forever, save_totals
+from llm_gateway.control.management.health import SharedCheck
+from llm_gateway.control.recent_calls import recent_calls
+from llm_gateway.domain.catalog import Snapshot
+from llm_gateway.domain.usage import SentAttempt
+from llm_gateway.errors import StoreUnavailable
+from llm_gateway.journal.shipper import Shipper
 from llm_gateway.store.database import Database
 from llm_gateway.store.retention import Retention
 from llm_gateway.store.tables import usage_rollups
 from llm_gateway.store.usage import UsageStore
+from llm_gateway.telemetry.report_totals import ReportTotals
 from tests.store.histories import DAY_MS, record, stored_ids
+from tests.waiting import until
 
 
 class Watched(UsageStore):
@@ -62,3 +73,89 @@ async def test_old_records_are_deleted_and_past_days_are_summed_up(tmp_path: Pat
         grains = set(connection.execute(sa.select(usage_rollups.c.grain)).scalars())
     assert grains > {"hour", "day", "2days"}
     database.close()
+
+
+class Unusable(Retention, LiveConfiguration):
+    """A part whose jobs fail, each time with the next of the errors."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+
+    def step(self) -> bool:
+        raise self.errors.pop(0)
+
+    def reload(self) -> Snapshot:
+        raise self.errors.pop(0)
+
+
+class NoRecords(UsageStore, Shipper):
+    """A database without calls, and a shipper that cannot reach it in time."""
+
+    def __init__(self) -> None: ...
+
+    def flush(self, timeout_s: float) -> bool:
+        return False
+
+    def recent_attempts(self, since_ms: int, longest_request_ms: int = 0) -> list[SentAttempt]:
+        return []
+
+
+async def logged_by(job: Callable[[Callable[..., None]], Coroutine[Any, Any, None]], lines: int = 1) -> list[str]:
+    """Run the job until it has logged so many lines. Returns their levels and events."""
+    logged: list[str] = []
+
+    def log(event: str, *, level: str = "info", **_: object) -> None:
+        logged.append(f"{level}: {event}")
+
+    task = asyncio.create_task(job(log))
+    await until(lambda: len(logged) >= lines)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return logged
+
+
+async def test_each_job_that_fails_is_logged_and_runs_again(tmp_path: Path) -> None:
+    away, defect = StoreUnavailable("away"), ValueError("a defect")
+    refreshed = await logged_by(
+        lambda log: refresh_prices_forever(Unusable(away, *[defect] * 1000), log, every_s=0.001), lines=3
+    )
+    assert refreshed[:3] == [
+        "warning: prices are not refreshed: the database does not answer",
+        "error: prices cannot be refreshed",
+        "error: prices cannot be refreshed",
+    ]
+    assert await logged_by(lambda log: delete_old_usage_forever(Unusable(away), log)) == [
+        "warning: old usage records are not deleted: the database does not answer"
+    ]
+    assert await logged_by(lambda log: delete_old_usage_forever(Unusable(defect), log)) == [
+        "error: old usage records cannot be deleted"
+    ]
+
+    def cannot_check() -> bool:
+        raise defect
+
+    assert await logged_by(SharedCheck(cannot_check).repeat) == ["error: database check cannot run"]
+
+
+async def test_totals_that_cannot_be_saved_are_logged(tmp_path: Path) -> None:
+    logged: list[tuple[str, dict[str, object]]] = []
+
+    def log(event: str, **fields: object) -> None:
+        logged.append((event, fields))
+
+    assert not save_totals(ReportTotals(tmp_path / "missing" / "totals"), log)
+    assert logged == [
+        (
+            "metrics cannot be saved: counters start anew after a restart",
+            {"level": "warning", "reason": "No such file or directory"},
+        )
+    ]
+    assert save_totals(ReportTotals(tmp_path / "totals"), log)
+    store = NoRecords()
+    assert recent_calls(store, store, lambda: True, log, 60) == []
+    assert logged[1:] == [
+        (
+            "rate limits start without the newest calls: their records are not in the database yet",
+            {"level": "warning"},
+        )
+    ]

@@ -126,6 +126,8 @@ def test_each_error_has_exactly_one_line(gateway: GatewayProcess) -> None:
     assert {line["client"] for line in refused} == {"127.0.0.1"}
     assert all(line["method"] and line["path"] and line["detail"] and line["error_code"] for line in refused)
     assert "canary" not in gateway.log, "the query string is left out"
+    text = "dev mode: anyone on this machine may call with the public development key"
+    assert [line["level"] for line in lines(gateway) if line["event"] == text] == ["warning"]
 
 
 def test_a_successful_management_request_has_no_error_line(gateway: GatewayProcess) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -16,7 +17,8 @@ from llm_gateway.host_memory import HostMemory, create, release_place
 from llm_gateway.host_memory.workers import CONNECTIONS, IS_ACCEPTING, WorkerPlace
 from llm_gateway.listening import bind
 from llm_gateway.server import Limits, Server
-from llm_gateway.server.balanced_listener import LONGEST_PAUSE_S
+from llm_gateway.server.balanced_listener import LONGEST_PAUSE_S, BalancedListener
+from llm_gateway.server.shared_state import SharedState
 from tests.server.harness import GET, Client, Message, answer, application
 from tests.waiting import until
 
@@ -147,3 +149,15 @@ async def test_a_worker_that_is_alone_accepts_everything_at_once(descriptor: int
             client.writer.close()
         await host.stop(server)
         host.sock.close()
+
+
+async def test_an_accept_that_fails_is_logged_and_tried_again(descriptor: int) -> None:
+    """A socket that does not listen stands for a lack of descriptors."""
+    events: list[tuple[str, dict[str, Any]]] = []
+    shared = SharedState(
+        Limits(), lambda event, **fields: events.append((event, fields)), WorkerPlace(HostMemory(descriptor), 1)
+    )
+    listener = BalancedListener(socket.socket(), asyncio.Protocol, shared)
+    await until(lambda: events)
+    assert events == [("connections cannot be accepted", {"level": "error", "problem": "Invalid argument"})]
+    listener.close()

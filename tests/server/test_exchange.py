@@ -227,8 +227,8 @@ async def test_a_response_that_fails_midway_is_cut_off() -> None:
         assert server.logged() == ["request failed"]
 
 
-@pytest.mark.parametrize("messages", [(), (START, START)])
-async def test_a_query_behind_an_encoded_question_mark_is_not_logged(messages: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize(("messages", "event"), [((), "response incomplete"), ((START, START), "request failed")])
+async def test_a_query_behind_an_encoded_question_mark_is_not_logged(messages: tuple[Any, ...], event: str) -> None:
     async with running(saying(*messages)) as server:
         client = await server.connect()
         await client.send(b"GET /path%3Fkey=sekret HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -236,6 +236,7 @@ async def test_a_query_behind_an_encoded_question_mark_is_not_logged(messages: t
 
         [logged] = [fields for _, fields in server.events if fields.get("level") == "error"]
         assert logged["path"] == "/path"
+        assert server.logged() == [event]
 
 
 async def test_a_message_after_the_end_is_logged_and_not_sent() -> None:

@@ -107,6 +107,9 @@ def test_a_restart_does_not_make_a_wrong_clock_right(days: int, hours: int) -> N
     assert world.clock(kept).read().safe_ms <= NOW_MS + hours * HOUR_MS + TOLERANCE_MS
 
 
+REFUSED = "old usage records are not deleted: the system's clock has jumped ahead"
+
+
 class Books:
     """A database with records and its retention."""
 
@@ -176,6 +179,7 @@ def test_a_clock_ahead_at_startup_deletes_nothing_and_is_logged_once(
                 books.write(0)  # requests received meanwhile carry the wrong time
     assert books.count() >= 3
     told = [line for line in books.logged if line["level"] == "error"]
+    assert {line["event"] for line in told} == {REFUSED}
     assert [line["days_ahead"] for line in told] == [pytest.approx(days_ahead, abs=0.2)] * 3
     books.world.offset_ms = 0
     books.start()
@@ -208,7 +212,11 @@ def test_a_clock_that_stays_ahead_is_accepted_with_a_warning(books: Books) -> No
         books.run()
         books.world.true_ms += HOUR_MS
     assert books.count() == 0
-    assert [line["level"] for line in books.logged] == ["error", "warning", "info"]
+    assert [(line["level"], line["event"]) for line in books.logged] == [
+        ("error", REFUSED),
+        ("warning", "the system's clock is accepted again: old usage records are deleted"),
+        ("info", "old usage records deleted"),
+    ]
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"{}", b"[]", b'{"believed_ms": "x"}'])
@@ -225,4 +233,7 @@ def test_an_unwritable_data_directory_is_logged_and_does_not_stop_retention(book
     books.write(0, 91)
     books.run()
     assert books.count() == 1
-    assert books.logged[0]["level"] == "warning"
+    assert (books.logged[0]["level"], books.logged[0]["event"]) == (
+        "warning",
+        "cannot write retention.json, which protects usage records against a wrong clock",
+    )

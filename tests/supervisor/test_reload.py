@@ -181,6 +181,8 @@ def test_a_retiring_worker_that_does_not_end_is_killed(start: Start, order: Orde
     reload(gateway)
     wait_for_log(gateway, DONE)
     assert [line["process"] for line in gateway.log if line["level"] == "error"] == ["worker 1"]
+    [killed] = [line for line in gateway.log if line["event"] == "replaced process ended"]
+    assert (killed["process"], killed["reason"]) == ("worker 1", "signal SIGKILL")
     assert gateway.stop() == 0
 
 

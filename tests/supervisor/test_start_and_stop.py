@@ -82,12 +82,17 @@ def test_a_childs_exit_code_at_the_stop_is_that_of_the_gateway(
     assert gateway.stop() == code
 
 
-@pytest.mark.parametrize("name", ["control", "worker2"])
-def test_a_child_that_ends_before_it_is_ready_ends_the_gateway(start: Start, order: Order, name: str) -> None:
-    order(name, ends_with=78)
+@pytest.mark.parametrize(
+    ("name", "code", "events"),
+    [("control", 78, []), ("worker2", 0, ["process ended before it was ready"])],  # with an error it tells the reason
+)
+def test_a_child_that_ends_before_it_is_ready_ends_the_gateway(
+    start: Start, order: Order, name: str, code: int, events: list[str]
+) -> None:
+    order(name, ends_with=code)
     gateway = start(workers=2)
-    assert gateway.ended() == 78
-    assert gateway.log == []
+    assert gateway.ended() == (code or 1)
+    assert [line["event"] for line in gateway.log] == events
 
 
 def test_invalid_settings_end_the_start_with_78_and_one_sentence(start: Start, tmp_path: Path) -> None:

@@ -20,3 +20,4 @@ async def test_a_loop_that_is_kept_busy_is_seen_as_late() -> None:
     after = {sample.labels.get("le"): sample.value for sample in lag.family().samples if sample.suffix == "_bucket"}
     assert after["+Inf"] - after["0.05"] >= 1
     assert lag.family().samples[-1].value >= 0.05
+    assert lag.family().name == "llm_gateway_loop_lag_seconds"

@@ -82,10 +82,12 @@ async def save_totals_forever(totals: ReportTotals, log: Callable[..., None]) ->
         is_failing = not save_totals(totals, ignore if is_failing else log)
 
 
-async def refresh_prices_forever(configuration: LiveConfiguration, log: Callable[..., None]) -> None:
+async def refresh_prices_forever(
+    configuration: LiveConfiguration, log: Callable[..., None], *, every_s: float = REFRESH_EVERY_S
+) -> None:
     """Rebuild the snapshot each five minutes, for prices that change with the time of day. Runs until cancelled."""
     while True:
-        await asyncio.sleep(REFRESH_EVERY_S)
+        await asyncio.sleep(every_s)
         try:
             await asyncio.to_thread(configuration.reload)
         except StoreUnavailable:

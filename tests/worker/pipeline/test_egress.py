@@ -147,7 +147,7 @@ class Pinned(Egress):
     when it is checked for the `rounds`-th time, since hosts that are checked before it have been checked as often.
     """
 
-    def __init__(self, *answers: str | AddressRefused, rounds: int = 0) -> None:
+    def __init__(self, *answers: str | Exception, rounds: int = 0) -> None:
         super().__init__(strict=True)
         self.answers = answers
         self.checks = 0
@@ -163,7 +163,7 @@ class Pinned(Egress):
             return "127.0.0.1"
         self.checks += 1
         answer = self.answers[min(self.checks, len(self.answers)) - 1]
-        if isinstance(answer, AddressRefused):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
@@ -249,6 +249,14 @@ class TestRecheck:
         assert lines.logged == [
             ("upstream address refused", {"level": "error", "url": ONE, "reason": "it moved"}),
         ]
+
+    async def test_a_defect_of_the_check_is_logged_and_closes_no_pool(self) -> None:
+        lines, defect = Lines(), ValueError("no address")
+
+        assert await self.rechecked(Pinned("127.0.0.1", defect, rounds=2), lines) == 0
+        event = ("upstream address not checked", {"level": "error", "url": ONE, "exc_info": defect})
+        assert lines.logged
+        assert all(logged == event for logged in lines.logged)
 
     async def test_a_failing_resolver_closes_no_pool(self) -> None:
         lines = Lines()
