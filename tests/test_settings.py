@@ -249,6 +249,12 @@ REFUSED = [
     ({**PRODUCTION, "ENCRYPTION_KEYS": ""}, r"LLM_GATEWAY_ENCRYPTION_KEYS to 32 random bytes"),
     ({"ALLOWED_HOSTS": "gateway,box:8200"}, r"LLM_GATEWAY_ALLOWED_HOSTS takes host names .*; not 'box:8200'"),
     ({"ALLOWED_HOSTS": "*"}, r"LLM_GATEWAY_ALLOWED_HOSTS takes host names without scheme, port or wildcard"),
+    ({"TRUSTED_PROXIES": "10.0.0.1,proxy"}, r"LLM_GATEWAY_TRUSTED_PROXIES takes addresses .*'proxy' does not appear"),
+    ({"TRUSTED_PROXIES": "10.0.0.1/8"}, r"LLM_GATEWAY_TRUSTED_PROXIES takes addresses .*10.0.0.1/8 has host bits set"),
+    *(
+        ({"ROOT_PATH": path}, rf"LLM_GATEWAY_ROOT_PATH takes a path that begins .*; not {re.escape(repr(path))}\.")
+        for path in ("llm", "/", "/llm/", "//a", "/a//b", "/..", "/a/./b", "/a b", "/v1", "/api/x", "/ä", "http://a/b")
+    ),
     ({**PRODUCTION, "ENCRYPTION_KEYS": "  "}, r"LLM_GATEWAY_ENCRYPTION_KEYS to 32 random bytes"),
 ]
 

@@ -6,6 +6,7 @@ values.
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -70,6 +71,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     allowed_hosts: Annotated[
         str, Meta(description="names beside localhost by which dev may be called, comma-separated")
     ] = ""
+    trusted_proxies: Annotated[
+        str, Meta(description="addresses or networks of proxies whose forwarding headers are believed, comma-separated")
+    ] = ""
+    root_path: Annotated[str, Meta(description="path at which a proxy serves the gateway, such as /llm")] = ""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least severe level logged")
     ] = "info"
@@ -91,6 +96,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     def own_hosts(self) -> frozenset[str]:
         """Host names that dev accepts in addition to localhost."""
         return frozenset(h.strip().lower() for h in self.allowed_hosts.split(",") if h.strip())
+
+    @property
+    def proxy_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Networks of the proxies whose headers are believed.
+
+        Raises:
+            ValueError: one is no address and no network.
+        """
+        return tuple(ip_network(each.strip()) for each in self.trusted_proxies.split(",") if each.strip())
 
     @property
     def dev_key(self) -> str | None:

@@ -37,6 +37,9 @@ KNOWN_KEYS = frozenset({DEV_KEY, "changeme", "secret", "test", "password"})
 MAX_SHOWN = 80
 """Characters of an invalid value that an error message quotes."""
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
+OWN_PATHS = frozenset({"api", "v1", "v1beta", "docs", "openapi.json", "metrics", "healthz", "readyz"})
+"""First parts of the gateway's own paths."""
 REMOVED = {"redis_url": ("", "cache and rate limits are in the gateway's memory")}
 """Settings of earlier versions: the value that matches this version (accepted and ignored), and the reason."""
 
@@ -60,7 +63,7 @@ def load_settings(
     settings = Settings(**values)
     if "env" not in values and not _is_loopback(settings.host):
         settings = msgspec.structs.replace(settings, env="production")
-    problems += _unfit_hosts(settings)
+    problems += [*_unfit_hosts(settings), *_unfit_proxies(settings)]
     # A secret that cannot be read is not missing, too.
     problems += unread or _unsafe(settings)
     if problems:
@@ -251,6 +254,23 @@ def _unfit_hosts(settings: Settings) -> Iterator[str]:
         yield (
             f"{PREFIX}ALLOWED_HOSTS takes host names without scheme, port or wildcard, such as gateway; "
             f"not {_shown(unfit[0])}."
+        )
+
+
+def _unfit_proxies(settings: Settings) -> Iterator[str]:
+    """Yield an error message for a proxy that is no address, and for a path that cannot be a prefix."""
+    try:
+        _ = settings.proxy_networks
+    except ValueError as error:
+        yield (
+            f"{PREFIX}TRUSTED_PROXIES takes addresses and networks, such as 10.0.0.1,192.168.0.0/16: "
+            f"{_shown(str(error))}."
+        )
+    root = settings.root_path
+    if root and (not _ROOT_PATH.fullmatch(root) or root.split("/")[1] in OWN_PATHS):
+        yield (
+            f"{PREFIX}ROOT_PATH takes a path that begins with a slash and does not end with one, such as /llm, of "
+            f"letters, digits and ._~-, whose first part is not one of the gateway's own; not {_shown(root)}."
         )
 
 

@@ -92,7 +92,7 @@ def test_one_warning_is_logged_when_the_embedded_model_becomes_the_only_one() ->
     assert [(line["level"], line["model"]) for line in logged] == [("warning", "toy")]
     warn(snapshot([embedded()]))
     event = (
-        "only the embedded model answers, which is small and invents things: add a provider with POST /api/v1/providers "
-        "or `llm-gateway providers add`"
+        "only the embedded model answers, which is small and invents things: add a provider with "
+        "POST /api/v1/providers or `llm-gateway providers add`"
     )
     assert [line["event"] for line in logged] == [event] * 2

@@ -114,6 +114,8 @@ class Control:
     ) -> None:
         self.path = stores.path
         self._dev_key = settings.dev_key
+        self._root_path = settings.root_path
+        self._is_behind_proxy = bool(settings.proxy_networks)
         self.sign_in_page = build_page(settings.dev_key)
         self._stores = stores
         self._local = local
@@ -167,7 +169,7 @@ class Control:
             passed=lambda provider: workers.passed(provider.id),
         )
         routers = (
-            home_router(self._dev_key),
+            home_router(self._dev_key, self._root_path, is_behind_proxy=self._is_behind_proxy),
             health_router(
                 check=database,
                 ready=workers.are_ready,
@@ -180,4 +182,4 @@ class Control:
             usage_router(stores.usage, shipper.flush),
             docs_page_router(self.sign_in_page),
         )
-        return build_management(routers, self._log, self._in_flight, workers.pending)
+        return build_management(routers, self._log, self._in_flight, workers.pending, self._root_path)

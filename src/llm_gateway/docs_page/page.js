@@ -10,12 +10,15 @@ const problem = document.querySelector("#problem");
 const loading = document.querySelector("#loading");
 const forget = document.querySelector("#forget");
 
+// The page's own path tells the prefix at which a proxy serves the gateway, if there is one.
+const root = location.pathname.replace(/\/docs\/?$/, "");
+
 /** Fetch a path of the gateway with the key. Throws an Error whose message is the gateway's own sentence. */
 async function load(path, key) {
   let response;
   try {
     // location.origin has no credentials. The page's own address can have them, and browsers refuse to fetch such URLs.
-    response = await fetch(location.origin + path, { headers: { "X-Service-Key": key } });
+    response = await fetch(location.origin + root + path, { headers: { "X-Service-Key": key } });
   } catch {
     throw new Error("The gateway does not answer: check that it is running, then try again.");
   }

@@ -18,6 +18,7 @@ from llm_gateway.errors import ConfigurationError
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.forwarding.forwarder import Forwarder
 from llm_gateway.gate.authentication import Gate, Keyring
+from llm_gateway.gate.reverse_proxy import ReverseProxy
 from llm_gateway.host_memory import HostMemory, UnusableMemory
 from llm_gateway.host_memory.workers import WorkerPlace
 from llm_gateway.journal.writer import JournalWriter
@@ -220,9 +221,9 @@ class WorkerProcess(ProcessApplication):
         self._stack.callback(forwarder.close)
         return forwarder
 
-    def _build_gate(self, app: ASGIApp) -> Gate:
+    def _build_gate(self, app: ASGIApp) -> ASGIApp:
         settings = self._settings
-        return Gate(
+        gate = Gate(
             app,
             Keyring(settings.callers()),
             local_only=settings.env == "dev",
@@ -231,6 +232,8 @@ class WorkerProcess(ProcessApplication):
             allowed_hosts=settings.own_hosts,
             sign_in_page=build_page(settings.dev_key),
         )
+        networks = settings.proxy_networks
+        return ReverseProxy(gate, networks, settings.root_path) if networks or settings.root_path else gate
 
     def _cannot_be_used(self, name: str, reason: str) -> None:
         self._log("provider cannot be used", level="error", provider=name, reason=reason)

@@ -113,7 +113,7 @@ async def test_the_script_keeps_the_key_for_the_tab_only_and_sends_it_in_the_hea
         "sessionStorage.setItem", "sessionStorage.getItem", "sessionStorage.removeItem", "localStorage.removeItem",
     }  # fmt: skip
     assert script.count("fetch(") == 1
-    assert 'fetch(location.origin + path, { headers: { "X-Service-Key": key } })' in script
+    assert 'fetch(location.origin + root + path, { headers: { "X-Service-Key": key } })' in script
     for name in ("document.cookie", "innerHTML", "eval(", "persistAuthorization"):
         assert name not in script
 

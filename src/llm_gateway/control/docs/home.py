@@ -12,7 +12,7 @@ from starlette.requests import Request
 from llm_gateway.docs_page.security_headers import hash_source, security_headers
 from llm_gateway.gate.authentication import DOCS_PATH, HOME_PATH
 
-ABOUT = {"service": "llm-gateway", "api": "/api/v1", "docs": DOCS_PATH, "health": "/api/v1/health"}
+PATHS = {"api": "/api/v1", "docs": DOCS_PATH, "health": "/api/v1/health"}
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
 body { max-width: 44rem; margin: 3rem auto; padding: 0 1rem; }
@@ -46,8 +46,8 @@ PAGE = """\
 <tr><td>Google's SDKs</td><td><code>{origin}</code></td><td><code>x-goog-api-key: KEY</code></td></tr>
 </table>
 <h2>What there is</h2>
-<p><a href="{docs}">Every endpoint, to read and to try</a>. The page asks for the key.</p>
-<p><a href="/api/v1/health">Is it well?</a> Needs no key.</p>
+<p><a href="{root}/docs">Every endpoint, to read and to try</a>. The page asks for the key.</p>
+<p><a href="{root}/api/v1/health">Is it well?</a> Needs no key.</p>
 </body>
 </html>
 """
@@ -62,22 +62,33 @@ HEADERS = {
 _HOST = re.compile(r"[A-Za-z0-9.\-_]{1,255}(:\d{1,5})?|\[[0-9A-Fa-f:]+\](:\d{1,5})?")
 
 
-def home_router(dev_key: str | None) -> APIRouter:
-    """Build the route; `dev_key` is the public development key if it is valid."""
+def home_router(dev_key: str | None, root_path: str = "", *, is_behind_proxy: bool = False) -> APIRouter:
+    """Build the route; `dev_key` is the public development key if it is valid.
+
+    `root_path` precedes all paths. `is_behind_proxy`: X-Forwarded-Host is believed if there is one; the worker has
+    dropped those that no trusted proxy has sent.
+    """
     router = APIRouter()
+    about = {"service": "llm-gateway"} | {name: root_path + path for name, path in PATHS.items()}
 
     @router.get(HOME_PATH, include_in_schema=False)
     async def home(request: Request) -> Response:
         if "text/html" not in request.headers.get("accept", ""):
-            return JSONResponse(ABOUT, headers={"vary": "accept"})
-        return HTMLResponse(_page(request, dev_key), headers=HEADERS)
+            return JSONResponse(about, headers={"vary": "accept"})
+        return HTMLResponse(page(request), headers=HEADERS)
+
+    def page(request: Request) -> str:
+        origin = f"{request.url.scheme}://{_host(request, is_behind_proxy=is_behind_proxy)}{root_path}"
+        key = escape(dev_key) if dev_key is not None else "KEY"
+        which = SERVICE_KEY if dev_key is None else DEV_KEY_IN_FORCE.format(key=key)
+        return PAGE.format(style=STYLE, origin=origin, key=key, which=which, root=root_path)
 
     return router
 
 
-def _page(request: Request, dev_key: str | None) -> str:
-    host = request.headers.get("host", "")
-    known = host if _HOST.fullmatch(host) else "localhost:8200"
-    key = escape(dev_key) if dev_key is not None else "KEY"
-    which = SERVICE_KEY if dev_key is None else DEV_KEY_IN_FORCE.format(key=key)
-    return PAGE.format(style=STYLE, origin=f"{request.url.scheme}://{known}", key=key, which=which, docs=DOCS_PATH)
+def _host(request: Request, *, is_behind_proxy: bool) -> str:
+    """Return the host by which the client called, as far as it is one."""
+    hosts = [request.headers.get("host", "")]
+    if is_behind_proxy:
+        hosts.insert(0, request.headers.get("x-forwarded-host", "").rpartition(",")[2].strip())
+    return next((host for host in hosts if _HOST.fullmatch(host)), "localhost:8200")

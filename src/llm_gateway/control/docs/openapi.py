@@ -148,15 +148,15 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {} for status in statuses}
 
 
-def openapi_document(routes: Sequence[BaseRoute], version: str) -> Document:
-    """Build the document for these routes of the management API and for the data plane."""
+def openapi_document(routes: Sequence[BaseRoute], version: str, root_path: str = "") -> Document:
+    """Build the document for these routes of the management API and for the data plane, all below `root_path`."""
     document = get_openapi(
         title="LLM Gateway",
         version=version,
         description=DESCRIPTION,
         routes=routes,
         tags=TAGS,
-        servers=[{"url": "/"}],
+        servers=[{"url": root_path or "/"}],
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     schemas = document.setdefault("components", {}).setdefault("schemas", {})

@@ -44,10 +44,11 @@ def build_management(
     log: Callable[..., None],
     in_flight: InFlight,
     pending: Callable[[], Sequence[str]] = lambda: (),
+    root_path: str = "",
 ) -> ASGIApp:
     """Build the management API as an ASGI application. Errors are sent as problem details (RFC 9457).
 
-    `pending` returns the names of the workers that do not apply the newest configuration yet.
+    `pending` returns the workers that do not apply the newest configuration yet. A proxy serves all at `root_path`.
     """
     app = FastAPI(
         openapi_url=None,
@@ -56,7 +57,7 @@ def build_management(
         dependencies=[Depends(known_parameters)],
     )
     routes: list[APIRoute] = []
-    document = cache(lambda: msgspec.json.encode(openapi_document(app.routes, __version__)))
+    document = cache(lambda: msgspec.json.encode(openapi_document(app.routes, __version__, root_path)))
     for router in (*routers, docs_router(document)):
         app.include_router(router)
         routes.extend(route for route in router.routes if isinstance(route, APIRoute))
@@ -66,8 +67,7 @@ def build_management(
         log_error(request.scope, error, error.status)
         problem = problem_of(error, context.echo.decode())
         response = Response(msgspec.json.encode(problem), error.status, media_type=PROBLEM.decode())
-        for name, value in error_headers(error):
-            response.headers[name.decode()] = value.decode()
+        response.headers.update({name.decode(): value.decode() for name, value in error_headers(error)})
         return response
 
     async def on_gateway_error(request: Request, error: Exception) -> Response:
