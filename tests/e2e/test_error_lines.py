@@ -11,12 +11,14 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.process import KEY, GatewayProcess, until
 
+GENERATED = Path(__file__).with_name("generated_requests.jsonl")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 OPEN = {"/healthz", "/readyz", "/api/v1/health"}
 BODIES: dict[str, bytes] = {
@@ -128,6 +130,32 @@ def test_each_error_has_exactly_one_line(gateway: GatewayProcess) -> None:
     assert "canary" not in gateway.log, "the query string is left out"
     text = "dev mode: anyone on this machine may call with the public development key"
     assert [line["level"] for line in lines(gateway) if line["event"] == text] == ["warning"]
+
+
+def test_generated_requests_get_the_answers_that_are_kept(gateway: GatewayProcess) -> None:
+    """Each line of the file is a request that schemathesis made up, and its status."""
+    path = gateway.provider("acme", "http://127.0.0.1:1/v1", "m", is_enabled=False)
+    rows = [
+        json.loads(line.replace("{provider}", path.rpartition("/")[2])) for line in GENERATED.read_text().splitlines()
+    ]
+    assert len(rows) > 100
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=20)
+    unlike: list[object] = []
+    for row in rows:
+        headers = row.get("headers", {}) if row.get("anonymous") else {"X-Service-Key": KEY} | row.get("headers", {})
+        body = row["body"].encode("latin-1") if "body" in row else None
+        connection.request(
+            row["method"], row["path"], body, {name: text.encode("latin-1") for name, text in headers.items()}
+        )
+        answer = connection.getresponse()
+        answer.read()
+        is_vendors = row["path"].startswith(("/v1/", "/v1beta/"))
+        forms = ["application/json"] if is_vendors else ["application/problem+json"]
+        if answer.status != row["status"] or (answer.status >= 400 and answer.headers.get_all("content-type") != forms):
+            unlike.append((row, answer.status, answer.headers["content-type"]))
+    connection.close()
+    assert unlike == []
+    assert '"level": "error"' not in gateway.log
 
 
 def test_a_successful_management_request_has_no_error_line(gateway: GatewayProcess) -> None:
