@@ -161,7 +161,8 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
 def test_a_newer_database_is_refused(database: Database) -> None:
     with database.write() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(ConfigurationError, match="version '9999', which a newer llm-gateway made: install"):
+    advice = "'9999', which a newer llm-gateway made: install that version again, restore a backup of before"
+    with pytest.raises(ConfigurationError, match=advice):
         database.migrate()
 
 

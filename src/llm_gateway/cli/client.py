@@ -209,7 +209,7 @@ def _interruptibly(send: Callable[[], Answer]) -> Answer:
 
 
 def _base_url(url: str) -> str:
-    unfit = CommandFailed(f"The gateway's URL is http(s)://host[:port]: set --url or {URL_VARIABLE}.", USAGE)
+    unfit = CommandFailed(f"The gateway's URL is http(s)://host[:port][/path]: set --url or {URL_VARIABLE}.", USAGE)
     try:
         parts = urlsplit(url.strip())
         _ = parts.port

@@ -60,8 +60,8 @@ def refuse_newer(current: str | None) -> None:
     known = {script.revision for script in ScriptDirectory(str(Path(__file__).parent)).walk_revisions()}
     if current is not None and current not in known:
         raise ConfigurationError(
-            f"The database is at version {current!r}, which a newer llm-gateway made: install that version again, or "
-            "set LLM_GATEWAY_DATABASE_URL to another database."
+            f"The database is at version {current!r}, which a newer llm-gateway made: install that version again, "
+            "restore a backup of before the upgrade, or set LLM_GATEWAY_DATABASE_URL to another database."
         )
 
 
