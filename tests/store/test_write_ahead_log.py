@@ -6,8 +6,10 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore
 from tests.store.histories import DAY_MS, attempt, record
+from tests.virtual_time import run_virtually
 
 MB = 1024 * 1024
 SLOW_READ = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000) SELECT count(*) FROM n"
@@ -32,6 +35,18 @@ def fill(database: Database, megabytes: int) -> None:
     for _ in range(megabytes):
         with database.write() as connection:
             connection.exec_driver_sql("INSERT INTO filler VALUES (zeroblob(1048576))")
+
+
+class AtOnce(ThreadPoolExecutor):
+    """An executor that runs each call at once, in the thread of its caller."""
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(call(*args, **kwargs))
+        except IndexError as error:
+            done.set_exception(error)
+        return done
 
 
 @contextmanager
@@ -115,6 +130,25 @@ def test_six_clients_poll_reports_on_many_customers(
             time.sleep(3)
     assert size(database_file) <= 32 * MB
     assert sum(row.requests for row in store.by_customer(30, now_ms, customers)) > customers
+
+
+def test_attempts_that_fail_come_less_and_less_often() -> None:
+    """In virtual time, with the calls that would run in a thread run at once."""
+    lengths, at_s = [20 * MB] * 7 + [0, 0], list[float]()
+
+    async def shorten_and_note() -> None:
+        loop = asyncio.get_running_loop()
+
+        def shorten() -> int:
+            at_s.append(loop.time() - 1000)
+            return lengths.pop(0)
+
+        loop.set_default_executor(AtOnce())
+        with pytest.raises(IndexError):
+            await shorten_log_forever(shorten, lambda *_, **__: None)
+
+    run_virtually(shorten_and_note())
+    assert at_s == [1, 3, 7, 15, 31, 63, 95, 127, 128, 129]
 
 
 async def test_a_log_that_cannot_be_emptied_is_logged_once_and_its_end_too() -> None:

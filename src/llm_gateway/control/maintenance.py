@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.errors import StoreUnavailable
+from llm_gateway.store.database import LOG_LIMIT
 from llm_gateway.store.retention import Retention
 from llm_gateway.telemetry.report_totals import ReportTotals
 
@@ -15,6 +16,8 @@ DELETE_EVERY_S, DELETE_PAUSE_S = 3600.0, 0.1
 """Seconds between two clean-ups, and between two steps of one, which let other writers have the database."""
 SHORTEN_EVERY_S = 1.0
 """Seconds between two looks at the length of SQLite's write-ahead log."""
+LONGEST_SHORTEN_PAUSE_S = 32.0
+"""Maximum seconds between two attempts while a read keeps the log from being emptied."""
 LONG_LOG = 64 * 1024 * 1024
 """Bytes of the write-ahead log above which its length is logged."""
 SAVE_EVERY_S = 10.0
@@ -42,13 +45,15 @@ async def shorten_log_forever(
 ) -> None:
     """Keep the database's write-ahead log short by `Database.shorten_log`; runs until cancelled.
 
-    If the log becomes long all the same, that is logged once, and once that it is short again.
+    If the log becomes long all the same, that is logged once, and once that it is short again. After each failure the
+    pause doubles, since writers wait during an attempt, and a backup can last for minutes.
     """
-    is_told = False
+    is_told, pause_s = False, every_s
     while True:
-        await asyncio.sleep(every_s)
+        await asyncio.sleep(pause_s)
         with suppress(StoreUnavailable):  # logged by the health check
             length = await asyncio.to_thread(shorten)
+            pause_s = every_s if length <= LOG_LIMIT else min(2 * pause_s, LONGEST_SHORTEN_PAUSE_S)
             if length > LONG_LOG and not is_told:
                 log(
                     "the database's write-ahead log grows: a read keeps it from being emptied",
