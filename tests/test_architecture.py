@@ -272,6 +272,7 @@ SOUND_PACKAGE = {
     "worker/dispatch.py": "import starlette, llm_gateway.worker.endpoints",
     "worker/endpoints/__init__.py": "import llm_gateway.worker.gateway",
     "worker/gateway.py": "import llm_gateway.worker.pipeline.failover, llm_gateway.routing",
+    "worker/pipeline/explanation.py": "",
     "worker/pipeline/__init__.py": "",
     "worker/pipeline/caching.py": "",
     "worker/pipeline/failover.py": (

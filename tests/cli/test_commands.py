@@ -49,7 +49,7 @@ def test_the_tree_has_every_command() -> None:
         "agent claude", "agent codex", "agent gemini", "agent opencode", "agent qwen", "agent aider",
         "providers list", "providers show", "providers add", "providers update", "providers test",
         "providers enable", "providers disable", "providers remove",
-        "overrides list", "overrides add", "overrides remove",
+        "explain", "overrides list", "overrides add", "overrides remove",
         "usage", "usage summary", "usage replay", "usage quarantined", "usage reimport",
     }  # fmt: skip
 

@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 from llm_gateway import __version__
 from llm_gateway.cli.agents import agent_app
 from llm_gateway.cli.exits import BROKEN_PIPE, FAILED, SETTINGS, USAGE, CommandFailed
+from llm_gateway.cli.explain import explain
 from llm_gateway.cli.keys import keys_app
 from llm_gateway.cli.overrides import overrides_app
 from llm_gateway.cli.providers import providers_app
@@ -124,6 +125,7 @@ def build_cli(arguments: Sequence[str] = ()) -> App:
     for name, place, summary in LOCAL_COMMANDS:
         cli.command(place, name=name, help=None if name in arguments else summary, group=own)
     remote_nouns = (providers_app(), overrides_app(), usage_app(arguments))
+    cli.command(explain, group=remote)
     nouns = *((app, remote) for app in remote_nouns), (keys_app(), own), (agent_app(), own)
     for app, group in nouns:
         app.group = group

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from llm_gateway.domain.explanation import EXPLAIN_PATH
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
@@ -183,4 +184,6 @@ def scope_needed(method: str, path: str) -> str:
     """Return the scope that this request requires: `call`, `read` or `admin`."""
     if path == GENERATE_PATH or path.startswith(VENDOR_PATH_PREFIXES):
         return "call"
+    if path == EXPLAIN_PATH:
+        return "read"  # it is posted because it has a body
     return "read" if method in ("GET", "HEAD") else "admin"

@@ -28,7 +28,7 @@ MOST_WAITING = 2 * MOST_A_TURN
 """Requests that wait while the gateway is overloaded."""
 MOST_BYTES = 16 * 1024 * 1024
 """Bytes of all requests that wait. Beyond them, requests are begun at once."""
-OVERLOADED_AFTER_S = 0.5
+OVERLOADED_AFTER_S = 2.0
 CALM_S = 1.0
 SAFE = frozenset({b"GET ", b"HEAD"})
 OVERLOADED, CALM = "overloaded: requests are refused", "overload is over"

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from llm_gateway.cache import open_cache
 from llm_gateway.domain.catalog import Provider, Snapshot
+from llm_gateway.domain.explanation import EXPLAIN_PATH
 from llm_gateway.domain.usage import SentAttempt, UsageRecord
 from llm_gateway.forked import Forks
 from llm_gateway.gate.in_flight import InFlight
@@ -25,6 +26,7 @@ from llm_gateway.settings import Settings
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.worker.dispatch import Dispatch, build_endpoints
+from llm_gateway.worker.endpoints.explain import ExplainEndpoint
 from llm_gateway.worker.endpoints.protocol_endpoint import EndpointDependencies
 from llm_gateway.worker.endpoints.streaming import DrainLimit
 from llm_gateway.worker.gateway import Gateway
@@ -33,6 +35,7 @@ from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
 from llm_gateway.worker.pipeline.availability import CONFIGURATION_CHANGED, ProviderAvailability
 from llm_gateway.worker.pipeline.availability.host_states import HostStates
 from llm_gateway.worker.pipeline.caching import Caching
+from llm_gateway.worker.pipeline.explanation import Explainer
 from llm_gateway.worker.pipeline.failover import Failover
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
@@ -91,12 +94,14 @@ class Worker:
             ttl_s=settings.cache_ttl_seconds,
             shared=settings.cache_scope == "global",
         )
-        self.gateway = Gateway(
-            dependencies.snapshot, caching, self._build_failover(recorder), recorder, self._admission.state
+        translation = Translation()
+        failover = self._build_failover(recorder, translation)
+        self.gateway = Gateway(dependencies.snapshot, caching, failover, recorder, self._admission.state)
+        self._explainer = Explainer(
+            dependencies.snapshot, caching, failover, self.availability, self._admission, translation
         )
 
-    def _build_failover(self, recorder: UsageRecorder) -> Failover:
-        translation = Translation()
+    def _build_failover(self, recorder: UsageRecorder, translation: Translation) -> Failover:
         attempts = Attempts(
             AttemptDependencies(
                 availability=self.availability,
@@ -130,7 +135,9 @@ class Worker:
             forks=Forks(),
         )
         endpoints, below = build_endpoints(dependencies, self._dependencies.snapshot)
-        return Dispatch({**endpoints, **health}, below, management)
+        dispatch = Dispatch({**endpoints, **health}, below, management)
+        dispatch.add(EXPLAIN_PATH, ExplainEndpoint(self._explainer, dispatch.find, self.in_flight, dependencies.log))
+        return dispatch
 
     def refill(self, attempts: Iterable[SentAttempt], now_ms: int) -> None:
         """Count the attempts of an earlier run in the rate-limit windows."""

@@ -49,6 +49,14 @@ class Dispatch:
             endpoint = self._other(path, scope)
         await endpoint(scope, receive, send)
 
+    def add(self, path: str, endpoint: ASGIApp) -> None:
+        """Add an endpoint for an exact path."""
+        self._endpoints[path] = endpoint
+
+    def find(self, path: str, scope: Scope) -> ASGIApp:
+        """Return the endpoint of a path; `scope` gets the model that the path names."""
+        return self._endpoints.get(path) or self._other(path, scope)
+
     def _other(self, path: str, scope: Scope) -> ASGIApp:
         for start, methods in self._methods.items():
             if path.startswith(start):

@@ -12,6 +12,7 @@ import msgspec
 from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
+from llm_gateway.control.docs.explain_path import explain_operation
 from llm_gateway.control.docs.protocol_paths import (
     PROVIDER_HEADERS,
     WAITING,
@@ -22,6 +23,7 @@ from llm_gateway.control.docs.protocol_paths import (
     security_schemes,
 )
 from llm_gateway.control.management.query import refuses_parameters
+from llm_gateway.domain.explanation import EXPLAIN_PATH, ExplainBody, Explanation
 from llm_gateway.error_format.responses import PROBLEM, Problem
 from llm_gateway.errors import GatewayError
 from llm_gateway.gate.authentication import GENERATE_PATH, OPEN_PATHS, scope_needed
@@ -163,11 +165,15 @@ def openapi_document(routes: Sequence[BaseRoute], version: str, root_path: str =
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     _, of_structs = msgspec.json.schema_components(
-        (GenerateBody, GenerateAnswer, Problem), ref_template="#/components/schemas/{name}"
+        (GenerateBody, GenerateAnswer, ExplainBody, Explanation, Problem), ref_template="#/components/schemas/{name}"
     )
     schemas.update(of_structs)
     schemas["GenerateBody"] |= ASKS
-    document["paths"] = {GENERATE_PATH: {"post": _generate()}, **document["paths"]}
+    document["paths"] = {
+        GENERATE_PATH: {"post": _generate()},
+        EXPLAIN_PATH: {"post": explain_operation()},
+        **document["paths"],
+    }
     document["security"] = KEYS
     document["components"] |= {
         "securitySchemes": SECURITY_SCHEMES,

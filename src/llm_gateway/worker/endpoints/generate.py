@@ -86,6 +86,14 @@ class GenerateEndpoint(Endpoint):
         else:
             await send_pieces(send, 200, answer.reply.held.pieces(content), JSON, headers)
 
+    def read(self, scope: Scope, body: bytes, presence: ClientPresence) -> Request:
+        """Read a request as `serve` does, to explain it.
+
+        Raises:
+            GatewayError: 400 or 422 for a body that cannot be read.
+        """
+        return self._request(scope[REQUEST_CONTEXT], self._decoded(body), time.monotonic(), presence, None)
+
     def _encoded(self, answer: Answer, started: float) -> bytes:
         reply = answer.reply
         return self._encode(

@@ -82,11 +82,7 @@ class ProtocolEndpoint(Endpoint):
             document, large = await read_large_document(body, self._protocol.input_fields, self._forks)
         else:
             document = parse_document(body)  # type: ignore[arg-type]  # only a large body is a bytearray
-        try:
-            self._protocol.check_request(document)
-        except Unsupported as error:
-            raise NotSupported(f"{error.field}: {error.why}.", field=error.field) from None
-        model = requested_model_of(scope, document, is_in_path=self._is_model_in_path)
+        model = self._checked_model(scope, document)
         request = self._request(context, document, model, ClientPresence(receive, send), large)
         reply_context = ReplyContext(
             request_id=request.id,
@@ -111,6 +107,23 @@ class ProtocolEndpoint(Endpoint):
             await send_body(send, 200, content, JSON, headers)
         else:
             await send_pieces(send, 200, _pieces(reply, content, large and large.held), JSON, headers)
+
+    def read(self, scope: Scope, body: bytes, presence: ClientPresence) -> Request:
+        """Read a request as `serve` does, to explain it.
+
+        Raises:
+            GatewayError: 400 or 422 for a body that cannot be read.
+        """
+        document = parse_document(body)
+        return self._request(scope[REQUEST_CONTEXT], document, self._checked_model(scope, document), presence, None)
+
+    def _checked_model(self, scope: Scope, document: dict[str, Any]) -> str:
+        """Return the model that a request names, after a look at what its protocol does not allow."""
+        try:
+            self._protocol.check_request(document)
+        except Unsupported as error:
+            raise NotSupported(f"{error.field}: {error.why}.", field=error.field) from None
+        return requested_model_of(scope, document, is_in_path=self._is_model_in_path)
 
     def _request(
         self,

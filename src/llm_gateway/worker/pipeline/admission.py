@@ -38,6 +38,17 @@ class Admission:
             provider.id, provider.rate_limit_rpm, provider.rate_limit_tpm, tokens, candidate.model
         )
 
+    def is_too_large(self, request: Request, candidate: Candidate) -> bool:
+        """Return whether the request can never fit into the provider's limit of tokens."""
+        return most_tokens(request) > candidate.provider.rate_limit_tpm
+
+    def next_free(self, request: Request, candidate: Candidate) -> float:
+        """Return the seconds until the request could fit into the provider's limits; 0 if it does now."""
+        provider = candidate.provider
+        return self._limiter.next_free(
+            provider.id, provider.rate_limit_rpm, provider.rate_limit_tpm, most_tokens(request), candidate.model
+        )
+
     def reported(self, reservation: Reservation, limits: ReportedLimits) -> None:
         """Lower the provider's window to the limits that it reported with the response to this call."""
         self._limiter.cap(reservation, limits)

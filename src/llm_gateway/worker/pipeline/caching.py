@@ -110,6 +110,12 @@ class Caching:
                     del flight, landed  # the error's traceback holds this frame
             waited = True
 
+    async def peek(self, request: Request, plan: Plan) -> CacheStatus:
+        """Return whether a lookup would find an answer now."""
+        if self._ttl_s <= 0 or not request.use_cache:
+            return "bypass"
+        return "miss" if await self._kept(self._base(request), plan.candidates) is None else "hit"
+
     def _miss(self, lookup: Lookup, flight_key: tuple[bytes, ...], request: Request) -> Lookup:
         if request.store_in_cache:  # an answer that must not be stored is not shared either
             lookup.flight = self._flights[flight_key] = Flight(flight_key, request.presence)

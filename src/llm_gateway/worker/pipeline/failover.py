@@ -16,6 +16,8 @@ otherwise it is refused at once, with the expected time as its Retry-After.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.request import Request
@@ -100,7 +102,7 @@ class Failover:
                 while waiting:
                     candidate = waiting[0] if len(waiting) == 1 else self._choose(state, tier, waiting)
                     waiting.remove(candidate)
-                    if self._context_limits.sizes and self._refused_this_size(request, candidate):
+                    if self._context_limits.sizes and self.refused_this_size(request, candidate):
                         passed_over.append(candidate)
                         state.note_window()
                         continue
@@ -156,7 +158,16 @@ class Failover:
             self._timing.check_deadline(state)  # a passed deadline explains more than the last attempt's error
             raise state.error(self._timing.clock())
 
-    def _refused_this_size(self, request: Request, candidate: Candidate) -> bool:
+    def in_order(self, request: Request, plan: Plan) -> Iterator[Candidate]:
+        """Yield the plan's candidates in the order in which they would be tried now."""
+        for tier in plan.tiers:
+            waiting = list(tier)
+            while waiting:
+                candidate = self._affinity.choose(request, tier, waiting, self._busyness)
+                waiting.remove(candidate)
+                yield candidate
+
+    def refused_this_size(self, request: Request, candidate: Candidate) -> bool:
         """Return whether a request that is no larger exceeded the candidate's context window lately."""
         tokens = request.estimated_input_tokens()
         return self._context_limits.exceeds(candidate.provider.id, candidate.model, tokens, tokens + request.max_tokens)

@@ -21,7 +21,7 @@ import random
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.worker.pipeline.availability.account_pause import PROBE_WAIT_S, AccountPause
@@ -38,6 +38,7 @@ from llm_gateway.worker.pipeline.availability.permit import (
 )
 from llm_gateway.worker.pipeline.availability.provider_state import ModelState, ProviderState
 
+Obstacle: TypeAlias = Literal["rate_limited", "model_paused", "account_paused", "breaker_open"]
 RETRY_SHARE = 2
 """Calls, other than retries, per retry that is allowed."""
 FREE_RETRIES = 3
@@ -184,6 +185,17 @@ class ProviderAvailability:
             account.release(account_permit)  # it may be the account's only probe
             return Wait(model.breaker.retry_after_s(), limited=False)
         return Permit(candidate, provider, account, model, account_permit, breaker_permit, self._states)
+
+    def obstacle(self, candidate: Candidate) -> tuple[Obstacle, float] | None:
+        """Return why the candidate cannot be called now, and for how many seconds; None if it can. Changes nothing."""
+        provider, model = self._find(candidate)
+        waits: tuple[tuple[Obstacle, float], ...] = (
+            ("rate_limited", model.gate.closed_for_s()),
+            ("model_paused", model.pause.remaining_s() if model.pause.is_paused else 0.0),
+            ("account_paused", provider.account.retry_after_s()),
+            ("breaker_open", model.breaker.retry_after_s()),
+        )
+        return next((wait for wait in waits if wait[1] > 0), None)
 
     def is_gated(self, candidate: Candidate) -> bool:
         """Return whether the candidate's rate-limit gate is closed, or lets calls through at a limited rate."""

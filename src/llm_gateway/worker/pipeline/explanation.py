@@ -1,0 +1,71 @@
+"""Explain how a request would be routed now: the pipeline's own checks, without a call, a reservation or a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from llm_gateway.domain.catalog import Candidate, Snapshot
+from llm_gateway.domain.explanation import ExplainedCandidate, Explanation, Reason, Verdict
+from llm_gateway.domain.request import Request
+from llm_gateway.protocols.contract import Unreadable, Unsupported
+from llm_gateway.routing.route import route
+from llm_gateway.worker.pipeline.admission import Admission
+from llm_gateway.worker.pipeline.availability import ProviderAvailability
+from llm_gateway.worker.pipeline.caching import Caching
+from llm_gateway.worker.pipeline.failover import Failover
+from llm_gateway.worker.pipeline.translation import Translation
+
+
+class Explainer(NamedTuple):
+    """The parts of the pipeline that decide which candidate is called.
+
+    What other requests do meanwhile can change the answer, and so can a line of requests that wait for a rate limit.
+    """
+
+    snapshot: Callable[[], Snapshot]
+    caching: Caching
+    failover: Failover
+    availability: ProviderAvailability
+    admission: Admission
+    translation: Translation
+
+    async def explain(self, request: Request) -> Explanation:
+        """Return the candidates in the order in which they would be tried, each with why it would be passed over.
+
+        Raises:
+            GatewayError: the request has no route: its model is unknown, or no provider can be used.
+        """
+        plan = route(request, self.snapshot())
+        explained: list[ExplainedCandidate] = []
+        serves = False
+        for rank, candidate in enumerate(self.failover.in_order(request, plan), 1):
+            reasons = self._reasons(request, candidate)
+            verdict: Verdict = "passed_over" if reasons else "available" if serves else "serves"
+            serves = serves or not reasons
+            explained.append(ExplainedCandidate(rank, candidate.provider.name, candidate.model, verdict, reasons))
+        return Explanation(
+            route=plan.reason,
+            session=request.session,
+            cache=await self.caching.peek(request, plan),
+            candidates=tuple(explained),
+        )
+
+    def _reasons(self, request: Request, candidate: Candidate) -> tuple[Reason, ...]:
+        found = []
+        if self.failover.refused_this_size(request, candidate):
+            found.append(Reason("context_window", detail="It refused a request that was no larger lately."))
+        try:
+            self.translation.call(request, candidate)
+        except Unsupported as error:
+            found.append(Reason("unsupported", detail=f"{error.field}: {error.why}."))
+        except Unreadable as error:
+            found.append(Reason("unsupported", detail=error.message))
+        obstacle = self.availability.obstacle(candidate)
+        if obstacle is not None:
+            found.append(Reason(obstacle[0], retry_after_s=round(obstacle[1], 3)))
+        if self.admission.is_too_large(request, candidate):
+            found.append(Reason("exceeds_limit", detail="It exceeds the provider's rate_limit_tpm."))
+        elif (seconds := self.admission.next_free(request, candidate)) > 0:
+            found.append(Reason("rate_limited", retry_after_s=round(seconds, 3)))
+        return tuple(found)

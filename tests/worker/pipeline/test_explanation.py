@@ -1,0 +1,118 @@
+"""Explain: the candidate that it says serves is the one that is then called, and it changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_gateway.cache.memory import MemoryCache
+from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.explanation import Explanation
+from llm_gateway.errors import GatewayError, UnknownModel
+from llm_gateway.worker.gateway import Gateway
+from llm_gateway.worker.pipeline.caching import Caching
+from llm_gateway.worker.pipeline.explanation import Explainer
+from llm_gateway.worker.pipeline.translation import Translation
+from tests.worker.pipeline.fakes import TIMEOUT, World, answer, override, provider, refusal, request, snapshot
+
+NAMES = ("a", "b", "c", "d")
+ROUNDS = 4
+
+
+class Scene:
+    """A gateway over a fake world, and its explainer."""
+
+    def __init__(self, providers: list[Provider], *overrides: Any) -> None:
+        self.world = world = World()
+        current = snapshot(providers, *overrides)
+        caching = Caching(MemoryCache(1_000_000), ttl_s=3600, shared=False)
+        self.gateway = Gateway(lambda: current, caching, world.failover, world.recorder, world.admission.state)
+        self.explainer = Explainer(
+            lambda: current, caching, world.failover, world.availability, world.admission, Translation()
+        )
+
+    def explain(self, **changes: Any) -> Explanation:
+        return asyncio.run(self.explainer.explain(request(**changes)))
+
+    def ask(self, **changes: Any) -> None:
+        asyncio.run(self.gateway.generate(request(**changes)))
+
+
+STEPS = st.sampled_from(["answers", "fails", "account", "busy"])
+PROVIDERS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "priority": st.sampled_from([10, 10, 20]),
+            "rate_limit_rpm": st.sampled_from([1, 2, 60]),
+            "rate_limit_tpm": st.sampled_from([100, 200, 100_000]),
+            "is_enabled": st.sampled_from([True, True, True, False]),
+        }
+    ),
+    min_size=1,
+    max_size=len(NAMES),
+)
+
+
+@settings(deadline=None)
+@given(PROVIDERS, st.lists(STEPS, min_size=ROUNDS, max_size=ROUNDS), st.sampled_from([None, "s1", "s2"]), st.booleans())
+def test_the_candidate_that_serves_is_called_first(
+    fields: list[dict[str, Any]], steps: list[str], session: str | None, overrides: bool
+) -> None:
+    made = [provider(name, **each) for name, each in zip(NAMES, fields, strict=False)]
+    scene = Scene(made, *([override(made[-1].name)] if overrides else []))
+    world = scene.world
+    plays = {"answers": answer(), "fails": TIMEOUT, "account": refusal(401), "busy": refusal(429, retry_after_s=3)}
+    for number, step in enumerate(steps):
+        world.script(**{name: [plays[step]] * 20 for name in NAMES})
+        asked = {"session": session, "prompt": f"question {number}", "use_cache": False}
+        reserved = [world.admission.state(each, each.models[0]) for each in made]
+        try:
+            explanation = scene.explain(**asked)
+        except GatewayError as error:
+            with pytest.raises(type(error)):
+                scene.ask(**asked)
+            continue
+        assert reserved == [world.admission.state(each, each.models[0]) for each in made]
+        before = len(world.upstream.calls)
+        with contextlib.suppress(GatewayError):
+            scene.ask(**asked)
+        called = world.upstream.called[before:]
+        serving = [each.provider for each in explanation.candidates if each.verdict == "serves"]
+        assert called[:1] == serving, explanation
+
+
+def test_every_candidate_is_named_with_what_holds_it_back() -> None:
+    small, busy = provider("small", rate_limit_tpm=100, priority=30), provider("busy", rate_limit_rpm=1, priority=20)
+    scene = Scene([small, busy, provider("free"), provider("last", priority=1)])
+    scene.world.script(busy=[answer()])
+    scene.ask()
+    found = scene.explain(prompt="another")
+    assert [(each.rank, each.provider, each.verdict) for each in found.candidates] == [
+        (1, "small", "passed_over"),
+        (2, "busy", "passed_over"),
+        (3, "free", "serves"),
+        (4, "last", "available"),
+    ]
+    assert [[reason.code for reason in each.reasons] for each in found.candidates] == [
+        ["exceeds_limit"],
+        ["rate_limited"],
+        [],
+        [],
+    ]
+    assert 0 < (found.candidates[1].reasons[0].retry_after_s or 0) <= 61
+    assert (found.route, found.cache) == ("priority", "miss")
+
+
+def test_a_cached_answer_and_an_unknown_model_are_told() -> None:
+    scene = Scene([provider("a")])
+    scene.world.script(a=[answer()])
+    scene.ask()
+    assert scene.explain().cache == "hit"
+    assert scene.explain(use_cache=False).cache == "bypass"
+    with pytest.raises(UnknownModel):
+        scene.explain(requested_model="none-such")
