@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,11 +21,11 @@ class ProcessApplication(ABC):
         self._stack = contextlib.AsyncExitStack()
         self._entry: ASGIApp = _not_started
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Handle the ASGI lifespan, and pass requests to the application that `_open` returned."""
-        if scope["type"] != "lifespan":
-            await self._entry(scope, receive, send)
-            return
+        return self._live(receive, send) if scope["type"] == "lifespan" else self._entry(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         async with self._stack:
             self._entry = await self._open()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -78,11 +78,10 @@ class Gate:
         self._allowed_hosts = allowed_hosts
         self._sign_in_page = sign_in_page
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Authenticate an HTTP request; pass other ASGI events on."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         request_id = new_id()
         headers = dict(scope["headers"])
         own = headers.get(b"x-request-id")
@@ -97,13 +96,9 @@ class Gate:
         except GatewayError as error:
             scope[REQUEST_CONTEXT] = RequestContext(caller, request_id, client_request_id, echo, headers, self._log)
             page = self._sign_in_page if isinstance(error, Unauthorized) and _is_browser_at_docs(scope) else None
-            if page is not None:
-                await send_sign_in(send, scope, error, page)
-            else:
-                await send_error(send, scope, error)
-            return
+            return send_error(send, scope, error) if page is None else send_sign_in(send, scope, error, page)
         scope[REQUEST_CONTEXT] = RequestContext(caller, request_id, client_request_id, echo, headers, self._log)
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
     def _identify(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
         if self._local_only and not _LOCAL_HOST.fullmatch(headers.get(b"host", b"")):

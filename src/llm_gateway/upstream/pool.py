@@ -9,7 +9,8 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from aiohappyeyeballs import start_connection
@@ -106,14 +107,14 @@ class Pool:
         self._streaming: dict[ResponseStream, UpstreamConnection] = {}
         self._is_closed = False
 
-    async def post(
+    def post(
         self,
         path: str,
         body: Content,
         timeout_s: float,
         fields: bytes = b"",
         before_send: Callable[[], None] = send_always,
-    ) -> Response:
+    ) -> Coroutine[Any, Any, Response]:
         """POST `body`, and return the whole response. `fields` are additional header lines, each with its CRLF.
 
         A body in pieces is sent piece by piece, so that a large one does not stop the event loop.
@@ -126,7 +127,7 @@ class Pool:
             TimeoutError: the response was not complete within `timeout_s` seconds.
             IncompleteResponse: the connection broke, or the response is malformed or too large.
         """
-        return await self._exchange(self._request(path, body, fields), timeout_s, before_send)
+        return self._exchange(self._request(path, body, fields), timeout_s, before_send)
 
     async def get(self, timeout_s: float, fields: bytes = b"") -> Response:
         """GET the root URL, and return the whole response. Raises as `post` does."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -41,13 +41,13 @@ class Dispatch:
         self._below = below
         self._management = management
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the endpoint of the request's path (ASGI)."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Call the endpoint of the request's path (ASGI). A plain function, so that no coroutine only passes on."""
         path: str = scope["path"]
         endpoint = self._endpoints.get(path)
         if endpoint is None:
             endpoint = self._other(path, scope)
-        await endpoint(scope, receive, send)
+        return endpoint(scope, receive, send)
 
     def add(self, path: str, endpoint: ASGIApp) -> None:
         """Add an endpoint for an exact path."""

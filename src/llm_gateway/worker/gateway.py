@@ -19,9 +19,9 @@ relay then runs steps 4 and 5 at its end (pipeline/relay.py). Authentication com
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from llm_gateway.domain.catalog import Provider, Snapshot
 from llm_gateway.domain.plan import Plan
@@ -61,15 +61,15 @@ class Gateway:
         self._recorder = recorder
         self._limits = limits
 
-    async def generate(self, request: Request) -> Answer:
+    def generate(self, request: Request) -> Coroutine[Any, Any, Answer]:
         """Return the whole answer to one request; its usage record is durable by then.
 
         Raises:
             GatewayError: the error to send to the client; its usage record is written.
         """
-        return await self._line(request, self._serve)
+        return self._line(request, self._serve)
 
-    async def stream(self, request: Request) -> Relay | Answer:
+    def stream(self, request: Request) -> Coroutine[Any, Any, Relay | Answer]:
         """Return the relay of a stream whose content has begun, or a whole answer if it was cached or not streamed.
 
         Run the relay to its end, or call its `drop`: both write the usage record.
@@ -77,7 +77,7 @@ class Gateway:
         Raises:
             GatewayError: the error to send to the client; its usage record is written.
         """
-        return await self._line(request, self._open)
+        return self._line(request, self._open)
 
     async def _line(
         self, request: Request, serve: Callable[[Request, Plan, Lookup, UsageRecord], Awaitable[T]]

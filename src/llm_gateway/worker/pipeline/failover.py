@@ -16,7 +16,8 @@ otherwise it is refused at once, with the expected time as its Retry-After.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any, cast
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.plan import Plan
@@ -75,16 +76,13 @@ class Failover:
             else RateLimitWaits(availability=availability, calls=self._calls, lines=lines, timing=timing)
         )
 
-    async def run(self, request: Request, plan: Plan, record: UsageRecord) -> Success:
-        """Return the first complete answer.
+    def run(self, request: Request, plan: Plan, record: UsageRecord) -> Coroutine[Any, Any, Success]:
+        """Return the first complete answer, for a request without `stream`: no attempt opens a stream for it.
 
         Raises:
             GatewayError: 400, 429, 502, 503 or 504, once no candidate is left or the deadline passed.
         """
-        served = await self.open(request, plan, record)
-        if isinstance(served, OpenStream):
-            raise TypeError("A stream was opened for a request that wants a whole answer.")
-        return served
+        return cast("Coroutine[Any, Any, Success]", self.open(request, plan, record))
 
     async def open(self, request: Request, plan: Plan, record: UsageRecord) -> OpenStream | Success:
         """Return the first stream whose content has begun, or an answer that a provider sent whole.
