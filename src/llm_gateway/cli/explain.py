@@ -27,7 +27,6 @@ def explain(
     customer: Annotated[str, Parameter(help="whose request (the user_id of /generate)")] = "explain",
     service: Annotated[str, Parameter(help="the service that sends it")] = "explain",
     session: Annotated[str | None, Parameter(help="its session, which keeps to one of equal providers")] = None,
-    max_tokens: Annotated[int, Parameter(help="the limit of its answer")] = 1000,
     json: Json = False,
     gateway: Address = HERE,
 ) -> None:
@@ -38,7 +37,7 @@ def explain(
     llm-gateway explain --customer alice --model gpt-4o
     ```
     """
-    body: dict[str, Any] = {"user_id": customer, "service": service, "prompt": prompt, "max_tokens": max_tokens}
+    body: dict[str, Any] = {"user_id": customer, "service": service, "prompt": prompt}
     if model is not None:
         body["model"] = model
     asked: dict[str, Any] = {"body": body}

@@ -34,7 +34,7 @@ class ExplainBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a candidate would be passed over now. `retry_after_s`: seconds until that may have changed."""
+    """A reason to pass a candidate over now. `retry_after_s`: seconds until that may have changed."""
 
     code: ReasonCode
     retry_after_s: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
+from llm_gateway.domain.explanation import EXPLAIN_PATH
 from llm_gateway.protocols.descriptor import MODEL
 from llm_gateway.protocols.registry import PROTOCOLS, paths_of
 from llm_gateway.suggestions import closest
@@ -63,7 +64,7 @@ def closest_path(path: str) -> str | None:
 
 @cache
 def _templates() -> tuple[str, ...]:
-    ours = ("/api/v1/generate", *MANAGEMENT_PATHS)
+    ours = ("/api/v1/generate", *MANAGEMENT_PATHS, EXPLAIN_PATH)
     return tuple(dict.fromkeys([*ours, *(path for each in PROTOCOLS.values() for path in paths_of(each))]))
 
 

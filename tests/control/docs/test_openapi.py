@@ -12,10 +12,11 @@ import pytest_asyncio
 
 from llm_gateway.control.docs.openapi import SERVER_ERRORS
 from llm_gateway.control.management import base_url
+from llm_gateway.domain.explanation import EXPLAIN_PATH
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.paths import MANAGEMENT_PATHS
 from llm_gateway.errors import Unauthorized
-from llm_gateway.gate.authentication import OPEN_PATHS
+from llm_gateway.gate.authentication import GENERATE_PATH, OPEN_PATHS
 from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES
 from llm_gateway.server.shared_state import REFUSALS
 from tests.application.driver import READS_ONLY, Client, Response, assert_problem
@@ -32,6 +33,7 @@ from tests.upstream import MockUpstream
 
 STATUSES = {
     ("post", "/api/v1/generate"): {200, 401, 403, 404, 422, 429, 502, 504},
+    ("post", EXPLAIN_PATH): {200, 401, 403, 404, 422},
     ("get", "/api/v1/health"): {200, 403},
     ("get", "/healthz"): {200, 403},
     ("get", "/readyz"): {200, 403},
@@ -394,5 +396,5 @@ async def test_responses_of_the_running_gateway_match_the_document(
 
 @READS_ONLY
 async def test_the_listed_paths_of_the_control_plane_are_its_documented_ones(document: Any) -> None:
-    documented = {path for path in document["paths"] if not path.startswith(("/v1", "/api/v1/generate"))}
+    documented = {path for path in document["paths"] if not path.startswith(("/v1", GENERATE_PATH, EXPLAIN_PATH))}
     assert documented == set(MANAGEMENT_PATHS)
