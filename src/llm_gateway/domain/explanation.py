@@ -55,7 +55,7 @@ class ExplainedCandidate(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """How a request would be routed at this moment.
+    """The route that a request would take at this moment.
 
     `route` says why the first candidates come first, as the header x-gateway-route does. `session`: its requests keep
     to one of equal providers. `cache`: whether a cached answer would be served instead of a call.
