@@ -101,11 +101,13 @@ faults: $(EVERYTHING) ## Run the fault tests at full length: kill, stall, cut, f
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" $(UV_FLAGS)
 
-# requirements.lock is what every gateway runs with; the others add to it: -local the embedded model, -build what installs
-# the gateway from its source, -dev all of these (but the model) and the tools, -release what `make release` needs.
+# requirements.lock is what every gateway runs with; the others add to it: -postgres the driver of that database, -local the
+# embedded model, -build what installs the gateway from its source, -dev all of these (but the model) and the tools,
+# -release what `make release` needs.
 lock: $(EVERYTHING) ## Pin the dependencies named in pyproject.toml
-	$(UV_COMPILE) pyproject.toml --extra dev --group build --output-file requirements-dev.lock >/dev/null
+	$(UV_COMPILE) pyproject.toml --extra dev --extra postgres --group build --output-file requirements-dev.lock >/dev/null
 	$(UV_COMPILE) pyproject.toml --constraint requirements-dev.lock --output-file requirements.lock >/dev/null
+	$(UV_COMPILE) pyproject.toml --extra postgres --constraint requirements-dev.lock --output-file requirements-postgres.lock >/dev/null
 	$(UV_COMPILE) --group build --constraint requirements-dev.lock --output-file requirements-build.lock >/dev/null
 	$(UV_COMPILE) --group release --constraint requirements-dev.lock --output-file requirements-release.lock >/dev/null
 	$(UV_COMPILE) --group local --no-deps --output-file requirements-local.lock >/dev/null

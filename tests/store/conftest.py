@@ -1,44 +1,108 @@
-"""Fixtures: SQLite databases for single tests, copied from one that was migrated once."""
+"""Fixtures: databases for single tests.
+
+`database` runs a test on SQLite and on Postgres. A test of what only one of them has asks for `sqlite_database` or
+`postgres_database`.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from llm_gateway.store.database import Database
 from llm_gateway.store.secrets import SecretBox
+from tests.databases import Databases, PostgresDatabases, SqliteDatabases
+from tests.postgres_server import CannotRun
+
+BUSY_TIMEOUT_S = 0.2
 
 
 @pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "migrated.db"
-    database = Database.open(f"sqlite:///{path}", fsync=False)
-    database.migrate()
-    database.close()
-    return path
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> SqliteDatabases:
+    return SqliteDatabases(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresDatabases]:
+    base = tmp_path_factory.getbasetemp()
+    try:
+        with PostgresDatabases(
+            (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "postgres"
+        ) as databases:
+            yield databases
+    except CannotRun as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def databases(request: pytest.FixtureRequest) -> Databases:
+    """Return a maker of databases of each kind."""
+    found: Databases = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture
-def database_file(migrated_file: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(migrated_file, tmp_path / "gateway.db"))
+def url(databases: Databases) -> Iterator[str]:
+    """Return the URL of a migrated database."""
+    with databases.migrated() as url:
+        yield url
 
 
 @pytest.fixture
-def database(database_file: Path) -> Iterator[Database]:
-    database = Database.open(f"sqlite:///{database_file}", busy_timeout_s=0.2, fsync=False)
-    yield database
-    database.close()
+def empty_url(databases: Databases) -> Iterator[str]:
+    """Return the URL of a database without tables."""
+    with databases.empty() as url:
+        yield url
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    with opened(url, BUSY_TIMEOUT_S) as database:
+        yield database
 
 
 @pytest.fixture(scope="module")
-def shared_database(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    path = shutil.copy(migrated_file, tmp_path_factory.mktemp("shared") / "gateway.db")
-    database = Database.open(f"sqlite:///{path}", fsync=False)
-    yield database
-    database.close()
+def shared_database(databases: Databases) -> Iterator[Database]:
+    with databases.migrated() as url, opened(url) as database:
+        yield database
+
+
+@pytest.fixture
+def database_file(sqlite: SqliteDatabases, tmp_path: Path) -> Path:
+    with sqlite.migrated() as url:
+        return Path(shutil.copy(url.removeprefix("sqlite:///"), tmp_path / "gateway.db"))
+
+
+@pytest.fixture
+def sqlite_database(database_file: Path) -> Iterator[Database]:
+    with opened(f"sqlite:///{database_file}", BUSY_TIMEOUT_S) as database:
+        yield database
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresDatabases) -> Iterator[str]:
+    with postgres.migrated() as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str) -> Iterator[Database]:
+    with opened(postgres_url, BUSY_TIMEOUT_S) as database:
+        yield database
+
+
+@contextmanager
+def opened(url: str, busy_timeout_s: float = 5.0) -> Iterator[Database]:
+    database = Database.open(url, busy_timeout_s=busy_timeout_s, fsync=False)
+    try:
+        yield database
+    finally:
+        database.close()
 
 
 @pytest.fixture

@@ -229,7 +229,7 @@ times = st.one_of(
 )
 token_counts = st.one_of(st.integers(0, 3), st.integers(0, 300_000))
 usages = st.builds(Usage, input_tokens=token_counts, output_tokens=token_counts, reasoning_tokens=st.integers(0, 2))
-names = {"user_id": st.sampled_from(["a", "b", "c", "\0"]), "service": st.sampled_from(["x", "y", ""])}
+names = {"user_id": st.sampled_from(["a", "b", "c", "\1"]), "service": st.sampled_from(["x", "y", ""])}
 
 some_price = st.sampled_from([None, FREE, CHEAP, DEAR])
 

@@ -19,6 +19,11 @@ from llm_gateway.store.usage import UsageStore
 from tests.store.histories import NOW_MS, record
 
 
+@pytest.fixture
+def database(sqlite_database: Database) -> Database:
+    return sqlite_database
+
+
 def fill(database: Database, count: int, first: int = 0) -> None:
     UsageStore(database).write([record(NOW_MS + first + number) for number in range(count)])
 

@@ -18,6 +18,11 @@ COLUMNS = ("id", "n")
 
 
 @pytest.fixture
+def database(sqlite_database: Database) -> Database:
+    return sqlite_database
+
+
+@pytest.fixture
 def table(database: Database) -> sa.Table:
     table = sa.Table("things", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("n", sa.Integer))
     with database.write() as connection:

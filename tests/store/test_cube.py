@@ -26,6 +26,7 @@ from llm_gateway.store.repricing import Repricing, Wanted
 from llm_gateway.store.rollups import DAY, HOUR, Totals
 from llm_gateway.store.tables import usage_cube, usage_cube_fill, usage_records
 from llm_gateway.store.usage import UsageStore
+from tests.store.disturbances import refusing
 from tests.store.histories import (
     DAY_MS,
     HOUR_MS,
@@ -164,15 +165,10 @@ def test_a_step_that_fails_adds_nothing(store: UsageStore, database: Database) -
     store.write([record(), record()])
     expected = cube_rows(database)
     forget_cube(database)
-    with database.write() as connection:
-        connection.exec_driver_sql(
-            "CREATE TRIGGER fail BEFORE UPDATE ON usage_cube_fill BEGIN SELECT RAISE(ABORT, 'x'); END"
-        )
-    with pytest.raises(IntegrityError):
-        store.fill_cube()
-    assert cube_rows(database) == []
-    with database.write() as connection:
-        connection.exec_driver_sql("DROP TRIGGER fail")
+    with refusing(database, "UPDATE", "usage_cube_fill"):
+        with pytest.raises(IntegrityError):
+            store.fill_cube()
+        assert cube_rows(database) == []
     assert store.fill_cube() is not None
     assert cube_rows(database) == expected
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
 import stat
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.store.database import Database
 from llm_gateway.store.migrations import HEAD
+from tests.store.disturbances import locked
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 
@@ -25,7 +24,7 @@ def pragma(connection: sa.Connection, name: str) -> object:
 
 
 def put_in(connection: sa.Connection, name: str) -> int:
-    return connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (name,)).rowcount
+    return connection.execute(sa.text("INSERT INTO alembic_version VALUES (:name)"), {"name": name}).rowcount
 
 
 def put(database: Database, name: str) -> None:
@@ -48,9 +47,9 @@ def test_the_sqlite_file_is_made_with_mode_0600(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
 
 
-def test_wal_files_are_readable_by_their_owner_only(database: Database, database_file: Path) -> None:
+def test_wal_files_are_readable_by_their_owner_only(sqlite_database: Database, database_file: Path) -> None:
     database_file.chmod(0o600)
-    put(database, "x")
+    put(sqlite_database, "x")
     for suffix in ("-wal", "-shm"):
         assert stat.S_IMODE(Path(f"{database_file}{suffix}").stat().st_mode) == 0o600
 
@@ -121,23 +120,21 @@ def test_a_long_read_is_cut_off(database: Database) -> None:
     assert versions(database) == [HEAD]
 
 
-def test_the_read_limit_of_a_database_is_its_default(database_file: Path) -> None:
-    database = Database.open(f"sqlite:///{database_file}", read_limit_s=0.05)
+def test_the_read_limit_of_a_database_is_its_default(url: str) -> None:
+    database = Database.open(url, read_limit_s=0.05)
     with pytest.raises(StoreUnavailable), database.read() as connection:
         connection.exec_driver_sql(ENDLESS)
     database.close()
 
 
-def test_a_locked_database_is_unavailable_after_the_busy_timeout(database: Database, database_file: Path) -> None:
-    with closing(sqlite3.connect(database_file, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+def test_a_locked_database_is_unavailable_after_the_busy_timeout(database: Database, url: str) -> None:
+    with locked(url):
         started = time.monotonic()
         with pytest.raises(StoreUnavailable, match="does not answer"):
             put(database, "x")
         assert 0.15 < time.monotonic() - started < 2
         assert versions(database) == [HEAD]
         assert database.check() is True
-        other.execute("COMMIT")
     put(database, "x")
 
 
@@ -146,7 +143,8 @@ def test_a_violated_constraint_is_raised_as_it_is(database: Database) -> None:
         put(database, HEAD)
 
 
-def test_a_moved_file_is_not_written_to(database: Database, database_file: Path, tmp_path: Path) -> None:
+def test_a_moved_file_is_not_written_to(sqlite_database: Database, database_file: Path, tmp_path: Path) -> None:
+    database = sqlite_database
     put(database, "before")
     assert database.check() is True
     moved = [path.rename(tmp_path / f"moved-{path.name}") for path in tmp_path.glob("gateway.db*")]
@@ -173,8 +171,8 @@ def test_a_damaged_file_is_unavailable_and_at_startup_a_configuration_error(tmp_
     database.close()
 
 
-def test_check_fails_until_the_tables_are_made(tmp_path: Path) -> None:
-    database = Database.open(f"sqlite:///{tmp_path}/gateway.db")
+def test_check_fails_until_the_tables_are_made(empty_url: str) -> None:
+    database = Database.open(empty_url)
     assert database.check() is False
     database.migrate()
     assert database.check() is True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery, change_rows, fetch_rows
@@ -13,7 +13,13 @@ from llm_gateway.store.tables import usage_names
 
 def store_names(database: Database, *pairs: tuple[str | None, str | None]) -> list[int]:
     with database.write() as connection:
-        return [change_rows(connection, "INSERT INTO usage_names (name) VALUES (?), (?)", pair) for pair in pairs]
+        text = for_driver(database, "INSERT INTO usage_names (name) VALUES (?), (?)")
+        return [change_rows(connection, text, pair) for pair in pairs]
+
+
+def for_driver(database: Database, text: str) -> str:
+    """Return the statement with the placeholders of the database's driver."""
+    return text if database.is_sqlite else text.replace("?", "%s")
 
 
 def test_changes_are_counted_and_rolled_back_with_the_transaction(database: Database) -> None:
@@ -25,9 +31,15 @@ def test_changes_are_counted_and_rolled_back_with_the_transaction(database: Data
 
 
 def test_errors_are_those_of_sqlalchemy_with_the_drivers_message(database: Database) -> None:
-    with pytest.raises(IntegrityError, match="NOT NULL constraint failed"), database.write() as connection:
-        change_rows(connection, "INSERT INTO usage_names (name) VALUES (?)", (None,))
-    with database.write() as connection, pytest.raises(OperationalError, match="no such table: missing"):
+    insert = for_driver(database, "INSERT INTO usage_names (name) VALUES (?)")
+    with pytest.raises(IntegrityError, match=r"(?i)not.null constraint"), database.write() as connection:
+        change_rows(connection, insert, (None,))
+    missing, words = (
+        (OperationalError, "no such table: missing")
+        if database.is_sqlite
+        else (ProgrammingError, 'relation "missing" does not exist')
+    )
+    with database.write() as connection, pytest.raises(missing, match=words):
         fetch_rows(connection, "SELECT * FROM missing", ())
 
 
@@ -36,6 +48,7 @@ def test_a_compiled_query_takes_its_own_values_and_those_given(database: Databas
     chosen = sa.or_(name == sa.bindparam("first"), name == "fixed")
     query = CompiledQuery(database, sa.select(name).where(chosen, name != sa.bindparam("but")).order_by(name))
     with database.write() as connection:
-        change_rows(connection, "INSERT INTO usage_names (name) VALUES (?), (?), (?)", ("fixed", "given", "other"))
+        insert = for_driver(database, "INSERT INTO usage_names (name) VALUES (?), (?), (?)")
+        change_rows(connection, insert, ("fixed", "given", "other"))
         assert query.rows(connection, but="", first="given") == [("fixed",), ("given",)]
         assert query.rows(connection, first="other", but="fixed") == [("other",)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -191,8 +190,8 @@ def test_an_older_read_never_overwrites_a_newer(database: Database, box: SecretB
     assert sorted(house.configuration.snapshot.providers) == ["new", "slow"]
 
 
-def test_concurrent_changes_and_reloads_end_in_the_newest_state(database_file: Path, box: SecretBox) -> None:
-    database = Database.open(f"sqlite:///{database_file}", fsync=False)
+def test_concurrent_changes_and_reloads_end_in_the_newest_state(url: str, box: SecretBox) -> None:
+    database = Database.open(url, fsync=False)
     house = House(database, box)
 
     def add(number: int) -> None:

@@ -35,9 +35,23 @@ def start_migration(url: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-W", "error", "-c", MIGRATE, url], stdout=subprocess.PIPE, text=True)
 
 
+ON_SQLITE = "SELECT name, sql FROM sqlite_master WHERE type = 'table'"
+ON_POSTGRES = """
+SELECT relname, relname || '(' || (
+    SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod) || ' ' || attnotnull || ' '
+        || coalesce((SELECT collname FROM pg_collation c WHERE c.oid = attcollation), '') || ' '
+        || attidentity::text || ' ' || coalesce(pg_get_expr(adbin, adrelid), ''), ', ' ORDER BY attnum)
+    FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+    WHERE attrelid = t.oid AND attnum > 0 AND NOT attisdropped
+) || coalesce((SELECT string_agg(', ' || pg_get_constraintdef(c.oid), '' ORDER BY conname)
+    FROM pg_constraint c WHERE conrelid = t.oid AND contype IN ('p', 'u')), '') || ')'
+FROM pg_class t WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace
+"""
+
+
 def table_texts(database: Database) -> dict[str, str]:
     with database.read() as connection:
-        rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'table'").all()
+        rows = connection.exec_driver_sql(ON_SQLITE if database.is_sqlite else ON_POSTGRES).all()
     return {name: text for name, text in rows if name != "alembic_version"}
 
 
@@ -49,9 +63,9 @@ def definitions(database: Database) -> dict[str, tuple[list[str], set[str], str]
     found = {}
     for name, text in table_texts(database).items():
         with database.read() as connection:
-            columns = connection.exec_driver_sql(f"SELECT name FROM pragma_table_info('{name}')").scalars().all()
+            columns = [column["name"] for column in sa.inspect(connection).get_columns(name)]
         body, _, options = text.partition("(")[2].rpartition(")")
-        found[name] = (list(columns), {part.strip() for part in re.split(r",(?![^()]*\))", body)}, options)
+        found[name] = (columns, {part.strip() for part in re.split(r",(?![^()]*\))", body)}, options)
     return found
 
 
@@ -62,11 +76,11 @@ def test_head_is_the_newest_version(database: Database) -> None:
         assert migrations.version(connection) == migrations.HEAD
 
 
-def test_migrated_tables_are_those_of_the_code(database: Database, tmp_path: Path) -> None:
+def test_migrated_tables_are_those_of_the_code(database: Database, empty_url: str) -> None:
     with database.write() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, metadata) == []
-    plain = Database.open(f"sqlite:///{tmp_path}/plain.db")
+    plain = Database.open(empty_url)
     with plain.write() as connection:
         metadata.create_all(connection)
     assert definitions(database) == definitions(plain)
@@ -83,19 +97,24 @@ def test_a_downgrade_leaves_no_tables_and_an_upgrade_restores_them(database: Dat
     assert table_texts(database) == before
 
 
+def for_database(database: Database, statement: str) -> str:
+    """Return the statement with its bytes as the database spells them."""
+    return statement if database.is_sqlite else statement.replace("x'00ff'", r"'\x00ff'")
+
+
 FIRST = """
 INSERT INTO providers VALUES ('01890a5d-ac96-774b-bcce-b302099a8057', 'acme', 'Acme', 'openai', 'https://acme.test/v1',
-    '["m"]', 1, 60, 100000, 10, 60.0, '{"m": {"input": 1.0, "output": 2.0}}', x'00ff', 1000, 2000);
-INSERT INTO overrides VALUES ('01890a5d-ac96-774b-bcce-b302099a8058', 'alice', '', 'acme', 'm', 1, 1000, 1000);
+    '["m"]', TRUE, 60, 100000, 10, 60.0, '{"m": {"input": 1.0, "output": 2.0}}', x'00ff', 1000, 2000);
+INSERT INTO overrides VALUES ('01890a5d-ac96-774b-bcce-b302099a8058', 'alice', '', 'acme', 'm', TRUE, 1000, 1000);
 """
 
 
-def test_providers_of_version_0001_keep_their_fields_and_get_default_protocols(tmp_path: Path) -> None:
-    database = Database.open(f"sqlite:///{tmp_path}/gateway.db")
+def test_providers_of_version_0001_keep_their_fields_and_get_default_protocols(empty_url: str) -> None:
+    database = Database.open(empty_url)
     with database.write() as connection:
         command.upgrade(migrations.configuration(connection), "0001")
         for statement in filter(str.strip, FIRST.split(";")):
-            connection.exec_driver_sql(statement)
+            connection.exec_driver_sql(for_database(database, statement))
         before = connection.exec_driver_sql("SELECT * FROM providers").one()
     assert not database.is_current()
 
@@ -117,20 +136,21 @@ def test_providers_of_version_0001_keep_their_fields_and_get_default_protocols(t
 STORED = (
     "INSERT INTO providers (id, name, display_name, kind, models, is_enabled, rate_limit_rpm, rate_limit_tpm, "
     "priority, timeout_s, api_key, created_at_ms, updated_at_ms) "
-    "VALUES ('{id}', '{name}', 'Acme', 'openai', '[\"m\"]', 1, 60, 100000, 10, 60.0, x'00ff', 1000, 2000)"
+    "VALUES ('{id}', '{name}', 'Acme', 'openai', '[\"m\"]', TRUE, 60, 100000, 10, 60.0, x'00ff', 1000, 2000)"
 )
 
 
-def test_providers_of_version_0003_get_no_aliases_and_no_limits(tmp_path: Path) -> None:
-    database = Database.open(f"sqlite:///{tmp_path}/gateway.db")
+def test_providers_of_version_0003_get_no_aliases_and_no_limits(empty_url: str) -> None:
+    database = Database.open(empty_url)
     with database.write() as connection:
         command.upgrade(migrations.configuration(connection), "0003")
-        connection.exec_driver_sql(STORED.format(id="01890a5d-ac96-774b-bcce-b302099a8057", name="before"))
+        stored = for_database(database, STORED)
+        connection.exec_driver_sql(stored.format(id="01890a5d-ac96-774b-bcce-b302099a8057", name="before"))
 
     database.migrate()
 
     with database.write() as connection:  # a gateway of the older version that still runs inserts without new columns
-        connection.exec_driver_sql(STORED.format(id="01890a5d-ac96-774b-bcce-b302099a8058", name="later"))
+        connection.exec_driver_sql(stored.format(id="01890a5d-ac96-774b-bcce-b302099a8058", name="later"))
     for provider in list_providers(database):
         assert (provider.model_aliases, provider.context_window, provider.max_output_tokens) == (None, None, None)
         assert provider.trace is False
@@ -140,11 +160,11 @@ def test_providers_of_version_0003_get_no_aliases_and_no_limits(tmp_path: Path) 
     database.close()
 
 
-def test_a_failing_migration_leaves_the_database_as_it_was(tmp_path: Path) -> None:
-    database = Database.open(f"sqlite:///{tmp_path}/gateway.db")
+def test_a_failing_migration_leaves_the_database_as_it_was(empty_url: str) -> None:
+    database = Database.open(empty_url)
     with database.write() as connection:
         connection.exec_driver_sql("CREATE TABLE usage_records (id TEXT)")
-    with pytest.raises(Exception, match="database"):
+    with pytest.raises(Exception, match=r"(?i)database"):
         database.migrate()
     assert list(table_texts(database)) == ["usage_records"]
     database.close()
@@ -166,16 +186,15 @@ def test_a_newer_database_is_refused(database: Database) -> None:
         database.migrate()
 
 
-def test_processes_that_start_at_once_take_turns(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/gateway.db"
-    running = [start_migration(url) for _ in range(4)]
+def test_processes_that_start_at_once_take_turns(empty_url: str) -> None:
+    running = [start_migration(empty_url) for _ in range(4)]
     outputs = [process.communicate(timeout=30)[0].strip() for process in running]
     assert [process.returncode for process in running] == [0, 0, 0, 0]
     assert "True" in outputs
 
 
-def test_alembic_is_not_imported_when_the_schema_is_current(database_file: Path) -> None:
-    process = start_migration(f"sqlite:///{database_file}")
+def test_alembic_is_not_imported_when_the_schema_is_current(url: str) -> None:
+    process = start_migration(url)
     assert process.communicate(timeout=30)[0].strip() == "False"
     assert process.returncode == 0
 
@@ -190,7 +209,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0004_model_aliases.py",
     }
     with database.read() as connection:
-        assert sa.inspect(connection).get_table_names() == [
+        assert sorted(sa.inspect(connection).get_table_names()) == [
             "alembic_version",
             "overrides",
             "providers",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +112,9 @@ REFUSED = "old usage records are not deleted: the system's clock has jumped ahea
 class Books:
     """A database with records and its retention."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, database: Database) -> None:
         self.path = path
-        self.database = Database.open(f"sqlite:///{path / 'gateway.db'}")
-        self.database.migrate()
+        self.database = database
         self.usage = UsageStore(self.database)
         self.world = World()
         self.logged: list[dict[str, Any]] = []
@@ -144,10 +142,8 @@ class Books:
 
 
 @pytest.fixture
-def books(tmp_path: Path) -> Iterator[Books]:
-    made = Books(tmp_path)
-    yield made
-    made.database.close()
+def books(tmp_path: Path, database: Database) -> Books:
+    return Books(tmp_path, database)
 
 
 def test_each_deletion_of_old_records_is_logged_once(books: Books) -> None:

@@ -109,7 +109,9 @@ def test_the_report_by_customer_reads_blocks_where_they_are_built(store: UsageSt
         sa.event.listen(
             connection.engine,
             "before_cursor_execute",
-            lambda _connection, _cursor, text, parameters, *_: statements.append((text, str(parameters))),
+            lambda _connection, _cursor, text, parameters, *_: statements.append(
+                (text, str(tuple(parameters.values()) if isinstance(parameters, dict) else parameters))
+            ),
         )
     assert store.by_customer(44, now_ms, 5) == [CustomerTotals("u", requests=44, cost_nanos=0)]
     assert store.by_customer(43, now_ms - 3 * HOUR_MS, 5) == [CustomerTotals("u", requests=44, cost_nanos=0)]

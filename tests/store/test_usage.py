@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,6 +20,7 @@ from llm_gateway.store.database import Database
 from llm_gateway.store.rollups import Totals
 from llm_gateway.store.tables import usage_names, usage_records
 from llm_gateway.store.usage import UsageStore
+from tests.store.disturbances import ignoring, locked, refusing
 from tests.store.histories import DAY_MS, NOW_MS, attempt, clear, record, rollup_rows, stored_attempts, stored_ids
 
 
@@ -143,42 +141,28 @@ def test_a_batch_with_a_bad_record_is_refused_whole(store: UsageStore, database:
 
 
 def test_records_and_rollups_are_written_in_one_transaction(store: UsageStore, database: Database) -> None:
-    with database.write() as connection:
-        connection.exec_driver_sql(
-            "CREATE TRIGGER fail BEFORE INSERT ON usage_rollups WHEN new.grain = 'day' "
-            "BEGIN SELECT RAISE(ABORT, 'x'); END"
-        )
     batch = [record(), record()]
-    with pytest.raises(RecordsRefused):
-        store.write(batch)
-    assert (stored_ids(database), rollup_rows(database)) == ([], [])
-    with database.write() as connection:
-        connection.exec_driver_sql("DROP TRIGGER fail")
+    with refusing(database, "INSERT", "usage_rollups", "new.grain = 'day'"):
+        with pytest.raises(RecordsRefused):
+            store.write(batch)
+        assert (stored_ids(database), rollup_rows(database)) == ([], [])
     store.write(batch)
     assert store.summary(1, NOW_MS).requests == 2
 
 
 def test_a_concurrent_write_of_the_same_records_is_unavailable(store: UsageStore, database: Database) -> None:
-    with database.write() as connection:
-        connection.exec_driver_sql(
-            "CREATE TRIGGER other BEFORE INSERT ON usage_records BEGIN SELECT RAISE(IGNORE); END"
-        )
-    with pytest.raises(StoreUnavailable, match="Another writer"):
+    with ignoring(database, "INSERT", "usage_records"), pytest.raises(StoreUnavailable, match="Another writer"):
         store.write([record()])
     assert rollup_rows(database) == []
 
 
-def test_a_locked_database_is_unavailable_and_nothing_is_lost(
-    store: UsageStore, database: Database, database_file: Path
-) -> None:
+def test_a_locked_database_is_unavailable_and_nothing_is_lost(store: UsageStore, database: Database, url: str) -> None:
     batch = [record()]
-    with closing(sqlite3.connect(database_file, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with locked(url):
         started = time.monotonic()
         with pytest.raises(StoreUnavailable):
             store.write(batch)
         assert 0.15 < time.monotonic() - started < 2
-        other.execute("ROLLBACK")
     store.write(batch)
     assert stored_ids(database) == [batch[0].id]
 
@@ -206,11 +190,9 @@ while True:
 
 @pytest.mark.parametrize("after_batches", [1, 7])
 def test_killed_at_any_moment_rollups_are_the_sum_of_the_records(
-    database: Database, database_file: Path, after_batches: int
+    database: Database, url: str, after_batches: int
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITE_FOR_EVER, f"sqlite:///{database_file}"], stdout=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-c", WRITE_FOR_EVER, url], stdout=subprocess.PIPE)
     assert process.stdout is not None
     for _ in range(after_batches):
         process.stdout.readline()

@@ -18,13 +18,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.store.bulk import BulkInsert, Pause, adding, no_pause, with_pauses
+from llm_gateway.store.bulk import Pause, adding, no_pause, with_pauses
 from llm_gateway.store.cube import DIMENSIONS, CubeKey, Values
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.numbered_texts import NumberedTexts
 from llm_gateway.store.rollup_table import SUMS
 from llm_gateway.store.rollups import COUNTERS, DAY, HOUR, Grain, Totals
+from llm_gateway.store.set_insert import row_insert
 from llm_gateway.store.tables import usage_cube, usage_cube_fill, usage_names
 
 NAMES = tuple(dimension.name for dimension in DIMENSIONS)
@@ -55,8 +56,7 @@ class CubeTable:
 
     def __init__(self, database: Database) -> None:
         self._is_sqlite = database.is_sqlite
-        placeholder = "?" if self._is_sqlite else "%s"
-        self._insert = BulkInsert(usage_cube, COLUMNS, adding(usage_cube, COUNTERS), placeholder)
+        self._insert = row_insert(database, usage_cube, COLUMNS, adding(usage_cube, COUNTERS))
         self._names = NumberedTexts(database, usage_names)
         filling = sa.select(usage_cube_fill.c.filled, usage_cube_fill.c.until)
         self._filling_shared = CompiledQuery(database, filling.with_for_update(read=True))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -23,6 +23,13 @@ from sqlalchemy.pool import QueuePool
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.store import migrations
 from llm_gateway.store.diagnosis import explained
+from llm_gateway.store.postgres import (
+    WRITE_LIMIT_S,
+    is_refused_by_server,
+    open_postgres,
+    refuse_other_encoding,
+    time_limit,
+)
 
 BUSY_TIMEOUT_S = 5.0
 """Maximum seconds a writer waits for another writer's lock."""
@@ -49,17 +56,24 @@ POSTGRES = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
 """Schemes of the URLs of Postgres."""
 
 
+class Limits(NamedTuple):
+    """Maximum seconds of a wait for a lock, and of a read."""
+
+    busy_s: float
+    read_s: float
+
+
 class Database:
     """Transactions on one database. Thread-safe; create it with `open`, end with `close`."""
 
     def __init__(
-        self, writer: Engine, reader: Engine, read_limit_s: float, place: str, log_file: Path | None = None
+        self, writer: Engine, reader: Engine, limits: Limits, place: str, log_file: Path | None = None
     ) -> None:
         self._place = place
         self._log_file = log_file
         self._writer = writer
         self._reader = reader
-        self._read_limit_s = read_limit_s
+        self._limits = limits
 
     @classmethod
     def open(
@@ -79,13 +93,14 @@ class Database:
             ConfigurationError: the URL is neither `sqlite:///path` nor `postgresql://…`, or the file cannot be created.
         """
         parsed = _parsed(url)
+        limits = Limits(busy_timeout_s, read_limit_s)
         if _is_sqlite_file(parsed):
             path = Path(str(parsed.database)).absolute()
             engines = _open_sqlite(path, busy_timeout_s, fsync)
-            return cls(*engines, read_limit_s, f"The database file {path}", Path(f"{path}-wal"))
+            return cls(*engines, limits, f"The database file {path}", Path(f"{path}-wal"))
         if parsed.drivername in POSTGRES:
             place = f"Postgres on {parsed.host or 'this machine'}"
-            return cls(*_open_postgres(parsed, busy_timeout_s), read_limit_s, place)
+            return cls(*open_postgres(parsed, busy_timeout_s), limits, place)
         raise _unfit_url()
 
     @property
@@ -105,7 +120,7 @@ class Database:
         Raises:
             StoreUnavailable: the database does not answer, or is locked for longer than the busy timeout.
         """
-        with _as_store_unavailable(), self._writer.begin() as connection:
+        with _as_store_unavailable(), self._writer.begin() as connection, self._write_limit(connection):
             yield connection
 
     @contextmanager
@@ -115,8 +130,8 @@ class Database:
         Raises:
             StoreUnavailable: the database does not answer, or takes longer than `limit_s` seconds.
         """
-        limit = self._read_limit_s if limit_s is None else limit_s
-        with _as_store_unavailable(), self._reader.begin() as connection, self._time_limit(connection, limit):
+        limit = self._limits.read_s if limit_s is None else limit_s
+        with _as_store_unavailable(), self._reader.begin() as connection, self._read_limit(connection, limit):
             yield connection
 
     def check(self) -> bool:
@@ -146,8 +161,9 @@ class Database:
         """
         if self.is_current():
             return
-        with explained(self._place), self.write() as connection:
+        with explained(self._place), _as_store_unavailable(), self._writer.begin() as connection:
             if not self.is_sqlite:
+                refuse_other_encoding(connection)
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
             migrations.upgrade(connection)
 
@@ -180,12 +196,13 @@ class Database:
         self._reader.dispose()
         self._writer.dispose()
 
-    def _time_limit(self, connection: Connection, limit_s: float) -> AbstractContextManager[None]:
+    def _read_limit(self, connection: Connection, limit_s: float) -> AbstractContextManager[None]:
         if self.is_sqlite:
             return _sqlite_time_limit(connection, limit_s)
-        timeout_ms = str(max(1, round(limit_s * 1000)))
-        connection.execute(sa.select(sa.func.set_config("statement_timeout", timeout_ms, sa.true())))
-        return nullcontext()
+        return time_limit(connection, limit_s, min(limit_s, self._limits.busy_s))
+
+    def _write_limit(self, connection: Connection) -> AbstractContextManager[None]:
+        return nullcontext() if self.is_sqlite else time_limit(connection, WRITE_LIMIT_S, self._limits.busy_s)
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -228,9 +245,11 @@ def _unfit_url() -> ConfigurationError:
 def _as_store_unavailable() -> Iterator[None]:
     try:
         yield
-    except (IntegrityError, DataError, ProgrammingError):
+    except (IntegrityError, DataError):
         raise
     except DBAPIError as error:
+        if isinstance(error, ProgrammingError) and not is_refused_by_server(error):
+            raise
         raise StoreUnavailable("The database does not answer; try again later.", retry_after_s=1) from error
 
 
@@ -285,7 +304,8 @@ def _sqlite_engine(path: Path, busy_timeout_s: float, setup: tuple[str, ...], be
             raise
         return connection
 
-    engine = _engine("sqlite://", creator=connect)
+    # The threads that use a database are few and bounded, so connections need no limit and no thread waits for one.
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=2, max_overflow=-1)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     _refuse_moved_file(engine, path)
     return engine
@@ -310,25 +330,6 @@ def _refuse_moved_file(engine: Engine, path: Path) -> None:
 
     event.listen(engine, "connect", remember)
     event.listen(engine, "checkout", compare)
-
-
-def _open_postgres(url: URL, busy_timeout_s: float) -> tuple[Engine, Engine]:
-    psycopg_url = url.set(drivername="postgresql+psycopg")
-    lock_timeout = f"-c lock_timeout={round(busy_timeout_s * 1000)}"
-    connect_args = {"connect_timeout": max(1, round(busy_timeout_s)), "options": lock_timeout}
-    try:
-        writer = _engine(psycopg_url, connect_args=connect_args, pool_pre_ping=True)
-        reader = _engine(psycopg_url, connect_args=connect_args, pool_pre_ping=True)
-    except ModuleNotFoundError:
-        raise ConfigurationError(
-            "LLM_GATEWAY_DATABASE_URL names Postgres, whose driver is missing: install the package psycopg."
-        ) from None
-    return writer, reader.execution_options(postgresql_readonly=True)
-
-
-def _engine(url: str | URL, **options: Any) -> Engine:
-    # The threads that use a database are few and bounded, so connections need no limit and no thread waits for one.
-    return sa.create_engine(url, poolclass=QueuePool, pool_size=2, max_overflow=-1, **options)
 
 
 @contextmanager

@@ -13,9 +13,10 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from llm_gateway.store.bulk import BulkInsert, Pause, no_pause
+from llm_gateway.store.bulk import Pause, no_pause
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import fetch_rows
+from llm_gateway.store.set_insert import row_insert
 
 MOST_AT_ONCE = 512
 """Texts or numbers looked up by one statement."""
@@ -31,10 +32,9 @@ class NumberedTexts:
 
     def __init__(self, database: Database, table: sa.Table) -> None:
         number, text = table.c
-        placeholder = "?" if database.is_sqlite else "%s"
-        self._insert = BulkInsert(table, (text.name,), f"ON CONFLICT ({text.name}) DO NOTHING", placeholder)
+        self._insert = row_insert(database, table, (text.name,), f"ON CONFLICT ({text.name}) DO NOTHING")
         self._is_sqlite = database.is_sqlite
-        self._placeholder = placeholder
+        self._placeholder = "?" if self._is_sqlite else "%s"
         self._greatest = sa.select(sa.func.max(number))
         pairs = f"{number.name}, {text.name}"
         # SQLite returns all pairs in one row, since fetching each row takes the GIL again.

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import BigInteger, func
 from sqlalchemy.engine import Connection
 
-from llm_gateway.store.bulk import BulkInsert, Pause, adding, no_pause, with_pauses
+from llm_gateway.store.bulk import Pause, adding, no_pause, with_pauses
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.rollups import (
@@ -31,6 +31,7 @@ from llm_gateway.store.rollups import (
     coarser,
     cover,
 )
+from llm_gateway.store.set_insert import row_insert
 from llm_gateway.store.tables import usage_rollups
 
 COLUMNS = ("dimension", "grain", "bucket_ms", "name", *COUNTERS)
@@ -49,8 +50,7 @@ class RollupTable:
 
     def __init__(self, database: Database) -> None:
         self._is_sqlite = database.is_sqlite
-        placeholder = "?" if self._is_sqlite else "%s"
-        self._insert = BulkInsert(usage_rollups, COLUMNS, adding(usage_rollups, COUNTERS), placeholder)
+        self._insert = row_insert(database, usage_rollups, COLUMNS, adding(usage_rollups, COUNTERS))
         self._newest_first_block = CompiledQuery(database, _newest(BLOCKS[:1]))
         self._newest_blocks = CompiledQuery(database, _newest(BLOCKS))
 

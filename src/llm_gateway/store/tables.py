@@ -36,9 +36,9 @@ providers = sa.Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
     Column("protocols", Text),
-    Column("model_aliases", Text, comment="JSON object"),
-    Column("context_window", Text, comment="JSON integer or object"),
-    Column("max_output_tokens", Text, comment="JSON integer or object"),
+    Column("model_aliases", Text),  # JSON object
+    Column("context_window", Text),  # JSON integer or object, as the next one
+    Column("max_output_tokens", Text),
     Column("trace", Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("name", name="providers_name"),
 )

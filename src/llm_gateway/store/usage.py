@@ -18,7 +18,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 from llm_gateway.domain.usage import SentAttempt, Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
 from llm_gateway.store.attempts import AttemptTexts
-from llm_gateway.store.bulk import BulkInsert, Pause, no_pause, with_pauses
+from llm_gateway.store.bulk import Pause, no_pause, with_pauses
 from llm_gateway.store.cube import cube_sums
 from llm_gateway.store.cube_fill import CubeFill, FilledStep
 from llm_gateway.store.cube_table import CubeTable
@@ -27,6 +27,7 @@ from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.numbered_texts import NumberedTexts
 from llm_gateway.store.rollup_table import SUMS, RollupTable
 from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY_MS, HOUR_MS, PROVIDER, SERVICE, Totals, hourly
+from llm_gateway.store.set_insert import row_insert, stored_ids
 from llm_gateway.store.tables import usage_names, usage_records
 
 LONGEST_REQUEST_MS = 600_000
@@ -77,11 +78,8 @@ class UsageStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known_ids = _known_in_sqlite(database) if database.is_sqlite else _known_in_postgres(database)
-        placeholder = "?" if database.is_sqlite else "%s"
-        self._records = BulkInsert(
-            usage_records, RECORD_COLUMNS, "ON CONFLICT (id) DO NOTHING", placeholder, OFTEN_NULL
-        )
+        self._known_ids = _known_in_sqlite(database) if database.is_sqlite else _known_in_postgres
+        self._records = row_insert(database, usage_records, RECORD_COLUMNS, "ON CONFLICT (id) DO NOTHING", OFTEN_NULL)
         self._store_bool = int if database.is_sqlite else bool  # the sqlite3 module looks for an adapter for a bool
         self._attempts = AttemptTexts(database)
         self._names = NumberedTexts(database, usage_names)
@@ -243,10 +241,8 @@ def _known_in_sqlite(database: Database) -> KnownIds:
     return known
 
 
-def _known_in_postgres(database: Database) -> KnownIds:
-    ids = sa.bindparam("ids", type_=sa.ARRAY(sa.Text))
-    query = CompiledQuery(database, sa.select(usage_records.c.id).where(usage_records.c.id == sa.any_(ids)))
-    return lambda connection, ids: [known for (known,) in query.rows(connection, ids=ids)]
+def _known_in_postgres(connection: Connection, ids: list[str]) -> list[str]:
+    return stored_ids(connection, usage_records.name, ids)
 
 
 def first_id(at_ms: int) -> str:
