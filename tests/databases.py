@@ -88,14 +88,14 @@ class PostgresDatabases:
         """Copy the migrated database."""
         return self._copied(TEMPLATE)
 
-    def empty(self) -> AbstractContextManager[str]:
-        """Copy the empty database."""
-        return self._copied("template0")
+    def empty(self, options: str = "") -> AbstractContextManager[str]:
+        """Make an empty database, with options of CREATE DATABASE."""
+        return self._copied("template0", options)
 
     @contextmanager
-    def _copied(self, template: str) -> Iterator[str]:
+    def _copied(self, template: str, options: str = "") -> Iterator[str]:
         name = f"test_{os.getpid()}_{next(self._numbers)}"
-        self._run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+        self._run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY {options}")
         yield self.server.url_of(name)
         self._run(f"DROP DATABASE {name} WITH (FORCE)")
 

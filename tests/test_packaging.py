@@ -75,7 +75,17 @@ def test_the_gateways_lock_holds_its_dependencies_and_neither_llama_cpp_nor_tool
     assert names(groups["local"]) == pins("requirements-local.lock").keys()
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-build.lock", "requirements-release.lock"])
+def test_the_lock_for_postgres_adds_its_driver_and_nothing_else() -> None:
+    plain, with_driver = pins("requirements.lock"), pins("requirements-postgres.lock")
+    assert plain.items() <= with_driver.items()
+    assert with_driver.keys() - plain.keys() == {"psycopg", "psycopg-binary", "tzdata"}
+    assert names(PROJECT["project"]["optional-dependencies"]["postgres"]) <= with_driver.keys()
+
+
+LOCKS = [f"requirements{kind}.lock" for kind in ("", "-postgres", "-build", "-release")]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
 def test_lock_files_that_are_installed_together_agree_on_versions(lock: str) -> None:
     dev = pins("requirements-dev.lock")
     mine = pins(lock)
@@ -88,9 +98,9 @@ def test_lock_files_that_are_installed_together_agree_on_versions(lock: str) -> 
 def test_the_image_installs_nothing_but_the_gateways_lock() -> None:
     dockerfile = (REPOSITORY / "deploy/Dockerfile").read_text(encoding="utf-8")
     used = set(re.findall(r"requirements\S*\.lock", re.sub(r"^#.*$", "", dockerfile, flags=re.MULTILINE)))
-    assert used == {"requirements.lock", "requirements-build.lock"}
+    assert used == {"requirements-postgres.lock", "requirements-build.lock"}
     into_the_image = re.findall(r"pip --python /opt/\S+ install (.*?)(?: \\)?$", dockerfile, re.MULTILINE)
-    assert [line.split()[-1] for line in into_the_image] == ["requirements.lock", "dist/*.whl"]
+    assert [line.split()[-1] for line in into_the_image] == ["requirements-postgres.lock", "dist/*.whl"]
 
 
 def test_the_changelog_has_unreleased_on_top_and_dated_versions_in_order() -> None:

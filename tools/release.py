@@ -41,7 +41,7 @@ def main() -> None:
         smoke.main(command)
         sbom = work / f"{sdist.name.removesuffix('.tar.gz')}.cdx.json"
         describe(tools, gateway, version, sbom)
-        publish(TARGET, [wheel, sdist, sbom, REPOSITORY / "requirements.lock"])
+        publish(TARGET, [wheel, sdist, sbom, *(REPOSITORY / f"requirements{kind}.lock" for kind in ("", "-postgres"))])
     print(f"{TARGET} holds release {version}.")
 
 

@@ -55,7 +55,6 @@ class CubeTable:
     """The table usage_cube. Its methods run in the caller's transaction."""
 
     def __init__(self, database: Database) -> None:
-        self._is_sqlite = database.is_sqlite
         self._insert = row_insert(database, usage_cube, COLUMNS, adding(usage_cube, COUNTERS))
         self._names = NumberedTexts(database, usage_names)
         filling = sa.select(usage_cube_fill.c.filled, usage_cube_fill.c.until)
@@ -85,8 +84,6 @@ class CubeTable:
                 known = added.get(key)
                 added[key] = totals if known is None else known.plus(totals)
         rows = [(*key, *msgspec.structs.astuple(totals)) for key, totals in added.items()]
-        if not self._is_sqlite:
-            rows.sort()  # as in RollupTable
         self._insert.run(connection, rows, pause)
 
     def _places(

@@ -71,8 +71,6 @@ class RollupTable:
         rows: list[tuple[Any, ...]] = []
         for grain, sums_of_grain in sums.items():
             rows += _rows(grain.name, grain.ms, with_pauses(sums_of_grain.items(), pause))
-        if not self._is_sqlite:
-            rows.sort()  # Postgres locks row by row: writers that lock rows in the same order cannot deadlock.
         self._insert.run(connection, rows, pause)
 
     def build_block(self, connection: Connection, until_ms: int) -> bool:

@@ -42,8 +42,8 @@ def row_insert(
 class SetInsert:
     """`INSERT … SELECT … FROM jsonb_array_elements(…) <on conflict>` for one table.
 
-    Rows are inserted in their order, so that writers which sort them alike lock existing rows in the same order. Values
-    are texts, integers, booleans and None.
+    Rows begin with the table's key, and are inserted in its order: Postgres locks row by row, and writers that lock in
+    the same order cannot deadlock. Values are texts, integers, booleans and None.
     """
 
     def __init__(self, table: sa.Table, columns: Sequence[str], on_conflict: str, dialect: sa.Dialect) -> None:
@@ -53,10 +53,11 @@ class SetInsert:
 
     def run(self, connection: Connection, rows: Sequence[Sequence[Any]], pause: Pause = no_pause) -> int:
         """Insert the rows; call `pause` before each statement. Returns the number of rows inserted or changed."""
-        done = 0
-        for start in range(0, len(rows), MOST_ROWS):
+        comparable: Sequence[Any] = rows
+        ordered, done = sorted(comparable), 0
+        for start in range(0, len(ordered), MOST_ROWS):
             pause()
-            done += change_rows(connection, self._text, (as_json(rows[start : start + MOST_ROWS]),))
+            done += change_rows(connection, self._text, (as_json(ordered[start : start + MOST_ROWS]),))
         return done
 
 

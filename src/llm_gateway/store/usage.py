@@ -190,7 +190,7 @@ class UsageStore:
         filling = self._cube.filling(connection)
         for known in self._known_ids(connection, list(by_id)):
             del by_id[known]
-        records, inserted = [*by_id.values()], 0
+        records, inserted = [by_id[each] for each in sorted(by_id)], 0
         texts = self._attempts.write(connection, records, pause)
         instances = self._names.numbers(connection, {record.instance for record in records}, pause)
         for start in range(0, len(records), ROWS_AT_ONCE):

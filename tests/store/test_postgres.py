@@ -1,0 +1,130 @@
+"""What only Postgres has: sessions behind a pooler, a server that falls silent, encodings, concurrent writers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from llm_gateway.errors import ConfigurationError, StoreUnavailable
+from llm_gateway.store.database import Database
+from llm_gateway.store.providers import list_providers
+from llm_gateway.store.usage import UsageStore
+from tests.databases import PostgresDatabases
+from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS, attempt, clear, cube_rows, record, rollup_rows, stored_ids
+
+LEFT_IN_SESSION = """
+SELECT 'setting ' || name FROM pg_settings WHERE source = 'session' AND name NOT LIKE 'transaction%%'
+UNION ALL SELECT 'statement ' || statement FROM pg_prepared_statements
+UNION ALL SELECT 'lock ' || objid FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()
+UNION ALL SELECT 'channel ' || c FROM pg_listening_channels() c
+UNION ALL SELECT 'cursor ' || name FROM pg_cursors WHERE is_holdable
+UNION ALL SELECT 'table ' || relname FROM pg_class WHERE relpersistence = 't'
+"""
+TAKEN_BY_POOLERS = {"application_name", "client_encoding", "DateStyle", "TimeZone", "standard_conforming_strings"}
+"""Settings at the start of a connection that PgBouncer keeps for each client (pgbouncer.org/config.html)."""
+
+
+def test_no_transaction_leaves_anything_in_its_session(postgres: PostgresDatabases) -> None:
+    """A pooler in transaction mode gives the next transaction another session."""
+    with postgres.empty() as url, closing(Database.open(url, fsync=False)) as database:
+        database.migrate()
+        store = UsageStore(database)
+        for _ in range(7):  # by default psycopg prepares a statement at its sixth use
+            store.write([record(NOW_MS - 40 * DAY_MS + number * DAY_MS, attempts=[attempt()]) for number in range(40)])
+            store.summary(30, NOW_MS)
+            store.by_customer(30, NOW_MS, 10)
+            list_providers(database)
+            assert database.check()
+        while store.build_block(NOW_MS):
+            pass
+        assert store.prune(NOW_MS - 35 * DAY_MS, 1000)
+        at_start: set[str] = set()
+        for transaction in (database.write(), database.read()):
+            with transaction as connection:
+                raw: Any = connection.connection.driver_connection
+                raw.rollback()  # the limits of this transaction end with it
+                assert raw.execute(LEFT_IN_SESSION).fetchall() == []
+                names = raw.execute("SELECT name FROM pg_settings WHERE source = 'client'").fetchall()
+                at_start |= {name for (name,) in names}
+        assert at_start <= TAKEN_BY_POOLERS
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_read_is_cut_off_when_the_server_falls_silent(postgres_database: Database) -> None:
+    with postgres_database.read() as connection:  # the pool hands out this connection again
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable), postgres_database.read(0.05) as connection, stopped(pid):
+        connection.exec_driver_sql("SELECT 1")
+    assert 1 < time.monotonic() - started < 5
+    assert postgres_database.check()
+
+
+def test_a_database_that_cannot_hold_every_character_is_refused(postgres: PostgresDatabases) -> None:
+    with postgres.empty("ENCODING 'LATIN1' LOCALE 'C'") as url, closing(Database.open(url)) as database:
+        with pytest.raises(ConfigurationError, match="has the encoding LATIN1: create it anew with ENCODING 'UTF8'"):
+            database.migrate()
+        assert not database.check()
+
+
+def test_writers_of_overlapping_batches_neither_deadlock_nor_count_twice(postgres_url: str) -> None:
+    """Each has the records of all in another order, as after a restart in the middle of a batch."""
+    history = [
+        record(NOW_MS - number % 5 * HOUR_MS, user_id=f"u{number % 7}", cost_nanos=number, attempts=[attempt()])
+        for number in range(60)
+    ]
+    failures: list[BaseException] = []
+
+    def write(store: UsageStore, number: int) -> None:
+        mine = history[number * 15 :] + history[: number * 15]
+        starts = list(range(0, 60, 6))
+        while starts:
+            try:
+                store.write(mine[starts[0] : starts[0] + 12][:: -1 if number % 2 else 1])
+                del starts[0]
+            except StoreUnavailable as error:  # another one has just stored some of them: send them again
+                failures.extend([error] if "deadlock" in str(error.__cause__) else [])
+
+    with ExitStack() as opened:
+        databases = [opened.enter_context(closing(Database.open(postgres_url, fsync=False))) for _ in range(4)]
+        stores = [UsageStore(database) for database in databases]
+        threads = [threading.Thread(target=write, args=each) for each in zip(stores, range(4), strict=True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert failures == []
+        assert stored_ids(databases[0]) == sorted(each.id for each in history)
+        assert stores[0].summary(1, NOW_MS).requests == 60
+        sums = (rollup_rows(databases[0]), cube_rows(databases[0]))
+        clear(databases[0])
+        stores[0].write(history)
+        assert (rollup_rows(databases[0]), cube_rows(databases[0])) == sums
+
+
+def test_a_role_without_rights_is_told_so(postgres: PostgresDatabases) -> None:
+    with postgres.empty() as url, closing(Database.open(url)) as database:
+        with database.write() as connection:
+            connection.exec_driver_sql("DO $$ BEGIN CREATE ROLE reader LOGIN; EXCEPTION WHEN OTHERS THEN END $$")
+        as_reader = sa.make_url(url).set(username="reader").render_as_string()
+        with (
+            closing(Database.open(as_reader)) as limited,
+            pytest.raises(ConfigurationError, match=r"does not accept .* \(permission denied for schema public\)"),
+        ):
+            limited.migrate()
