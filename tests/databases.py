@@ -11,10 +11,11 @@ from itertools import count
 from pathlib import Path
 from typing import Protocol, Self
 
+import pytest
 import sqlalchemy as sa
 
 from llm_gateway.store.database import Database
-from tests.postgres_server import shared_server
+from tests.postgres_server import CannotRun, shared_server
 
 TEMPLATE = "migrated"
 
@@ -101,6 +102,18 @@ class PostgresDatabases:
 
     def _run(self, statement: str) -> None:
         self._connection.execute(sa.text(statement))
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresDatabases]:
+    """Return the databases of a real server, which all workers of pytest-xdist share; a `conftest.py` imports it."""
+    base = tmp_path_factory.getbasetemp()
+    common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    try:
+        with PostgresDatabases(common / "postgres") as databases:
+            yield databases
+    except CannotRun as error:
+        pytest.skip(str(error))
 
 
 def _migrate(url: str) -> None:

@@ -34,7 +34,6 @@ UNPRIVILEGED = "nobody"
 SETTINGS = """
 listen_addresses = ''
 fsync = off
-synchronous_commit = off
 full_page_writes = off
 wal_level = minimal
 max_wal_senders = 0
@@ -44,6 +43,7 @@ max_connections = 200
 max_wal_size = 4GB
 checkpoint_timeout = 1h
 jit = off
+synchronous_commit = off
 log_checkpoints = off
 """
 """Settings of a server that lives as long as the tests: nothing has to survive a power failure."""

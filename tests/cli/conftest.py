@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import SetUp
+from tests.databases import postgres
 from tests.e2e.process import GatewayProcess
 from tests.upstream import UpstreamProcess
 from tests.upstream.forked import ForkedUpstream
+
+__all__ = ["postgres"]
 
 READER_KEY = "key-of-the-reader"
 

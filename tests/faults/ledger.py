@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import closing
@@ -13,12 +12,15 @@ import msgspec
 from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.store.attempts import AttemptTexts
 from llm_gateway.store.database import Database
+from llm_gateway.store.driver_sql import fetch_rows
 from tests.faults.client import Answer
 from tests.upstream import Bill
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 PRICES = {"input": 1.5, "output": 6.25}
 """Prices of every provider in these tests, USD per million tokens: 1,500 and 6,250 nano-dollars per token."""
+
+SUMS = "SELECT dimension, grain, bucket_ms, name, requests, cost_nanos, input_tokens, output_tokens FROM usage_rollups"
 
 Sums = dict[tuple[str, str, int, str], list[int]]
 
@@ -50,19 +52,17 @@ def exact_cost(input_tokens: int, output_tokens: int) -> int:
 
 
 class Ledger:
-    """A snapshot of the usage records and rollups in a data directory's database."""
+    """A snapshot of the usage records and rollups in a database: by default, that in the data directory."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, url: str | None = None) -> None:
         self.quarantine = data_dir / "journal" / "quarantine.jsonl"
         names = ", ".join(Row.__struct_fields__)
-        with closing(sqlite3.connect(f"file:{data_dir / 'gateway.db'}?mode=ro", uri=True)) as connection:
-            connection.execute("BEGIN")
-            found = connection.execute(f"SELECT {names} FROM usage_records").fetchall()
-            sums = connection.execute(
-                "SELECT dimension, grain, bucket_ms, name, requests, cost_nanos, input_tokens, output_tokens "
-                "FROM usage_rollups"
-            ).fetchall()
-        attempts = _attempts(data_dir / "gateway.db", [(values[1], values[-1]) for values in found])
+        where = url or f"sqlite:///{data_dir / 'gateway.db'}"
+        with closing(Database.open(where, read_limit_s=60)) as database, database.read() as connection:
+            found = fetch_rows(connection, f"SELECT {names} FROM usage_records", ())
+            sums = fetch_rows(connection, SUMS, ())
+            texts = [(values[1], values[-1]) for values in found]
+            attempts = AttemptTexts(database).read(connection, texts)
         self.rows = [msgspec.convert((*v[:-1], each), Row) for v, each in zip(found, attempts, strict=True)]
         self.by_id = {row.id: row for row in self.rows}
         self.rollups: Sums = {values[:4]: list(values[4:]) for values in sums}
@@ -140,15 +140,6 @@ class Ledger:
             assert said["cost_usd"] == row.cost_nanos / 1e9, (answer, row)
             checked += 1
         return checked
-
-
-def _attempts(file: Path, texts: list[tuple[int, str | None]]) -> list[list[AttemptRecord]]:
-    database = Database.open(f"sqlite:///{file}")
-    try:
-        with database.read() as connection:
-            return AttemptTexts(database).read(connection, texts)
-    finally:
-        database.close()
 
 
 def recomputed(rows: Iterable[Row]) -> Sums:

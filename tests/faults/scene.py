@@ -20,13 +20,15 @@ PATIENCE_S = 60.0
 class Scene:
     """A data directory on which gateways are started, and the mock vendor behind them.
 
-    Gateways have `workers` worker processes, unless their settings say otherwise.
+    Gateways have `workers` worker processes, unless their settings say otherwise. `url`
+    is that of their database, if it is not in the data directory.
     """
 
     directory: Path
     mock: UpstreamProcess
     journal: Path
     workers: int = 1
+    url: str | None = None
 
     @property
     def data(self) -> Path:
@@ -39,7 +41,8 @@ class Scene:
 
     def gateway(self, **settings: object) -> GatewayProcess:
         """Return a gateway on this data; each `with` block starts it again."""
-        return GatewayProcess(self.directory, **{"workers": self.workers, **settings})
+        where = {} if self.url is None else {"database_url": self.url}
+        return GatewayProcess(self.directory, **{"workers": self.workers, **where, **settings})
 
     def providers(self, gateway: GatewayProcess, *models: str, **fields: object) -> list[str]:
         """Create one provider per model, all with PRICES. Returns their API paths."""
@@ -57,7 +60,7 @@ class Scene:
         while (response := gateway.call("GET", "/api/v1/usage/summary")).status != 200:
             assert time.monotonic() < deadline, response.body
             time.sleep(0.1)
-        ledger = Ledger(data or self.data)
+        ledger = Ledger(data or self.data, self.url)
         ledger.check_sums()
         assert response.json["total_requests"] == len(ledger.rows)
         return ledger

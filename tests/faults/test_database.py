@@ -55,13 +55,13 @@ async def health(gateway: GatewayProcess) -> str:
     return database
 
 
-async def health_becomes(gateway: GatewayProcess, wanted: str) -> None:
+async def health_becomes(gateway: GatewayProcess, wanted: str, within_s: float = HEALTH_S) -> None:
     """Wait until the health check reports this state: the database is checked once a second.
 
     Raises:
         TimeoutError: it does not report it in time.
     """
-    async with asyncio.timeout(HEALTH_S):
+    async with asyncio.timeout(within_s):
         while await health(gateway) != wanted:  # noqa: ASYNC110 - another process must be polled
             await asyncio.sleep(0.05)
 

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,9 @@ import pytest
 
 from llm_gateway.store.database import Database
 from llm_gateway.store.secrets import SecretBox
-from tests.databases import Databases, PostgresDatabases, SqliteDatabases
-from tests.postgres_server import CannotRun
+from tests.databases import Databases, PostgresDatabases, SqliteDatabases, postgres
+
+__all__ = ["postgres"]
 
 BUSY_TIMEOUT_S = 0.2
 
@@ -25,18 +25,6 @@ BUSY_TIMEOUT_S = 0.2
 @pytest.fixture(scope="session")
 def sqlite(tmp_path_factory: pytest.TempPathFactory) -> SqliteDatabases:
     return SqliteDatabases(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresDatabases]:
-    base = tmp_path_factory.getbasetemp()
-    try:
-        with PostgresDatabases(
-            (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "postgres"
-        ) as databases:
-            yield databases
-    except CannotRun as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])

@@ -76,6 +76,23 @@ def test_a_read_is_cut_off_when_the_server_falls_silent(postgres_database: Datab
     assert postgres_database.check()
 
 
+def test_a_connection_that_the_server_has_ended_is_not_used(postgres_database: Database) -> None:
+    own = "SELECT pg_backend_pid()"
+    with postgres_database.read() as connection:
+        ended = connection.exec_driver_sql(own).scalar_one()
+    with postgres_database.write() as connection:
+        assert connection.exec_driver_sql("SELECT pg_terminate_backend(%s, 5000)", (ended,)).scalar_one()
+    with postgres_database.read() as connection:
+        assert connection.exec_driver_sql(own).scalar_one() != ended
+
+
+def test_commits_are_durable_whatever_the_servers_default(postgres_database: Database) -> None:
+    """A record leaves the journal once its commit has returned. The server of the tests has `off`."""
+    query = "SELECT current_setting('synchronous_commit'), reset_val FROM pg_settings WHERE name = 'synchronous_commit'"
+    with postgres_database.write() as connection:
+        assert tuple(connection.exec_driver_sql(query).one()) == ("on", "off")
+
+
 def test_a_database_that_cannot_hold_every_character_is_refused(postgres: PostgresDatabases) -> None:
     with postgres.empty("ENCODING 'LATIN1' LOCALE 'C'") as url, closing(Database.open(url)) as database:
         with pytest.raises(ConfigurationError, match="has the encoding LATIN1: create it anew with ENCODING 'UTF8'"):

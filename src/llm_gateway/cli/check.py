@@ -184,8 +184,7 @@ class _Tables:
             return f"{file.absolute()} will be made"
         database = Database.open(self._url)
         try:
-            with database.read() as connection:
-                current = migrations.version(connection)
+            current = database.version()
         finally:
             database.close()
         migrations.refuse_newer(current)

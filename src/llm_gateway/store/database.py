@@ -142,15 +142,19 @@ class Database:
         except (StoreUnavailable, DBAPIError):
             return False
 
-    def is_current(self) -> bool:
-        """Return True if the tables are at the version of this code.
+    def version(self) -> str | None:
+        """Return the version of the tables, None if there are none yet.
 
         Raises:
             ConfigurationError: the database cannot be used as it is.
-            StoreUnavailable: the database does not answer.
+            StoreUnavailable: the database does not answer; the message says why.
         """
         with explained(self._place), self.read() as connection:
-            return migrations.version(connection) == migrations.HEAD
+            return migrations.version(connection)
+
+    def is_current(self) -> bool:
+        """Return True if the tables are at the version of this code. Raises what `version` raises."""
+        return self.version() == migrations.HEAD
 
     def migrate(self) -> None:
         """Migrate the tables to the version of this code; processes that start at the same time take turns.

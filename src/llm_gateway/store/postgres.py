@@ -7,6 +7,7 @@ option that the pooler would refuse (pgbouncer.org/config.html, "ignore_startup_
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +15,9 @@ from threading import Timer
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import QueuePool
 
 from llm_gateway.errors import ConfigurationError
@@ -33,7 +35,11 @@ DRIVER_MISSING = (
     "extra 'postgres' does."
 )
 
-_SET_LIMITS = "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true)"
+_SET_LIMITS = """
+SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true),
+    set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true)
+"""
+"""A record leaves the journal once its commit returns, so that commit must outlast a crash of the server."""
 
 
 def open_postgres(url: URL, busy_timeout_s: float) -> tuple[Engine, Engine]:
@@ -63,16 +69,28 @@ def open_postgres(url: URL, busy_timeout_s: float) -> tuple[Engine, Engine]:
 
 
 def _engine(url: URL, connect_args: dict[str, Any], **options: Any) -> Engine:
-    return sa.create_engine(
+    engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
         connect_args=connect_args,
-        pool_pre_ping=True,
         use_native_hstore=False,  # a query less for each connection
         poolclass=QueuePool,  # threads are few and bounded, as with SQLite
         pool_size=2,
         max_overflow=-1,
         **options,
     )
+    event.listen(engine, "checkout", _refuse_ended)
+    return engine
+
+
+def _refuse_ended(connection: Any, _record: Any, _proxy: Any) -> None:
+    """Drop a pooled connection that the server has ended: an idle server says nothing but that.
+
+    A statement as a ping would cost a round trip, and wait for ever for a server that has fallen silent.
+    """
+    ended = select.poll()
+    ended.register(connection.fileno(), select.POLLIN)
+    if ended.poll(0):
+        raise DisconnectionError("the server ended the connection")
 
 
 @contextmanager
@@ -82,7 +100,7 @@ def time_limit(connection: Connection, limit_s: float, busy_timeout_s: float) ->
     The server ends a statement that takes too long. If it does not even do that, the connection is cut.
     """
     raw: Any = connection.connection.driver_connection
-    with socket.socket(fileno=_duplicate(raw.fileno())) as own:
+    with socket.socket(fileno=socket.dup(raw.fileno())) as own:
         timer = Timer(limit_s + SILENCE_S, _cut, (own,))
         timer.daemon = True
         timer.start()
@@ -114,10 +132,6 @@ def is_refused_by_server(error: DBAPIError) -> bool:
     SQLite has one class for such errors and for a database that does not answer.
     """
     return getattr(error.orig, "sqlstate", None) is not None
-
-
-def _duplicate(descriptor: int) -> int:
-    return socket.dup(descriptor)
 
 
 def _cut(own: socket.socket) -> None:
