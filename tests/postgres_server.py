@@ -86,7 +86,7 @@ class PostgresServer:
         Raises:
             CannotRun: it ends or does not answer.
         """
-        command: list[str | Path] = [_programs(self.directory) / "postgres", "-D", self.directory / "data"]
+        command: list[str | Path] = [programs(self.directory) / "postgres", "-D", self.directory / "data"]
         with (self.directory / "log").open("ab") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **_unprivileged()
@@ -166,7 +166,7 @@ def new_cluster() -> PostgresServer:
         os.chown(directory, user["user"], user["group"])
     directory.chmod(0o755)
     options = ["--username", OWNER, "--auth", "trust", "--no-sync", "--locale", "C.UTF-8", "--wal-segsize", "1"]
-    command: list[str | Path] = [_programs(directory) / "initdb", "--pgdata", directory / "data", *options]
+    command: list[str | Path] = [programs(directory) / "initdb", "--pgdata", directory / "data", *options]
     made = subprocess.run(command, capture_output=True, text=True, check=False, **user)
     if made.returncode:
         shutil.rmtree(directory)
@@ -184,7 +184,7 @@ def _unprivileged() -> dict[str, Any]:
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "cwd": "/"}
 
 
-def _programs(directory: Path) -> Path:
+def programs(directory: Path) -> Path:
     """Return the directory of PostgreSQL's programs; a copy in `directory` if the server's user cannot read them."""
     found = find_spec(PACKAGE)
     if found is None or found.origin is None:

@@ -1,4 +1,4 @@
-"""What goes wrong in a database: a lock that another connection holds, and rows that are refused or ignored."""
+"""Disturbances of a database: a lock that another connection holds, and rows that are refused or ignored."""
 
 from __future__ import annotations
 

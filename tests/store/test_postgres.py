@@ -1,13 +1,15 @@
-"""What only Postgres has: sessions behind a pooler, a server that falls silent, encodings, concurrent writers."""
+"""Postgres alone: sessions behind a pooler, a server that falls silent, encodings, concurrent writers."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from llm_gateway.store.database import Database
 from llm_gateway.store.providers import list_providers
 from llm_gateway.store.usage import UsageStore
 from tests.databases import PostgresDatabases
+from tests.postgres_server import programs as programs_of
 from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS, attempt, clear, cube_rows, record, rollup_rows, stored_ids
 
 LEFT_IN_SESSION = """
@@ -98,6 +101,23 @@ def test_a_database_that_cannot_hold_every_character_is_refused(postgres: Postgr
         with pytest.raises(ConfigurationError, match="has the encoding LATIN1: create it anew with ENCODING 'UTF8'"):
             database.migrate()
         assert not database.check()
+
+
+def test_a_dump_is_restored_into_an_empty_database(
+    postgres: PostgresDatabases, postgres_url: str, tmp_path: Path
+) -> None:
+    """The commands of docs/SETUP.md in the place of `llm-gateway backup` and `restore`."""
+    file, programs = tmp_path / "dump", programs_of(postgres.server.directory)
+    with closing(Database.open(postgres_url, fsync=False)) as database:
+        UsageStore(database).write([record(NOW_MS, attempts=[attempt()])])
+        before = (stored_ids(database), cube_rows(database))
+    subprocess.run([programs / "pg_dump", "--format=custom", f"--file={file}", postgres_url], check=True)
+    with postgres.empty() as url:
+        subprocess.run([programs / "pg_restore", "--exit-on-error", "--no-owner", f"--dbname={url}", file], check=True)
+        with closing(Database.open(url, fsync=False)) as database:
+            assert database.is_current()
+            assert (stored_ids(database), cube_rows(database)) == before
+            UsageStore(database).write([record(NOW_MS)])  # numbers go on where they were
 
 
 def test_writers_of_overlapping_batches_neither_deadlock_nor_count_twice(postgres_url: str) -> None:

@@ -108,5 +108,5 @@ def test_a_batch_is_one_statement_with_one_value_for_each_table(postgres_databas
     assert UsageStore(postgres_database).summary(1, NOW_MS + DAY_MS // 24).requests == 200
 
 
-def test_arrays_are_json() -> None:
+def test_an_array_is_compact_json() -> None:
     assert as_json([[1, None, True, 'ü"']]) == '[[1,null,true,"ü\\""]]'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,11 +14,13 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
+from alembic import command
 
 from llm_gateway.domain.quote import Quote
 from llm_gateway.domain.usage import AttemptRecord, Price, SentAttempt
-from llm_gateway.errors import ConfigurationError
+from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.journal.replay import replay
+from llm_gateway.store import migrations
 from llm_gateway.store.database import Database
 from llm_gateway.store.providers import list_providers
 from llm_gateway.store.repricing import Repricing, Wanted
@@ -48,12 +51,35 @@ def before(file: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def database(file: Path, before: list[dict[str, Any]]) -> Iterator[Database]:
+def database(empty_url: str, file: Path, before: list[dict[str, Any]]) -> Iterator[Database]:
     assert len(before) == RECORDS
-    database = Database.open(f"sqlite:///{file}", fsync=False)
-    database.migrate()
-    yield database
-    database.close()
+    if empty_url.startswith("sqlite:"):
+        shutil.copy(file, empty_url.removeprefix("sqlite:///"))
+    with closing(Database.open(empty_url, fsync=False)) as database:
+        if not database.is_sqlite:
+            copy_rows(file, database)
+        database.migrate()
+        yield database
+
+
+def copy_rows(file: Path, database: Database) -> None:
+    """Make the tables of version 0002 on Postgres, with the rows of the file."""
+    with closing(sqlite3.connect(file)) as source, database.write() as connection:
+        command.upgrade(migrations.configuration(connection), "0002")
+        old = sa.MetaData()
+        old.reflect(connection, only=["providers", "overrides", "usage_records", "usage_rollups"])
+        for table in old.sorted_tables:
+            names = table.columns.keys()
+            rows = [
+                {column.name: _as(column, value) for column, value in zip(table.columns, row, strict=True)}
+                for row in source.execute(f"SELECT {', '.join(names)} FROM {table.name}")
+            ]
+            if rows:
+                connection.execute(sa.insert(table), rows)
+
+
+def _as(column: sa.Column[Any], value: Any) -> Any:
+    return bool(value) if isinstance(column.type, sa.Boolean) else value
 
 
 @pytest.fixture
@@ -167,11 +193,13 @@ def test_journal_entries_of_version_1_are_stored_once_and_counted(
 
 
 def test_a_gateway_of_the_older_version_cannot_store_records_without_the_cube(
-    database: Database, before: list[dict[str, Any]], file: Path
+    database: Database, before: list[dict[str, Any]]
 ) -> None:
     """A process of the older version may still run while a newer one upgrades the database."""
-    with closing(sqlite3.connect(file)) as connection, pytest.raises(sqlite3.OperationalError, match="organization"):
-        connection.execute(f"INSERT INTO usage_records ({', '.join(before[0])}) SELECT * FROM usage_records")
+    insert = f"INSERT INTO usage_records ({', '.join(before[0])}) SELECT * FROM usage_records"
+    with pytest.raises(StoreUnavailable) as raised, database.write() as connection:
+        connection.exec_driver_sql(insert)
+    assert "organization" in str(raised.value.__cause__)
 
 
 def test_a_database_of_a_newer_version_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
