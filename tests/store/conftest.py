@@ -55,8 +55,14 @@ def database(url: str) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="module")
-def shared_database(databases: Databases) -> Iterator[Database]:
-    with databases.migrated() as url, opened(url) as database:
+def shared_sqlite(sqlite: SqliteDatabases) -> Iterator[Database]:
+    with sqlite.migrated() as url, opened(url) as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def shared_postgres(postgres: PostgresDatabases) -> Iterator[Database]:
+    with postgres.migrated() as url, opened(url) as database:
         yield database
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, settings
 from hypothesis import given as for_any
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from llm_gateway.store.attempts import MOST_ORIGINS, AttemptTexts
 from llm_gateway.store.database import Database
 from llm_gateway.store.numbered_texts import LONGEST_TEXT
 from llm_gateway.store.tables import usage_origins
+from tests.store.effort import few, many
 from tests.store.histories import CHEAP, DEAR, NOW_MS, attempt, id_at, record
 
 texts = st.one_of(st.none(), st.text(max_size=5))
@@ -69,14 +69,25 @@ def origin_count(database: Database) -> int:
         return connection.execute(sa.select(sa.func.count()).select_from(usage_origins)).scalar_one()
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@for_any(batch=st.lists(st.lists(any_attempts, max_size=3), max_size=4))
-def test_attempts_are_the_same_after_they_were_stored(
-    shared_database: Database, batch: list[list[AttemptRecord]]
-) -> None:
+BATCHES = dict[str, st.SearchStrategy[Any]](batch=st.lists(st.lists(any_attempts, max_size=3), max_size=4))
+
+
+def check_attempts_are_the_same_after_they_were_stored(database: Database, batch: list[list[AttemptRecord]]) -> None:
     records = [record(attempts=attempts) for attempts in batch]
-    written = [(NOW_MS, text) for text in stored(shared_database, *records)]
-    assert restored(shared_database, *written) == batch
+    written = [(NOW_MS, text) for text in stored(database, *records)]
+    assert restored(database, *written) == batch
+
+
+@many
+@for_any(**BATCHES)
+def test_attempts_are_the_same_after_they_were_stored(shared_sqlite: Database, **drawn: Any) -> None:
+    check_attempts_are_the_same_after_they_were_stored(shared_sqlite, **drawn)
+
+
+@few
+@for_any(**BATCHES)
+def test_attempts_are_the_same_after_they_were_stored_on_postgres(shared_postgres: Database, **drawn: Any) -> None:
+    check_attempts_are_the_same_after_they_were_stored(shared_postgres, **drawn)
 
 
 @pytest.mark.parametrize("started_ms", [NOW_MS, NOW_MS + 1])

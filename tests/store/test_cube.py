@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, settings
 from hypothesis import given as for_any
 from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
@@ -27,6 +26,7 @@ from llm_gateway.store.rollups import DAY, HOUR, Totals
 from llm_gateway.store.tables import usage_cube, usage_cube_fill, usage_records
 from llm_gateway.store.usage import UsageStore
 from tests.store.disturbances import refusing
+from tests.store.effort import few, many
 from tests.store.histories import (
     DAY_MS,
     HOUR_MS,
@@ -173,34 +173,49 @@ def test_a_step_that_fails_adds_nothing(store: UsageStore, database: Database) -
     assert cube_rows(database) == expected
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@for_any(
+CHANGES = dict[str, st.SearchStrategy[Any]](
     history=st.lists(made_records(), max_size=12),
     late=st.lists(made_records(), max_size=6),
     rng=st.randoms(use_true_random=False),
 )
-def test_the_cube_is_complete_whatever_happens_while_it_is_filled(
-    shared_database: Database, history: list[UsageRecord], late: list[UsageRecord], rng: random.Random
+
+
+def check_the_cube_is_complete_whatever_happens_while_it_is_filled(
+    database: Database, history: list[UsageRecord], late: list[UsageRecord], rng: random.Random
 ) -> None:
     """Late records may be older than the mark up to which the cube is filled, or between it and the newest record."""
-    clear(shared_database)
-    store, fill = UsageStore(shared_database), CubeFill(shared_database)
+    clear(database)
+    store, fill = UsageStore(database), CubeFill(database)
     store.write(history)
-    forget_cube(shared_database)
+    forget_cube(database)
     doing: list[Callable[[], object]] = [partial(store.write, [each]) for each in late]
-    doing += [lambda: reprice(shared_database), lambda: reprice(shared_database, PRICE)]
+    doing += [lambda: reprice(database), lambda: reprice(database, PRICE)]
     rng.shuffle(doing)
     while fill.step(rng.randint(1, 4)) is not None:
         if doing:
             doing.pop()()
     for each in doing:
         each()
-    check_cube(shared_database)
-    rows = [row for row in cube_rows(shared_database) if any(row[9:])]
-    forget_cube(shared_database)
+    check_cube(database)
+    rows = [row for row in cube_rows(database) if any(row[9:])]
+    forget_cube(database)
     while fill.step() is not None:
         pass
-    assert cube_rows(shared_database) == rows
+    assert cube_rows(database) == rows
+
+
+@many
+@for_any(**CHANGES)
+def test_the_cube_is_complete_whatever_happens_while_it_is_filled(shared_sqlite: Database, **drawn: Any) -> None:
+    check_the_cube_is_complete_whatever_happens_while_it_is_filled(shared_sqlite, **drawn)
+
+
+@few
+@for_any(**CHANGES)
+def test_the_cube_is_complete_whatever_happens_while_it_is_filled_on_postgres(
+    shared_postgres: Database, **drawn: Any
+) -> None:
+    check_the_cube_is_complete_whatever_happens_while_it_is_filled(shared_postgres, **drawn)
 
 
 def test_filling_beside_other_writers_is_exact(store: UsageStore, database: Database) -> None:

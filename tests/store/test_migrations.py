@@ -187,14 +187,15 @@ def test_a_newer_database_is_refused(database: Database) -> None:
 
 
 def test_processes_that_start_at_once_take_turns(empty_url: str) -> None:
-    running = [start_migration(empty_url) for _ in range(4)]
+    count = 4 if empty_url.startswith("sqlite:") else 2
+    running = [start_migration(empty_url) for _ in range(count)]
     outputs = [process.communicate(timeout=30)[0].strip() for process in running]
-    assert [process.returncode for process in running] == [0, 0, 0, 0]
+    assert [process.returncode for process in running] == [0] * count
     assert "True" in outputs
 
 
-def test_alembic_is_not_imported_when_the_schema_is_current(url: str) -> None:
-    process = start_migration(url)
+def test_alembic_is_not_imported_when_the_schema_is_current(database_file: Path) -> None:
+    process = start_migration(f"sqlite:///{database_file}")
     assert process.communicate(timeout=30)[0].strip() == "False"
     assert process.returncode == 0
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import given as for_any
 from hypothesis import strategies as st
 
@@ -29,6 +28,7 @@ from llm_gateway.store.repricing import (
 )
 from llm_gateway.store.tables import usage_records
 from llm_gateway.store.usage import UsageStore
+from tests.store.effort import few, many
 from tests.store.histories import (
     DAY_MS,
     DEAR,
@@ -305,45 +305,54 @@ def with_price(history: list[UsageRecord], prices: dict[str, Price | None]) -> l
     return copies
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@for_any(
+REPRICED = dict[str, st.SearchStrategy[Any]](
     history=st.lists(made_records(), max_size=8),
     prices=st.dictionaries(st.sampled_from(PROVIDERS), some_price),
     stops=st.lists(st.integers(0, 1), max_size=2),
     days=st.sampled_from([1, 30, 365]),
 )
-def test_reports_become_those_of_a_history_with_the_new_prices(
-    shared_database: Database,
-    history: list[UsageRecord],
-    prices: dict[str, Price | None],
-    stops: list[int],
-    days: int,
+
+
+def check_reports_become_those_of_a_history_with_the_new_prices(
+    database: Database, history: list[UsageRecord], prices: dict[str, Price | None], stops: list[int], days: int
 ) -> None:
-    clear(shared_database)
-    store = UsageStore(shared_database)
+    clear(database)
+    store = UsageStore(database)
     store.write(history)
     while store.build_block(NOW_MS - 3 * DAY_MS):
         pass
     wanted = Wanted(since_ms=0, until_ms=NOW_MS + 100 * DAY_MS)
-    stored = (record_rows(shared_database), rollup_rows(shared_database))
-    foretold = Run(shared_database, prices)(wanted, dry_run=True)
-    assert (record_rows(shared_database), rollup_rows(shared_database)) == stored
+    stored = (record_rows(database), rollup_rows(database))
+    foretold = Run(database, prices)(wanted, dry_run=True)
+    assert (record_rows(database), rollup_rows(database)) == stored
     for stop_after in stops:
         try:
-            Run(shared_database, prices, stop_after)(wanted)
+            Run(database, prices, stop_after)(wanted)
         except Stopped:
             break
-    done = Run(shared_database, prices)(wanted)
+    done = Run(database, prices)(wanted)
     expected = with_price(history, prices)
     check_sums(check_reports(store, expected, days))
-    check_cube(shared_database)
+    check_cube(database)
     assert done.cost_after_nanos == foretold.cost_after_nanos
     if not stops:
         assert msgspec.structs.replace(done, dry_run=True) == foretold
-    again = (record_rows(shared_database), rollup_rows(shared_database))
-    assert Run(shared_database, prices)(wanted).changed == 0
-    assert (record_rows(shared_database), rollup_rows(shared_database)) == again
+    again = (record_rows(database), rollup_rows(database))
+    assert Run(database, prices)(wanted).changed == 0
+    assert (record_rows(database), rollup_rows(database)) == again
     assert sorted(row[0] for row in again[0]) == sorted(given.id for given in history)
+
+
+@many
+@for_any(**REPRICED)
+def test_reports_become_those_of_a_history_with_the_new_prices(shared_sqlite: Database, **drawn: Any) -> None:
+    check_reports_become_those_of_a_history_with_the_new_prices(shared_sqlite, **drawn)
+
+
+@few
+@for_any(**REPRICED)
+def test_reports_become_those_of_new_prices_on_postgres(shared_postgres: Database, **drawn: Any) -> None:
+    check_reports_become_those_of_a_history_with_the_new_prices(shared_postgres, **drawn)
 
 
 def test_a_run_stopped_between_batches_is_completed_by_a_new_run(store: UsageStore, database: Database) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import given as for_any
 from hypothesis import strategies as st
 
@@ -13,6 +13,7 @@ from llm_gateway.domain.usage import Usage, UsageRecord
 from llm_gateway.store.database import Database
 from llm_gateway.store.rollups import Totals
 from llm_gateway.store.usage import CustomerTotals, UsageStore
+from tests.store.effort import few, many
 from tests.store.histories import (
     DAY_MS,
     HOUR_MS,
@@ -27,7 +28,6 @@ from tests.store.histories import (
 )
 
 PERIODS = st.sampled_from([1, 2, 7, 30, 90, 365])
-slow = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture
@@ -85,40 +85,68 @@ def write_in_batches(store: UsageStore, history: list[UsageRecord], cuts: list[i
     store.write(shuffled)
 
 
-@slow
-@for_any(
+ANY_HISTORY = dict[str, st.SearchStrategy[Any]](
     history=st.lists(any_records, max_size=12),
     days=PERIODS,
     cuts=st.lists(st.integers(0, 12), max_size=4),
     rng=st.randoms(use_true_random=False),
 )
-def test_reports_equal_a_plain_recomputation(
-    shared_database: Database, history: list[UsageRecord], days: int, cuts: list[int], rng: random.Random
+
+
+def check_reports_equal_a_plain_recomputation(
+    database: Database, history: list[UsageRecord], days: int, cuts: list[int], rng: random.Random
 ) -> None:
-    clear(shared_database)
-    store = UsageStore(shared_database)
+    clear(database)
+    store = UsageStore(database)
     write_in_batches(store, history, cuts, rng)
     check_reports(store, history, days)
 
 
-@slow
-@for_any(
+@many
+@for_any(**ANY_HISTORY)
+def test_reports_equal_a_plain_recomputation(shared_sqlite: Database, **drawn: Any) -> None:
+    check_reports_equal_a_plain_recomputation(shared_sqlite, **drawn)
+
+
+@few
+@for_any(**ANY_HISTORY)
+def test_reports_equal_a_plain_recomputation_on_postgres(shared_postgres: Database, **drawn: Any) -> None:
+    check_reports_equal_a_plain_recomputation(shared_postgres, **drawn)
+
+
+MADE_HISTORY = dict[str, st.SearchStrategy[Any]](
     history=st.lists(made_records(), max_size=12),
     days=PERIODS,
     cuts=st.lists(st.integers(0, 12), max_size=4),
     rng=st.randoms(use_true_random=False),
 )
-def test_reports_of_records_as_the_gateway_writes_them_add_up(
-    shared_database: Database, history: list[UsageRecord], days: int, cuts: list[int], rng: random.Random
+
+
+def check_reports_of_records_as_the_gateway_writes_them_add_up(
+    database: Database, history: list[UsageRecord], days: int, cuts: list[int], rng: random.Random
 ) -> None:
-    clear(shared_database)
-    store = UsageStore(shared_database)
+    clear(database)
+    store = UsageStore(database)
     write_in_batches(store, history, cuts, rng)
     for now_ms in (NOW_MS, NOW_MS + 16 * DAY_MS):
         check_sums(check_reports(store, history, days, now_ms))
-    check_cube(shared_database)
+    check_cube(database)
     while store.prune(NOW_MS - rng.randrange(100) * DAY_MS, 5):
         pass
     while store.build_block(NOW_MS):
         pass
     check_sums(check_reports(store, history, days))
+
+
+@many
+@for_any(**MADE_HISTORY)
+def test_reports_of_records_as_the_gateway_writes_them_add_up(shared_sqlite: Database, **drawn: Any) -> None:
+    check_reports_of_records_as_the_gateway_writes_them_add_up(shared_sqlite, **drawn)
+
+
+@few
+@for_any(**MADE_HISTORY)
+def test_reports_of_records_as_the_gateway_writes_them_add_up_on_postgres(
+    shared_postgres: Database, **drawn: Any
+) -> None:
+    check_reports_of_records_as_the_gateway_writes_them_add_up(shared_postgres, **drawn)

@@ -25,10 +25,10 @@ from llm_gateway.store import migrations
 from llm_gateway.store.diagnosis import explained
 from llm_gateway.store.postgres import (
     WRITE_LIMIT_S,
+    TimeLimits,
     is_refused_by_server,
     open_postgres,
     refuse_other_encoding,
-    time_limit,
 )
 
 BUSY_TIMEOUT_S = 5.0
@@ -74,6 +74,7 @@ class Database:
         self._writer = writer
         self._reader = reader
         self._limits = limits
+        self._time_limits = TimeLimits()
 
     @classmethod
     def open(
@@ -199,14 +200,17 @@ class Database:
         """Close all connections."""
         self._reader.dispose()
         self._writer.dispose()
+        self._time_limits.close()
 
     def _read_limit(self, connection: Connection, limit_s: float) -> AbstractContextManager[None]:
         if self.is_sqlite:
             return _sqlite_time_limit(connection, limit_s)
-        return time_limit(connection, limit_s, min(limit_s, self._limits.busy_s))
+        return self._time_limits.limit(connection, limit_s, min(limit_s, self._limits.busy_s))
 
     def _write_limit(self, connection: Connection) -> AbstractContextManager[None]:
-        return nullcontext() if self.is_sqlite else time_limit(connection, WRITE_LIMIT_S, self._limits.busy_s)
+        if self.is_sqlite:
+            return nullcontext()
+        return self._time_limits.limit(connection, WRITE_LIMIT_S, self._limits.busy_s)
 
 
 def sqlite_file(url: str) -> Path | None:

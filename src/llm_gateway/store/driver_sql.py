@@ -7,13 +7,11 @@ a dozen of them for each batch of records, and holds the GIL meanwhile. Queries 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
-
-from llm_gateway.store.database import Database
 
 Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
 """Values of a statement's placeholders, by position or by name."""
@@ -56,10 +54,18 @@ def _as_sqlalchemy(connection: Connection, text: str, error: Exception) -> BaseE
     return DBAPIError.instance(text, None, error, dialect.loaded_dbapi.Error, dialect=dialect)
 
 
+class HasDialect(Protocol):
+    """A database with the dialect of SQL to compile queries for."""
+
+    @property
+    def dialect(self) -> sa.Dialect:
+        """The dialect."""
+
+
 class CompiledQuery:
     """A query whose SQL is compiled once, for the driver of `database`."""
 
-    def __init__(self, database: Database, query: sa.Select[Any]) -> None:
+    def __init__(self, database: HasDialect, query: sa.Select[Any]) -> None:
         compiled = query.compile(dialect=database.dialect)
         self._text = str(compiled)
         self._fixed = compiled.params

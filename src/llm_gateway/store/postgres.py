@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Timer
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,12 +22,16 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import QueuePool
 
 from llm_gateway.errors import ConfigurationError
+from llm_gateway.store.driver_sql import fetch_rows
 
 WRITE_LIMIT_S = 30.0
 """Maximum seconds of a write transaction's statement."""
 
 SILENCE_S = 1.0
 """Seconds beyond a statement's limit after which a server that says nothing counts as gone."""
+
+LOOK_EVERY_S = 0.25
+"""Seconds between two looks for servers that count as gone."""
 
 ENCODING = "UTF8"
 
@@ -93,24 +98,55 @@ def _refuse_ended(connection: Any, _record: Any, _proxy: Any) -> None:
         raise DisconnectionError("the server ended the connection")
 
 
-@contextmanager
-def time_limit(connection: Connection, limit_s: float, busy_timeout_s: float) -> Iterator[None]:
-    """Limit the statements of the transaction, and their waits for locks.
+class TimeLimits:
+    """Time limits of transactions on one database. Thread-safe.
 
-    The server ends a statement that takes too long. If it does not even do that, the connection is cut.
+    The server ends a statement that takes too long. If it does not even do that, a thread cuts the connection: psycopg
+    waits for an answer without end.
     """
-    raw: Any = connection.connection.driver_connection
-    with socket.socket(fileno=socket.dup(raw.fileno())) as own:
-        timer = Timer(limit_s + SILENCE_S, _cut, (own,))
-        timer.daemon = True
-        timer.start()
-        try:
-            limits = (str(max(1, round(limit_s * 1000))), str(max(1, round(busy_timeout_s * 1000))))
-            connection.exec_driver_sql(_SET_LIMITS, limits)
-            yield
-        finally:
-            timer.cancel()
-            timer.join()  # it must not cut another file's descriptor
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._deadlines: dict[socket.socket, float] = {}
+        self._watcher: threading.Thread | None = None
+
+    @contextmanager
+    def limit(self, connection: Connection, limit_s: float, busy_timeout_s: float) -> Iterator[None]:
+        """Limit the statements of the transaction, and their waits for locks."""
+        raw: Any = connection.connection.driver_connection
+        with socket.socket(fileno=socket.dup(raw.fileno())) as watched:
+            self._watch(watched, time.monotonic() + limit_s + SILENCE_S)
+            try:
+                fetch_rows(connection, _SET_LIMITS, (_milliseconds(limit_s), _milliseconds(busy_timeout_s)))
+                yield
+            finally:
+                with self._changed:  # it must not cut another file's descriptor
+                    self._deadlines.pop(watched, None)
+
+    def close(self) -> None:
+        """End the thread. No transaction may be open."""
+        with self._changed:
+            watcher, self._watcher = self._watcher, None
+            self._changed.notify()
+        if watcher is not None:
+            watcher.join()
+
+    def _watch(self, watched: socket.socket, deadline: float) -> None:
+        with self._changed:
+            self._deadlines[watched] = deadline
+            if self._watcher is None:
+                self._watcher = threading.Thread(target=self._run, name="silence", daemon=True)
+                self._watcher.start()
+
+    def _run(self) -> None:
+        with self._changed:
+            while self._watcher is threading.current_thread():
+                now = time.monotonic()
+                for watched in [each for each, deadline in self._deadlines.items() if deadline < now]:
+                    del self._deadlines[watched]
+                    with suppress(OSError):
+                        watched.shutdown(socket.SHUT_RDWR)
+                self._changed.wait(LOOK_EVERY_S)
 
 
 def refuse_other_encoding(connection: Connection) -> None:
@@ -134,6 +170,5 @@ def is_refused_by_server(error: DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) is not None
 
 
-def _cut(own: socket.socket) -> None:
-    with suppress(OSError):
-        own.shutdown(socket.SHUT_RDWR)
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))
