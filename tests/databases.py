@@ -13,11 +13,21 @@ from typing import Protocol, Self
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from llm_gateway.store.database import Database
-from tests.postgres_server import CannotRun, shared_server
+from llm_gateway.store.tables import metadata
+from tests.postgres_server import CannotRun, PostgresServer, shared_server
 
 TEMPLATE = "migrated"
+MOST_USES = 25
+"""Tests that use a database until it is dropped: nothing removes its dead rows."""
+
+DESCRIBED = """
+SELECT version_num, (SELECT count(*) FROM pg_class), (SELECT count(*) FROM pg_proc), (SELECT count(*) FROM pg_trigger),
+    (SELECT count(*) FROM pg_attribute) FROM alembic_version
+"""
+"""The version of the tables, and numbers of objects that change with any table, function or trigger."""
 
 
 class Databases(Protocol):
@@ -55,6 +65,39 @@ class SqliteDatabases:
         shutil.rmtree(folder)
 
 
+class UsedDatabase:
+    """A migrated database that tests use one after the other."""
+
+    def __init__(self, server: PostgresServer, name: str) -> None:
+        self.name = name
+        self._engine = _engine(server.url_of(name))
+        self._connection = self._engine.connect()
+        self._uses = 0
+        self._tables = self._described()
+
+    def is_emptied(self) -> bool:
+        """Delete all rows. Returns False if the database is not as it was, or too much of it is dead rows."""
+        self._uses += 1
+        try:
+            return self._uses < MOST_USES and self._described() == self._tables and self._delete()
+        except DBAPIError:  # a test has left a lock
+            return False
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._connection.close()
+        self._engine.dispose()
+
+    def _described(self) -> list[tuple[object, ...]]:
+        return [tuple(row) for row in self._connection.execute(sa.text(DESCRIBED))]
+
+    def _delete(self) -> bool:
+        rows = "; ".join(f"DELETE FROM {name}" for name in metadata.tables if name != "usage_cube_fill")
+        again = "DELETE FROM usage_cube_fill; INSERT INTO usage_cube_fill VALUES ('', '')"
+        self._connection.execute(sa.text(f"DO $$ BEGIN SET LOCAL lock_timeout = '1s'; {rows}; {again}; END $$"))
+        return True
+
+
 class PostgresDatabases:
     """Databases of one server that all test processes of a run share, found by their common `directory`."""
 
@@ -62,6 +105,7 @@ class PostgresDatabases:
         self._directory = directory
         self._numbers = count()
         self._open = ExitStack()
+        self._spare: list[UsedDatabase] = []
 
     def __enter__(self) -> Self:
         """Start the server if no other process has.
@@ -70,8 +114,7 @@ class PostgresDatabases:
             CannotRun: PostgreSQL cannot run here.
         """
         self.server = self._open.enter_context(shared_server(self._directory))
-        url = sa.make_url(self.server.url).set(drivername="postgresql+psycopg")
-        engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+        engine = _engine(self.server.url)
         self._open.callback(engine.dispose)
         self._connection = self._open.enter_context(engine.connect())
         with (self._directory / "turn").open("a") as turn:
@@ -83,11 +126,20 @@ class PostgresDatabases:
 
     def __exit__(self, *_: object) -> None:
         """Disconnect."""
+        for used in self._spare:
+            used.close()
         self._open.close()
 
-    def migrated(self) -> AbstractContextManager[str]:
-        """Copy the migrated database."""
-        return self._copied(TEMPLATE)
+    @contextmanager
+    def migrated(self) -> Iterator[str]:
+        """Empty the database that was used last, or copy the migrated one; a copy takes ten times as long."""
+        used = self._spare.pop() if self._spare else UsedDatabase(self.server, self._copy(TEMPLATE))
+        yield self.server.url_of(used.name)
+        if used.is_emptied():
+            self._spare.append(used)
+        else:
+            used.close()
+            self._run(f"DROP DATABASE {used.name} WITH (FORCE)")
 
     def empty(self, options: str = "") -> AbstractContextManager[str]:
         """Make an empty database, with options of CREATE DATABASE."""
@@ -95,10 +147,14 @@ class PostgresDatabases:
 
     @contextmanager
     def _copied(self, template: str, options: str = "") -> Iterator[str]:
-        name = f"test_{os.getpid()}_{next(self._numbers)}"
-        self._run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY {options}")
+        name = self._copy(template, options)
         yield self.server.url_of(name)
         self._run(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _copy(self, template: str, options: str = "") -> str:
+        name = f"test_{os.getpid()}_{id(self)}_{next(self._numbers)}"
+        self._run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY {options}")
+        return name
 
     def _run(self, statement: str) -> None:
         self._connection.execute(sa.text(statement))
@@ -114,6 +170,10 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresDatab
             yield databases
     except CannotRun as error:
         pytest.skip(str(error))
+
+
+def _engine(url: str) -> sa.Engine:
+    return sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
 
 
 def _migrate(url: str) -> None:

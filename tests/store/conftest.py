@@ -35,6 +35,13 @@ def databases(request: pytest.FixtureRequest) -> Databases:
 
 
 @pytest.fixture
+def long_on_postgres(request: pytest.FixtureRequest, databases: Databases) -> None:
+    """Run a test that takes seconds on Postgres with `--long` only; there, another one shows nearly the same."""
+    if isinstance(databases, PostgresDatabases) and not request.config.getoption("--long"):
+        pytest.skip("on Postgres, it runs with --long only")
+
+
+@pytest.fixture
 def url(databases: Databases) -> Iterator[str]:
     """Return the URL of a migrated database."""
     with databases.migrated() as url:

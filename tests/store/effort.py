@@ -7,4 +7,4 @@ from hypothesis import HealthCheck
 from tests.examples import examples
 
 many = examples(1, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-few = examples(0.2, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = examples(0.16, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -186,6 +186,7 @@ def test_a_newer_database_is_refused(database: Database) -> None:
         database.migrate()
 
 
+@pytest.mark.usefixtures("long_on_postgres")
 def test_processes_that_start_at_once_take_turns(empty_url: str) -> None:
     count = 4 if empty_url.startswith("sqlite:") else 2
     running = [start_migration(empty_url) for _ in range(count)]

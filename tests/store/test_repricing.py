@@ -369,6 +369,7 @@ def test_a_run_stopped_between_batches_is_completed_by_a_new_run(store: UsageSto
     check_reports(store, with_price(history, {"p": DEAR}), 1)
 
 
+@pytest.mark.usefixtures("long_on_postgres")
 def test_repricing_beside_other_writers_keeps_the_reports_exact(store: UsageStore, database: Database) -> None:
     history = [made(bought(), user_id=f"u{n % 7}", at_ms=NOW_MS - n * HOUR_MS) for n in range(2000)]
     batches = [history[start::20] for start in range(20)]

@@ -189,6 +189,7 @@ while True:
 
 
 @pytest.mark.parametrize("after_batches", [1, 7])
+@pytest.mark.usefixtures("long_on_postgres")
 def test_killed_at_any_moment_rollups_are_the_sum_of_the_records(
     database: Database, url: str, after_batches: int
 ) -> None:
