@@ -25,6 +25,11 @@ SLOW_READ = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMI
 CUSTOMERS, POLLS, POLL_S = 60_000, 6, 15.0
 
 
+@pytest.fixture
+def database(sqlite_database: Database) -> Database:
+    return sqlite_database
+
+
 def size(database_file: Path) -> int:
     return Path(f"{database_file}-wal").stat().st_size
 
