@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import compare, instructions, overload, reports, soak, streams, tail
+from benchmarks import compare, instructions, overload, reports, shipping, soak, streams, tail
 from benchmarks.budget import rows
 from benchmarks.load import BuiltIn
 from benchmarks.machine import Cores, facts
@@ -95,6 +95,7 @@ def main(arguments: Sequence[str] | None = None, gateway: type[Gateway] = Gatewa
         "overload": partial(overload.main, gateway=gateway),
         "compare": partial(compare.main, gateway=gateway),
         "instructions": instructions.main,
+        "shipping": shipping.main,
     }
     if said and said[0] in others:
         return others[said[0]](said[1:])
