@@ -13,6 +13,7 @@ from time import process_time, thread_time
 
 import msgspec
 
+from llm_gateway.child_process import GC_THRESHOLDS
 from llm_gateway.control.app import SHIPPING_REST_S, SHIPPING_WORK_S
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.journal.directory_transfer import DirectoryTransfer
@@ -53,6 +54,8 @@ def ship(data_dir: Path) -> Cost:
     directory = WriterDir(data_dir / "journal" / WRITER)
     transfer = DirectoryTransfer(directory, sink, log=log_nothing, pause=throttle)
     gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     moved, written, began = 0, _written(), process_time()
     for limit in limits:
         is_more = True

@@ -158,5 +158,7 @@ def main(arguments: Sequence[str]) -> int:
     command = " ".join(["python -m benchmarks shipping", *without_paths(arguments)])
     about = f"{given.records:,} records in batches of {given.batch:,}, median of {given.runs} runs in turns"
     others = [tree for tree in trees if tree is not THIS]
-    print("\n".join(f"- {fact}" for fact in [about, *known, *others, THIS, f"{datetime.now(UTC):%Y-%m-%d}, `{command}`"]))
+    print(
+        "\n".join(f"- {fact}" for fact in [about, *known, *others, THIS, f"{datetime.now(UTC):%Y-%m-%d}, `{command}`"])
+    )
     return 0
