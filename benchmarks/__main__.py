@@ -35,8 +35,8 @@ not add up, never on a figure. `python -m benchmarks reports` measures the usage
 benchmarks streams` what a streamed chunk costs, `python -m benchmarks tail` latencies at fixed arrival rates,
 `python -m benchmarks overload` what is served at several times the peak, `python -m benchmarks soak` how memory grows,
 `python -m benchmarks shipping` what it costs to store a usage record, `python -m benchmarks compare` another checkout of
-this project against this one, and `python -m benchmarks instructions` the same by counting instructions, which no busy
-machine disturbs.
+this project against this one, and `python -m benchmarks instructions` the same by counting instructions, which no
+busy machine disturbs.
 """
 
 

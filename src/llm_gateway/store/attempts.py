@@ -11,9 +11,9 @@ Records of version 1 were stored as an array of objects (`[{"id":…`). They sta
 from __future__ import annotations
 
 from binascii import a2b_base64, a2b_hex, b2a_base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from sqlalchemy.engine import Connection
@@ -71,6 +71,21 @@ class _Stored(msgspec.Struct, array_like=True):
     rest: _Rest | None = None
 
 
+class Place:
+    """An origin of a transaction's attempts, and what stands for it in their texts: its number if it has one."""
+
+    __slots__ = ("is_looked_up", "origin", "shown")
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self.shown: int | Origin = origin
+        self.is_looked_up = False
+
+
+Places: TypeAlias = dict[tuple[Any, ...], Place]
+"""The origins of a transaction, by their names, or by names and price (`_placed`)."""
+
+
 class AttemptTexts:
     """The texts in the column `attempts` of usage records. Its methods run in the caller's transaction."""
 
@@ -78,14 +93,20 @@ class AttemptTexts:
         self._origins = NumberedTexts(database, usage_origins)
 
     def write(
-        self, connection: Connection, records: Sequence[UsageRecord], pause: Pause = no_pause
+        self,
+        connection: Connection,
+        records: Sequence[UsageRecord],
+        pause: Pause = no_pause,
+        places: Places | None = None,
     ) -> list[str | None]:
         """Return each record's text, None for a record without attempts; new origins are stored.
 
-        `pause` is called after every few records.
+        `pause` is called after every few records. Give the same `places`, at first an empty dictionary, to all calls of
+        one transaction: then each origin is looked up once.
         """
-        origins = self._numbered(connection, records, pause)
-        return [_text(record, origins) if record.attempts else None for record in with_pauses(records, pause)]
+        attempts = [attempt for record in records for attempt in record.attempts]
+        numbers = iter(self._numbered(connection, attempts, pause, {} if places is None else places))
+        return [_text(record, numbers) if record.attempts else None for record in with_pauses(records, pause)]
 
     def read(self, connection: Connection, texts: Iterable[tuple[int, str | None]]) -> list[list[AttemptRecord]]:
         """Return the attempts in each text, given with the time of the record's arrival (`at_ms`)."""
@@ -101,44 +122,80 @@ class AttemptTexts:
         ]
 
     def _numbered(
-        self, connection: Connection, records: Sequence[UsageRecord], pause: Pause
-    ) -> dict[tuple[Any, ...], int | Origin]:
-        """Return the number of each origin, or the origin itself if it cannot have one."""
-        origins = {_origin(attempt) for record in with_pauses(records, pause) for attempt in record.attempts}
-        texts = {key: _encoder.encode(Origin(*key)).decode() for key in origins}
-        short = [text for text in texts.values() if len(text) <= LONGEST_TEXT]
-        numbers = self._origins.numbers(connection, short, pause, MOST_ORIGINS)
-        return {key: numbers.get(text) or Origin(*key) for key, text in texts.items()}
+        self, connection: Connection, attempts: Sequence[AttemptRecord], pause: Pause, places: Places
+    ) -> list[int | Origin]:
+        """Return the number of each attempt's origin, or the origin itself if it cannot have one."""
+        found = [_placed(places, attempt) for attempt in attempts]
+        texts = {place: _encoder.encode(place.origin).decode() for place in set(found) if not place.is_looked_up}
+        if texts:
+            short = [text for text in texts.values() if len(text) <= LONGEST_TEXT]
+            numbers = self._origins.numbers(connection, short, pause, MOST_ORIGINS)
+            for place, text in texts.items():
+                place.shown, place.is_looked_up = numbers.get(text) or place.origin, True
+        return [place.shown for place in found]
 
 
-def _text(record: UsageRecord, origins: dict[tuple[Any, ...], int | Origin]) -> str:
+def _placed(places: Places, attempt: AttemptRecord) -> Place:
+    """Return the place of the attempt's origin.
+
+    Nearly all attempts at a model have the same price, and to compare two prices takes less than to hash one. So a
+    place is found by the names; only those of a second price have the price in their key.
+    """
+    names = _names(attempt)
+    place = places.get(names)
+    if place is None:
+        key = (*names, attempt.price)
+        place = places[names] = Place(Origin(*key))
+    elif place.origin.price != attempt.price:
+        key = (*names, attempt.price)
+        place = places.get(key)
+        if place is None:
+            place = places[key] = Place(Origin(*key))
+    return place
+
+
+def _text(record: UsageRecord, origins: Iterator[int | Origin]) -> str:
     at_ms, attempts = record.at_ms, record.attempts
     if len(attempts) == 1:  # nearly always; a comprehension takes half as long again
-        (only,) = attempts
-        return _encoder.encode([_array(only, at_ms, origins[_origin(only)])]).decode()
-    return _encoder.encode([_array(one, at_ms, origins[_origin(one)]) for one in attempts]).decode()
+        return _encoder.encode([_array(attempts[0], at_ms, next(origins))]).decode()
+    return _encoder.encode([_array(one, at_ms, next(origins)) for one in attempts]).decode()
 
 
 def _array(attempt: AttemptRecord, at_ms: int, origin: int | Origin) -> list[Any]:
-    started_ms, limit_tokens, rest = attempt.started_ms, attempt.limit_tokens, _rest_values(attempt)
+    started_ms, limit_tokens = attempt.started_ms, attempt.limit_tokens
     counts = msgspec.structs.astuple(attempt.usage)
-    array = [
+    input_tokens, output_tokens = counts[:2]
+    array: list[Any] = [
         origin,
         _short(attempt.id, started_ms),
         started_ms - at_ms,
         attempt.latency_ms,
         attempt.status,
         attempt.reserved_tokens,
-        None if limit_tokens == counts[0] + counts[1] else limit_tokens,
-        counts[:2] if counts[1] and counts[2:] == _NO_DETAILS else _without_zeros(counts),
+        None if limit_tokens == input_tokens + output_tokens else limit_tokens,
+        counts[:2] if output_tokens and not any(counts[2:]) else _without_zeros(counts),
         attempt.cost_nanos,
         attempt.finish_reason,
         attempt.upstream_request_id,
-        None if rest == _NO_REST_VALUES else _Rest(*rest),
     ]
+    if not _is_usual(attempt):
+        array.append(_Rest(*_rest_values(attempt)))
     while array[-1] is None:
         array.pop()
     return array
+
+
+def _is_usual(attempt: AttemptRecord) -> bool:
+    """Return True if the attempt has none of the fields of `_Rest`."""
+    return (
+        attempt.sent
+        and attempt.error is None
+        and attempt.cost_status == "exact"
+        and attempt.why is None
+        and not attempt.usage_estimated
+        and attempt.service_tier is None
+        and attempt.units is None
+    )
 
 
 def _without_zeros(counts: tuple[int, ...]) -> tuple[int, ...]:
@@ -191,8 +248,8 @@ def _short(attempt_id: str, started_ms: int) -> str:
     has_dashes = len(attempt_id) == UUID_LENGTH and attempt_id[8:24:5] == "----"
     if len(value) != UUID_BYTES or not has_dashes or value.hex() != digits:
         return f"={attempt_id}"
-    if value[:TIME_BYTES] == time:
-        value = value[TIME_BYTES:]
+    if value.startswith(time):
+        return b2a_base64(value[TIME_BYTES:], newline=False)[:-2].decode()
     return b2a_base64(value, newline=False)[:-2].decode()
 
 
@@ -209,11 +266,9 @@ def _uuid_text(value: bytes) -> str:
 
 
 _KINDS = Usage.__struct_fields__
-_NO_DETAILS = (0,) * (len(_KINDS) - 2)
 _NO_REST = _Rest()
 _rest_values = attrgetter(*_Rest.__struct_fields__)
-_NO_REST_VALUES = _rest_values(_NO_REST)
-_origin = attrgetter(*Origin.__struct_fields__)
+_names = attrgetter(*(name for name in Origin.__struct_fields__ if name != "price"))
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(list[_Stored])
 _old_decoder = msgspec.json.Decoder(list[AttemptRecord])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -48,6 +48,11 @@ LOG_LIMIT = 16 * 1024 * 1024
 
 LOG_WAIT_S = 2.0
 """Maximum seconds that emptying the log waits for reads to end; writers wait meanwhile, new reads do not."""
+
+WRITER_CACHE_KIB = 16 * 1024
+"""Pages that a SQLite writer may keep changed until it commits (KiB); SQLite's 2,000 hold half of a batch's.
+
+Each page beyond is written at once, and again whenever the batch comes back to it."""
 
 STEPS_BETWEEN_LOOKS = 500_000
 """SQLite instructions between two checks of a read's time limit: some 10 ms; each check needs the GIL."""
@@ -276,7 +281,11 @@ def _open_sqlite(path: Path, busy_timeout_s: float, fsync: bool) -> tuple[Engine
             f"The database {path} is not a writable file in a writable directory: correct the permissions, or set "
             "LLM_GATEWAY_DATA_DIR to another directory."
         )
-    setup = (f"PRAGMA synchronous={'FULL' if fsync else 'OFF'}", f"PRAGMA journal_size_limit={LOG_LIMIT}")
+    setup = (
+        f"PRAGMA synchronous={'FULL' if fsync else 'OFF'}",
+        f"PRAGMA journal_size_limit={LOG_LIMIT}",
+        f"PRAGMA cache_size=-{WRITER_CACHE_KIB}",
+    )
     writer = _sqlite_engine(path, busy_timeout_s, setup, "BEGIN IMMEDIATE")
     reader = _sqlite_engine(path, min(busy_timeout_s, CHECK_LIMIT_S), ("PRAGMA query_only=ON",), "BEGIN")
     return writer, reader
@@ -294,7 +303,7 @@ def _create_file(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
-def _sqlite_engine(path: Path, busy_timeout_s: float, setup: tuple[str, ...], begin: str) -> Engine:
+def _sqlite_engine(path: Path, busy_timeout_s: float, setup: Sequence[str], begin: str) -> Engine:
     # "rw" does not create files: a missing file must be an error, not an empty database.
     uri = f"{path.as_uri()}?mode=rw"
 

@@ -121,6 +121,25 @@ class Totals(msgspec.Struct, gc=False):
         self.output_tokens += usage.output_tokens
         self.cost_nanos += cost_nanos
 
+    def add(self, record: UsageRecord, usage: Usage) -> None:
+        """Count a request and add its tokens, those of `usage`, and its cost: `count` and `buy` in one call."""
+        outcome, cost_status = record.outcome, record.cost_status
+        self.requests += 1
+        if outcome == "ok":
+            self.ok_requests += 1
+            self.latency_ms += record.latency_ms
+        elif outcome == "cached":
+            self.cached_requests += 1
+        elif outcome in ERRORS:
+            self.error_requests += 1
+        if cost_status == "estimated":
+            self.estimated_requests += 1
+        elif cost_status == "unpriced":
+            self.unpriced_requests += 1
+        self.input_tokens += usage.input_tokens
+        self.output_tokens += usage.output_tokens
+        self.cost_nanos += record.cost_nanos
+
     def plus(self, other: Totals) -> Totals:
         """Return the sum of both as a new object."""
         mine, others = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
@@ -141,8 +160,8 @@ def hourly(records: Iterable[UsageRecord]) -> dict[Key, Totals]:
     Raises:
         RecordsRefused: a sum is negative, or so large that the counters could overflow.
     """
-    sums = _sums(records)
-    _refuse_overflow(sums)
+    sums = record_sums(records)
+    refuse_overflow(sums)
     return sums
 
 
@@ -152,8 +171,8 @@ def change(before: Iterable[UsageRecord], after: Iterable[UsageRecord]) -> dict[
     Raises:
         RecordsRefused: a sum changes so much that the counters could overflow.
     """
-    differences = _sums(after)
-    for key, totals in _sums(before).items():
+    differences = record_sums(after)
+    for key, totals in record_sums(before).items():
         differences[key] = differences.get(key, Totals()).minus(totals)
     for (dimension, _, name), totals in differences.items():
         if max(map(abs, msgspec.structs.astuple(totals))) > LARGEST_SUM:
@@ -197,14 +216,13 @@ def _hours_to_midnight(start_ms: int, midnight_ms: int) -> list[Stretch]:
     return [Stretch(DAY, morning_ms, midnight_ms), Stretch(HOUR, morning_ms, start_ms, -1)]
 
 
-def _sums(records: Iterable[UsageRecord]) -> dict[Key, Totals]:
+def record_sums(records: Iterable[UsageRecord]) -> dict[Key, Totals]:
+    """Sum records by dimension, hour and name. Sums may be of any size."""
     sums: defaultdict[Key, Totals] = defaultdict(Totals)
     for record in records:
-        hour, usage, cost_nanos = record.at_ms // HOUR_MS, record.usage, record.cost_nanos
+        hour, usage = record.at_ms // HOUR_MS, record.usage
         for key in ((SERVICE, hour, record.service), (CUSTOMER, hour, record.user_id)):
-            totals = sums[key]
-            totals.count(record)
-            totals.buy(usage, cost_nanos)
+            sums[key].add(record, usage)
         if record.attempts:
             _add_attempts(sums, hour, record)
     return sums
@@ -219,7 +237,12 @@ def _add_attempts(sums: defaultdict[Key, Totals], hour: int, record: UsageRecord
         sums[(PROVIDER, hour, record.provider)].count(record)
 
 
-def _refuse_overflow(sums: Mapping[Key, Totals]) -> None:
+def refuse_overflow(sums: Mapping[Key, Totals]) -> None:
+    """Refuse sums that the counters may not be able to hold.
+
+    Raises:
+        RecordsRefused: a sum is negative, or so large that the counters could overflow.
+    """
     # Customers are skipped: their sums are parts of the services' sums, and there can be thousands of them.
     for (dimension, _, name), totals in sums.items():
         if dimension == CUSTOMER:

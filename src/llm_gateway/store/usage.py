@@ -17,7 +17,8 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from llm_gateway.domain.usage import SentAttempt, Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
-from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.attempts import AttemptTexts, Places
+from llm_gateway.store.batch_sums import BatchSums
 from llm_gateway.store.bulk import Pause, no_pause, with_pauses
 from llm_gateway.store.cube import cube_sums
 from llm_gateway.store.cube_fill import CubeFill, FilledStep
@@ -26,15 +27,16 @@ from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.numbered_texts import NumberedTexts
 from llm_gateway.store.rollup_table import SUMS, RollupTable
-from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY_MS, HOUR_MS, PROVIDER, SERVICE, Totals, hourly
+from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY_MS, HOUR_MS, PROVIDER, SERVICE, Totals
 from llm_gateway.store.set_insert import row_insert, stored_ids
 from llm_gateway.store.tables import usage_names, usage_records
 
 LONGEST_REQUEST_MS = 600_000
 """Maximum milliseconds between the start of a request and the start of its last attempt."""
 
-ROWS_AT_ONCE = 256
-"""Rows built, stored and freed together; freeing thousands of rows at once would block the event loop."""
+ROWS_AT_ONCE = 64
+ROWS_AT_ONCE_ON_POSTGRES = 1024
+"""Records encoded, stored and summed together, while the processor's cache holds them: one statement's rows."""
 
 KnownIds: TypeAlias = Callable[[Connection, list[str]], list[str]]
 """Return those of the ids that are stored already."""
@@ -79,6 +81,8 @@ class UsageStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known_ids = _known_in_sqlite(database) if database.is_sqlite else _known_in_postgres
+        self._rows_at_once = ROWS_AT_ONCE if database.is_sqlite else ROWS_AT_ONCE_ON_POSTGRES
+        self._newest_id = CompiledQuery(database, sa.select(func.max(usage_records.c.id)))
         self._records = row_insert(database, usage_records, RECORD_COLUMNS, "ON CONFLICT (id) DO NOTHING", OFTEN_NULL)
         self._store_bool = int if database.is_sqlite else bool  # the sqlite3 module looks for an adapter for a bool
         self._attempts = AttemptTexts(database)
@@ -188,38 +192,43 @@ class UsageStore:
 
     def _write(self, connection: Connection, by_id: dict[str, UsageRecord], pause: Pause) -> None:
         filling = self._cube.filling(connection)
-        for known in self._known_ids(connection, list(by_id)):
+        for known in self._stored_already(connection, by_id):
             del by_id[known]
         records, inserted = [by_id[each] for each in sorted(by_id)], 0
-        texts = self._attempts.write(connection, records, pause)
         instances = self._names.numbers(connection, {record.instance for record in records}, pause)
-        for start in range(0, len(records), ROWS_AT_ONCE):
-            part = zip(records[start : start + ROWS_AT_ONCE], texts[start : start + ROWS_AT_ONCE], strict=True)
+        sums, places = BatchSums(), Places()
+        for start in range(0, len(records), self._rows_at_once):
+            part = records[start : start + self._rows_at_once]
+            texts = self._attempts.write(connection, part, pause, places)
             rows = [
                 _record_row(record, instances[record.instance], text, self._store_bool)
-                for record, text in with_pauses(part, pause)
+                for record, text in with_pauses(zip(part, texts, strict=True), pause)
             ]
             inserted += self._records.run(connection, rows, pause)
+            sums.add(with_pauses(part, pause))
         if inserted != len(by_id):
             raise StoreUnavailable("Another writer stores the same usage records at this moment; try again.")
-        self._rollups.add(connection, hourly(with_pauses(records, pause)), pause)
-        counted = with_pauses(records, pause)
-        self._cube.add(
-            connection, cube_sums(counted if filling.is_over else filter(filling.is_counted, counted)), pause
-        )
+        sums.finish(pause)
+        self._rollups.add(connection, sums.rollups, pause)
+        counted = sums.cube if filling.is_over else cube_sums(filter(filling.is_counted, with_pauses(records, pause)))
+        self._cube.add(connection, counted, pause)
+
+    def _stored_already(self, connection: Connection, by_id: dict[str, UsageRecord]) -> list[str]:
+        """Return the ids that are stored. Ids ascend with time, so that only those up to the newest are looked up."""
+        ((newest,),) = self._newest_id.rows(connection)
+        possible = [] if newest is None else [record_id for record_id in by_id if record_id <= newest]
+        return self._known_ids(connection, possible) if possible else []
 
 
 _encoder = msgspec.json.Encoder()
+_values = msgspec.structs.astuple
 
 
 def _record_row(record: UsageRecord, instance: int, texts: str | None, store_bool: type) -> list[Any]:
     attempts = record.attempts
-    row: list[Any] = list(msgspec.structs.astuple(record))
-    row[INSTANCE], row[USAGE] = "", instance
+    row: list[Any] = [*_values(record), *_values(record.usage)]
+    row[INSTANCE], row[USAGE], row[STREAM], row[ATTEMPTS] = "", instance, store_bool(record.stream), texts
     row[TAGS] = _encoder.encode(record.tags).decode() if record.tags else None
-    row[STREAM] = store_bool(record.stream)
-    row[ATTEMPTS] = texts
-    row += msgspec.structs.astuple(record.usage)
     if len(attempts) == 1:  # nearly always
         row.append(attempts[0].started_ms)
     else:
