@@ -35,8 +35,9 @@ LONGEST_REQUEST_MS = 600_000
 """Maximum milliseconds between the start of a request and the start of its last attempt."""
 
 ROWS_AT_ONCE = 64
-ROWS_AT_ONCE_ON_POSTGRES = 1024
 """Records encoded, stored and summed together, while the processor's cache holds them: one statement's rows."""
+ROWS_AT_ONCE_ON_POSTGRES = 1024
+"""The same on PostgreSQL, where each statement is a way to the server and back."""
 
 KnownIds: TypeAlias = Callable[[Connection, list[str]], list[str]]
 """Return those of the ids that are stored already."""
