@@ -93,27 +93,46 @@ class RollupTable:
 
         The period is (start of an hour, midnight), milliseconds UTC, the end excluded. Sums of a name may all be 0.
         """
+        stretches = self._cover(connection, dimension, period)
+        return sa.union_all(*(_select(dimension, stretch, counters) for stretch in stretches)).subquery()
+
+    def names_and_sums(
+        self, connection: Connection, dimension: str, period: tuple[int, int], name: str | None = None
+    ) -> dict[str, Totals]:
+        """Return the totals by name over whole hours (start, end), milliseconds UTC; of one `name`, or of all."""
+        start_ms, end_ms = period
+        midnight_ms = end_ms // DAY.ms * DAY.ms
+        stretches = self._cover(connection, dimension, (start_ms, midnight_ms))
+        if max(start_ms, midnight_ms) < end_ms:
+            stretches.append(Stretch(HOUR, max(start_ms, midnight_ms), end_ms))
+        if not stretches:
+            return {}
+        rows = sa.union_all(*(_select(dimension, stretch, COUNTERS, name) for stretch in stretches)).subquery()
+        query = sa.select(rows.c.name, *SUMS.values()).select_from(rows).group_by(rows.c.name)
+        found = ((each[0], Totals(*each[1:])) for each in connection.execute(query))
+        return {each: totals for each, totals in found if totals != Totals()}
+
+    def _cover(self, connection: Connection, dimension: str, period: tuple[int, int]) -> list[Stretch]:
         start_ms, end_ms = period
         grains = [(DAY, end_ms)]
         if dimension == CUSTOMER:
             grains += zip(BLOCKS, self._built_until_ms(connection), strict=True)
-        return sa.union_all(
-            *(_select(dimension, stretch, counters) for stretch in cover(start_ms, end_ms, grains))
-        ).subquery()
+        return cover(start_ms, end_ms, grains)
 
     def _built_until_ms(self, connection: Connection) -> list[int]:
         return _built_until_ms(connection, self._newest_blocks, BLOCKS)
 
 
-def _select(dimension: str, stretch: Stretch, counters: tuple[str, ...]) -> sa.Select[Any]:
+def _select(dimension: str, stretch: Stretch, counters: tuple[str, ...], name: str | None = None) -> sa.Select[Any]:
     rollups = usage_rollups.c
     figures = [rollups[name] if stretch.sign > 0 else NEGATED[name] for name in counters]
-    return sa.select(rollups.name, *figures).where(
+    query = sa.select(rollups.name, *figures).where(
         rollups.dimension == dimension,
         rollups.grain == stretch.grain.name,
         rollups.bucket_ms >= stretch.start_ms,
         rollups.bucket_ms < stretch.end_ms,
     )
+    return query if name is None else query.where(rollups.name == name)
 
 
 def _late(days: Mapping[Key, Totals], built_until_ms: Sequence[int]) -> dict[Grain, Mapping[Key, Totals]]:

@@ -135,7 +135,7 @@ class UsageStore:
         with self._database.read() as connection:
             oldest = connection.execute(sa.select(ids).order_by(ids).limit(1)).scalar()
             newest = connection.execute(sa.select(ids).order_by(ids.desc()).limit(1)).scalar()
-        return None if oldest is None or newest is None else (_time_of(oldest), _time_of(newest))
+        return None if oldest is None or newest is None else (time_of(oldest), time_of(newest))
 
     def prune(self, before_ms: int, limit: int) -> int:
         """Delete up to `limit` records from before `before_ms`, oldest first. Returns how many. Rollups stay."""
@@ -261,7 +261,7 @@ def first_id(at_ms: int) -> str:
     return f"{digits[:8]}-{digits[8:]}"
 
 
-def _time_of(record_id: str) -> int:
+def time_of(record_id: str) -> int:
     """Return the time of a UUIDv7 id in milliseconds UTC (RFC 9562, section 5.7)."""
     return int(record_id[:8] + record_id[9:13], 16)
 

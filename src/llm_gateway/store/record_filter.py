@@ -1,0 +1,135 @@
+"""Filters of usage records, as SQL conditions, and the hours in which matching records can be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from llm_gateway.store.cube_table import LONGEST_NAME
+from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, Source, tag_value
+from llm_gateway.store.rollups import CUSTOMER, DAY, HOUR, Grain
+from llm_gateway.store.tables import usage_cube, usage_names, usage_records, usage_rollups
+
+CLOCK_SLACK_MS = 60_000
+"""Maximum milliseconds between `at_ms` of a record and the time in its id."""
+
+FIRST_DAYS, MOST_DAYS = 2, 32
+"""Days whose sums are searched at a time: 2 at first, then twice as many each time, up to 32."""
+
+_of = usage_records.c
+
+
+class RecordFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Conditions that a record must meet, all of them; None and an empty mapping match any.
+
+    `start_ms` and `end_ms` limit its arrival (milliseconds UTC, the end excluded). `values` are exact values by the
+    name of a dimension. `tag` is a name, or a name and a value.
+    """
+
+    start_ms: int
+    end_ms: int
+    values: Mapping[str, str] = {}
+    client_request_id: str | None = None
+    outcome: str | None = None
+    error_code: str | None = None
+    tag: tuple[str, str | None] | None = None
+    min_cost_nanos: int | None = None
+    min_latency_ms: int | None = None
+
+
+def conditions(wanted: RecordFilter, *, is_sqlite: bool) -> list[sa.ColumnElement[bool]]:
+    """Return the SQL conditions of a filter."""
+    found = [_of.at_ms >= wanted.start_ms, _of.at_ms < wanted.end_ms]
+    found += [DIMENSION_BY_NAME[name].text == value for name, value in wanted.values.items()]
+    if wanted.client_request_id is not None:  # not a plain comparison: SQLite then overlooks the partial index
+        found.append(sa.func.coalesce(_of.client_request_id, "") == wanted.client_request_id)
+    if wanted.outcome is not None:
+        found.append(_of.outcome == wanted.outcome)
+    if wanted.error_code is not None:
+        found.append(_of.error_code == wanted.error_code)
+    if wanted.tag is not None:
+        tag, value = wanted.tag
+        text = tag_value(tag, is_sqlite=is_sqlite)
+        found.append(text != "" if value is None else text == value)
+    if wanted.min_cost_nanos is not None:
+        found.append(_of.cost_nanos >= wanted.min_cost_nanos)
+    if wanted.min_latency_ms is not None:
+        found.append(_of.latency_ms >= wanted.min_latency_ms)
+    return found
+
+
+class HourFinder:
+    """The hours with requests of a customer, key, service, …: their sums tell which records need not be read.
+
+    `is_cube_whole`: older records have been added to the cube, so that it can be used.
+    """
+
+    def __init__(self, connection: Connection, wanted: RecordFilter, *, is_cube_whole: bool) -> None:
+        self._connection = connection
+        self._wanted = wanted
+        by_source: dict[Source, dict[str, str]] = {}
+        for name, value in wanted.values.items():
+            by_source.setdefault(DIMENSION_BY_NAME[name].source, {})[name] = value
+        self._customer = by_source.get(Source.CUSTOMERS, {}).get("customer")
+        in_cube = by_source.get(Source.CUBE, {}) if is_cube_whole else {}
+        self._numbers = {name: self._number(value[:LONGEST_NAME]) for name, value in in_cube.items()}
+
+    def stretches(self) -> Iterator[tuple[int, int]]:
+        """Yield (start, end) of stretches of time with matching requests, newest first, in milliseconds UTC.
+
+        A stretch whose end is its start says only how far the search has come.
+        """
+        start_ms, end_ms = self._wanted.start_ms, self._wanted.end_ms
+        if self._customer is None and not self._numbers:
+            yield start_ms, end_ms
+            return
+        if None in self._numbers.values():
+            return  # no record has this name
+        days = FIRST_DAYS
+        end_day, first_day = -(-end_ms // DAY.ms), start_ms // DAY.ms
+        while end_day > first_day:
+            start_day = max(first_day, end_day - days)
+            yield from self._in_days(range(start_day, end_day))
+            yield start_day * DAY.ms, start_day * DAY.ms
+            end_day, days = start_day, min(days * 2, MOST_DAYS)
+
+    def _in_days(self, days: range) -> Iterator[tuple[int, int]]:
+        busy_days = self._busy(DAY, list(days))
+        hours = sorted(self._busy(HOUR, [day * 24 + hour for day in busy_days for hour in range(24)]), reverse=True)
+        at = 0
+        while at < len(hours):
+            newest = oldest = hours[at]
+            while at < len(hours) and hours[at] >= oldest - 1:
+                oldest = hours[at]
+                at += 1
+            start_ms, end_ms = oldest * HOUR.ms, (newest + 1) * HOUR.ms
+            yield max(start_ms, self._wanted.start_ms), min(end_ms, self._wanted.end_ms)
+
+    def _busy(self, grain: Grain, buckets: list[int]) -> set[int]:
+        """Return those of the buckets with matching requests."""
+        found = set(buckets)
+        if found and self._customer is not None:
+            rollups = usage_rollups.c
+            query = sa.select(rollups.bucket_ms).where(
+                rollups.dimension == CUSTOMER,
+                rollups.grain == grain.name,
+                rollups.bucket_ms.in_([bucket * grain.ms for bucket in found]),
+                rollups.name == self._customer,
+            )
+            found = {bucket_ms // grain.ms for bucket_ms in self._connection.execute(query).scalars()}
+        if found and self._numbers:
+            query = sa.select(usage_cube.c.bucket).where(
+                usage_cube.c.hours == grain.hours,
+                usage_cube.c.bucket.in_(found),
+                *(usage_cube.c[name] == number for name, number in self._numbers.items()),
+            )
+            found = set(self._connection.execute(query.distinct()).scalars())
+        return found
+
+    def _number(self, name: str) -> int | None:
+        query = sa.select(usage_names.c.id).where(usage_names.c.name == name)
+        number: int | None = self._connection.execute(query).scalar()
+        return number

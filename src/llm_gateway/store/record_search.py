@@ -1,0 +1,206 @@
+"""Find stored usage records: one by its id, or pages of those that match a filter, newest first.
+
+Records are stored by their id, and so by time. A search goes back in time through windows, each as long as a database
+reads in some milliseconds, so that it can end after 200 ms wherever it is:
+
+    from ········ position ◀── window ── window ── to
+    not searched yet      |   searched, rows returned
+
+The sums say in which hours a customer, key, service, … had requests; other hours are passed over. An index finds
+sessions, failures and the client's own ids (migration 0006).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
+from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.database import Database
+from llm_gateway.store.record_filter import CLOCK_SLACK_MS, HourFinder, RecordFilter, conditions
+from llm_gateway.store.record_indexes import CLIENT_IDS, FREQUENT_OUTCOMES, IS_FAILURE, SESSIONS
+from llm_gateway.store.tables import usage_cube_fill, usage_records
+from llm_gateway.store.usage import first_id, time_of
+
+SEARCH_S = 0.2
+"""Seconds after which a search ends with the records that it has found so far."""
+
+FIRST_WINDOW_MS, LEAST_WINDOW_MS = 10_000, 100
+"""Milliseconds of the first window, and of the shortest."""
+
+LATEST_MS = 2**47
+"""A time after that of every id."""
+
+EXPORT_ROWS = 500
+"""Records that an export reads at a time."""
+
+FAST_S, SLOW_S = 0.01, 0.04
+"""Seconds of a window below which the next one is four times as long, and above which it is half as long."""
+
+_PLAIN_FIELDS = tuple(
+    name for name in UsageRecord.__struct_fields__ if name not in ("instance", "usage", "tags", "attempts")
+)
+_KINDS = Usage.__struct_fields__
+_COLUMNS = (
+    *(usage_records.c[name] for name in _PLAIN_FIELDS),
+    *(usage_records.c[name] for name in _KINDS),
+    *(usage_records.c[name] for name in ("instance", "tags", "attempts")),
+)
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class RecordPage(msgspec.Struct, frozen=True):
+    """Records of a search, newest first.
+
+    `position` is where the next page begins, None after the last. `scanned_until_ms` (milliseconds UTC): everything
+    since then has been searched; None if the search is over or the page is full.
+    """
+
+    records: list[UsageRecord]
+    position: str | None = None
+    scanned_until_ms: int | None = None
+
+
+class RecordSearch:
+    """Searches over stored records. `clock` returns seconds, for the limit of a search."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = perf_counter) -> None:
+        self._database = database
+        self._clock = clock
+        self._attempts = AttemptTexts(database)
+
+    def find(self, record_id: str) -> UsageRecord | None:
+        """Return the record of this id, or else the newest one whose client gave it this id; None if there is none."""
+        if _UUID.fullmatch(record_id):
+            with self._database.read() as connection:
+                query = sa.select(*_COLUMNS).where(usage_records.c.id == record_id)
+                if found := self._records(connection, connection.execute(query).all()):
+                    return found[0]
+        page = self.page(RecordFilter(start_ms=0, end_ms=LATEST_MS, client_request_id=record_id), 1)
+        return page.records[0] if page.records else None
+
+    def page(self, wanted: RecordFilter, limit: int, position: str | None = None) -> RecordPage:
+        """Return up to `limit` records that match, newest first, from `position` (of the page before) on."""
+        deadline = self._clock() + SEARCH_S
+        if position is not None:
+            wanted = msgspec.structs.replace(wanted, end_ms=min(wanted.end_ms, time_of(position) + CLOCK_SLACK_MS))
+        end_id = position or first_id(wanted.end_ms + CLOCK_SLACK_MS)
+        query = self._query(wanted)
+        with self._database.read() as connection:
+            until_ms = None
+            if wanted.client_request_id or "session" in wanted.values or _is_failure(wanted):
+                start_id = first_id(wanted.start_ms - CLOCK_SLACK_MS)
+                rows = list(connection.execute(_between(query, start_id, end_id, limit + 1)).all())
+            else:
+                rows, until_ms = self._scan(connection, wanted, (query, end_id), limit + 1, deadline)
+            records = self._records(connection, rows[:limit])
+        if len(rows) > limit:
+            return RecordPage(records, rows[limit - 1].id)
+        if until_ms is None:
+            return RecordPage(records)
+        return RecordPage(records, first_id(until_ms), min(until_ms, wanted.end_ms))
+
+    def in_order(self, start_ms: int, end_ms: int) -> Iterator[UsageRecord]:
+        """Yield the records of a period, oldest first. `EXPORT_ROWS` of them are read, and in memory, at a time."""
+        records = usage_records.c
+        last_id, end_id = first_id(start_ms - CLOCK_SLACK_MS), first_id(end_ms + CLOCK_SLACK_MS)
+        query = sa.select(*_COLUMNS).order_by(records.id).limit(EXPORT_ROWS)
+        while True:
+            with self._database.read() as connection:
+                part = query.where(records.id > last_id, records.id < end_id)
+                found = self._records(connection, connection.execute(part).all())
+            yield from (each for each in found if start_ms <= each.at_ms < end_ms)
+            if len(found) < EXPORT_ROWS:
+                return
+            last_id = found[-1].id
+
+    def _query(self, wanted: RecordFilter) -> sa.Select[Any]:
+        query = sa.select(*_COLUMNS).where(*conditions(wanted, is_sqlite=self._database.is_sqlite))
+        session = wanted.values.get("session")
+        if wanted.client_request_id is not None:
+            query = query.where(CLIENT_IDS.lookup(wanted.client_request_id))
+        elif session is not None:
+            query = query.where(SESSIONS.lookup(session))
+        elif _is_failure(wanted):
+            query = query.where(IS_FAILURE)
+        return query.order_by(usage_records.c.id.desc())
+
+    def _scan(
+        self,
+        connection: Connection,
+        wanted: RecordFilter,
+        before: tuple[sa.Select[Any], str],
+        most: int,
+        deadline: float,
+    ) -> tuple[list[sa.Row[Any]], int | None]:
+        """Return up to `most` rows, and how far back the search came by the deadline, None if it is over.
+
+        `before` is the query, and the id before which it searches.
+        """
+        query, end_id = before
+        rows: list[sa.Row[Any]] = []
+        wanted = msgspec.structs.replace(wanted, start_ms=max(wanted.start_ms, self._oldest_ms(connection)))
+        window_ms, searched_ms = FIRST_WINDOW_MS, time_of(end_id) + 1  # not later: each page must lead on
+        hours = HourFinder(connection, wanted, is_cube_whole=_is_cube_whole(connection))
+        for start_ms, end_ms in hours.stretches():
+            lowest_ms = start_ms if start_ms == end_ms else start_ms - CLOCK_SLACK_MS
+            searched_ms = min(searched_ms, end_ms + (0 if start_ms == end_ms else CLOCK_SLACK_MS))
+            while searched_ms > lowest_ms:
+                began = self._clock()
+                lower_ms = max(lowest_ms, searched_ms - window_ms)
+                window = _between(query, first_id(lower_ms), min(end_id, first_id(searched_ms)), most - len(rows))
+                rows += connection.execute(window).all()
+                searched_ms, took_s = lower_ms, self._clock() - began
+                if len(rows) >= most:
+                    return rows, None
+                if began + took_s > deadline:
+                    break
+                if took_s < FAST_S:
+                    window_ms *= 4
+                elif took_s > SLOW_S:
+                    window_ms = max(window_ms // 2, LEAST_WINDOW_MS)
+            if self._clock() > deadline and searched_ms > wanted.start_ms - CLOCK_SLACK_MS:
+                return rows, searched_ms
+        return rows, None
+
+    def _oldest_ms(self, connection: Connection) -> int:
+        ids = usage_records.c.id
+        oldest = connection.execute(sa.select(ids).order_by(ids).limit(1)).scalar()
+        return 0 if oldest is None else time_of(oldest) - CLOCK_SLACK_MS
+
+    def _records(self, connection: Connection, rows: Sequence[sa.Row[Any]]) -> list[UsageRecord]:
+        attempts = self._attempts.read(connection, [(row.at_ms, row.attempts) for row in rows])
+        return [_record(row, each) for row, each in zip(rows, attempts, strict=True)]
+
+
+def _between(query: sa.Select[Any], start_id: str, end_id: str, limit: int) -> sa.Select[Any]:
+    """Return the query for ids in a range. It has one bound at each end, since SQLite uses only one."""
+    return query.where(usage_records.c.id >= start_id, usage_records.c.id < end_id).limit(limit)
+
+
+def _is_failure(wanted: RecordFilter) -> bool:
+    return wanted.outcome is not None and wanted.outcome not in FREQUENT_OUTCOMES
+
+
+def _is_cube_whole(connection: Connection) -> bool:
+    filling = connection.execute(sa.select(usage_cube_fill.c.filled, usage_cube_fill.c.until)).first()
+    return filling is None or filling.filled >= filling.until
+
+
+def _record(row: sa.Row[Any], attempts: list[AttemptRecord]) -> UsageRecord:
+    plain = len(_PLAIN_FIELDS)
+    fields = {name: value for name, value in zip(_PLAIN_FIELDS, row, strict=False) if value is not None}
+    return UsageRecord(
+        instance=row.instance,
+        usage=Usage(**dict(zip(_KINDS, row[plain:], strict=False))),
+        tags=msgspec.json.decode(row.tags) if row.tags else {},
+        attempts=attempts,
+        **fields,
+    )

@@ -1,0 +1,278 @@
+"""Usage reports by one or two dimensions over any period, as totals by group.
+
+    period   ──┬──────────┬───────────────┬──────────┬──
+               │ records  │  hours, days  │ records  │
+               start      full hour       full hour  end
+
+Whole hours come from stored sums: the cube for its dimensions, the rollups for customers. Parts of hours, other
+dimensions and their combinations are summed from records.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from llm_gateway.errors import Invalid, StoreUnavailable
+from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.cube_table import LONGEST_NAME
+from llm_gateway.store.database import Database
+from llm_gateway.store.numbered_texts import NumberedTexts
+from llm_gateway.store.record_sums import Group, RecordSums
+from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, ReportDimension, Source, tag_dimension
+from llm_gateway.store.rollup_table import SUMS, RollupTable
+from llm_gateway.store.rollups import CUSTOMER, DAY, DAY_MS, HOUR, HOUR_MS, Grain, Totals
+from llm_gateway.store.tables import usage_cube, usage_cube_fill, usage_names, usage_records
+from llm_gateway.store.usage import time_of
+
+MOST_RECORD_DAYS = 7
+"""Days of a report that is summed from records."""
+
+MOST_GROUPS = 200_000
+"""Maximum number of groups of a report, which are in memory together."""
+
+READ_LIMIT_S = 20.0
+
+Part = tuple[int, int]
+"""(start, end) of a part of a period, milliseconds UTC, the end excluded."""
+
+
+class Grouping(msgspec.Struct, frozen=True):
+    """The dimensions of a report, none to two, and exact values by the name of a dimension that requests must have."""
+
+    dimensions: tuple[ReportDimension, ...] = ()
+    filters: Mapping[str, str] = {}
+
+    @property
+    def source(self) -> Source:
+        """The stored sums that have all dimensions and filters."""
+        used = [*self.dimensions, *(DIMENSION_BY_NAME[name] for name in self.filters)]
+        sources = {dimension.source for dimension in used}
+        if sources <= {Source.CUBE}:
+            return Source.CUBE
+        return Source.CUSTOMERS if sources == {Source.CUSTOMERS} else Source.RECORDS
+
+
+class UsageReports:
+    """Reports over rollups, cube and records."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._rollups = RollupTable(database)
+        self._names = NumberedTexts(database, usage_names)
+        self._records = RecordSums(AttemptTexts(database))
+
+    def tag(self, name: str) -> ReportDimension:
+        """Return the dimension over the values of one tag."""
+        return tag_dimension(name, is_sqlite=self._database.is_sqlite)
+
+    def totals(self, grouping: Grouping, period: Part) -> dict[Group, Totals]:
+        """Return the totals by group of a period.
+
+        Raises:
+            Invalid: the report would be summed from records of more than 7 days, or has too many groups.
+            StoreUnavailable: older records are not summed yet.
+        """
+        return self.series(grouping, [period])[0]
+
+    def series(self, grouping: Grouping, parts: Sequence[Part]) -> list[dict[Group, Totals]]:
+        """Return the totals by group of each part; parts follow each other without gaps. Raises as `totals`."""
+        with self._database.read(READ_LIMIT_S) as connection:
+            self._check(connection, grouping, (parts[0][0], parts[-1][1]))
+            if grouping.source is Source.RECORDS:
+                return [self._of_records(connection, grouping, part) for part in parts]
+            found = self._of_sums(connection, grouping, parts)
+            for sums, part in zip(found, parts, strict=True):
+                for fringe in _fringes(part):
+                    _add(sums, self._of_records(connection, grouping, fringe).items())
+            return found
+
+    def _of_records(self, connection: Connection, grouping: Grouping, part: Part) -> dict[Group, Totals]:
+        return _bounded(self._records.sums(connection, grouping.dimensions, grouping.filters, part))
+
+    def _of_sums(self, connection: Connection, grouping: Grouping, parts: Sequence[Part]) -> list[dict[Group, Totals]]:
+        whole = [_whole_hours(part) for part in parts]
+        if grouping.source is Source.CUSTOMERS:
+            name = grouping.filters.get("customer")
+            sums = [self._rollups.names_and_sums(connection, CUSTOMER, each, name) for each in whole]
+            width = len(grouping.dimensions)
+            return [_bounded(_added(((name,) * width, totals) for name, totals in each.items())) for each in sums]
+        if len(whole) == 1:
+            return [self._at_once(connection, grouping, whole[0])]
+        length_ms = (whole[-1][1] - whole[0][0]) / len(whole)
+        return (
+            self._by_days(connection, grouping, whole)
+            if length_ms >= DAY_MS
+            else self._by_hours(connection, grouping, whole)
+        )
+
+    def _at_once(self, connection: Connection, grouping: Grouping, part: Part) -> dict[Group, Totals]:
+        """Sum one part as `_by_days` does, but let the database add up its buckets."""
+        start_ms, end_ms = part
+        if start_ms >= end_ms:
+            return {}
+        days = range(_nearest_midnight(start_ms) // DAY_MS, _nearest_midnight(end_ms) // DAY_MS)
+        found = _added(row[1:] for row in self._of_cube(connection, grouping, DAY, days, by_bucket=False))
+        for edge, side in ((start_ms, -1), (end_ms, 1)):
+            sign, hours = _hours_from_midnight(edge)
+            rows = [row[1:] for row in self._of_cube(connection, grouping, HOUR, hours, by_bucket=False)]
+            _add(found, rows if sign == side else _negated(rows))
+        return found
+
+    def _by_hours(self, connection: Connection, grouping: Grouping, whole: Sequence[Part]) -> list[dict[Group, Totals]]:
+        hours = range(whole[0][0] // HOUR_MS, whole[-1][1] // HOUR_MS)
+        return _distributed(self._of_cube(connection, grouping, HOUR, hours), whole, HOUR)
+
+    def _by_days(self, connection: Connection, grouping: Grouping, whole: Sequence[Part]) -> list[dict[Group, Totals]]:
+        """Sum days (UTC), and add or subtract the few hours between each end of a part and the midnight next to it."""
+        rounded = [(_nearest_midnight(start), _nearest_midnight(end)) for start, end in whole]
+        days = range(rounded[0][0] // DAY_MS, rounded[-1][1] // DAY_MS)
+        found = _distributed(self._of_cube(connection, grouping, DAY, days), rounded, DAY)
+        shifts = {edge: _hours_from_midnight(edge) for part in whole for edge in part}
+        hours = {hour for _, shift in shifts.values() for hour in shift}
+        by_hour: dict[int, list[tuple[Group, Totals]]] = {}
+        for hour, group, totals in self._of_cube(connection, grouping, HOUR, hours):
+            by_hour.setdefault(hour, []).append((group, totals))
+        for sums, part in zip(found, whole, strict=True):
+            for edge, side in zip(part, (-1, 1), strict=True):
+                sign, shift = shifts[edge]
+                rows = [row for hour in shift for row in by_hour.get(hour, ())]
+                _add(sums, rows if sign == side else _negated(rows))
+        return found
+
+    def _of_cube(
+        self,
+        connection: Connection,
+        grouping: Grouping,
+        grain: Grain,
+        buckets: Collection[int],
+        *,
+        by_bucket: bool = True,
+    ) -> list[tuple[int, Group, Totals]]:
+        """Return (bucket, group, totals) of hours or days, counted since 1970; the bucket is 0 unless `by_bucket`."""
+        if not buckets:
+            return []
+        bucket = usage_cube.c.bucket
+        shown: sa.ColumnElement[int] = bucket if by_bucket else sa.literal_column("0")
+        numbers = {name: self._number(connection, value) for name, value in grouping.filters.items()}
+        columns = [usage_cube.c[dimension.name] for dimension in grouping.dimensions]
+        groups = [bucket, *columns] if by_bucket else columns
+        query = (
+            sa.select(shown, *columns, *SUMS.values())
+            .where(usage_cube.c.hours == grain.hours)
+            .where(bucket.between(buckets[0], buckets[-1]) if isinstance(buckets, range) else bucket.in_(buckets))
+            .where(*(usage_cube.c[name] == number for name, number in numbers.items()))
+        )
+        rows = connection.execute(query.group_by(*groups) if groups else query).all()
+        width = 1 + len(columns)
+        names = self._names.texts(connection, {number for row in rows for number in row[1:width]})
+        found = [(row[0], tuple(names[each] for each in row[1:width]), Totals(*row[width:])) for row in rows]
+        return [each for each in found if each[2] != Totals()]
+
+    def _number(self, connection: Connection, name: str) -> int:
+        query = sa.select(usage_names.c.id).where(usage_names.c.name == name[:LONGEST_NAME])
+        return connection.execute(query).scalar() or -1
+
+    def _check(self, connection: Connection, grouping: Grouping, period: Part) -> None:
+        start_ms, end_ms = period
+        source = grouping.source
+        if source is Source.RECORDS and end_ms - start_ms > (MOST_RECORD_DAYS * 24 + 1) * HOUR_MS:
+            cube = ", ".join(name for name, each in DIMENSION_BY_NAME.items() if each.source is Source.CUBE)
+            raise Invalid(
+                f"Sessions, tags, and customers together with another dimension are summed from records, for at most "
+                f"{MOST_RECORD_DAYS} days: choose a later from or an earlier to. Longer periods take up to two of "
+                f"{cube}, or customer alone.",
+                loc=("query", "group_by"),
+            )
+        if source is not Source.RECORDS and any(edge % HOUR_MS for edge in period):
+            oldest = connection.execute(sa.select(usage_records.c.id).order_by(usage_records.c.id).limit(1)).scalar()
+            if (
+                oldest is not None
+                and start_ms < time_of(oldest) // HOUR_MS * HOUR_MS
+                and self._had_usage(connection, start_ms)
+            ):
+                raise Invalid(
+                    "Of the time before the oldest stored record only sums of full hours UTC are kept: choose a later "
+                    "from, or a time zone that is whole hours from UTC.",
+                    loc=("query", "from"),
+                )
+        if source is Source.CUBE:
+            filling = connection.execute(sa.select(usage_cube_fill.c.filled, usage_cube_fill.c.until)).first()
+            if filling is not None and filling.filled < filling.until and start_ms <= time_of(filling.until):
+                raise StoreUnavailable(
+                    "Usage from before the upgrade is still being summed: try again later, or choose a later from.",
+                    retry_after_s=60,
+                )
+
+    def _had_usage(self, connection: Connection, at_ms: int) -> bool:
+        """Return True if the day of this moment has requests."""
+        query = sa.select(usage_cube.c.bucket).where(
+            usage_cube.c.hours == DAY.hours, usage_cube.c.bucket == at_ms // DAY_MS
+        )
+        return connection.execute(query.limit(1)).first() is not None
+
+
+def _fringes(part: Part) -> list[Part]:
+    """Return the parts of hours at both ends."""
+    start_ms, end_ms = part
+    first, last = _whole_hours(part)
+    if first >= last:
+        return [part] if start_ms % HOUR_MS or end_ms % HOUR_MS else []
+    return [each for each in ((start_ms, first), (last, end_ms)) if each[0] < each[1]]
+
+
+def _whole_hours(part: Part) -> Part:
+    """Return the full hours of a part; the end is before the start if it has none."""
+    return -(-part[0] // HOUR_MS) * HOUR_MS, part[1] // HOUR_MS * HOUR_MS
+
+
+def _nearest_midnight(at_ms: int) -> int:
+    return (at_ms + DAY_MS // 2) // DAY_MS * DAY_MS
+
+
+def _hours_from_midnight(at_ms: int) -> tuple[int, range]:
+    """Return the hours between a full hour and the midnight (UTC) next to it; the sign is 1 if the hour is later."""
+    hour, midnight = at_ms // HOUR_MS, _nearest_midnight(at_ms) // HOUR_MS
+    return (1, range(midnight, hour)) if hour >= midnight else (-1, range(hour, midnight))
+
+
+def _distributed(
+    rows: Iterable[tuple[int, Group, Totals]], parts: Sequence[Part], grain: Grain
+) -> list[dict[Group, Totals]]:
+    """Add each bucket's totals to the part that it lies in; parts can leave gaps."""
+    found: list[dict[Group, Totals]] = [{} for _ in parts]
+    starts = [start for start, _ in parts]
+    for bucket, group, totals in rows:
+        at = bisect_right(starts, bucket * grain.ms) - 1
+        if at >= 0 and bucket * grain.ms < parts[at][1]:
+            _add(found[at], [(group, totals)])
+    return found
+
+
+def _added(rows: Iterable[tuple[Group, Totals]]) -> dict[Group, Totals]:
+    found: dict[Group, Totals] = {}
+    _add(found, rows)
+    return found
+
+
+def _add(sums: dict[Group, Totals], rows: Iterable[tuple[Group, Totals]]) -> None:
+    for group, totals in rows:
+        known = sums.get(group)
+        sums[group] = totals if known is None else known.plus(totals)
+
+
+def _negated(rows: Iterable[tuple[Group, Totals]]) -> Iterable[tuple[Group, Totals]]:
+    return ((group, Totals().minus(totals)) for group, totals in rows)
+
+
+def _bounded(sums: dict[Group, Totals]) -> dict[Group, Totals]:
+    if len(sums) > MOST_GROUPS:
+        raise Invalid(
+            f"The report has more than {MOST_GROUPS:,} groups: choose a shorter period, or add a filter.",
+            loc=("query", "group_by"),
+        )
+    return sums

@@ -1,0 +1,170 @@
+"""Breakdowns and series add up to the records, over any period, zone and combination of dimensions."""
+
+from __future__ import annotations
+
+from functools import reduce
+from zoneinfo import ZoneInfo
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_gateway.control.management.calendar_period import Period, read_period
+from llm_gateway.domain.usage import AttemptRecord, UsageRecord
+from llm_gateway.errors import Invalid, StoreUnavailable
+from llm_gateway.store.database import Database
+from llm_gateway.store.record_sums import Group
+from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, REPORT_DIMENSIONS
+from llm_gateway.store.rollups import Totals
+from llm_gateway.store.tables import usage_cube_fill
+from llm_gateway.store.usage import UsageStore
+from llm_gateway.store.usage_reports import Grouping, UsageReports
+from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS, clear, expected_totals, record
+from tests.store.test_record_search import labelled
+
+ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe")
+PERIODS = (
+    ("2024-10-04", "2024-10-05"), ("2024-09-28", "2024-10-05"), ("2024-09-01", "2024-11-01"),
+    ("2024-10-04T14:10", "2024-10-04T15:20"), ("2024-10-04T14:59:59", "2024-10-05T15:00"), ("2024-03-01", "2024-12-01"),
+)  # fmt: skip
+ALL = tuple(dimension.name for dimension in REPORT_DIMENSIONS)
+
+
+def values_of(made: UsageRecord) -> dict[str, str]:
+    return {
+        "key": made.key, "team": made.team_id or "", "service": made.service, "task_type": made.task_type,
+        "agent": made.agent or "", "customer": made.user_id, "session": made.session or "",
+    }  # fmt: skip
+
+
+def expected(records: list[UsageRecord], names: tuple[str, ...], filters: dict[str, str]) -> dict[Group, Totals]:
+    """Count each request at its place, and what each attempt bought at the attempt's."""
+    found: dict[Group, Totals] = {}
+    for made in records:
+        places: list[UsageRecord | AttemptRecord] = [made, *made.attempts]
+        for each in places:
+            place = values_of(made) | {"model": each.model or "", "provider": each.provider or ""}
+            if any(place[name] != value for name, value in filters.items()):
+                continue
+            totals = found.setdefault(tuple(place[name] for name in names), Totals())
+            if isinstance(each, UsageRecord):
+                totals.count(made)
+            else:
+                totals.buy(each.usage, each.cost_nanos)
+    return {group: totals for group, totals in found.items() if totals != Totals()}
+
+
+def grouping_of(names: tuple[str, ...], filters: dict[str, str]) -> Grouping:
+    return Grouping(tuple(DIMENSION_BY_NAME[name] for name in names), filters)
+
+
+def added(parts: list[dict[Group, Totals]]) -> Totals:
+    return reduce(Totals.plus, (totals for part in parts for totals in part.values()), Totals())
+
+
+@given(
+    st.lists(labelled(), max_size=10),
+    st.lists(st.sampled_from(ALL), max_size=2, unique=True).map(tuple),
+    st.dictionaries(
+        st.sampled_from(["model", "service", "customer", "agent"]), st.sampled_from(["m", "x", "a", ""]), max_size=1
+    ),
+    st.sampled_from(PERIODS),
+    st.sampled_from(ZONES),
+)
+def test_breakdown_and_series_are_those_of_the_records_in_every_zone(
+    shared_database: Database,
+    history: list[UsageRecord],
+    names: tuple[str, ...],
+    filters: dict[str, str],
+    dates: tuple[str, str],
+    zone: str,
+) -> None:
+    clear(shared_database)
+    store = UsageStore(shared_database)
+    store.write(history)
+    while store.build_block(NOW_MS):
+        pass
+    reports, grouping = UsageReports(shared_database), grouping_of(names, filters)
+    period = read_period(*dates, zone, NOW_MS)
+    both = (period.start_ms, period.end_ms)
+    try:
+        found = reports.totals(grouping, both)
+    except Invalid:
+        assert period.end_ms - period.start_ms > 7 * DAY_MS or min(each.at_ms for each in history) > period.start_ms
+        return
+    records = [made for made in history if both[0] <= made.at_ms < both[1]]
+    assert {group: totals for group, totals in found.items() if totals != Totals()} == expected(records, names, filters)
+    if not filters:
+        assert added([found]) == expected_totals(records)
+        assert added([reports.totals(Grouping(), both)]) == expected_totals(records)
+    for bucket in ("day", "month"):
+        parts = period.buckets(bucket)
+        series = reports.series(grouping, parts)
+        for part, sums in zip(parts, series, strict=True):
+            inside = [made for made in records if part[0] <= made.at_ms < part[1]]
+            assert {group: each for group, each in sums.items() if each != Totals()} == expected(inside, names, filters)
+
+
+def test_the_breakdown_of_the_summarys_period_adds_up_to_it(database: Database) -> None:
+    store = UsageStore(database)
+    store.write([record(NOW_MS - hour * HOUR_MS, user_id=f"u{hour % 7}", outcome="ok") for hour in range(100)])
+    period = (NOW_MS // HOUR_MS * HOUR_MS - 3 * DAY_MS, (NOW_MS // DAY_MS + 1) * DAY_MS)
+    for name in ALL:
+        assert added([UsageReports(database).totals(grouping_of((name,), {}), period)]) == store.summary(3, NOW_MS)
+
+
+def test_tags_are_summed_from_records(database: Database) -> None:
+    made = [record(tags={"project": "a"}), record(tags={"project": "b"}), record(), record(tags={"project": "a"})]
+    UsageStore(database).write(made)
+    reports = UsageReports(database)
+    found = reports.totals(Grouping((reports.tag("project"),)), (NOW_MS - HOUR_MS, NOW_MS + HOUR_MS))
+    assert {group: totals.requests for group, totals in found.items()} == {("a",): 2, ("b",): 1, ("",): 1}
+
+
+def test_a_report_from_records_is_limited_to_seven_days(database: Database) -> None:
+    reports, week = UsageReports(database), (NOW_MS - 7 * DAY_MS, NOW_MS)
+    for names in (("session",), ("customer", "model")):
+        assert reports.totals(grouping_of(names, {}), week) == {}
+        with pytest.raises(Invalid, match="at most 7 days"):
+            reports.totals(grouping_of(names, {}), (NOW_MS - 8 * DAY_MS, NOW_MS))
+    assert reports.totals(grouping_of(("customer",), {}), (NOW_MS - 300 * DAY_MS, NOW_MS)) == {}
+
+
+def test_a_report_waits_until_older_records_are_in_the_cube(database: Database) -> None:
+    old = record(NOW_MS - 5 * DAY_MS)
+    with database.write() as connection:
+        connection.execute(sa.delete(usage_cube_fill))
+        connection.execute(sa.insert(usage_cube_fill).values(until=old.id, filled=""))
+    reports = UsageReports(database)
+    assert reports.totals(Grouping(), (NOW_MS, NOW_MS + DAY_MS)) == {}
+    with pytest.raises(StoreUnavailable, match="still being summed"):
+        reports.totals(Grouping(), (NOW_MS - 6 * DAY_MS, NOW_MS))
+
+
+def hours(zone: str, start: str, end: str) -> list[int]:
+    period = read_period(start, end, zone, NOW_MS)
+    return [(to_ms - from_ms) // HOUR_MS for from_ms, to_ms in period.buckets("day")]
+
+
+def test_days_have_23_and_25_hours_when_clocks_change() -> None:
+    assert hours("Europe/Berlin", "2026-03-28", "2026-03-31") == [24, 23, 24]
+    assert hours("Europe/Berlin", "2026-10-24", "2026-10-27") == [24, 25, 24]
+    assert hours("America/New_York", "2026-11-01", "2026-11-02") == [25]
+    assert sum(hours("Asia/Kolkata", "2026-01-01", "2027-01-01")) == 365 * 24
+    berlin = read_period("2026-10-25", "2026-10-26", "Europe/Berlin", NOW_MS)
+    assert len(berlin.buckets("hour")) == 25
+    with pytest.raises(Invalid, match="1000 parts"):
+        read_period("2020-01-01", "2026-01-01", "UTC", NOW_MS).buckets("day")
+
+
+def test_the_period_before_has_as_many_months_or_days() -> None:
+    def before(start: str, end: str, zone: str = "Europe/Berlin") -> tuple[str, str]:
+        period = read_period(start, end, zone, NOW_MS).previous()
+        return period.shown(period.start_ms), period.shown(period.end_ms)
+
+    assert before("2026-03-01", "2026-04-01") == ("2026-02-01T00:00:00+01:00", "2026-03-01T00:00:00+01:00")
+    assert before("2026-01-01", "2026-03-01") == ("2025-11-01T00:00:00+01:00", "2026-01-01T00:00:00+01:00")
+    assert before("2026-03-30", "2026-04-02") == ("2026-03-27T00:00:00+01:00", "2026-03-30T00:00:00+02:00")
+    assert before("2026-03-30T10:00", "2026-03-30T16:00", "UTC")[0] == "2026-03-30T04:00:00+00:00"
+    assert isinstance(Period(0, 1, ZoneInfo("UTC")).previous(), Period)

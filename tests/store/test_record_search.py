@@ -1,0 +1,177 @@
+"""Searches find every matching record once, newest first, however they are cut into pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.store.database import Database
+from llm_gateway.store.record_filter import RecordFilter
+from llm_gateway.store.record_search import SEARCH_S, RecordPage, RecordSearch
+from llm_gateway.store.tables import usage_cube_fill
+from llm_gateway.store.usage import UsageStore
+from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS, attempt, clear, made_records, record
+
+FAR_MS = NOW_MS + 100 * DAY_MS
+SOME: dict[str, list[Any]] = {
+    "sessions": [None, "s-1", "other-1"],
+    "agents": [None, "codex"],
+    "tags": [{}, {"project": "a"}, {"project": ""}],
+}
+
+
+@st.composite
+def labelled(draw: st.DrawFn) -> UsageRecord:
+    made = draw(made_records())
+    made.session, made.agent = draw(st.sampled_from(SOME["sessions"])), draw(st.sampled_from(SOME["agents"]))
+    made.tags, made.key_id = draw(st.sampled_from(SOME["tags"])), draw(st.sampled_from([None, "key-1"]))
+    made.client_request_id = draw(st.sampled_from([None, "mine", "also-mine"]))
+    return made
+
+
+values = st.fixed_dictionaries(
+    {},
+    optional={
+        "customer": st.sampled_from(["a", "b", "nobody"]),
+        "service": st.sampled_from(["x", "y", "none"]),
+        "model": st.sampled_from(["m", "n"]),
+        "provider": st.sampled_from(["openai", "ü"]),
+        "key": st.sampled_from(["k", "key-1"]),
+        "session": st.sampled_from(["s-1", "other-1", "-1"]),
+        "agent": st.sampled_from(["codex", "nemo"]),
+    },
+)
+filters = st.builds(
+    RecordFilter,
+    start_ms=st.sampled_from([0, NOW_MS - 30 * DAY_MS, NOW_MS - HOUR_MS]),
+    end_ms=st.sampled_from([FAR_MS, NOW_MS, NOW_MS - DAY_MS + 1]),
+    values=values,
+    client_request_id=st.sampled_from([None, None, None, "mine", "no"]),
+    outcome=st.sampled_from([None, None, "ok", "cached", "failed", "refused_budget"]),
+    tag=st.sampled_from([None, None, ("project", None), ("project", "a")]),
+    min_cost_nanos=st.sampled_from([None, None, 1]),
+    min_latency_ms=st.sampled_from([None, None, 60_000]),
+)
+
+
+def matches(made: UsageRecord, wanted: RecordFilter) -> bool:
+    found = {
+        "customer": made.user_id, "service": made.service, "model": made.model, "provider": made.provider,
+        "key": made.key, "session": made.session, "agent": made.agent,
+    }  # fmt: skip
+    tag, value = wanted.tag or (None, None)
+    return (
+        wanted.start_ms <= made.at_ms < wanted.end_ms
+        and all(found[name] == value for name, value in wanted.values.items())
+        and wanted.client_request_id in (None, made.client_request_id)
+        and wanted.outcome in (None, made.outcome)
+        and (tag is None or (bool(made.tags.get(tag)) if value is None else made.tags.get(tag) == value))
+        and made.cost_nanos >= (wanted.min_cost_nanos or 0)
+        and made.latency_ms >= (wanted.min_latency_ms or 0)
+    )
+
+
+def pages(search: RecordSearch, wanted: RecordFilter, limit: int) -> Iterator[RecordPage]:
+    position = None
+    for _ in range(10_000):
+        page = search.page(wanted, limit, position)
+        yield page
+        if page.position is None:
+            return
+        assert position is None or page.position < position, "each page leads on"
+        position = page.position
+    pytest.fail("the pages do not end")
+
+
+@given(st.lists(labelled(), max_size=12), filters, st.integers(1, 5), st.sampled_from([20, 1_000_000]))
+def test_pages_have_every_matching_record_once(
+    shared_database: Database, history: list[UsageRecord], wanted: RecordFilter, limit: int, readings: int
+) -> None:
+    clear(shared_database)
+    UsageStore(shared_database).write(history)
+    ticks = count()  # the clock moves on by a whole search after this many readings
+    search = RecordSearch(shared_database, clock=lambda: next(ticks) // readings * SEARCH_S)
+    found = [each for page in pages(search, wanted, limit) for each in page.records]
+    expected = sorted((made for made in history if matches(made, wanted)), key=lambda made: made.id, reverse=True)
+    assert [each.id for each in found] == [made.id for made in expected]
+    for each, made in zip(found, expected, strict=True):
+        each.instance = made.instance  # stored as a number, and not shown
+        assert each == made
+
+
+def test_pages_lead_on_however_slow_the_database_is(database: Database) -> None:
+    history = [record(NOW_MS - second * 1000) for second in range(100)]
+    UsageStore(database).write(history)
+    ticks = count()
+    search = RecordSearch(database, clock=lambda: next(ticks) * SEARCH_S)
+    wanted = RecordFilter(start_ms=NOW_MS - 60_000, end_ms=NOW_MS + 1, values={"key": "k"})
+    found = [each.id for page in pages(search, wanted, 7) for each in page.records]
+    assert found == [each.id for each in history[:61]]
+
+
+def test_a_search_ends_after_its_time_and_says_how_far_it_came(database: Database) -> None:
+    UsageStore(database).write([record(NOW_MS - day * DAY_MS, latency_ms=day) for day in range(40)])
+    ticks = count()
+    search = RecordSearch(database, clock=lambda: next(ticks) * SEARCH_S / 20)
+    page = search.page(RecordFilter(start_ms=0, end_ms=NOW_MS + 1, min_latency_ms=39), 10)
+    assert page.records == []
+    assert page.position is not None
+    assert page.scanned_until_ms is not None
+    assert NOW_MS - 40 * DAY_MS < page.scanned_until_ms < NOW_MS
+    whole = RecordSearch(database).page(RecordFilter(start_ms=0, end_ms=NOW_MS + 1, min_latency_ms=39), 10)
+    assert (len(whole.records), whole.position, whole.scanned_until_ms) == (1, None, None)
+
+
+def test_a_record_is_found_by_its_id_and_the_newest_by_the_clients_id(database: Database) -> None:
+    mine = [record(NOW_MS + second, client_request_id="retry/ü-77") for second in range(3)]
+    other = record(client_request_id="other-77", attempts=[attempt(why="retry:503")], tags={"a": "b"})
+    UsageStore(database).write([*mine, other])
+    search = RecordSearch(database)
+    for key, expected in ((mine[0].id, mine[0]), ("retry/ü-77", mine[2]), ("other-77", other), (other.id, other)):
+        found = search.find(key)
+        assert found is not None
+        assert (found.id, found.attempts, found.tags) == (expected.id, expected.attempts, expected.tags)
+    for missing in ("77", "", "ü-77", mine[0].id.upper(), "0" * 36, "\x00"):
+        assert search.find(missing) is None
+
+
+def test_records_that_are_not_in_the_cube_yet_are_found(database: Database) -> None:
+    old = record(NOW_MS - 5 * DAY_MS, key_name="early")
+    with database.write() as connection:
+        connection.execute(sa.delete(usage_cube_fill))
+        connection.execute(sa.insert(usage_cube_fill).values(until=old.id, filled=""))
+    UsageStore(database).write([old])
+    page = RecordSearch(database).page(RecordFilter(start_ms=0, end_ms=FAR_MS, values={"key": "early"}), 10)
+    assert [each.id for each in page.records] == [old.id]
+
+
+@pytest.mark.parametrize(
+    ("index", "wanted"),
+    [
+        ("usage_records_failures", {"outcome": "failed"}),
+        ("usage_records_sessions", {"values": {"session": "s-1"}}),
+        ("usage_records_sessions", {"values": {"session": "s-1", "key": "k"}, "outcome": "failed"}),
+    ],
+)
+def test_sessions_and_failures_are_found_by_an_index(database: Database, index: str, wanted: Any) -> None:
+    plans: list[str] = []
+
+    def explain(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "usage_records" in statement and not statement.startswith("EXPLAIN"):
+            raw = connection.connection.driver_connection
+            plans.extend(row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {statement}", parameters))
+
+    with database.read() as connection:
+        sa.event.listen(connection.engine, "before_cursor_execute", explain)
+    RecordSearch(database).page(RecordFilter(start_ms=0, end_ms=FAR_MS, **wanted), 10)
+    RecordSearch(database).find("mine")
+    assert [index in plan for plan in plans] == [True, False]
+    assert "usage_records_client_ids" in plans[-1]
+    assert not any("SCAN" in plan or "TEMP B-TREE" in plan for plan in plans)
