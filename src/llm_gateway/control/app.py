@@ -15,11 +15,15 @@ from llm_gateway.control.docs.routes import docs_page_router
 from llm_gateway.control.embedded_model import OnlyModelWarning
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.app import build_management
+from llm_gateway.control.management.breakdown import breakdown_router, series_router
+from llm_gateway.control.management.export import export_router
+from llm_gateway.control.management.freshness import up_to_date_by
 from llm_gateway.control.management.health import SharedCheck, health_router
 from llm_gateway.control.management.overrides import overrides_router
 from llm_gateway.control.management.probe import Probe
 from llm_gateway.control.management.provider_rules import ProviderRules
 from llm_gateway.control.management.providers import providers_router
+from llm_gateway.control.management.records import records_router
 from llm_gateway.control.management.usage import usage_router
 from llm_gateway.control.workers import Workers
 from llm_gateway.docs_page.page import build_page
@@ -41,8 +45,10 @@ from llm_gateway.settings import Settings
 from llm_gateway.store.database import Database
 from llm_gateway.store.overrides import OverrideStore
 from llm_gateway.store.providers import ProviderStore
+from llm_gateway.store.record_search import RecordSearch
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
 from llm_gateway.store.usage import UsageStore
+from llm_gateway.store.usage_reports import UsageReports
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
 
@@ -168,6 +174,8 @@ class Control:
             self._unusable,
             passed=lambda provider: workers.passed(provider.id),
         )
+        up_to_date = up_to_date_by(shipper.flush)
+        search, reports = RecordSearch(stores.database), UsageReports(stores.database)
         routers = (
             home_router(self._dev_key, self._root_path, is_behind_proxy=self._is_behind_proxy),
             health_router(
@@ -179,7 +187,11 @@ class Control:
             ),
             providers_router(stores.providers, configuration, rules, probe),
             overrides_router(stores.overrides, configuration),
-            usage_router(stores.usage, shipper.flush),
+            usage_router(stores.usage, up_to_date),
+            records_router(search, up_to_date),
+            export_router(search, up_to_date),
+            breakdown_router(reports, up_to_date),
+            series_router(reports, up_to_date),
             docs_page_router(self.sign_in_page),
         )
         return build_management(routers, self._log, self._in_flight, workers.pending, self._root_path)

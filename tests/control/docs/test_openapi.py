@@ -54,6 +54,11 @@ STATUSES = {
     ("get", "/api/v1/usage/by-provider"): {200, 401, 403, 422},
     ("get", "/api/v1/usage/by-service"): {200, 401, 403, 422},
     ("get", "/api/v1/usage/by-customer"): {200, 401, 403, 422},
+    ("get", "/api/v1/usage/breakdown"): {200, 401, 403, 422},
+    ("get", "/api/v1/usage/series"): {200, 401, 403, 422},
+    ("get", "/api/v1/usage/export"): {200, 401, 403, 422},
+    ("get", "/api/v1/usage/records"): {200, 401, 403, 422},
+    ("get", "/api/v1/usage/records/{record_id}"): {200, 401, 403, 404, 422},
 }
 """Error statuses of each operation, in addition to those of any request."""
 ERRORS = {each.vendor: msgspec.json.decode(each.write_error(Unauthorized("x"), "1")) for each in PROTOCOLS.values()}

@@ -10,6 +10,7 @@ import pytest
 from fastapi import APIRouter
 
 from llm_gateway.control.management.app import build_management
+from llm_gateway.control.management.freshness import up_to_date_by
 from llm_gateway.control.management.usage import usage_router
 from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.in_flight import InFlight
@@ -235,7 +236,9 @@ def reports(database: Database, flushed: bool) -> Client:
         return flushed
 
     management = build_management(
-        [APIRouter(), usage_router(UsageStore(database), flush)], lambda *_, **__: None, InFlight(10, 10_000_000)
+        [APIRouter(), usage_router(UsageStore(database), up_to_date_by(flush))],
+        lambda *_, **__: None,
+        InFlight(10, 10_000_000),
     )
     return Client(Gate(management, Keyring([("dev", DEV_KEY, frozenset({"read"}))]), local_only=True, log=ignore))
 

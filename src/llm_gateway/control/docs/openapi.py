@@ -214,7 +214,8 @@ def _complete(path: str, method: str, operation: Document) -> None:
     operation["responses"] = dict(sorted(responses.items()))
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "path":
-            parameter["schema"] |= {"format": "uuid"}
+            if "maxLength" not in parameter["schema"]:  # a client's own id, or a customer
+                parameter["schema"] |= {"format": "uuid"}
         elif alternatives := parameter["schema"].pop("anyOf", None):  # a query parameter cannot be null
             parameter["schema"] |= alternatives[0]
 

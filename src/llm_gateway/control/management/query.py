@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.requests import Request
 
 from llm_gateway.error_format.validation import MOST_ERRORS
@@ -30,7 +31,7 @@ async def known_parameters(request: Request) -> None:
     if not request.scope["query_string"] or not refuses_parameters(request.scope["path"]):
         return
     route = request.scope.get("route")
-    known = {field.alias for field in route.dependant.query_params} if isinstance(route, APIRoute) else set()
+    known = _parameters(route) if isinstance(route, APIRoute) else set()
     mistakes, seen = [], set()
     for name, _ in request.query_params.multi_items():
         if name not in known and name not in seen:
@@ -46,3 +47,15 @@ async def known_parameters(request: Request) -> None:
             break
     if mistakes:
         raise Invalid.all_of(mistakes)
+
+
+def _parameters(route: APIRoute) -> set[str]:
+    """Return the names of a route's query parameters, one by one or as the fields of a model."""
+    found = set()
+    for parameter in route.dependant.query_params:
+        kind = parameter.field_info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found |= {field.alias or name for name, field in kind.model_fields.items()}
+        else:
+            found.add(parameter.alias)
+    return found

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, BeforeValidator
 
 from llm_gateway.control.docs.openapi import problems
+from llm_gateway.control.management.freshness import UpToDate
 from llm_gateway.domain.usage import NANOS_PER_USD
-from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.rollups import Totals
 from llm_gateway.store.usage import UsageStore
 
-FLUSH_TIMEOUT_S = 5.0
-"""Seconds that a report waits for usage records to reach the database."""
 _DIGITS = re.compile(r"[0-9]{1,9}")
 
 
-def _digits(value: Any) -> Any:
+def digits(value: Any) -> Any:
     """Reject integers that are not plain digits; pydantic's conversion would accept "1_0" and "1.0" too.
 
     Raises:
@@ -35,9 +31,9 @@ def _digits(value: Any) -> Any:
 Days = Annotated[
     int,
     Query(ge=1, le=365, description="length of the period: the last days × 24 hours, starting at a full hour"),
-    BeforeValidator(_digits),
+    BeforeValidator(digits),
 ]
-Limit = Annotated[int, Query(ge=1, le=500, description="maximum number of rows"), BeforeValidator(_digits)]
+Limit = Annotated[int, Query(ge=1, le=500, description="maximum number of rows"), BeforeValidator(digits)]
 
 
 class CostStatusCounts(BaseModel):
@@ -88,23 +84,9 @@ class CustomerUsage(BaseModel):
     total_cost_usd: float
 
 
-def usage_router(store: UsageStore, flush: Callable[[float], bool]) -> APIRouter:
-    """Build the endpoints of the reports. Lists are sorted by cost, then by requests, highest first.
-
-    `flush(timeout in seconds)` moves journal entries to the database, so that a report includes all responses sent
-    before it was requested; it returns False on a timeout.
-    """
+def usage_router(store: UsageStore, up_to_date: UpToDate) -> APIRouter:
+    """Build the endpoints of the reports. Lists are sorted by cost, then by requests, highest first."""
     router = APIRouter(prefix="/api/v1/usage", tags=["usage"])
-
-    def up_to_date() -> int:
-        """Return the current time in milliseconds UTC after all earlier usage records are in the database.
-
-        Raises:
-            StoreUnavailable: they are not within `FLUSH_TIMEOUT_S`.
-        """
-        if not flush(FLUSH_TIMEOUT_S):
-            raise StoreUnavailable("Recent usage records are not in the database yet: try again.", retry_after_s=5)
-        return time.time_ns() // 1_000_000
 
     @router.get("/summary", responses=problems(422))
     def usage_summary(days: Days = 30) -> UsageSummary:

@@ -1,0 +1,187 @@
+"""Endpoints of usage by one or two dimensions, and over time."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from io import StringIO
+from operator import itemgetter
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+
+from llm_gateway.control.docs.openapi import problems
+from llm_gateway.control.management.calendar_period import read_period
+from llm_gateway.control.management.cursor import open_cursor, seal
+from llm_gateway.control.management.freshness import UpToDate
+from llm_gateway.control.management.report_schemas import (
+    FIGURES,
+    Breakdown,
+    BreakdownQuery,
+    BreakdownRow,
+    Figures,
+    Metric,
+    Series,
+    SeriesLine,
+    SeriesQuery,
+    csv_row,
+    figures,
+    metric_value,
+    shown_metric,
+    unknown_dimension,
+)
+from llm_gateway.errors import Invalid
+from llm_gateway.store.record_sums import Group
+from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, TAG_PREFIX, ReportDimension
+from llm_gateway.store.rollups import Totals
+from llm_gateway.store.usage_reports import Grouping, UsageReports
+
+MOST_DIMENSIONS = 2
+_TAG = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
+
+
+def breakdown_router(reports: UsageReports, up_to_date: UpToDate) -> APIRouter:
+    """Build the endpoint of breakdowns."""
+    router = APIRouter(prefix="/api/v1/usage", tags=["usage"])
+
+    @router.get("/breakdown", responses=problems(422) | CSV, response_model=Breakdown)
+    def usage_breakdown(query: Annotated[BreakdownQuery, Query()]) -> Any:
+        dimensions = read_dimensions(reports, query.group_by)
+        period = read_period(query.start, query.end, query.tz, up_to_date())
+        given = query.model_dump(exclude={"cursor", "limit", "format"})
+        start = 0 if query.cursor is None else _position(open_cursor(query.cursor, given))
+        grouping = Grouping(dimensions, query.filters())
+        before = period.previous()
+        sums = _without_zeros(reports.totals(grouping, (period.start_ms, period.end_ms)))
+        earlier = reports.totals(grouping, (before.start_ms, before.end_ms))
+        ranked = sorted(sums, key=lambda group: (-sums[group].cost_nanos, -sums[group].requests, group))
+        names = [dimension.name for dimension in dimensions]
+        end = start + query.limit
+        rows = [_row(names, group, sums[group], earlier.get(group, Totals())) for group in ranked[start:end]]
+        cursor = seal(given, str(end)) if end < len(ranked) else None
+        if query.format == "csv":
+            return csv_response("breakdown.csv", [*names, *FIGURES], (csv_row(names, row) for row in rows), cursor)
+        return Breakdown(
+            start=period.shown(period.start_ms),
+            end=period.shown(period.end_ms),
+            previous_from=period.shown(before.start_ms),
+            tz=query.tz,
+            totals=Figures(**figures(_total(sums.values()), _total(earlier.values()))),
+            rows=[BreakdownRow(**row) for row in rows],
+            next_cursor=cursor,
+        )
+
+    return router
+
+
+def series_router(reports: UsageReports, up_to_date: UpToDate) -> APIRouter:
+    """Build the endpoint of series."""
+    router = APIRouter(prefix="/api/v1/usage", tags=["usage"])
+
+    @router.get("/series", responses=problems(422))
+    def usage_series(query: Annotated[SeriesQuery, Query()]) -> Series:
+        dimensions = read_dimensions(reports, query.group_by, most=1) if query.group_by else ()
+        period = read_period(query.start, query.end, query.tz, up_to_date())
+        parts = period.buckets(query.bucket)
+        sums = reports.series(Grouping(dimensions, query.filters()), parts)
+        lines = _lines(query.metric, sums, query.limit)
+        return Series(
+            metric=query.metric,
+            group_by=query.group_by,
+            bucket=query.bucket,
+            start=period.shown(period.start_ms),
+            end=period.shown(period.end_ms),
+            tz=query.tz,
+            total=shown_metric(query.metric, sum(sum(values) for _, values in lines)),
+            buckets=[period.shown(start) for start, _ in parts],
+            series=[_line(query.metric, name, values) for name, values in lines],
+        )
+
+    return router
+
+
+def read_dimensions(reports: UsageReports, text: str, most: int = MOST_DIMENSIONS) -> tuple[ReportDimension, ...]:
+    """Return the dimensions in `group_by`.
+
+    Raises:
+        Invalid: one does not exist or is repeated, or there are more than `most`.
+    """
+    found = []
+    for name in text.split(","):
+        tag = name.removeprefix(TAG_PREFIX)
+        if tag != name and _TAG.fullmatch(tag):
+            found.append(reports.tag(tag))
+        elif name in DIMENSION_BY_NAME:
+            found.append(DIMENSION_BY_NAME[name])
+        else:
+            raise unknown_dimension(name)
+    if len(found) > most or len({each.name for each in found}) < len(found):
+        amount = "one dimension" if most == 1 else "one dimension, or two different ones"
+        raise Invalid(f"group_by takes {amount}, not {text.count(',') + 1}.", loc=("query", "group_by"))
+    return tuple(found)
+
+
+def csv_response(
+    name: str, header: list[str], rows: Iterable[list[str]], cursor: str | None = None
+) -> StreamingResponse:
+    """Return rows as a CSV file (RFC 4180), sent line by line; the next page's cursor is in `x-next-cursor`."""
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    if cursor is not None:
+        headers["x-next-cursor"] = cursor
+    return StreamingResponse(_csv_lines([header], rows), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _csv_lines(*parts: Iterable[list[str]]) -> Iterator[str]:
+    buffer = StringIO()
+    writer = csv.writer(buffer)
+    for rows in parts:
+        for row in rows:
+            writer.writerow(row)
+            if buffer.tell() > 1 << 16:
+                yield buffer.getvalue()
+                buffer.seek(0)
+                buffer.truncate()
+    yield buffer.getvalue()
+
+
+def _position(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,7}", text):
+        raise Invalid("cursor is not one that this API returned: leave it out.", loc=("query", "cursor"))
+    return int(text)
+
+
+def _row(names: list[str], group: Group, totals: Totals, before: Totals) -> dict[str, Any]:
+    return {"group": dict(zip(names, group, strict=True)), **figures(totals, before)}
+
+
+def _without_zeros(sums: dict[Group, Totals]) -> dict[Group, Totals]:
+    return {group: totals for group, totals in sums.items() if totals != Totals()}
+
+
+def _total(sums: Iterable[Totals]) -> Totals:
+    return reduce(Totals.plus, sums, Totals())
+
+
+def _lines(metric: Metric, sums: list[dict[Group, Totals]], limit: int) -> list[tuple[str | None, list[int]]]:
+    """Return the values of the largest groups by bucket, the largest first, then those of the others together."""
+    by_group: dict[Group, list[int]] = {}
+    for at, groups in enumerate(sums):
+        for group, totals in groups.items():
+            by_group.setdefault(group, [0] * len(sums))[at] = metric_value(metric, totals)
+    ranked = sorted(((group, values) for group, values in by_group.items() if any(values)), key=itemgetter(0))
+    ranked.sort(key=lambda line: -sum(line[1]))
+    lines: list[tuple[str | None, list[int]]] = [
+        (group[0] if group else None, values) for group, values in ranked[:limit]
+    ]
+    if others := [values for _, values in ranked[limit:]]:
+        lines.append((None, [sum(each) for each in zip(*others, strict=True)]))
+    return lines
+
+
+def _line(metric: Metric, name: str | None, values: list[int]) -> SeriesLine:
+    shown = [shown_metric(metric, value) for value in values]
+    return SeriesLine(name=name, total=shown_metric(metric, sum(values)), values=shown)
