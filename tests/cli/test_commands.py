@@ -13,6 +13,7 @@ import pytest
 from cyclopts import App
 
 from llm_gateway.cli.commands import LOCAL_COMMANDS, build_cli
+from llm_gateway.cli.reports import DIMENSIONS
 from llm_gateway.cli.usage import LOCAL_COMMANDS as OF_USAGE
 from tests.cli.command import COMMAND, SetUp, call, execute, execute_command, on_terminal
 
@@ -50,7 +51,8 @@ def test_the_tree_has_every_command() -> None:
         "providers list", "providers show", "providers add", "providers update", "providers test",
         "providers enable", "providers disable", "providers remove",
         "explain", "overrides list", "overrides add", "overrides remove",
-        "usage", "usage summary", "usage replay", "usage quarantined", "usage reimport",
+        "usage", "usage summary", "usage requests", "usage request",
+        "usage replay", "usage quarantined", "usage reimport",
     }  # fmt: skip
 
 
@@ -191,7 +193,7 @@ def test_completion_of_bash_knows_commands_and_choices() -> None:
     done
     """
     ended = subprocess.run(["bash", "-c", script + ask], capture_output=True, text=True, check=True)
-    assert ended.stdout.splitlines() == ["providers", "--model", "provider service customer", "--port"]
+    assert ended.stdout.splitlines() == ["providers", "--model", " ".join(DIMENSIONS), "--port"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from llm_gateway.cli.reports import DIMENSIONS
+from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME
 from tests.cli.command import call, on_terminal
 from tests.e2e.process import GatewayProcess
 from tests.upstream import UpstreamProcess
@@ -95,3 +97,47 @@ def test_an_empty_report_and_a_missing_price_are_explained(
         gateway.provider("acme", vendor.base_url, prices=None)
         assert gateway.ask().json["cost_status"] == "unpriced"
         assert "llm-gateway reprice" in on_terminal("usage").out
+
+
+def test_any_dimension_and_period_of_the_calendar_can_be_reported(used: GatewayProcess, capsys: Capsys) -> None:
+    header, *rows = call(capsys, "usage", "--by", "customer,service", "--days", "2").rows
+    assert header[:3] == ["group.customer", "group.service", "requests"]
+    assert sorted(row[:3] for row in rows) == [["alice", "desk", "1"], ["alice", "shop", "1"], ["bob", "shop", "1"]]
+    found = call(capsys, "usage", "--by", "model", "--from", "2020-01-01", "--tz", "Europe/Berlin", "--json").json
+    assert found["totals"]["requests"] == 3
+    assert "Total" in on_terminal("usage", "--by", "model").out
+    lines = call(capsys, "usage", "--by", "key", "--csv").out.splitlines()
+    assert lines[0].startswith("key,requests,")
+    assert lines[1].startswith("dev,3,")
+
+
+def test_requests_are_listed_and_one_is_shown(used: GatewayProcess, capsys: Capsys) -> None:
+    header, *rows = call(capsys, "usage", "requests", "--customer", "alice").rows
+    assert [dict(zip(header, row, strict=True))["outcome"] for row in rows] == ["ok", "ok"]
+    found = call(capsys, "usage", "request", rows[0][header.index("id")], "--json").json
+    assert (found["user_id"], len(found["attempts"])) == ("alice", 1)
+    shown = call(capsys, "usage", "request", found["id"]).out
+    assert "user_id\talice" in shown
+    assert "acme" in on_terminal("usage", "requests", "--limit", "1").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--by", "modle"), 2, "--by takes model, provider"),
+        (("--by", "model", "--days", "3", "--from", "2026-01-01"), 2, "two periods"),
+        (("--limit", "3"), 2, "only with --by"),
+        (("--by", "model", "--from", "soon"), 1, "2026-06-01"),
+        (("--by", "model", "--csv", "--tz", "Nowhere"), 1, "Europe/Berlin"),
+        (("request", "unknown"), 1, "No usage record"),
+        (("requests", "--outcome", "fine"), 1, "outcome"),
+    ],
+)
+def test_wrong_options_get_one_sentence(capsys: Capsys, arguments: tuple[str, ...], code: int, words: str) -> None:
+    ended = call(capsys, "usage", *arguments)
+    assert ended.code == code
+    assert words in ended.err
+
+
+def test_the_command_line_knows_the_dimensions_of_the_api() -> None:
+    assert tuple(DIMENSION_BY_NAME) == DIMENSIONS

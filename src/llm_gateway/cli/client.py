@@ -68,6 +68,14 @@ class Client:
         given = {name: value for name, value in query.items() if value is not None}
         return self._call("GET", f"{path}?{urlencode(given)}" if given else path)
 
+    def get_text(self, path: str, **query: Any) -> str:
+        """Send GET and return the response as it is, such as CSV; otherwise as `get`."""
+        given = {name: value for name, value in query.items() if value is not None}
+        status, text = self._send("GET", f"{self.base_url}/api/v1{path}?{urlencode(given)}", None)
+        if not 200 <= status < 300:
+            self._decoded(status, text)
+        return text.decode()
+
     def post(self, path: str, body: object = None) -> Any:
         """Send POST and return the decoded response."""
         return self._call("POST", path, body)
@@ -86,7 +94,9 @@ class Client:
         Raises:
             CommandFailed: the gateway cannot be reached, rejects the request, or the server is not an LLM Gateway.
         """
-        status, text = self._send(method, f"{self.base_url}/api/v1{path}", body)
+        return self._decoded(*self._send(method, f"{self.base_url}/api/v1{path}", body))
+
+    def _decoded(self, status: int, text: bytes) -> Any:
         if status == 204:
             return None
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, TypeAlias
 
 from cyclopts import App, Parameter
@@ -11,14 +12,20 @@ from cyclopts.validators import Number
 from llm_gateway.cli.client import HERE, Address, connect
 from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Column, Json, note, print_fields, print_json, print_rows
+from llm_gateway.cli.reports import ALL_TIME, MOST_ROWS, Calendar, CsvFlag, breakdown, request, requests
 
+DEFAULT_DAYS = 30
 Days = Annotated[
-    int,
+    int | None,
     Parameter(
-        validator=Number(gte=1, lte=365), help="length of the period: the last days × 24 hours, starting at a full hour"
+        validator=Number(gte=1, lte=365),
+        help="length of the period: the last days × 24 hours, starting at a full hour; with other dimensions than "
+        f"provider, service and customer the last days of the calendar (UTC) [default: {DEFAULT_DAYS}]",
     ),
 ]
-By: TypeAlias = Literal["provider", "service", "customer"]
+By: TypeAlias = Literal["model", "provider", "key", "team", "service", "task_type", "agent", "customer", "session"]
+OfLastDays: TypeAlias = Literal["provider", "service", "customer"]
+"""Dimensions that have a report of the last days × 24 hours."""
 DEFAULT_LIMIT = 50
 LOCAL_COMMANDS = (
     (
@@ -38,7 +45,7 @@ LOCAL_COMMANDS = (
 REQUESTS = Column("request_count", "Requests", "count")
 TOKENS = Column("total_tokens", "Tokens", "count")
 COST = Column("total_cost_usd", "Cost", "money")
-COLUMNS: dict[By, tuple[Column, ...]] = {
+COLUMNS: dict[OfLastDays, tuple[Column, ...]] = {
     "provider": (
         Column("provider_name", "Provider"),
         REQUESTS,
@@ -68,6 +75,8 @@ def usage_app(arguments: Sequence[str] = ()) -> App:
     app = App(name="usage")
     app.default(report)
     app.command(summary)
+    app.command(requests)
+    app.command(request)
     for name, place, help_text in LOCAL_COMMANDS:
         app.command(place, name=name, help=None if name in arguments else help_text)
     return app
@@ -75,35 +84,55 @@ def usage_app(arguments: Sequence[str] = ()) -> App:
 
 def report(
     *,
-    by: Annotated[By | None, Parameter(help="a line for each of them, the most expensive first")] = None,
-    days: Days = 30,
+    by: Annotated[
+        By | str | None, Parameter(help="a line for each of them, the most expensive first; two with a comma; tag:NAME")
+    ] = None,
+    days: Days = None,
+    period: Calendar = ALL_TIME,
     limit: Annotated[
         int | None,
         Parameter(
             validator=Number(gte=1, lte=500),
-            help=f"with --by customer: maximum number of rows [default: {DEFAULT_LIMIT}]",
+            help=f"with --by: maximum number of rows [default: {DEFAULT_LIMIT} customers, all of others]",
         ),
     ] = None,
+    csv: CsvFlag = False,
     json: Json = False,
     gateway: Address = HERE,
 ) -> None:
-    """Report requests, tokens and cost: a summary, or a line for each provider, service or customer.
+    """Report requests, tokens and cost: a summary, or a line for each customer, model, key, ….
 
     ```sh
     llm-gateway usage
     llm-gateway usage --by customer --days 7 --limit 10
-    llm-gateway usage --by provider --json
+    llm-gateway usage --by model,key --from 2026-06-01 --to 2026-07-01 --tz Europe/Berlin --csv
     ```
     """
+    is_of_calendar = csv or period != ALL_TIME
+    if days is not None and (period.start or period.end):
+        raise CommandFailed("--days and --from or --to name two periods: give one of them.", USAGE)
+    if by is None and not is_of_calendar:
+        if limit is not None:
+            raise CommandFailed("--limit works only with --by: a summary has no rows.", USAGE)
+        summary(days=days, json=json, gateway=gateway)
+    elif by in COLUMNS and not is_of_calendar:
+        _of_last_days(by, days or DEFAULT_DAYS, limit, as_json=json, gateway=gateway)
+    else:
+        query = period.query() | {"limit": limit or MOST_ROWS}
+        if not (period.start or period.end):
+            query["from"] = str(datetime.now(UTC).date() - timedelta(days=(days or DEFAULT_DAYS) - 1))
+        breakdown(by or "model", query, as_json=json, as_csv=csv, gateway=gateway)
+
+
+def _of_last_days(by: OfLastDays, days: int, limit: int | None, *, as_json: bool, gateway: Address) -> None:
     if limit is not None and by != "customer":
         raise CommandFailed(
-            "--limit works only with --by customer: leave it out, since the other reports list every row.", USAGE
+            f"--limit works with --by customer; with --by {by} only for a period of the calendar (--from): leave it "
+            "out, since this report lists every row.",
+            USAGE,
         )
-    if by is None:
-        summary(days=days, json=json, gateway=gateway)
-        return
     rows = connect(gateway).get(f"/usage/by-{by}", days=days, limit=limit)
-    if json:
+    if as_json:
         print_json(rows)
         return
     print_rows(rows, COLUMNS[by], total=_total(rows, COLUMNS[by]), empty=f"No requests in {days} days.")
@@ -111,14 +140,14 @@ def report(
         note(f"The list ends at --limit {len(rows)}; there may be more customers: raise it, up to 500.")
 
 
-def summary(*, days: Days = 30, json: Json = False, gateway: Address = HERE) -> None:
+def summary(*, days: Days = None, json: Json = False, gateway: Address = HERE) -> None:
     """Sum usage up.
 
     ```sh
     llm-gateway usage summary --days 7
     ```
     """
-    totals = connect(gateway).get("/usage/summary", days=days)
+    totals = connect(gateway).get("/usage/summary", days=days or DEFAULT_DAYS)
     if json:
         print_json(totals)
         return

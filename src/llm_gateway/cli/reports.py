@@ -1,0 +1,201 @@
+"""Commands `usage requests` and `usage request`, and reports by any dimension and period for `usage --by`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+from cyclopts.validators import Number
+
+from llm_gateway.cli.client import HERE, Address, connect
+from llm_gateway.cli.exits import USAGE, CommandFailed
+from llm_gateway.cli.output import Column, Flag, Json, note, print_fields, print_json, print_rows
+
+DIMENSIONS = ("model", "provider", "key", "team", "service", "task_type", "agent", "customer", "session")
+TAG_PREFIX = "tag:"
+MOST_ROWS = 10_000
+
+FIGURES = (
+    Column("requests", "Requests", "count"),
+    Column("cached_requests", "Cached", "count", on_terminal=False),
+    Column("error_requests", "Errors", "count", on_terminal=False),
+    Column("exact_requests", "Cost exact", "count", on_terminal=False),
+    Column("estimated_requests", "Cost estimated", "count", on_terminal=False),
+    Column("unpriced_requests", "No price", "count"),
+    Column("total_tokens", "Tokens", "count"),
+    Column("cost_usd", "Cost", "money"),
+    Column("previous_cost_usd", "Before", "money"),
+    Column("cost_change", "Change", "share"),
+)
+REQUESTS = (
+    Column("at", "Time"),
+    Column("id", "Id"),
+    Column("user_id", "Customer"),
+    Column("service", "Service", on_terminal=False),
+    Column("key", "Key", on_terminal=False),
+    Column("model", "Model"),
+    Column("provider", "Provider"),
+    Column("outcome", "Outcome"),
+    Column("error_code", "Error", on_terminal=False),
+    Column("latency_ms", "Latency (ms)", "count"),
+    Column("cost_usd", "Cost", "money"),
+)
+REQUEST = (
+    *(Column(name, title) for name, title in (("id", "Id"), ("client_request_id", "Client's id"), ("at", "Time"))),
+    *(Column(name, name.replace("_", " ").capitalize()) for name in ("key", "team", "user_id", "service", "task_type")),
+    *(Column(name, name.capitalize()) for name in ("session", "agent", "tags", "surface")),
+    Column("stream", "Stream", "flag"),
+    Column("requested_model", "Requested model"),
+    Column("route", "Route"),
+    *(Column(name, name.replace("_", " ").capitalize()) for name in ("outcome", "status", "error_code", "cache")),
+    Column("provider", "Provider"),
+    Column("model", "Model"),
+    Column("tokens", "Tokens"),
+    Column("cost_usd", "Cost", "money"),
+    Column("cost_status", "Cost is"),
+    Column("queued_ms", "Waited (ms)", "count"),
+    Column("first_token_ms", "First token (ms)", "count"),
+    Column("latency_ms", "Latency (ms)", "count"),
+)
+ATTEMPTS = (
+    Column("provider", "Provider"),
+    Column("model", "Model"),
+    Column("why", "Why", missing="first choice"),
+    Column("status", "Status"),
+    Column("error", "Error"),
+    Column("finish_reason", "Finish", on_terminal=False),
+    Column("latency_ms", "Latency (ms)", "count"),
+    Column("cost_usd", "Cost", "money"),
+)
+
+
+@Parameter(name="*", group=Group("Period", sort_key=7))
+@dataclass(frozen=True)
+class Calendar:
+    """The options that name a period of the calendar."""
+
+    start: Annotated[
+        str | None, Parameter(name="--from", help="first day, or date and time: 2026-06-01, 2026-06-01T12:00")
+    ] = None
+    end: Annotated[str | None, Parameter(name="--to", help="the end, no part of the period: 2026-07-01 for June")] = (
+        None
+    )
+    tz: Annotated[str | None, Parameter(name="--tz", help="time zone, such as Europe/Berlin [default: UTC]")] = None
+
+    def query(self) -> dict[str, Any]:
+        """Return the given options as query parameters."""
+        return {"from": self.start, "to": self.end, "tz": self.tz}
+
+
+ALL_TIME = Calendar()
+
+
+@Parameter(name="*", group=Group("Filters", sort_key=8))
+@dataclass(frozen=True)
+class Filters:
+    """The options that requests must match, all of them."""
+
+    customer: str | None = None
+    service: str | None = None
+    api_key: Annotated[str | None, Parameter(help="id or name of the key that sent them")] = None
+    team: str | None = None
+    task_type: str | None = None
+    agent: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    session: str | None = None
+    tag: Annotated[str | None, Parameter(help="a tag's name, or name=value")] = None
+    outcome: Annotated[str | None, Parameter(help="ok, cached, failed, rate_limited, cancelled, …")] = None
+    error_code: str | None = None
+    min_cost_usd: float | None = None
+    min_latency_ms: int | None = None
+
+    def query(self) -> dict[str, Any]:
+        """Return the given options as query parameters."""
+        names = {"customer": "user_id", "api_key": "key"}
+        return {names.get(name, name): value for name, value in asdict(self).items()}
+
+
+EVERY_REQUEST = Filters()
+
+
+def requests(
+    *,
+    period: Calendar = ALL_TIME,
+    filters: Filters = EVERY_REQUEST,
+    limit: Annotated[int, Parameter(validator=Number(gte=1, lte=500), help="maximum number of rows")] = 20,
+    json: Json = False,
+    gateway: Address = HERE,
+) -> None:
+    """List requests, newest first.
+
+    ```sh
+    llm-gateway usage requests --customer alice --outcome failed
+    llm-gateway usage requests --from 2026-06-01 --min-cost-usd 0.5 --json
+    ```
+    """
+    page = connect(gateway).get("/usage/records", **period.query(), **filters.query(), limit=limit)
+    if json:
+        print_json(page)
+        return
+    print_rows(page["records"], REQUESTS, empty="No such requests.")
+    if page["scanned_until"]:
+        note(f"The search ended at {page['scanned_until']}: add --to {page['scanned_until']} to go on from there.")
+    elif page["next_cursor"]:
+        note(f"The list ends at --limit {limit}; there are more requests: raise it, up to 500, or narrow the search.")
+
+
+def request(
+    request_id: Annotated[
+        str, Parameter(help="the gateway's id of the request, or the x-request-id that it came with")
+    ],
+    /,
+    *,
+    json: Json = False,
+    gateway: Address = HERE,
+) -> None:
+    """Show what happened to one request.
+
+    ```sh
+    llm-gateway usage request 01a20753-76cb-7c40-83f8-a69918c1495b
+    ```
+    """
+    from urllib.parse import quote  # noqa: PLC0415 - only this command needs it
+
+    record = connect(gateway).get(f"/usage/records/{quote(request_id, safe='')}")
+    if json:
+        print_json(record)
+        return
+    print_fields(record, REQUEST)
+    print()
+    print_rows(record["attempts"], ATTEMPTS, empty="No provider was called.")
+
+
+def breakdown(by: str, query: dict[str, Any], *, as_json: bool, as_csv: bool, gateway: Address) -> None:
+    """Print a breakdown by one or two dimensions.
+
+    Raises:
+        CommandFailed: a dimension does not exist.
+    """
+    names = by.split(",")
+    if unknown := [name for name in names if name not in DIMENSIONS and not name.startswith(TAG_PREFIX)]:
+        raise CommandFailed(
+            f"--by takes {', '.join(DIMENSIONS)} or {TAG_PREFIX}NAME, or two of them with a comma, not {unknown[0]!r}.",
+            USAGE,
+        )
+    client = connect(gateway)
+    if as_csv:
+        print(client.get_text("/usage/breakdown", group_by=by, format="csv", **query), end="")
+        return
+    found = client.get("/usage/breakdown", group_by=by, **query)
+    if as_json:
+        print_json(found)
+        return
+    columns = (*(Column(f"group.{name}", name.capitalize()) for name in names), *FIGURES)
+    rows = [{f"group.{name}": value for name, value in row["group"].items()} | row for row in found["rows"]]
+    total = {f"group.{names[0]}": "Total", **found["totals"]}
+    print_rows(rows, columns, total=total, empty=f"No requests from {found['from']} to {found['to']}.")
+
+
+CsvFlag = Annotated[Flag, Parameter(help="print CSV, the API's own")]
