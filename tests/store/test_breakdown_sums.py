@@ -73,19 +73,19 @@ def added(parts: list[dict[Group, Totals]]) -> Totals:
     st.sampled_from(ZONES),
 )
 def test_breakdown_and_series_are_those_of_the_records_in_every_zone(
-    shared_database: Database,
+    shared_sqlite: Database,
     history: list[UsageRecord],
     names: tuple[str, ...],
     filters: dict[str, str],
     dates: tuple[str, str],
     zone: str,
 ) -> None:
-    clear(shared_database)
-    store = UsageStore(shared_database)
+    clear(shared_sqlite)
+    store = UsageStore(shared_sqlite)
     store.write(history)
     while store.build_block(NOW_MS):
         pass
-    reports, grouping = UsageReports(shared_database), grouping_of(names, filters)
+    reports, grouping = UsageReports(shared_sqlite), grouping_of(names, filters)
     period = read_period(*dates, zone, NOW_MS)
     both = (period.start_ms, period.end_ms)
     try:

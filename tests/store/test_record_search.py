@@ -92,12 +92,12 @@ def pages(search: RecordSearch, wanted: RecordFilter, limit: int) -> Iterator[Re
 
 @given(st.lists(labelled(), max_size=12), filters, st.integers(1, 5), st.sampled_from([20, 1_000_000]))
 def test_pages_have_every_matching_record_once(
-    shared_database: Database, history: list[UsageRecord], wanted: RecordFilter, limit: int, readings: int
+    shared_sqlite: Database, history: list[UsageRecord], wanted: RecordFilter, limit: int, readings: int
 ) -> None:
-    clear(shared_database)
-    UsageStore(shared_database).write(history)
+    clear(shared_sqlite)
+    UsageStore(shared_sqlite).write(history)
     ticks = count()  # the clock moves on by a whole search after this many readings
-    search = RecordSearch(shared_database, clock=lambda: next(ticks) // readings * SEARCH_S)
+    search = RecordSearch(shared_sqlite, clock=lambda: next(ticks) // readings * SEARCH_S)
     found = [each for page in pages(search, wanted, limit) for each in page.records]
     expected = sorted((made for made in history if matches(made, wanted)), key=lambda made: made.id, reverse=True)
     assert [each.id for each in found] == [made.id for made in expected]
@@ -160,7 +160,7 @@ def test_records_that_are_not_in_the_cube_yet_are_found(database: Database) -> N
         ("usage_records_sessions", {"values": {"session": "s-1", "key": "k"}, "outcome": "failed"}),
     ],
 )
-def test_sessions_and_failures_are_found_by_an_index(database: Database, index: str, wanted: Any) -> None:
+def test_sessions_and_failures_are_found_by_an_index(sqlite_database: Database, index: str, wanted: Any) -> None:
     plans: list[str] = []
 
     def explain(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -168,10 +168,10 @@ def test_sessions_and_failures_are_found_by_an_index(database: Database, index: 
             raw = connection.connection.driver_connection
             plans.extend(row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {statement}", parameters))
 
-    with database.read() as connection:
+    with sqlite_database.read() as connection:
         sa.event.listen(connection.engine, "before_cursor_execute", explain)
-    RecordSearch(database).page(RecordFilter(start_ms=0, end_ms=FAR_MS, **wanted), 10)
-    RecordSearch(database).find("mine")
+    RecordSearch(sqlite_database).page(RecordFilter(start_ms=0, end_ms=FAR_MS, **wanted), 10)
+    RecordSearch(sqlite_database).find("mine")
     assert [index in plan for plan in plans] == [True, False]
     assert "usage_records_client_ids" in plans[-1]
     assert not any("SCAN" in plan or "TEMP B-TREE" in plan for plan in plans)

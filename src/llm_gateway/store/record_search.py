@@ -78,6 +78,8 @@ class RecordSearch:
 
     def find(self, record_id: str) -> UsageRecord | None:
         """Return the record of this id, or else the newest one whose client gave it this id; None if there is none."""
+        if "\x00" in record_id:  # Postgres stores no such text
+            return None
         if _UUID.fullmatch(record_id):
             with self._database.read() as connection:
                 query = sa.select(*_COLUMNS).where(usage_records.c.id == record_id)

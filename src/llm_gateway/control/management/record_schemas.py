@@ -10,7 +10,7 @@ from llm_gateway.control.management.fields import Timestamp, iso
 from llm_gateway.control.management.usage import digits
 from llm_gateway.domain.usage import NANOS_PER_USD, AttemptRecord, Outcome, Price, Usage, UsageRecord
 
-Value = Annotated[str, Field(min_length=1, max_length=256)]
+Value = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
 PER_MILLION = "USD per million tokens, by kind of token. A list has a price for each size of input."
 
 Digits = BeforeValidator(digits)
@@ -38,7 +38,7 @@ class RecordQuery(BaseModel):
     model: Annotated[Value | None, Field(description="model that answered or was tried last")] = None
     provider: Annotated[Value | None, Field(description="provider that answered or was tried last")] = None
     client_request_id: Annotated[
-        str | None, Field(min_length=1, max_length=128, description="x-request-id of the client, for all with the same")
+        str | None, Field(pattern=r"^[!-~]{1,128}$", description="x-request-id of the client, for all with the same")
     ] = None
     outcome: Outcome | None = None
     error_code: Value | None = None
