@@ -17,7 +17,7 @@ from llm_gateway.errors import ConfigurationError
 PREFIX = "LLM_GATEWAY_"
 DEV_KEY = "dev-gateway-key"
 SCOPES = frozenset({"call", "read", "admin"})
-SECRETS = frozenset({"database_url", "service_keys", "encryption_keys"})
+SECRETS = frozenset({"database_url", "service_keys", "encryption_keys", "key_peppers"})
 """Settings whose values never appear in a repr or an error message."""
 
 
@@ -37,6 +37,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = None
     service_keys: Annotated[str | None, Meta(description="name:key[:scope+scope], comma-separated")] = None
     encryption_keys: Annotated[str | None, Meta(description="comma-separated; first encrypts, all decrypt")] = None
+    key_peppers: Annotated[
+        str | None, Meta(description="version:secret, comma-separated; first hashes new keys, all check")
+    ] = None
     local_model: Annotated[Literal["auto", "true", "false"], Meta(description="run the embedded local model")] = "auto"
     cache_ttl_seconds: Annotated[float, Meta(ge=0, description="how long answers are kept; 0 turns the cache off")] = (
         3600.0

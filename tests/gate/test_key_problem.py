@@ -81,7 +81,10 @@ async def test_each_protocols_message_names_its_own_header(
         ({"x-service-key": "<KEY>"}, "looks like a placeholder"),
         ({"x-service-key": f"sk-ant-{SECRET}"}, "looks like a key of Anthropic"),
         ({"x-service-key": f"sk-{SECRET}"}, "looks like a key of OpenAI"),
-        ({"x-service-key": SECRET}, "The key is not known: it is not one of those in LLM_GATEWAY_SERVICE_KEYS"),
+        (
+            {"x-service-key": SECRET},
+            "The key is not known: it is neither in LLM_GATEWAY_SERVICE_KEYS nor made with",
+        ),
     ],
 )
 async def test_each_cause_has_a_sentence_of_its_own(headers: dict[str, str | bytes], problem: str) -> None:

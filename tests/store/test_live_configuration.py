@@ -8,13 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from llm_gateway.control.effective_keys import EffectiveKeys
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.domain.catalog import Provider, Snapshot, Target
 from llm_gateway.domain.configuration import Account
+from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.domain.public_prices import PublicPrices, VendorPrices
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.store.database import Database
+from llm_gateway.store.keys import KeyStore
 from llm_gateway.store.overrides import OverrideDraft, OverrideStore
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 from llm_gateway.store.secrets import SecretBox
@@ -42,6 +45,7 @@ class House:
         self.configuration = LiveConfiguration(
             self.providers,
             self.overrides,
+            EffectiveKeys(KeyStore(database, [Pepper(1, b"pepper")])),
             resolve,
             lambda: self.public_prices,
             SnapshotBuilder(aimed, self._log).build,
@@ -63,7 +67,8 @@ def house(database: Database, box: SecretBox) -> House:
 
 
 def test_a_snapshot_holds_assembled_providers_and_overrides(house: House) -> None:
-    assert house.configuration.snapshot == Snapshot(providers={}, tiers=(), overrides={})
+    empty = house.configuration.snapshot
+    assert empty == Snapshot(providers={}, tiers=(), overrides={}, hashers=empty.hashers)
     house.add("a", priority=1)
     house.add("b", priority=2)
     house.add("c", is_enabled=False)

@@ -216,13 +216,17 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0002_protocols.py",
         "0003_record_2.py",
         "0004_model_aliases.py",
+        "0005_service_keys.py",
         "0006_record_indexes.py",
     }
     with database.read() as connection:
         assert sorted(sa.inspect(connection).get_table_names()) == [
             "alembic_version",
+            "api_key_secrets",
+            "api_keys",
             "overrides",
             "providers",
+            "teams",
             "usage_cube",
             "usage_cube_fill",
             "usage_names",

@@ -4,7 +4,7 @@ Control: `ChannelServer`. Worker: `ChannelClient`. The messages are in `messages
 
     worker ── Hello ──────────────────────────────────────────────▶ control
            ◀─ Refill* (only a worker that has just started) ───────
-           ◀─ Begin, Accounts*, Overrides*, Prices*, End: all ─────
+           ◀─ Begin, Accounts*, Overrides*, Keys*, Prices*, End ───
            ── Applied ────────────────────────────────────────────▶
            ◀─ Begin … End: the changes of each later version ──────
            ◀─ Passed, AskReport ── Report ────────────────────────▶

@@ -22,6 +22,7 @@ from llm_gateway.channel.messages import (
     FromControl,
     Goodbye,
     Hello,
+    Keys,
     MalformedFrame,
     Message,
     NeedAll,
@@ -208,7 +209,7 @@ class ChannelClient:
             case Begin():
                 if not self._receiver.begin(message):
                     self._send(writer, NeedAll())
-            case Accounts() | Overrides() | Prices():
+            case Accounts() | Overrides() | Keys() | Prices():
                 self._receiver.take(message)
             case End():
                 configuration = self._receiver.end(message)

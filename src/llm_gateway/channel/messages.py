@@ -14,8 +14,10 @@ import msgspec
 
 from llm_gateway.domain.catalog import Override
 from llm_gateway.domain.configuration import FORMAT, Account
+from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.domain.metric_families import MetricFamily
 from llm_gateway.domain.public_prices import VendorPrices
+from llm_gateway.domain.service_key import ServiceKey
 from llm_gateway.domain.usage import SentAttempt
 
 NAME = "channel.sock"
@@ -87,13 +89,14 @@ class Refill(Message):
 class Begin(Message):
     """The next messages are a configuration, or with `base` the changes since that version.
 
-    `has_prices`: the price lists follow, in place of those before.
+    `has_prices`: the price lists follow, in place of those before. `peppers` of service keys are always all.
     """
 
     version: int
     base: int | None = None
     has_vendor: bool = False
     has_prices: bool = False
+    peppers: tuple[Pepper, ...] = ()
     format: int = FORMAT
 
 
@@ -109,6 +112,13 @@ class Overrides(Message):
 
     overrides: list[Override] = []
     removed: list[tuple[str, str | None]] = []
+
+
+class Keys(Message):
+    """Secrets of service keys that are new or changed, and the public ids of deleted ones."""
+
+    keys: list[ServiceKey] = []
+    removed: list[bytes] = []
 
 
 class Prices(Message):
@@ -147,7 +157,7 @@ class AskReport(Message):
 
 
 FromWorker: TypeAlias = Hello | Applied | NeedAll | WorkerBeat | Report | Goodbye
-FromControl: TypeAlias = Refill | Begin | Accounts | Overrides | Prices | End | Passed | ControlBeat | AskReport
+FromControl: TypeAlias = Refill | Begin | Accounts | Overrides | Keys | Prices | End | Passed | ControlBeat | AskReport
 
 
 class _AnyMessage(msgspec.Struct):

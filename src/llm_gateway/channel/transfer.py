@@ -8,13 +8,15 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from llm_gateway.channel.messages import Accounts, Begin, End, Message, Overrides, Prices
+from llm_gateway.channel.messages import Accounts, Begin, End, Keys, Message, Overrides, Prices
 from llm_gateway.domain.catalog import Override
 from llm_gateway.domain.configuration import Account, Configuration, OverrideKey
+from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.domain.public_prices import PublicPrices
+from llm_gateway.domain.service_key import ServiceKey
 
 ROWS = 500
-"""Rows of a message at most, so that its reader decodes it in about a millisecond: overrides, models of accounts."""
+"""Rows of a message at most, so that its reader decodes it in about a millisecond: overrides, keys, models."""
 
 Row = TypeVar("Row")
 
@@ -37,17 +39,28 @@ class Changes(NamedTuple):
     removed_accounts: list[str]
     overrides: list[Override]
     removed_overrides: list[OverrideKey]
+    keys: list[ServiceKey]
+    removed_keys: list[bytes]
+    peppers: tuple[Pepper, ...]
     prices: PublicPrices | None
 
 
 def all_of(published: Published) -> Iterator[Message]:
     """Yield the messages that make up a whole configuration."""
     version, configuration = published
-    yield Begin(version=version, has_vendor=configuration.has_vendor, has_prices=True, format=configuration.format)
+    yield Begin(
+        version=version,
+        has_vendor=configuration.has_vendor,
+        has_prices=True,
+        peppers=configuration.peppers,
+        format=configuration.format,
+    )
     for accounts in _account_parts(configuration.accounts):
         yield Accounts(accounts=accounts)
     for overrides in parts(configuration.overrides.values(), ROWS):
         yield Overrides(overrides=overrides)
+    for keys in parts(configuration.service_keys.values(), ROWS):
+        yield Keys(keys=keys)
     yield from _price_parts(configuration.public_prices)
     yield End(version=version)
 
@@ -57,6 +70,7 @@ def changes_between(before: Published, after: Published) -> Changes:
     old, new = before.configuration, after.configuration
     old_accounts = {account.provider.id: account for account in old.accounts}
     new_accounts = {account.provider.id: account for account in new.accounts}
+    same_keys = old.service_keys is new.service_keys
     return Changes(
         version=after.version,
         base=before.version,
@@ -66,6 +80,11 @@ def changes_between(before: Published, after: Published) -> Changes:
         removed_accounts=[key for key in old_accounts if key not in new_accounts],
         overrides=[rule for key, rule in new.overrides.items() if old.overrides.get(key) != rule],
         removed_overrides=[key for key in old.overrides if key not in new.overrides],
+        keys=[]
+        if same_keys
+        else [key for public_id, key in new.service_keys.items() if old.service_keys.get(public_id) != key],
+        removed_keys=[] if same_keys else [key for key in old.service_keys if key not in new.service_keys],
+        peppers=new.peppers,
         prices=None if new.public_prices == old.public_prices else new.public_prices,
     )
 
@@ -77,6 +96,7 @@ def changes_of(changes: Changes) -> Iterator[Message]:
         base=changes.base,
         has_vendor=changes.has_vendor,
         has_prices=changes.prices is not None,
+        peppers=changes.peppers,
         format=changes.format,
     )
     for accounts in _account_parts(changes.accounts):
@@ -87,6 +107,10 @@ def changes_of(changes: Changes) -> Iterator[Message]:
         yield Overrides(overrides=overrides)
     for keys in parts(changes.removed_overrides, ROWS):
         yield Overrides(removed=keys)
+    for service_keys in parts(changes.keys, ROWS):
+        yield Keys(keys=service_keys)
+    for public_ids in parts(changes.removed_keys, ROWS):
+        yield Keys(removed=public_ids)
     if changes.prices is not None:
         yield from _price_parts(changes.prices)
     yield End(version=changes.version)

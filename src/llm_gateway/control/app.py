@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from llm_gateway.control.docs.home import home_router
 from llm_gateway.control.docs.routes import docs_page_router
+from llm_gateway.control.effective_keys import EffectiveKeys
 from llm_gateway.control.embedded_model import OnlyModelWarning
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.app import build_management
@@ -19,11 +20,13 @@ from llm_gateway.control.management.breakdown import breakdown_router, series_ro
 from llm_gateway.control.management.export import export_router
 from llm_gateway.control.management.freshness import up_to_date_by
 from llm_gateway.control.management.health import SharedCheck, health_router
+from llm_gateway.control.management.keys import EnvironmentKeys, keys_router, me_router
 from llm_gateway.control.management.overrides import overrides_router
 from llm_gateway.control.management.probe import Probe
 from llm_gateway.control.management.provider_rules import ProviderRules
 from llm_gateway.control.management.providers import providers_router
 from llm_gateway.control.management.records import records_router
+from llm_gateway.control.management.teams import teams_router
 from llm_gateway.control.management.usage import usage_router
 from llm_gateway.control.workers import Workers
 from llm_gateway.docs_page.page import build_page
@@ -43,10 +46,13 @@ from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.settings import Settings
 from llm_gateway.store.database import Database
+from llm_gateway.store.keys import KeyStore
 from llm_gateway.store.overrides import OverrideStore
+from llm_gateway.store.peppers import open_peppers, parse_peppers
 from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.record_search import RecordSearch
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
+from llm_gateway.store.teams import TeamStore
 from llm_gateway.store.usage import UsageStore
 from llm_gateway.store.usage_reports import UsageReports
 from llm_gateway.telemetry.redaction import Redactor
@@ -70,6 +76,8 @@ class Stores(NamedTuple):
     usage: UsageStore
     providers: ProviderStore
     overrides: OverrideStore
+    keys: KeyStore
+    teams: TeamStore
     replayed: int
 
 
@@ -77,10 +85,13 @@ def check_settings(settings: Settings) -> None:
     """Check what can be checked without the database, so that a reload with such settings replaces nothing.
 
     Raises:
-        ConfigurationError: the encryption keys are not valid, or the embedded model is required and not installed.
+        ConfigurationError: the encryption keys or the peppers are not valid, or the embedded model is required and not
+            installed.
     """
     if settings.encryption_keys:
         parse_keys(settings.encryption_keys)
+    if settings.key_peppers is not None:
+        parse_peppers(settings.key_peppers)
     if settings.local_model == "true" and find_model() is None:
         raise ConfigurationError(NOT_INSTALLED)
 
@@ -89,7 +100,7 @@ def open_stores(settings: Settings, stack: AsyncExitStack, log: Log) -> Stores:
     """Migrate the database, and move journal entries of earlier gateways into it. The data directory must be locked.
 
     Raises:
-        ConfigurationError: the encryption keys are not valid, or the journal cannot be read.
+        ConfigurationError: the encryption keys or the peppers are not valid, or the journal cannot be read.
         StoreUnavailable: the database does not answer.
     """
     path = settings.data_dir.absolute()
@@ -100,12 +111,16 @@ def open_stores(settings: Settings, stack: AsyncExitStack, log: Log) -> Stores:
         keys = parse_keys(settings.encryption_keys)
     else:
         keys = load_or_create_key_file(path / "encryption.key")
+    peppers = open_peppers(settings.key_peppers, path)
     usage = UsageStore(database)
     report = replay(path, usage.write, log=log)
     if report.records:
         log("usage journal replayed", records=report.records)
     providers = ProviderStore(database, SecretBox(keys))
-    return Stores(path, database, usage, providers, OverrideStore(database), report.records)
+    service_keys = KeyStore(database, peppers, [name for name, _, _ in settings.callers()])
+    return Stores(
+        path, database, usage, providers, OverrideStore(database), service_keys, TeamStore(database), report.records
+    )
 
 
 class Control:
@@ -122,6 +137,7 @@ class Control:
         self._dev_key = settings.dev_key
         self._root_path = settings.root_path
         self._is_behind_proxy = bool(settings.proxy_networks)
+        self._environment_keys = EnvironmentKeys((name, scopes) for name, _, scopes in settings.callers())
         self.sign_in_page = build_page(settings.dev_key)
         self._stores = stores
         self._local = local
@@ -143,6 +159,7 @@ class Control:
         self.configuration = LiveConfiguration(
             stores.providers,
             stores.overrides,
+            EffectiveKeys(stores.keys),
             resolver.resolve,
             lambda: prices.public,
             SnapshotBuilder(assembler.assemble, self._cannot_be_used).build,
@@ -187,6 +204,9 @@ class Control:
             ),
             providers_router(stores.providers, configuration, rules, probe),
             overrides_router(stores.overrides, configuration),
+            keys_router(stores.keys, configuration, self._environment_keys),
+            me_router(stores.keys, self._environment_keys),
+            teams_router(stores.teams),
             usage_router(stores.usage, up_to_date),
             records_router(search, up_to_date),
             export_router(search, up_to_date),

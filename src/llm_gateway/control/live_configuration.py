@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from llm_gateway.control.effective_keys import EffectiveKeys
 from llm_gateway.domain.catalog import Provider, Snapshot
 from llm_gateway.domain.configuration import Account, Configuration, by_key
 from llm_gateway.domain.public_prices import PublicPrices
@@ -34,6 +35,7 @@ class LiveConfiguration:
         self,
         providers: ProviderStore,
         overrides: OverrideStore,
+        keys: EffectiveKeys,
         resolve: Resolve,
         public_prices: Callable[[], PublicPrices],
         build: Build,
@@ -42,6 +44,7 @@ class LiveConfiguration:
         self.snapshot = build(Configuration())
         self._providers = providers
         self._overrides = overrides
+        self._keys = keys
         self._resolve = resolve
         self._public_prices = public_prices
         self._build = build
@@ -71,6 +74,8 @@ class LiveConfiguration:
                 overrides=by_key(self._overrides.list()),
                 public_prices=self._public_prices(),
                 has_vendor=has_enabled_vendor(provider for provider, _ in loaded),  # an unusable one counts as well
+                service_keys=self._keys.refresh(),
+                peppers=self._keys.peppers,
             )
             snapshot = self._build(configuration)
             self.snapshot = snapshot

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
+from llm_gateway.domain.key_secret import Hashers
 from llm_gateway.domain.public_prices import PublicPrices
+from llm_gateway.domain.service_key import ServiceKeys
 from llm_gateway.domain.usage import Price
 from llm_gateway.json_outline import Piece
 
@@ -202,7 +204,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     `tiers_by_model` has two kinds of keys: a model's name, for all enabled providers that list it, and
     `provider/model`, for that provider alone; the latter keys are `pinned_models`. The embedded model is in `tiers`
     only if no other provider is enabled. `aliases` is None if no provider is enabled. `public_prices` contains the
-    price lists that the providers' `price_vendor` refers to.
+    price lists that the providers' `price_vendor` refers to. `service_keys` are those made over the API, and `hashers`
+    compares their secrets.
     """
 
     providers: dict[str, Provider]
@@ -212,6 +215,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     pinned_models: frozenset[str] = frozenset()
     public_prices: PublicPrices = PublicPrices()
     aliases: ModelAliases | None = None
+    service_keys: ServiceKeys = {}
+    hashers: Hashers | None = None
 
     def resolve(self, name: str) -> ResolvedModel | None:
         """Return what a model's name or alias leads to, None if it leads nowhere."""

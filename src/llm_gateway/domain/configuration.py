@@ -13,7 +13,9 @@ from typing import TypeAlias
 import msgspec
 
 from llm_gateway.domain.catalog import Override, Provider
+from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.domain.public_prices import PublicPrices
+from llm_gateway.domain.service_key import ServiceKeys
 
 OverrideKey: TypeAlias = tuple[str, str | None]
 """(user_id, service_name): there is one override at most for each."""
@@ -46,13 +48,16 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     """The whole configuration at one moment, as data. `overrides` is as in `Snapshot`, which uses the same object.
 
     `has_vendor`: a provider other than the embedded one is enabled, whether it can be used or not. `public_prices`
-    contains the price lists that the providers' `price_vendor` refers to.
+    contains the price lists that the providers' `price_vendor` refers to. `service_keys` and `peppers` are as in
+    `Snapshot`, too.
     """
 
     accounts: tuple[Account, ...] = ()
     overrides: dict[OverrideKey, Override] = {}
     public_prices: PublicPrices = PublicPrices()
     has_vendor: bool = False
+    service_keys: ServiceKeys = {}
+    peppers: tuple[Pepper, ...] = ()
     format: int = FORMAT
 
 

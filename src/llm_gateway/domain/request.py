@@ -9,6 +9,7 @@ import msgspec
 
 from llm_gateway.domain.client_presence import ClientPresence
 from llm_gateway.domain.conversation import Conversation
+from llm_gateway.domain.service_key import ServiceKey
 from llm_gateway.domain.token_estimate import estimated_tokens
 from llm_gateway.json_outline import HeldTexts
 
@@ -79,8 +80,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `json_mode`: an answer that is not JSON counts as a failed attempt. `requested_model` is the client's spelling,
     None to let the routing choose. `session` is the client's name for the conversation, `agent` the program that sent
     the request; `beginning` returns the start of the conversation, which replaces the session of a request without
-    one. `use_cache` allows an answer from the cache, `store_in_cache` storing the answer. `presence` tells whether a
-    client still waits for the answer.
+    one. `key` is that of the request, None for keys of the environment. `use_cache` allows an answer from the cache,
+    `store_in_cache` storing the answer. `presence` tells whether a client still waits for the answer.
     """
 
     id: str
@@ -105,6 +106,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     agent: str | None = None
     beginning: Callable[[], str] | None = None
     requested_model: str | None = None
+    key: ServiceKey | None = None
     presence: ClientPresence = msgspec.field(default_factory=ClientPresence)
 
     def estimated_input_tokens(self) -> int:

@@ -26,7 +26,8 @@ class ForwardedIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """The caller and the ids of a request, and what its client's connection was.
 
     Fields that this version does not know are skipped, and new ones need a default: while a gateway is replaced, its
-    processes are of two versions. `has_host`: the client sent a Host header, which HTTP/1.0 does not require.
+    processes are of two versions. `has_host`: the client sent a Host header, which HTTP/1.0 does not require. `key_id`
+    is that of a key made over the API.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ForwardedIdentity(msgspec.Struct, frozen=True, kw_only=True):
     server: tuple[str, int | None] | None = None
     scheme: str = "http"
     has_host: bool = True
+    key_id: str | None = None
 
 
 def write_identity(scope: Scope) -> bytes:
@@ -51,6 +53,7 @@ def write_identity(scope: Scope) -> bytes:
         server=scope.get("server"),
         scheme=scope.get("scheme", "http"),
         has_host=b"host" in context.headers,
+        key_id=context.caller.key_id,
     )
     return base64.b64encode(msgspec.json.encode(identity))  # base64: a key's name may hold what headers may not
 
@@ -93,7 +96,7 @@ class RestoreCaller:
             await send_error(send, {**scope, REQUEST_CONTEXT: context}, Forbidden(NO_IDENTITY))
             return
         context = RequestContext(
-            Caller(identity.name, identity.scopes),
+            Caller(identity.name, identity.scopes, identity.key_id),
             identity.request_id,
             identity.client_request_id,
             (identity.client_request_id or identity.request_id).encode(),

@@ -8,11 +8,16 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable
+from hmac import compare_digest
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.explanation import EXPLAIN_PATH
+from llm_gateway.domain.key_secret import PREFIX, is_intact, public_id_of
+from llm_gateway.domain.service_key import FOR_EVER, SCOPES_OF_BITS, ServiceKey
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
@@ -25,6 +30,7 @@ HOME_PATH = "/"
 OPEN_PATHS = frozenset({HOME_PATH, "/api/v1/health", "/healthz", "/readyz"})
 GENERATE_PATH = "/api/v1/generate"
 DOCS_PATH = "/docs"
+ME_PATH = "/api/v1/me"
 TWO_KEYS = "The request carries two different keys: send one."
 
 _CREDENTIALS = frozenset({b"x-service-key"}.union(*(each.credential_headers for each in PROTOCOLS.values())))
@@ -33,9 +39,19 @@ _LOCAL_HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGN
 
 
 class Keyring:
-    """The configured service keys. Lookups compare keyed hashes of whole keys, so timing reveals nothing of a key."""
+    """The service keys of the environment, and those of the current snapshot, which were made over the API.
 
-    def __init__(self, keys: Iterable[tuple[str, str, frozenset[str]]]) -> None:
+    Lookups compare keyed hashes of whole keys, so timing reveals nothing of a key. `clock` returns seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        keys: Iterable[tuple[str, str, frozenset[str]]],
+        snapshot: Callable[[], Snapshot] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._snapshot = snapshot
+        self._clock = clock
         self._keyed = hashlib.blake2b(key=secrets.token_bytes(32), digest_size=32)
         self._callers = {self._hash(key.encode()): Caller(name, scopes) for name, key, scopes in keys}
 
@@ -45,8 +61,47 @@ class Keyring:
         return keyed.digest()
 
     def find(self, key: bytes) -> Caller | None:
-        """Return the caller to whom this key belongs, None for an unknown key."""
-        return self._callers.get(self._hash(key))
+        """Return the caller to whom this key belongs, None for an unknown key, or one that is not in force."""
+        caller = self._callers.get(self._hash(key))
+        if caller is None and key.startswith(PREFIX):
+            stored = self._stored(key)
+            if stored is not None and self._is_in_force(stored):
+                return Caller(stored.name, SCOPES_OF_BITS[stored.scopes], stored.id, stored)
+        return caller
+
+    def problem_of(self, key: bytes) -> str | None:
+        """Return a sentence on a key that `find` does not find: of one that was made over the API, else None.
+
+        Only who holds the whole key learns more than that it is not known.
+        """
+        if not key.startswith(PREFIX):
+            return None
+        if not is_intact(key):
+            return "The key is damaged: its checksum does not match, so copy it again."
+        stored = self._stored(key)
+        if stored is None:
+            return "The key is not known: it was deleted or replaced, or it belongs to another gateway."
+        if stored.is_disabled:
+            return f"The key {stored.name!r} is disabled: enable it, or use another one."
+        return f"The key {stored.name!r} has expired, or this secret of it was replaced: use a new one."
+
+    def _stored(self, key: bytes) -> ServiceKey | None:
+        """Return the stored key with this secret."""
+        snapshot = None if self._snapshot is None else self._snapshot()
+        if snapshot is None or snapshot.hashers is None or not is_intact(key):
+            return None
+        stored = snapshot.service_keys.get(public_id_of(key))
+        if stored is None:
+            return None
+        digest = snapshot.hashers.digest(stored.pepper, key)
+        if digest is None or not compare_digest(digest, stored.digest):
+            return None
+        return stored
+
+    def _is_in_force(self, stored: ServiceKey) -> bool:
+        if stored.is_disabled:
+            return False
+        return stored.until_ms == FOR_EVER or self._clock() * 1000 < stored.until_ms
 
 
 class Gate:
@@ -108,7 +163,8 @@ class Gate:
         key = _presented_key(scope)
         caller = self._keyring.find(key) if key is not None else None
         if caller is None:
-            raise Unauthorized(explain(scope, headers, key, self._dev_key))
+            problem = None if key is None else self._keyring.problem_of(key)
+            raise Unauthorized(explain(scope, headers, key, self._dev_key, problem))
         return caller
 
     def _check_host(self, host: bytes) -> None:
@@ -133,7 +189,7 @@ def _check_scope(caller: Caller, scope: Scope) -> None:
     if "admin" in caller.scopes or _is_open(scope):
         return
     needed = scope_needed(scope["method"], scope["path"])
-    if needed not in caller.scopes:
+    if needed is not None and needed not in caller.scopes:
         raise Forbidden(f"This key lacks the scope {needed!r}, which this request needs.")
 
 
@@ -175,10 +231,12 @@ def _key_in_query(scope: Scope) -> bytes | None:
     return keys.pop() if keys else None
 
 
-def scope_needed(method: str, path: str) -> str:
-    """Return the scope that this request requires: `call`, `read` or `admin`."""
+def scope_needed(method: str, path: str) -> str | None:
+    """Return the scope that this request requires: `call`, `read` or `admin`; None if any key may make it."""
     if path == GENERATE_PATH or path.startswith(VENDOR_PATH_PREFIXES):
         return "call"
     if path == EXPLAIN_PATH:
         return "read"  # it is posted because it has a body
+    if path == ME_PATH and method in ("GET", "HEAD"):
+        return None
     return "read" if method in ("GET", "HEAD") else "admin"

@@ -44,14 +44,17 @@ A comparison takes some 30 µs on the event loop, and a client without a key can
 """
 
 
-def explain(scope: Scope, headers: Mapping[bytes, bytes], key: bytes | None, dev_key: str | None) -> str:
+def explain(
+    scope: Scope, headers: Mapping[bytes, bytes], key: bytes | None, dev_key: str | None, problem: str | None = None
+) -> str:
     """Return a sentence on what is wrong with the key, and one on what to send.
 
     `key` is the unknown key of the request, None if it has no key. `dev_key` is the public development key if it is
-    valid.
+    valid. `problem` is what is wrong if that is known already.
     """
     place = _place_of(scope, headers)
-    problem = _problem_of_value(key) if key is not None else _problem_of_headers(scope, headers)
+    if problem is None:
+        problem = _problem_of_value(key) if key is not None else _problem_of_headers(scope, headers)
     dev = f" In dev mode the key is {dev_key}." if dev_key is not None else ""
     return f"{problem} Send a service key of the gateway as `{SHOWN[place]}`.{dev}"
 
@@ -122,7 +125,7 @@ def _problem_of_value(key: bytes) -> str:
                 f"The key is not known: it looks like a key of {vendor}. To add such a key to the gateway, use "
                 "`llm-gateway providers add` or POST /api/v1/providers."
             )
-    return "The key is not known: it is not one of those in LLM_GATEWAY_SERVICE_KEYS."
+    return "The key is not known: it is neither in LLM_GATEWAY_SERVICE_KEYS nor made with POST /api/v1/keys."
 
 
 def _title(name: bytes) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 from starlette.types import Scope
 
+from llm_gateway.domain.service_key import ServiceKey
 from llm_gateway.error_format.paths import without_query
 from llm_gateway.error_format.responses import LONGEST_TEXT, shown
 from llm_gateway.errors import GatewayError, InternalError
@@ -18,10 +19,16 @@ LONGEST_PATH = 200
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """The owner of a service key: the key's name and its scopes (`call`, `read`, `admin`)."""
+    """The owner of a service key: the key's name and its scopes (`call`, `read`, `admin`, `own`).
+
+    `key_id` is None for keys of the environment. `key` has the rights of a key that was made over the API; it is None
+    for others, and in the control process.
+    """
 
     name: str
     scopes: frozenset[str]
+    key_id: str | None = None
+    key: ServiceKey | None = None
 
 
 NOBODY = Caller("", frozenset())

@@ -8,6 +8,7 @@ import msgspec
 
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Tiers
 from llm_gateway.domain.configuration import Account, Configuration, OverrideKey
+from llm_gateway.domain.key_secret import Hashers, Pepper
 from llm_gateway.domain.model_aliases import AliasTable
 from llm_gateway.domain.public_prices import PublicPrices
 from llm_gateway.errors import reason_without_key
@@ -28,18 +29,23 @@ class SnapshotBuilder:
         self._cannot_be_used = cannot_be_used
         self._assembled: dict[str, tuple[Account, Provider]] = {}
         self._last: tuple[list[Provider], bool, Snapshot] | None = None
+        self._peppers: tuple[Pepper, ...] = ()
+        self._hashers = Hashers(())
 
     def build(self, configuration: Configuration) -> Snapshot:
         """Return the snapshot of a configuration."""
         before, self._assembled = self._assembled, {}
         providers = [self._provider(account, before) for account in configuration.accounts]
-        snapshot = self._with_other_overrides(providers, configuration) or build_snapshot(
+        snapshot = self._of_same_providers(providers, configuration) or build_snapshot(
             providers, configuration.overrides, configuration.public_prices, has_vendor=configuration.has_vendor
         )
+        if self._peppers != configuration.peppers:
+            self._peppers, self._hashers = configuration.peppers, Hashers(configuration.peppers)
+        snapshot = msgspec.structs.replace(snapshot, service_keys=configuration.service_keys, hashers=self._hashers)
         self._last = providers, configuration.has_vendor, snapshot
         return snapshot
 
-    def _with_other_overrides(self, providers: list[Provider], configuration: Configuration) -> Snapshot | None:
+    def _of_same_providers(self, providers: list[Provider], configuration: Configuration) -> Snapshot | None:
         """Return the last snapshot with the overrides and prices of `configuration`; None if its providers differ."""
         if self._last is None:
             return None

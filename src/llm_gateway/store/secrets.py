@@ -93,7 +93,7 @@ def load_or_create_key_file(path: Path) -> list[bytes]:
     """
     try:
         if not path.exists():
-            _create_key_file(path)
+            create_secret_file(path, base64.urlsafe_b64encode(os.urandom(KEY_BYTES)) + b"\n")
         return parse_keys(path.read_text(encoding="ascii"), str(path))
     except UnicodeDecodeError:
         raise _no_key(1, str(path)) from None
@@ -104,14 +104,20 @@ def load_or_create_key_file(path: Path) -> list[bytes]:
         ) from None
 
 
-def _create_key_file(path: Path) -> None:
-    """Write the file durably under a temporary name, then link it; if another process was first, keep its file."""
+def create_secret_file(path: Path, content: bytes) -> None:
+    """Write a file (mode 0600) durably; if another process was first, keep its file.
+
+    It is written under a temporary name, and then linked.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(base64.urlsafe_b64encode(os.urandom(KEY_BYTES)) + b"\n")
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         try:

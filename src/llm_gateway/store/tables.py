@@ -57,6 +57,50 @@ overrides = sa.Table(
     sa.UniqueConstraint("user_id", "service_name", name="overrides_user_service"),
 )
 
+teams = sa.Table(
+    "teams",
+    metadata,
+    Column("id", SORTED_BY_BYTES, primary_key=True),
+    Column("name", SORTED_BY_BYTES, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    sa.UniqueConstraint("name", name="teams_name"),
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    Column("id", SORTED_BY_BYTES, primary_key=True),
+    Column("name", SORTED_BY_BYTES, nullable=False),
+    Column("scopes", Text, nullable=False, comment="JSON array"),
+    Column("settings", Text, nullable=False, comment="JSON object"),
+    Column("team_id", SORTED_BY_BYTES),
+    Column("parent_id", SORTED_BY_BYTES),
+    Column("owner", Text),
+    Column("disabled", Boolean, nullable=False),
+    Column("expires_at_ms", BigInteger),
+    Column("last4", Text, nullable=False),
+    Column("last_used_at_ms", BigInteger),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    sa.UniqueConstraint("name", name="api_keys_name"),
+)
+sa.Index("api_keys_team", api_keys.c.team_id)
+sa.Index("api_keys_parent", api_keys.c.parent_id)
+
+# A key that was rotated has more than one secret until the overlap ends.
+api_key_secrets = sa.Table(
+    "api_key_secrets",
+    metadata,
+    Column("public_id", SORTED_BY_BYTES, primary_key=True),
+    Column("key_id", SORTED_BY_BYTES, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("pepper", BigInteger, nullable=False),
+    Column("until_ms", BigInteger),
+)
+sa.Index("api_key_secrets_key", api_key_secrets.c.key_id)
+
 # `instance_id` is a number of usage_names; `instance` is empty then. Records of version 1 have the name itself.
 # Ids are UUIDv7, so a range of time is a range of ids: the primary key serves queries by time.
 usage_records = sa.Table(

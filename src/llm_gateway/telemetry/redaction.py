@@ -9,12 +9,13 @@ from collections.abc import Iterable
 MASK = "[redacted]"
 LOOKS_SECRET = re.compile(
     r"(AIza|key=|(?<![a-z0-9])(?:sk-|csk-|gsk_|xai-|pplx-|fw_))[a-z0-9_-]{8,}"
+    r"|(gw_)[a-z2-7]{12}_[a-z0-9]{8,}"  # the gateway's own (`domain/key_secret.py`)
     r"|(Bearer\s+)[a-z0-9._~+/-]{8,}",  # RFC 6750, section 2.1
     re.IGNORECASE,
 )
 """Key prefixes of the vendors in the presets, and the forms in which keys are sent: `key=…` and `Bearer …`."""
 
-MARKERS = ("sk-", "aiza", "bearer", "key=", "gsk_", "xai-", "pplx-", "fw_")
+MARKERS = ("sk-", "aiza", "bearer", "key=", "gsk_", "xai-", "pplx-", "fw_", "gw_")
 """Every match of LOOKS_SECRET contains one of these, in lower case; searching for them first is ten times as fast."""
 
 MIN_SECRET_CHARACTERS = 8
@@ -60,4 +61,4 @@ def _json_text(secret: str) -> str:
 
 
 def _mask(found: re.Match[str]) -> str:
-    return (found[1] or found[2]) + MASK
+    return (found[1] or found[2] or found[3]) + MASK

@@ -225,7 +225,7 @@ class WorkerProcess(ProcessApplication):
         settings = self._settings
         gate = Gate(
             app,
-            Keyring(settings.callers()),
+            Keyring(settings.callers(), lambda: self._snapshot),
             local_only=settings.env == "dev",
             log=self.refusals,
             dev_key=settings.dev_key,

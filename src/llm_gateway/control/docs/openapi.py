@@ -44,6 +44,8 @@ TAGS = [
     {"name": "surfaces", "description": "Endpoints for the SDKs of OpenAI, Anthropic and Google."},
     {"name": "providers", "description": "The upstream accounts that requests are sent to."},
     {"name": "overrides", "description": "The provider and model that one customer's requests try first."},
+    {"name": "keys", "description": "The keys of clients: what they may do, and how much."},
+    {"name": "teams", "description": "Groups of keys, by which usage is reported."},
     {"name": "usage", "description": "Requests, tokens and cost, up to the last response sent."},
     {"name": "health", "description": "Health of the gateway, its database and its providers."},
     {"name": "documentation", "description": "This description as JSON and as a page."},
@@ -202,8 +204,9 @@ def _complete(path: str, method: str, operation: Document) -> None:
         errors.add(403)  # the host
     else:
         errors |= {401, 403, 422} if refuses_parameters(path) else {401, 403}
-        scopes = dict.fromkeys((scope_needed(method, path), "admin"))
-        needs = f"Needs a key with the scope {' or '.join(f'`{scope}`' for scope in scopes)}."
+        scope = scope_needed(method, path)
+        scopes = " or ".join(f"`{each}`" for each in dict.fromkeys((scope, "admin")))
+        needs = "Any key may call it." if scope is None else f"Needs a key with the scope {scopes}."
         operation["description"] = "\n\n".join(filter(None, (operation.get("description"), needs)))
     for status, response in responses.items():
         if status < "400":

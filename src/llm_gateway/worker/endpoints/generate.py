@@ -142,6 +142,7 @@ class GenerateEndpoint(Endpoint):
             started=started,
             deadline=deadline(headers, started, self._timeout_s),
             key_name=context.caller.name,
+            key=context.caller.key,
             surface="generate",
             user_id=body.user_id,
             service=body.service,

@@ -151,6 +151,7 @@ class ProtocolEndpoint(Endpoint):
             started=started,
             deadline=request_headers.deadline(headers, started, self._timeout_s),
             key_name=context.caller.name,
+            key=context.caller.key,
             surface=protocol.surface,
             user_id=identity.user_id,
             service=request_headers.label(headers, b"x-service-name") or context.caller.name,

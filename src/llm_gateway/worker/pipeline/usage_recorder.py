@@ -71,6 +71,7 @@ class UsageRecorder:
 
     def start(self, request: Request) -> UsageRecord:
         """Return a new record of a request that has just arrived; nothing is written yet."""
+        key = request.key
         return UsageRecord(
             id=request.id,
             at_ms=request.at_ms,
@@ -87,6 +88,8 @@ class UsageRecorder:
             tags=request.tags,
             stream=request.stream,
             requested_model=request.requested_model,
+            key_id=None if key is None else key.id,
+            team_id=None if key is None else key.team_id,
         )
 
     async def write_intent(

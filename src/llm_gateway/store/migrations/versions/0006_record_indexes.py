@@ -9,7 +9,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0006"
-down_revision = "0004"
+down_revision = "0005"
 
 INDEXES = {
     "usage_records_failures": "(outcome) WHERE outcome NOT IN ('ok', 'cached')",

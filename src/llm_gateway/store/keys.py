@@ -1,0 +1,277 @@
+"""Store service keys. Of a secret only its keyed hash is stored, so that no one can read a key from the database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+from sqlalchemy.exc import IntegrityError
+
+from llm_gateway.domain.key_secret import Hashers, Pepper, make_secret, public_id_of
+from llm_gateway.domain.stored_key import KeySettings, StoredKey, StoredSecret
+from llm_gateway.domain.uuid7 import new_id
+from llm_gateway.errors import Conflict
+from llm_gateway.store.database import Database
+from llm_gateway.store.identifiers import missing, stored_id
+from llm_gateway.store.key_family import check_family
+from llm_gateway.store.tables import api_key_secrets, api_keys
+
+Keys: TypeAlias = list[StoredKey]
+Secrets: TypeAlias = list[StoredSecret]
+SETTINGS = frozenset(KeySettings.__struct_fields__)
+MOST_SECRETS = 4
+"""Secrets that a key can have at once, when rotations overlap."""
+ROWS = 500
+"""Ids of a query at most: databases bound the parameters of a statement."""
+
+
+class KeyDraft(msgspec.Struct, frozen=True, kw_only=True):
+    """A key to create."""
+
+    name: str
+    scopes: tuple[str, ...] = ("call",)
+    settings: KeySettings = KeySettings()
+    team_id: str | None = None
+    parent_id: str | None = None
+    owner: str | None = None
+    disabled: bool = False
+    expires_at_ms: int | None = None
+
+
+class MadeKey(NamedTuple):
+    """A key with its new secret, which is known only now."""
+
+    key: StoredKey
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"MadeKey({self.key.name!r})"
+
+
+class KeyStore:
+    """The tables of keys and of the hashes of their secrets.
+
+    Args:
+        database: where they are.
+        peppers: of the hashes; the first makes them.
+        reserved: names that keys cannot have, those of the environment's keys.
+        clock_ms: milliseconds UTC.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        peppers: list[Pepper],
+        reserved: Collection[str] = (),
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._database = database
+        self.peppers = peppers
+        self._hashers = Hashers(peppers)
+        self._reserved = frozenset(reserved)
+        self._clock_ms = clock_ms
+
+    def list(self, *, name: str | None = None, team_id: str | None = None, after: str = "", limit: int = 100) -> Keys:
+        """Return up to `limit` keys in the order of their creation, those whose id is greater than `after`."""
+        query = sa.select(api_keys).where(api_keys.c.id > after).order_by(api_keys.c.id).limit(limit)
+        if name is not None:
+            query = query.where(api_keys.c.name == name)
+        if team_id is not None:
+            query = query.where(api_keys.c.team_id == team_id)
+        with self._database.read() as connection:
+            return [_key(row) for row in connection.execute(query)]
+
+    def get(self, key_id: str) -> StoredKey:
+        """Return one key.
+
+        Raises:
+            NotFound: no key has this id.
+        """
+        found = stored_id(key_id, "key")
+        with self._database.read() as connection:
+            return _get(connection, found)
+
+    def create(self, draft: KeyDraft) -> MadeKey:
+        """Store a new key.
+
+        Raises:
+            Conflict: the name is taken.
+            Invalid: the key does not fit its team or its parent.
+        """
+        now_ms, secret = self._clock_ms(), make_secret()
+        key = StoredKey(
+            id=new_id(),
+            last4=secret[-4:],
+            last_used_at_ms=None,
+            created_at_ms=now_ms,
+            updated_at_ms=now_ms,
+            **{name: getattr(draft, name) for name in draft.__struct_fields__},
+        )
+        self._check_name(key.name)
+        try:
+            with self._database.write() as connection:
+                check_family(connection, key, _key)
+                connection.execute(sa.insert(api_keys).values(_row(msgspec.structs.asdict(key))))
+                connection.execute(sa.insert(api_key_secrets).values(self._hashed(key.id, secret)))
+        except IntegrityError:
+            raise _name_exists(key.name) from None
+        return MadeKey(key, secret)
+
+    def update(self, key_id: str, changes: Mapping[str, Any]) -> StoredKey:
+        """Change the fields in `changes`, named as in `KeyDraft` and in `KeySettings`.
+
+        Raises:
+            NotFound: no key has this id.
+            Conflict: the new name is taken.
+            Invalid: the key would not fit its team or its parent.
+        """
+        found = stored_id(key_id, "key")
+        if "name" in changes:
+            self._check_name(changes["name"])
+        try:
+            with self._database.write() as connection:
+                before = _get(connection, found, lock=True)
+                narrowed = {name: value for name, value in changes.items() if name in SETTINGS}
+                fields = {name: value for name, value in changes.items() if name not in SETTINGS}
+                after = msgspec.structs.replace(
+                    before,
+                    settings=msgspec.structs.replace(before.settings, **narrowed),
+                    updated_at_ms=max(self._clock_ms(), before.updated_at_ms + 1),
+                    **fields,
+                )
+                check_family(connection, after, _key)
+                values = _row(msgspec.structs.asdict(after))
+                del values["last_used_at_ms"]
+                connection.execute(sa.update(api_keys).where(api_keys.c.id == found).values(values))
+                return after
+        except IntegrityError:
+            raise _name_exists(str(changes.get("name"))) from None
+
+    def rotate(self, key_id: str, overlap_s: float) -> MadeKey:
+        """Give a key a new secret. Its secrets before end in `overlap_s` seconds, unless a rotation ends them sooner.
+
+        Raises:
+            NotFound: no key has this id.
+            Conflict: it has too many secrets that have not ended yet.
+        """
+        found = stored_id(key_id, "key")
+        secret, now_ms = make_secret(), self._clock_ms()
+        until_ms = now_ms + round(overlap_s * 1000)
+        of_key = api_key_secrets.c.key_id == found
+        with self._database.write() as connection:
+            before = _get(connection, found, lock=True)
+            ended = api_key_secrets.c.until_ms <= now_ms
+            connection.execute(sa.delete(api_key_secrets).where(of_key, ended))
+            if overlap_s <= 0:
+                connection.execute(sa.delete(api_key_secrets).where(of_key))
+            kept = connection.execute(
+                sa.select(sa.func.count()).select_from(api_key_secrets).where(of_key)
+            ).scalar_one()
+            if kept >= MOST_SECRETS:
+                raise Conflict(
+                    f"This key has {kept} secrets that are still valid: wait until an overlap ends, or rotate with "
+                    "overlap_s 0, which ends them at once."
+                )
+            later = sa.or_(api_key_secrets.c.until_ms.is_(None), api_key_secrets.c.until_ms > until_ms)
+            connection.execute(sa.update(api_key_secrets).where(of_key, later).values(until_ms=until_ms))
+            connection.execute(sa.insert(api_key_secrets).values(self._hashed(found, secret)))
+            after = msgspec.structs.replace(
+                before, last4=secret[-4:], updated_at_ms=max(now_ms, before.updated_at_ms + 1)
+            )
+            values = {"last4": after.last4, "updated_at_ms": after.updated_at_ms}
+            connection.execute(sa.update(api_keys).where(api_keys.c.id == found).values(values))
+        return MadeKey(after, secret)
+
+    def delete(self, key_id: str) -> None:
+        """Delete a key and its secrets. Usage keeps its id.
+
+        Raises:
+            NotFound: no key has this id.
+            Conflict: it is the parent of other keys.
+        """
+        found = stored_id(key_id, "key")
+        with self._database.write() as connection:
+            _get(connection, found, lock=True)
+            of_parent = sa.select(sa.func.count()).select_from(api_keys).where(api_keys.c.parent_id == found)
+            children = connection.execute(of_parent).scalar_one()
+            if children:
+                raise Conflict(
+                    f"This key is the parent of {children} {'key' if children == 1 else 'keys'}: delete those first, "
+                    'or change it with {"disabled": true}, which ends all of them at once.'
+                )
+            connection.execute(sa.delete(api_key_secrets).where(api_key_secrets.c.key_id == found))
+            connection.execute(sa.delete(api_keys).where(api_keys.c.id == found))
+
+    def versions(self) -> dict[str, int]:
+        """Return the time of the last change of each key (`updated_at_ms`), by its id."""
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(api_keys.c.id, api_keys.c.updated_at_ms)).all()
+        return {row.id: row.updated_at_ms for row in rows}
+
+    def load(self, ids: Collection[str]) -> tuple[Keys, Secrets]:
+        """Return the keys with these ids, and all their secrets."""
+        keys: Keys = []
+        found: Secrets = []
+        wanted = list(ids)
+        with self._database.read() as connection:
+            for start in range(0, len(wanted), ROWS):
+                part = wanted[start : start + ROWS]
+                rows = connection.execute(sa.select(api_keys).where(api_keys.c.id.in_(part))).all()
+                keys += [_key(row) for row in rows]
+                hashes = connection.execute(sa.select(api_key_secrets).where(api_key_secrets.c.key_id.in_(part))).all()
+                found += [StoredSecret(**row._mapping) for row in hashes]
+        return keys, found
+
+    def note_use(self, used_at_ms: Mapping[str, int]) -> None:
+        """Store when keys were used last, by their id; ids that are gone are ignored."""
+        if not used_at_ms:
+            return
+        query = sa.update(api_keys).where(api_keys.c.id == sa.bindparam("key"))
+        with self._database.write() as connection:
+            connection.execute(
+                query.values(last_used_at_ms=sa.bindparam("at_ms")),
+                [{"key": key_id, "at_ms": at_ms} for key_id, at_ms in used_at_ms.items()],
+            )
+
+    def _check_name(self, name: str) -> None:
+        if name in self._reserved:
+            raise Conflict(f"{name!r} is the name of a key of the environment: choose another name.")
+
+    def _hashed(self, key_id: str, secret: str) -> dict[str, Any]:
+        version, text = self.peppers[0].version, secret.encode()
+        return {
+            "public_id": public_id_of(text).decode(),
+            "key_id": key_id,
+            "digest": self._hashers.digest(version, text),
+            "pepper": version,
+            "until_ms": None,
+        }
+
+
+def _get(connection: Connection, key_id: str, *, lock: bool = False) -> StoredKey:
+    query = sa.select(api_keys).where(api_keys.c.id == key_id)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    if row is None:
+        raise missing("key")
+    return _key(row)
+
+
+def _key(row: Row[Any]) -> StoredKey:
+    fields = dict(row._mapping)
+    fields["scopes"] = msgspec.json.decode(fields["scopes"], type=tuple[str, ...])
+    fields["settings"] = msgspec.json.decode(fields["settings"], type=KeySettings)
+    return StoredKey(**fields)
+
+
+def _row(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of a key."""
+    texts: Iterable[str] = ("scopes", "settings")
+    return fields | {name: msgspec.json.encode(fields[name]).decode() for name in texts}
+
+
+def _name_exists(name: str) -> Conflict:
+    return Conflict(f"A key named {name!r} exists: choose another name, or change that one.")

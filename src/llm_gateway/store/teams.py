@@ -1,0 +1,111 @@
+"""Store teams, to which service keys belong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from llm_gateway.domain.stored_key import Team
+from llm_gateway.domain.uuid7 import new_id
+from llm_gateway.errors import Conflict
+from llm_gateway.store.database import Database
+from llm_gateway.store.identifiers import missing, stored_id
+from llm_gateway.store.tables import api_keys, teams
+
+Teams: TypeAlias = list[Team]
+
+
+class TeamStore:
+    """The table of teams."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def list(self, *, name: str | None = None, after: str = "", limit: int = 100) -> Teams:
+        """Return up to `limit` teams in the order of their creation, those whose id is greater than `after`."""
+        query = sa.select(teams).where(teams.c.id > after).order_by(teams.c.id).limit(limit)
+        if name is not None:
+            query = query.where(teams.c.name == name)
+        with self._database.read() as connection:
+            return [Team(**row._mapping) for row in connection.execute(query)]
+
+    def get(self, team_id: str) -> Team:
+        """Return one team.
+
+        Raises:
+            NotFound: no team has this id.
+        """
+        found = stored_id(team_id, "team")
+        with self._database.read() as connection:
+            return _get(connection, found)
+
+    def create(self, name: str, description: str = "") -> Team:
+        """Store a new team.
+
+        Raises:
+            Conflict: a team with this name exists.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        team = Team(id=new_id(), name=name, description=description, created_at_ms=now_ms, updated_at_ms=now_ms)
+        try:
+            with self._database.write() as connection:
+                connection.execute(sa.insert(teams).values(msgspec.structs.asdict(team)))
+        except IntegrityError:
+            raise _name_exists(name) from None
+        return team
+
+    def update(self, team_id: str, changes: Mapping[str, Any]) -> Team:
+        """Change `name` and `description`, those that `changes` has.
+
+        Raises:
+            NotFound: no team has this id.
+            Conflict: another team has the new name.
+        """
+        found = stored_id(team_id, "team")
+        try:
+            with self._database.write() as connection:
+                before = _get(connection, found, lock=True)
+                updated_at_ms = max(time.time_ns() // 1_000_000, before.updated_at_ms + 1)
+                values = {**changes, "updated_at_ms": updated_at_ms}
+                connection.execute(sa.update(teams).where(teams.c.id == found).values(values))
+                return _get(connection, found)
+        except IntegrityError:
+            raise _name_exists(str(changes.get("name"))) from None
+
+    def delete(self, team_id: str) -> None:
+        """Delete a team that has no keys. Usage keeps its id.
+
+        Raises:
+            NotFound: no team has this id.
+            Conflict: keys belong to it.
+        """
+        found = stored_id(team_id, "team")
+        with self._database.write() as connection:
+            _get(connection, found, lock=True)
+            count = connection.execute(
+                sa.select(sa.func.count()).select_from(api_keys).where(api_keys.c.team_id == found)
+            ).scalar_one()
+            if count:
+                raise Conflict(
+                    f"{count} {'key belongs' if count == 1 else 'keys belong'} to this team: delete them first, or "
+                    "give them another team."
+                )
+            connection.execute(sa.delete(teams).where(teams.c.id == found))
+
+
+def _get(connection: Connection, team_id: str, *, lock: bool = False) -> Team:
+    query = sa.select(teams).where(teams.c.id == team_id)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    if row is None:
+        raise missing("team")
+    return Team(**row._mapping)
+
+
+def _name_exists(name: str) -> Conflict:
+    return Conflict(f"A team named {name!r} exists: choose another name, or change that one.")
