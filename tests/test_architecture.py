@@ -288,6 +288,7 @@ SOUND_PACKAGE = {
     ),
     "worker/pipeline/refusals.py": "import llm_gateway.worker.pipeline.availability",
     "worker/pipeline/admission.py": "",
+    "worker/pipeline/key_limits.py": "",
     "worker/pipeline/availability.py": "",
     "worker/pipeline/usage_recorder.py": "",
     "worker/pipeline/translation.py": "",

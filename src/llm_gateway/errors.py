@@ -8,6 +8,10 @@ GatewayError
 ├─ ProviderRefused           4xx  provider_refused            on /v1, /v1beta: the provider's own 400, 403, 413 or 422
 ├─ Unauthorized              401  unauthorized                key missing or wrong
 ├─ Forbidden                 403  forbidden                   key lacks the scope, host not allowed
+├─ CustomerNotAllowed        403  customer_not_allowed        outside of the key's allow-list
+├─ ServiceNotAllowed         403  service_not_allowed         outside of the key's allow-list
+├─ ModelNotAllowed           403  model_not_allowed           outside of the key's allow-list
+├─ RequestNotAllowed         403  request_not_allowed         larger or dearer than the key allows
 ├─ NotFound                  404  not_found                   unknown id or path
 ├─ UnknownModel              404  model_not_found             no enabled provider lists the model
 ├─ MethodNotAllowed          405  method_not_allowed
@@ -123,6 +127,30 @@ class Forbidden(GatewayError):
     """The service key lacks the required scope, or the Host header names a host that is not allowed."""
 
     status, code, title = 403, "forbidden", "Forbidden"
+
+
+class CustomerNotAllowed(GatewayError):
+    """The service key may not make requests for this customer."""
+
+    status, code, title = 403, "customer_not_allowed", "Customer not allowed"
+
+
+class ServiceNotAllowed(GatewayError):
+    """The service key may not make requests for this service."""
+
+    status, code, title = 403, "service_not_allowed", "Service not allowed"
+
+
+class ModelNotAllowed(GatewayError):
+    """The service key may not use this model, or none of those that the request could go to."""
+
+    status, code, title = 403, "model_not_allowed", "Model not allowed"
+
+
+class RequestNotAllowed(GatewayError):
+    """The request could cost more, or think harder, than the service key allows."""
+
+    status, code, title = 403, "request_not_allowed", "Request not allowed"
 
 
 class NotFound(GatewayError):

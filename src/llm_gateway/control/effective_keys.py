@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from llm_gateway.domain.conversation import REASONING_EFFORTS
 from llm_gateway.domain.service_key import (
     FOR_EVER,
     SCOPE_BITS,
@@ -13,7 +14,7 @@ from llm_gateway.domain.service_key import (
     ServiceKey,
     ServiceKeys,
 )
-from llm_gateway.domain.stored_key import REASONING_EFFORTS, Allowed, Fixed, StoredKey, StoredSecret
+from llm_gateway.domain.stored_key import Allowed, Fixed, StoredKey, StoredSecret
 from llm_gateway.store.key_family import MOST_PARENTS
 from llm_gateway.store.keys import KeyStore
 

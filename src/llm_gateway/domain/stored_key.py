@@ -6,9 +6,6 @@ from typing import TypeAlias
 
 import msgspec
 
-REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
-"""Reasoning efforts, ascending."""
-
 
 class Fixed(msgspec.Struct, frozen=True, gc=False):
     """A value that replaces what requests of the key say."""

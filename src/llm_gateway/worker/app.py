@@ -37,6 +37,7 @@ from llm_gateway.worker.pipeline.availability.host_states import HostStates
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.explanation import Explainer
 from llm_gateway.worker.pipeline.failover import Failover
+from llm_gateway.worker.pipeline.key_limits import KeyLimits
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
 from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
@@ -82,11 +83,13 @@ class Worker:
         )
         self._affinity = SessionAffinity()
         self._known: dict[str, Provider] = {}
+        key_limits = KeyLimits(self.limiter)
         recorder = UsageRecorder(
             dependencies.journal,
             instance=dependencies.journal.name,
             list_price=PriceLookup(lambda: dependencies.snapshot().public_prices).find,
             observe=dependencies.observe,
+            release=key_limits.release,
         )
         self.cache = open_cache(settings.cache_max_bytes // settings.workers)
         caching = Caching(
@@ -96,7 +99,7 @@ class Worker:
         )
         translation = Translation()
         failover = self._build_failover(recorder, translation)
-        self.gateway = Gateway(dependencies.snapshot, caching, failover, recorder, self._admission.state)
+        self.gateway = Gateway(dependencies.snapshot, caching, failover, recorder, self._admission.state, key_limits)
         self._explainer = Explainer(
             dependencies.snapshot, caching, failover, self.availability, self._admission, translation
         )

@@ -28,13 +28,16 @@ from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.rate_limits import WindowState
 from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.request import Request
+from llm_gateway.domain.service_key import KeyRights
 from llm_gateway.domain.upstream_call import Success
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.error_format.rate_limit_headers import rate_limit_headers
 from llm_gateway.errors import GatewayError, InternalError
+from llm_gateway.routing.restricted_plan import restrict_cost, restrict_models
 from llm_gateway.routing.route import route
 from llm_gateway.worker.pipeline.caching import Caching, Lookup
 from llm_gateway.worker.pipeline.failover import Failover
+from llm_gateway.worker.pipeline.key_limits import KeyLimits
 from llm_gateway.worker.pipeline.relay import Relay
 from llm_gateway.worker.pipeline.usage_recorder import CancelledAndRecorded, UsageRecorder
 
@@ -44,7 +47,7 @@ T = TypeVar("T")
 class Gateway:
     """The pipeline of LLM calls; each call uses one immutable snapshot of the configuration throughout.
 
-    `limits` returns what is left of a provider's rate limits for a model.
+    `limits` returns what is left of a provider's rate limits for a model. `key_limits` are those of service keys.
     """
 
     def __init__(
@@ -54,12 +57,14 @@ class Gateway:
         failover: Failover,
         recorder: UsageRecorder,
         limits: Callable[[Provider, str], WindowState],
+        key_limits: KeyLimits | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._caching = caching
         self._failover = failover
         self._recorder = recorder
         self._limits = limits
+        self._key_limits = key_limits
 
     def generate(self, request: Request) -> Coroutine[Any, Any, Answer]:
         """Return the whole answer to one request; its usage record is durable by then.
@@ -86,6 +91,8 @@ class Gateway:
         plan: Plan | None = None
         try:
             plan = route(request, self._snapshot())
+            if request.key is not None and request.key.rights is not None:
+                plan = await self._restricted(request, plan, request.key.rights)
             record.override_id, record.route = plan.override_id, plan.reason
             lookup = await self._caching.lookup(request, plan)
             record.cache = lookup.status
@@ -141,6 +148,22 @@ class Gateway:
         )
         relay.window = self._window(plan, opened.provider)
         return relay
+
+    async def _restricted(self, request: Request, plan: Plan, rights: KeyRights) -> Plan:
+        """Return the plan as the request's key allows it, and count the request against the key's limits.
+
+        Raises:
+            ModelNotAllowed: the key may use none of its models.
+            RequestNotAllowed: the request could cost more than the key allows.
+            RateLimited, RequestExceedsLimit: the key is at its limit, or the request is larger than it.
+        """
+        if rights.models:
+            plan = restrict_models(plan, rights.models, request.requested_model)
+        if rights.max_request_nanos is not None:
+            plan = restrict_cost(plan, request, rights.max_request_nanos)
+        if rights.limits and self._key_limits is not None:
+            await self._key_limits.admit(request, rights.limits)
+        return plan
 
     def _window(self, plan: Plan | None, provider: str | None) -> WindowState | None:
         """Return what is left of the limits of a provider of the plan, for the client."""

@@ -27,6 +27,8 @@ Label = Annotated[
 """A customer's or service's name, with the same limits as in POST /generate."""
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Id = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+Reference = Annotated[str, Field(pattern="^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$")]
+"""An id in a request's body or query. Those of paths need no pattern: what is no id gets 404."""
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="UTC, ISO 8601 with Z")]
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
-from llm_gateway.control.management.fields import STRICT, WHOLE, Id, Text, Timestamp
-from llm_gateway.domain.stored_key import REASONING_EFFORTS, Allowed, Fixed
+from llm_gateway.control.management.fields import STRICT, WHOLE, Id, Reference, Text, Timestamp
+from llm_gateway.domain.stored_key import Allowed, Fixed
 from llm_gateway.gate.headers import MAX_TAG_CHARACTERS, MAX_TAGS
 
 MOST_GLOBS, MOST_WILDCARDS, MAX_CHARACTERS = 100, 8, 256
@@ -101,33 +101,31 @@ _VALUE: JsonDict = {
     "maxLength": MAX_CHARACTERS,
     "pattern": r"^[^\x00-\x1f\x7f]*$",
 }
-AllowList = Annotated[
-    Any,
-    BeforeValidator(_allowed),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {
-                    "type": "array",
-                    "minItems": 1,
-                    "maxItems": MOST_GLOBS,
-                    "items": {
-                        **_VALUE,
-                        "pattern": rf"^([^*\x00-\x1f\x7f]*\*){{0,{MOST_WILDCARDS}}}[^*\x00-\x1f\x7f]*$",
-                    },
+_ALLOW_LIST = WithJsonSchema(
+    {
+        "anyOf": [
+            {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": MOST_GLOBS,
+                "items": {
+                    **_VALUE,
+                    "pattern": rf"^([^*\x00-\x1f\x7f]*\*){{0,{MOST_WILDCARDS}}}[^*\x00-\x1f\x7f]*$",
                 },
-                {
-                    "type": "object",
-                    "properties": {"fixed": _VALUE},
-                    "required": ["fixed"],
-                    "additionalProperties": False,
-                },
-            ],
-            "description": "Globs, in which * stands for any characters, or the one value of all requests.",
-            "examples": [["team-*"], {"fixed": "batch"}],
-        }
-    ),
-]
+            },
+            {
+                "type": "object",
+                "properties": {"fixed": _VALUE},
+                "required": ["fixed"],
+                "additionalProperties": False,
+            },
+        ],
+        "description": "Globs, in which * stands for any characters, or the one value of all requests.",
+        "examples": [["team-*"], {"fixed": "batch"}],
+    }
+)
+AllowList = Annotated[Any, BeforeValidator(_allowed), _ALLOW_LIST]
+ShownAllowList = Annotated[Any, _ALLOW_LIST]
 Tags = Annotated[
     Any,
     BeforeValidator(_tags),
@@ -151,8 +149,8 @@ Scopes = Annotated[
     list[Scope],
     Field(min_length=1, max_length=4, json_schema_extra={"uniqueItems": True}),
 ]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
-assert Effort.__args__ == REASONING_EFFORTS  # type: ignore[attr-defined] # noqa: S101 - one list, two homes
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""REASONING_EFFORTS of `domain/conversation.py`."""
 EXAMPLE: JsonDict = {"name": "shop", "scopes": ["call"], "models": ["gpt-4o-mini"], "rpm": 600}
 KeyName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f:,]*$")]
 
@@ -170,8 +168,8 @@ class KeyPatch(BaseModel):
 
     name: KeyName = Field(default="")
     scopes: Scopes = Field(default=["call"])
-    team_id: Id | None = None
-    parent_id: Annotated[Id | None, Field(description="a key that this one cannot exceed")] = None
+    team_id: Reference | None = None
+    parent_id: Annotated[Reference | None, Field(description="a key that this one cannot exceed")] = None
     owner: Text | None = None
     customers: AllowList | None = None
     services: AllowList | None = None
@@ -205,9 +203,9 @@ class KeyOut(BaseModel):
     team_id: str | None
     parent_id: str | None
     owner: str | None
-    customers: AllowList | None
-    services: AllowList | None
-    models: AllowList | None
+    customers: ShownAllowList | None
+    services: ShownAllowList | None
+    models: ShownAllowList | None
     rpm: int | None
     tpm: int | None
     max_parallel: int | None

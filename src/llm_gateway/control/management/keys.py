@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.live_configuration import LiveConfiguration
-from llm_gateway.control.management.fields import Id, Text, iso
+from llm_gateway.control.management.fields import Reference, Text, iso
 from llm_gateway.control.management.key_schemas import KeyCreate, KeyMade, KeyOut, KeyPage, KeyPatch, Rotation
 from llm_gateway.domain.service_key import SCOPE_BITS
 from llm_gateway.domain.stored_key import Allowed, Fixed, KeySettings, StoredKey
@@ -30,8 +30,8 @@ READ_ONLY = (
     "reload the gateway."
 )
 Limit = Annotated[int, Query(ge=1, le=1000, description="keys of a page")]
-Cursor = Annotated[Id | None, Query(description="`next_cursor` of the page before")]
-TeamId = Annotated[Id | None, Query(description="only keys of this team")]
+Cursor = Annotated[Reference | None, Query(description="`next_cursor` of the page before")]
+TeamId = Annotated[Reference | None, Query(description="only keys of this team")]
 Name = Annotated[Text | None, Query(description="only the key with this name")]
 
 
@@ -66,7 +66,9 @@ def keys_router(store: KeyStore, config: LiveConfiguration, environment: Environ
     @router.get("", responses=problems(422))
     def list_keys(limit: Limit = 100, cursor: Cursor = None, team_id: TeamId = None, name: Name = None) -> KeyPage:
         first = environment.named(name) if cursor is None and team_id is None else []
-        found = store.list(name=name, team_id=team_id, after=cursor or "", limit=limit + 1)
+        found = store.list(
+            name=name, team_id=team_id and team_id.lower(), after=(cursor or "").lower(), limit=limit + 1
+        )
         shown = [*first, *(shown_key(key) for key in found[:limit])]
         return KeyPage(keys=shown, next_cursor=found[limit - 1].id if len(found) > limit else None)
 

@@ -8,13 +8,13 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from llm_gateway.control.docs.openapi import problems
-from llm_gateway.control.management.fields import Id, Text, iso
+from llm_gateway.control.management.fields import Reference, Text, iso
 from llm_gateway.control.management.key_schemas import TeamCreate, TeamOut, TeamPage, TeamPatch
 from llm_gateway.domain.stored_key import Team
 from llm_gateway.store.teams import TeamStore
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="teams of a page")]
-Cursor = Annotated[Id | None, Query(description="`next_cursor` of the page before")]
+Cursor = Annotated[Reference | None, Query(description="`next_cursor` of the page before")]
 Name = Annotated[Text | None, Query(description="only the team with this name")]
 
 
@@ -24,7 +24,7 @@ def teams_router(store: TeamStore) -> APIRouter:
 
     @router.get("", responses=problems(422))
     def list_teams(limit: Limit = 100, cursor: Cursor = None, name: Name = None) -> TeamPage:
-        found = store.list(name=name, after=cursor or "", limit=limit + 1)
+        found = store.list(name=name, after=(cursor or "").lower(), limit=limit + 1)
         next_cursor = found[limit - 1].id if len(found) > limit else None
         return TeamPage(teams=[_shown(team) for team in found[:limit]], next_cursor=next_cursor)
 

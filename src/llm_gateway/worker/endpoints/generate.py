@@ -33,6 +33,7 @@ from llm_gateway.sse import encode_event
 from llm_gateway.worker.endpoints.answer_headers import provider_and_route
 from llm_gateway.worker.endpoints.endpoint import Endpoint
 from llm_gateway.worker.endpoints.identity import session_in
+from llm_gateway.worker.endpoints.key_rights import restrict
 from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.relay import Relay
@@ -130,19 +131,21 @@ class GenerateEndpoint(Endpoint):
         presence: ClientPresence,
         held: HeldTexts | None,
     ) -> Request:
-        headers = context.headers
+        headers, key = context.headers, context.caller.key
+        if key is not None and key.rights is not None and key.rights.max_tokens is not None:
+            body.max_tokens = min(body.max_tokens, key.rights.max_tokens)
         client_request, length = client_request_of(body), input_length(body)
         if held is not None:
             client_request.held = held
             length += held.length
         use_cache, store_in_cache = caching(headers)
-        return Request(
+        request = Request(
             id=context.request_id,
             at_ms=time.time_ns() // 1_000_000,
             started=started,
             deadline=deadline(headers, started, self._timeout_s),
             key_name=context.caller.name,
-            key=context.caller.key,
+            key=key,
             surface="generate",
             user_id=body.user_id,
             service=body.service,
@@ -162,6 +165,9 @@ class GenerateEndpoint(Endpoint):
             requested_model=body.model,
             presence=presence,
         )
+        if key is not None and key.rights is not None:
+            return restrict(request, key.rights)
+        return request
 
 
 class GenerateEventWriter:

@@ -9,12 +9,14 @@ from starlette.types import Receive, Scope, Send
 
 from llm_gateway.domain.catalog import Snapshot, Tiers
 from llm_gateway.domain.model_aliases import is_glob
+from llm_gateway.domain.service_key import ServiceKey
 from llm_gateway.error_format.responses import JSON, send_body
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import GatewayError, MethodNotAllowed, UnknownModel
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.descriptor import ListedModel, ModelList
 from llm_gateway.protocols.registry import PROTOCOLS, protocol_of
+from llm_gateway.routing.restricted_plan import allows_model
 from llm_gateway.routing.route import AUTO
 
 
@@ -34,36 +36,50 @@ class ModelsEndpoint:
                 raise MethodNotAllowed("This path accepts only GET.", allow=("GET", "HEAD"))
             if protocol.models is None:
                 raise TypeError(f"{protocol.name} has no list of models.")
-            body = self._encoded(scope["path"], protocol.models, scope["query_string"])
+            body = self._encoded(scope["path"], protocol.models, scope["query_string"], context.caller.key)
         except GatewayError as error:
             await send_error(send, scope, error)
             return
         await send_body(send, 200, body, JSON, [(name, context.echo) for name in protocol.id_headers])
 
-    def _encoded(self, path: str, shape: ModelList, query: bytes) -> bytes:
+    def _encoded(self, path: str, shape: ModelList, query: bytes, key: ServiceKey | None) -> bytes:
         snapshot = self._snapshot()
         if path == self._path:
-            return shape.write(_listed(snapshot), dict(parse_qsl(query.decode("latin-1"))))
+            return shape.write(_listed(snapshot, key), dict(parse_qsl(query.decode("latin-1"))))
         wanted = unquote(path.removeprefix(f"{self._path}/"))
         if wanted == AUTO:
             return shape.write_one(_auto(snapshot))
         found = snapshot.resolve(wanted)
-        if found is not None:
+        if found is not None and _may_use(key, wanted, found.tiers):
             return shape.write_one(_described(wanted, found.tiers))
         raise UnknownModel(
             f"No enabled provider has the model {wanted[:100]!r}: GET {self._path} lists the available models."
         )
 
 
-def _listed(snapshot: Snapshot) -> list[ListedModel]:
-    """Return `auto`, all models by name and by provider/name, and the aliases that are no globs."""
+def _listed(snapshot: Snapshot, key: ServiceKey | None) -> list[ListedModel]:
+    """Return `auto`, all models by name and by provider/name, and the aliases that are no globs.
+
+    Those that the key may not use are left out.
+    """
     tiers_by_name = dict(snapshot.tiers_by_model)
     if snapshot.aliases is not None:
         for alias in snapshot.aliases.names():
             found = None if is_glob(alias) or alias in tiers_by_name else snapshot.resolve(alias)
             if found is not None:
                 tiers_by_name[alias] = found.tiers
-    return [_auto(snapshot), *(_described(name, tiers) for name, tiers in sorted(tiers_by_name.items()))]
+    described = [_described(name, tiers) for name, tiers in sorted(tiers_by_name.items()) if _may_use(key, name, tiers)]
+    return [_auto(snapshot), *described]
+
+
+def _may_use(key: ServiceKey | None, name: str, tiers: Tiers) -> bool:
+    """Return whether a key may use the model that a name leads to."""
+    rights = None if key is None else key.rights
+    if rights is None:
+        return True
+    if rights.fixed_model is not None and name != rights.fixed_model:
+        return False
+    return not rights.models or allows_model(rights.models, name, tuple(each for tier in tiers for each in tier))
 
 
 def _auto(snapshot: Snapshot) -> ListedModel:

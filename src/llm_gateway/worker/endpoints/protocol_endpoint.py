@@ -32,6 +32,7 @@ from llm_gateway.suggestions import closest
 from llm_gateway.worker.endpoints.answer_headers import gateway_headers, provider_headers
 from llm_gateway.worker.endpoints.endpoint import Endpoint
 from llm_gateway.worker.endpoints.identity import identify
+from llm_gateway.worker.endpoints.key_rights import limit_output, restrict
 from llm_gateway.worker.endpoints.request_document import Large, parse_document, read_large_document
 from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
@@ -144,14 +145,17 @@ class ProtocolEndpoint(Endpoint):
         client_request = ClientRequest(protocol.name, document, self._read, self._forwarded(headers))
         if large is not None:
             client_request.held, client_request.apart = large.held, large.apart
+        key = context.caller.key
+        if key is not None and key.rights is not None and key.rights.max_tokens is not None:
+            limit_output(client_request, protocol, key.rights.max_tokens)
         identity = identify(headers, document, protocol, context.caller.name)
-        return Request(
+        request = Request(
             id=context.request_id,
             at_ms=time.time_ns() // 1_000_000,
             started=started,
             deadline=request_headers.deadline(headers, started, self._timeout_s),
             key_name=context.caller.name,
-            key=context.caller.key,
+            key=key,
             surface=protocol.surface,
             user_id=identity.user_id,
             service=request_headers.label(headers, b"x-service-name") or context.caller.name,
@@ -170,6 +174,9 @@ class ProtocolEndpoint(Endpoint):
             requested_model=model,
             presence=presence,
         )
+        if key is not None and key.rights is not None:
+            return restrict(request, key.rights)
+        return request
 
     def _forwarded(self, headers: dict[bytes, bytes]) -> bytes:
         """Return the request's header lines that are passed on to a provider of the same protocol."""

@@ -54,6 +54,7 @@ class UsageRecorder:
         list_price: return the price for a provider's `price_vendor` and the model name that it reported. Called when
             the configured model name has no price.
         observe: called with every settled record (metrics, the request's log line).
+        release: called first with every settled record of a key that was made over the API.
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class UsageRecorder:
         instance: str,
         list_price: Callable[[str | None, str], Price | None],
         observe: Callable[[UsageRecord], None],
+        release: Callable[[UsageRecord], None] = lambda _record: None,
     ) -> None:
         self._journal = journal
         self._instance = instance
         self._list_price = list_price
         self._observe = observe
+        self._release = release
 
     def start(self, request: Request) -> UsageRecord:
         """Return a new record of a request that has just arrived; nothing is written yet."""
@@ -243,6 +246,8 @@ class UsageRecorder:
                 record.usage = add_usage(record.usage, attempt.usage)
                 record.cost_nanos += attempt.cost_nanos
             record.cost_status = worst_status(attempt.cost_status for attempt in attempts)
+        if record.key_id is not None:
+            self._release(record)
         latency_ms = time.time_ns() // 1_000_000 - record.at_ms
         record.latency_ms = latency_ms if latency_ms > 0 else 0  # noqa: FURB136 - max() takes five times as long
         self._journal.settle(record.id, encode_record(record))

@@ -1,0 +1,112 @@
+"""Limits of service keys: requests and tokens in any 60 seconds, and requests at once, of a key and of its parents.
+
+    admit ── granted ──▶ held ── release: the record is settled ──▶ corrected to the tokens used
+      └── a limit is full ──▶ what was taken of the others is given back, RateLimited
+
+Requests and tokens are counted in windows like those of providers, by the same limiter. A request counts whether it is
+answered by a provider or from the cache; of its tokens only those count that a provider served.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from llm_gateway.domain.request import Request
+from llm_gateway.domain.service_key import KeyLimit
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.errors import RateLimited, RequestExceedsLimit
+from llm_gateway.limiter.base import Limiter, Reservation
+
+NO_LIMIT = 2**53
+BUSY_RETRY_S = 1.0
+"""Seconds after which a request is worth another try that found too many others of its key in flight."""
+
+
+class _Held(msgspec.Struct):
+    """What a request holds: its places among the requests at once, by key, and its reservations."""
+
+    running: list[str] = []
+    reservations: list[Reservation] = []
+
+
+class KeyLimits:
+    """The limits of keys, counted by `limiter` and, requests at once, in this process."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+        self._running: dict[str, int] = {}
+        self._held: dict[str, _Held] = {}
+
+    async def admit(self, request: Request, limits: tuple[KeyLimit, ...]) -> None:
+        """Count a request against all of these limits, or against none, until `release`.
+
+        Raises:
+            RateLimited: one of them is full.
+            RequestExceedsLimit: the request can use more tokens than one of them has in all.
+            Overloaded: the limiter cannot tell.
+        """
+        held = self._held[request.id] = _Held()
+        tokens = request.estimated_input_tokens() + request.max_tokens
+        try:
+            for limit in limits:
+                if limit.max_parallel is not None:
+                    self._enter(limit.key_id, limit.max_parallel, held)
+            for limit in limits:
+                if limit.rpm is not None or limit.tpm is not None:
+                    await self._reserve(limit, tokens, held)
+        except BaseException:  # edge: a request that is cancelled while it waits holds nothing either
+            del self._held[request.id]
+            self._give_back(held)
+            raise
+
+    def release(self, record: UsageRecord) -> None:
+        """Correct what a request holds to the tokens of its record; one that holds nothing is ignored."""
+        held = self._held.pop(record.id, None)
+        if held is None:
+            return
+        self._leave(held)
+        used = record.usage.input_tokens + record.usage.output_tokens
+        for reservation in held.reservations:
+            self._limiter.settle(reservation, tokens=used)
+
+    def _enter(self, key_id: str, most: int, held: _Held) -> None:
+        count = self._running.get(key_id, 0)
+        if count >= most:
+            raise RateLimited(
+                f"This key serves its maximum of {most} requests at once: try again when one has ended.",
+                retry_after_s=BUSY_RETRY_S,
+            )
+        self._running[key_id] = count + 1
+        held.running.append(key_id)
+
+    def _leave(self, held: _Held) -> None:
+        for key_id in held.running:
+            count = self._running[key_id] - 1
+            if count:
+                self._running[key_id] = count
+            else:
+                del self._running[key_id]
+
+    async def _reserve(self, limit: KeyLimit, tokens: int, held: _Held) -> None:
+        rpm = NO_LIMIT if limit.rpm is None else limit.rpm
+        tpm = NO_LIMIT if limit.tpm is None else limit.tpm
+        decision = await self._limiter.take(f"key {limit.key_id}", rpm, tpm, tokens)
+        if decision.reservation is not None:
+            held.reservations.append(decision.reservation)
+        elif decision.exceeds:
+            raise RequestExceedsLimit(
+                f"The request can use {tokens} tokens, more than the {tpm} that its key may use in 60 seconds: lower "
+                "its limit of output tokens, or shorten it."
+            )
+        else:
+            shown = [f"{limit.rpm} requests"] if limit.rpm is not None else []
+            shown += [f"{limit.tpm} tokens"] if limit.tpm is not None else []
+            raise RateLimited(
+                f"This key is at its limit of {' and '.join(shown)} in 60 seconds: try again later.",
+                retry_after_s=decision.retry_after_s,
+            )
+
+    def _give_back(self, held: _Held) -> None:
+        self._leave(held)
+        for reservation in held.reservations:
+            self._limiter.settle(reservation, tokens=0, sent=False)
