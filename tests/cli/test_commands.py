@@ -46,6 +46,8 @@ def examples(text: str) -> list[list[str]]:
 def test_the_tree_has_every_command() -> None:
     assert {" ".join(path) for path in COMMANDS} == {
         "serve", "reload", "check", "migrate", "rekey", "reprice", "completion", "keys new",
+        "keys list", "keys add", "keys show", "keys set", "keys rotate", "keys remove",
+        "teams list", "teams add", "teams show", "teams set", "teams remove",
         "backup", "restore", "compact",
         "agent claude", "agent codex", "agent gemini", "agent opencode", "agent qwen", "agent aider",
         "providers list", "providers show", "providers add", "providers update", "providers test",

@@ -13,7 +13,7 @@ from tests.e2e.process import GatewayProcess, Response
 REPOSITORY = Path(__file__).parents[2]
 ADDRESS = "http://localhost:8200"
 
-VOLATILE = re.compile(r"id|request_id|\w+_at|(avg_)?latency_ms")
+VOLATILE = re.compile(r"id|secret|last4|request_id|\w+_at|(avg_)?latency_ms")
 """Fields that differ from run to run: only their types are compared."""
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -71,7 +71,7 @@ class Reader:
     """A reader of a document who runs its commands one after the other.
 
     Later commands can use ids of earlier responses: `$OPENAI_ID` is that of the provider named openai, and
-    `$OVERRIDE_ID` the last one of a resource without a name.
+    `$OVERRIDE_ID` the last one of a resource without a name. `$SHOP_SECRET` is that of the key named shop.
     """
 
     def __init__(self, gateway: GatewayProcess) -> None:
@@ -87,6 +87,8 @@ class Reader:
             for thing in answer if isinstance(answer, list) else [answer]:
                 if "id" in thing:
                     self._ids[f"{thing.get('name', 'override').upper()}_ID"] = thing["id"]
+                if "secret" in thing:
+                    self._ids[f"{thing['name'].upper()}_SECRET"] = thing["secret"]
         return response
 
 

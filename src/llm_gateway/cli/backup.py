@@ -53,7 +53,8 @@ def backup(file: File, /, *, env_file: EnvFiles = None, json: Json = False) -> N
     key = "LLM_GATEWAY_ENCRYPTION_KEYS" if settings.encryption_keys else str(settings.data_dir.absolute() / KEY_FILE)
     note(
         f"The encryption keys ({key}), the settings with the service keys, and usage still in the journal are not in "
-        "it. Keep the encryption keys elsewhere: without them the providers' keys cannot be read."
+        "it. Keep the encryption keys elsewhere: without them the providers' keys cannot be read. Keep the peppers, "
+        "too (key.peppers, LLM_GATEWAY_KEY_PEPPERS): without them stored service keys are refused."
     )
 
 

@@ -17,6 +17,7 @@ from llm_gateway.cli.explain import explain
 from llm_gateway.cli.keys import keys_app
 from llm_gateway.cli.overrides import overrides_app
 from llm_gateway.cli.providers import providers_app
+from llm_gateway.cli.teams import teams_app
 from llm_gateway.cli.usage import usage_app
 from llm_gateway.cli.vendor_key import REFUSAL, gives_key
 from llm_gateway.errors import ConfigurationError, GatewayError, RecordsRefused
@@ -24,8 +25,9 @@ from llm_gateway.telemetry.redaction import Redactor
 
 ABOUT = """One API in front of every LLM vendor.
 
-`providers`, `overrides` and `usage` talk to a running gateway: at http://localhost:8200, unless --url or GATEWAY_URL
-says otherwise, with the service key in GATEWAY_KEY. The others work with the gateway's own settings and database.
+`providers`, `overrides`, `keys`, `teams` and `usage` talk to a running gateway: at http://localhost:8200, unless --url
+or GATEWAY_URL says otherwise, with the service key in GATEWAY_KEY. The others work with the gateway's own settings and
+database.
 
 Exit codes: 0 done, 1 failed or refused by the gateway, 2 wrong usage, 3 no gateway there, 78 a setting does not fit,
 130 Ctrl-C.
@@ -124,9 +126,9 @@ def build_cli(arguments: Sequence[str] = ()) -> App:
     own, remote = Group("Start and maintain", sort_key=2), Group("Manage a running gateway", sort_key=1)
     for name, place, summary in LOCAL_COMMANDS:
         cli.command(place, name=name, help=None if name in arguments else summary, group=own)
-    remote_nouns = (providers_app(), overrides_app(), usage_app(arguments))
+    remote_nouns = (providers_app(), overrides_app(), keys_app(), teams_app(), usage_app(arguments))
     cli.command(explain, group=remote)
-    nouns = *((app, remote) for app in remote_nouns), (keys_app(), own), (agent_app(), own)
+    nouns = *((app, remote) for app in remote_nouns), (agent_app(), own)
     for app, group in nouns:
         app.group = group
         cli.command(app)

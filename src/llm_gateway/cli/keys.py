@@ -1,16 +1,18 @@
-"""Commands `keys …`: generate random service keys and encryption keys."""
+"""Commands `keys …`: those that work with a running gateway, and `new`, which makes random keys for the settings."""
 
 from __future__ import annotations
 
 import base64
 import re
 import secrets
+import time
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Flag, Json, note, print_json
+from llm_gateway.cli.service_keys import add_commands
 
 KEY_BYTES = 32
 SCOPES = ("call", "read", "admin")
@@ -19,7 +21,8 @@ _NAME = re.compile(r"[^:,\s]+")
 
 def keys_app() -> App:
     """Build the commands `keys …`."""
-    app = App(name="keys", help="Random keys, ready to be set.")
+    app = App(name="keys", help="Who may call: list, add, show, set, rotate, remove; random keys for the settings.")
+    add_commands(app)
     app.command(new)
     return app
 
@@ -31,20 +34,30 @@ def new(
         str, Parameter(help="what it may do: call, read or admin, more than one with +; admin may do everything")
     ] = "call+read",
     encryption: Annotated[Flag, Parameter(help="an encryption key for the vendors' keys instead")] = False,
+    pepper: Annotated[Flag, Parameter(help="a pepper of the stored service keys instead")] = False,
     json: Json = False,
 ) -> None:
-    """Make a service key (an entry of LLM_GATEWAY_SERVICE_KEYS), or an encryption key. Nothing is stored.
+    """Make a service key for LLM_GATEWAY_SERVICE_KEYS, an encryption key or a pepper. Nothing is stored.
+
+    `keys add` makes a key in a running gateway, which needs no restart.
 
     ```sh
     llm-gateway keys new --name shop --scope call
     llm-gateway keys new --name ops --scope admin
     llm-gateway keys new --encryption
+    llm-gateway keys new --pepper
     ```
     """
     if encryption:
         key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
         _print(key, {"key": key}, json=json)
         note("Put it first in LLM_GATEWAY_ENCRYPTION_KEYS (comma-separated), restart, then run llm-gateway rekey.")
+        return
+    if pepper:
+        version, text = int(time.time()), base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+        entry = f"{version}:{text}"
+        _print(entry, {"version": version, "pepper": text, "entry": entry}, json=json)
+        note("Put it first in LLM_GATEWAY_KEY_PEPPERS (comma-separated) and restart. Keep the old ones behind it.")
         return
     scopes = scope.split("+")
     if not _NAME.fullmatch(name):

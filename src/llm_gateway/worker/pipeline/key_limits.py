@@ -23,7 +23,7 @@ BUSY_RETRY_S = 1.0
 
 
 class _Held(msgspec.Struct):
-    """What a request holds: its places among the requests at once, by key, and its reservations."""
+    """Places of a request among the requests at once of its keys, and its reservations."""
 
     running: list[str] = []
     reservations: list[Reservation] = []
