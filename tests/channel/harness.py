@@ -18,6 +18,7 @@ from llm_gateway.domain.catalog import Override
 from llm_gateway.domain.configuration import Account, Configuration, by_key
 from llm_gateway.domain.metric_families import MetricFamily, Sample
 from llm_gateway.domain.public_prices import PricedModel, PublicPrices, Rule, TimedPrice, VendorPrices
+from llm_gateway.domain.service_key import ServiceKey, ServiceKeys
 from llm_gateway.domain.usage import Price, SentAttempt
 from llm_gateway.forwarding.control_socket import ControlSocket
 from tests.worker.pipeline.fakes import override, provider
@@ -44,6 +45,14 @@ def prices(*vendors: str, models: int = 1) -> PublicPrices:
     price = (TimedPrice(Price(((0, 1),), ((0, 2),))),)
     listed = tuple(PricedModel(Rule("equals", f"model-{number}"), price) for number in range(models))
     return PublicPrices({vendor: VendorPrices(listed) for vendor in vendors})
+
+
+def service_keys(count: int, **fields: Any) -> ServiceKeys:
+    numbers = [b"%012d" % number for number in range(count)]
+    return {
+        number: ServiceKey(public_id=number, digest=number, id=f"id of {number!r}", name="k", scopes=1, **fields)
+        for number in numbers
+    }
 
 
 def configuration(*names: str, users: int = 0, **fields: Any) -> Configuration:

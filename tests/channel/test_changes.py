@@ -15,6 +15,7 @@ from llm_gateway.channel.messages import (
     Decoder,
     End,
     FromControl,
+    Keys,
     Message,
     Overrides,
     Prices,
@@ -24,8 +25,9 @@ from llm_gateway.channel.messages import (
 from llm_gateway.channel.receiver import ConfigurationReceiver
 from llm_gateway.channel.transfer import ROWS
 from llm_gateway.domain.configuration import Configuration, by_key
+from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.domain.public_prices import PublicPrices
-from tests.channel.harness import account, configuration, control, prices, raw_worker, rule, worker
+from tests.channel.harness import account, configuration, control, prices, raw_worker, rule, service_keys, worker
 from tests.waiting import until
 
 
@@ -37,7 +39,7 @@ def received(receiver: ConfigurationReceiver, messages: list[Message]) -> Config
         match decoder.decode(encode(message)[4:]):
             case Begin() as begin:
                 receiver.begin(begin)
-            case Accounts() | Overrides() | Prices() as part:
+            case Accounts() | Overrides() | Keys() | Prices() as part:
                 receiver.take(part)
             case End() as end:
                 made = receiver.end(end)
@@ -46,12 +48,15 @@ def received(receiver: ConfigurationReceiver, messages: list[Message]) -> Config
 
 def some_configuration(chance: random.Random) -> Configuration:
     """Return a configuration that has much in common with others."""
-    names, users = (chance.sample(range(8), chance.randrange(8)) for _ in range(2))
+    names, users, keys = (chance.sample(range(8), chance.randrange(8)) for _ in range(3))
+    known = list(service_keys(8, is_disabled=chance.random() < 0.5).items())
     return Configuration(
         accounts=tuple(account(f"p{number}", priority=chance.randrange(2)) for number in names),
         overrides=by_key(rule(f"user {number}", allow_fallback=chance.random() < 0.5) for number in users),
         public_prices=chance.choice([PublicPrices(), prices("a"), prices("b", "a")]),
         has_vendor=chance.random() < 0.5,
+        service_keys=dict(known[number] for number in keys),
+        peppers=(Pepper(chance.randrange(2), b"pepper"),),
     )
 
 

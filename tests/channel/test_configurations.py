@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.domain.usage import SentAttempt
-from tests.channel.harness import configuration, control, prices, worker
+from tests.channel.harness import configuration, control, prices, service_keys, worker
 from tests.waiting import until
 
 
 async def test_a_worker_gets_the_whole_configuration_as_it_was_published(tmp_path: Path) -> None:
-    published = configuration("a", "b", users=1_200, public_prices=prices("one", "two", models=700), has_vendor=True)
+    keys = {"service_keys": service_keys(1_200), "peppers": (Pepper(1, b"p"),)}
+    published = configuration(
+        "a", "b", users=1_200, **keys, public_prices=prices("one", "two", models=700), has_vendor=True
+    )
     async with control(tmp_path) as own, worker(tmp_path) as running:
         own.server.publish(published)
         async with asyncio.timeout(5):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import GatewayProcess, until
+from tests.e2e.process import KEY, GatewayProcess, until
 from tests.upstream import UpstreamProcess
 
 WORKERS = 3
@@ -30,10 +30,15 @@ def answering(gateway: GatewayProcess) -> int:
     return gateway.log.count('"event": "ready"')
 
 
-def statuses(gateway: GatewayProcess, count: int) -> Counter[int]:
+def statuses(gateway: GatewayProcess, count: int, key: str = KEY) -> Counter[int]:
     """Ask several questions at once, each over a connection of its own."""
+
+    def ask(number: int) -> int:
+        body = {"user_id": "u", "service": "s", "prompt": f"Question {number}"}
+        return gateway.call("POST", "/api/v1/generate", body, key=key, cache_control="no-store").status
+
     with ThreadPoolExecutor(8) as pool:
-        return Counter(pool.map(lambda number: gateway.ask(f"Question {number}").status, range(count)))
+        return Counter(pool.map(ask, range(count)))
 
 
 def test_a_change_is_in_force_in_every_worker_once_it_is_answered(
@@ -42,6 +47,11 @@ def test_a_change_is_in_force_in_every_worker_once_it_is_answered(
     until(lambda: answering(gateway) == WORKERS)
     path = gateway.provider("p", mock.base_url)
     assert statuses(gateway, 40) == {200: 40}
+    key = gateway.call("POST", "/api/v1/keys", {"name": "shop", "rpm": LIMIT}).json
+    of_key = statuses(gateway, 3 * LIMIT, key["secret"])
+    assert of_key == {200: LIMIT, 429: 2 * LIMIT}
+    assert gateway.call("DELETE", f"/api/v1/keys/{key['id']}").status == 204
+    assert statuses(gateway, 40, key["secret"]) == {401: 40}
     assert gateway.call("PATCH", path, {"is_enabled": False}).status == 200
     assert statuses(gateway, 40) == {503: 40}
 

@@ -85,7 +85,7 @@ def filter_failure(
 
     Clients can add headers that an API does not know (RFC 9110, section 5.1). The document describes neither the
     elements of `messages`, which are those of OpenAI's chat completions, nor the protocols of each
-    provider's kind, nor that aliases and limits name models of the provider.
+    provider's kind, nor that aliases and limits name models of the provider, nor which keys and teams there are.
     """
     del context
     if UNKNOWN_HEADER in (case.headers or {}) and str(failure).rstrip().endswith(IN_HEADER):
@@ -98,6 +98,8 @@ def _is_not_in_the_document(problem: dict[str, Any]) -> bool:
         str(error["loc"][-1]).startswith("messages[")
         or "does not support the protocol" in error["msg"]
         or "is not in models" in error["msg"]
+        or "with this id" in error["msg"]
+        or "expires_at" in error["msg"]
         for error in problem["errors"]
     )
 

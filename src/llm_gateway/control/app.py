@@ -14,6 +14,7 @@ from llm_gateway.control.docs.home import home_router
 from llm_gateway.control.docs.routes import docs_page_router
 from llm_gateway.control.effective_keys import EffectiveKeys
 from llm_gateway.control.embedded_model import OnlyModelWarning
+from llm_gateway.control.key_use import KeyUse
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.breakdown import breakdown_router, series_router
@@ -175,7 +176,8 @@ class Control:
         """Start the thread that moves journal entries to the database. Stop it after all workers have ended."""
         throttle = Throttle(work_s=SHIPPING_WORK_S, rest_s=SHIPPING_REST_S)
         sink = partial(self._stores.usage.write, pause=throttle)
-        shipper = Shipper(self.path / "journal", sink, log=self._log, pause=throttle)
+        self.key_use = KeyUse(sink, self._stores.keys)
+        shipper = Shipper(self.path / "journal", self.key_use.write, log=self._log, pause=throttle)
         shipper.start()
         return shipper
 

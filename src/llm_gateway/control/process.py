@@ -14,6 +14,7 @@ from llm_gateway.control.app import Control, Stores, check_settings, open_stores
 from llm_gateway.control.control_lock import take_control_lock
 from llm_gateway.control.embedded_model import start_embedded_model
 from llm_gateway.control.journal_metrics import journal_gauges
+from llm_gateway.control.key_use import store_key_use_forever
 from llm_gateway.control.maintenance import (
     delete_old_usage_forever,
     refresh_prices_forever,
@@ -118,6 +119,7 @@ class ControlProcess(ProcessApplication):
             log,
         )
         self._background(save_totals_forever(totals, log))
+        self._background(store_key_use_forever(control.key_use, log))
         control.configuration.connect(workers.distribute)
         control.configuration.reload()
         stack.push_async_callback(workers.stop)

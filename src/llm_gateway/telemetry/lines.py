@@ -31,6 +31,7 @@ class RequestLine(msgspec.Struct, gc=False):
     event: str
     request_id: str
     client_request_id: str | None
+    key: str
     service: str
     user_id: str
     task_type: str
@@ -100,6 +101,7 @@ def _request_line(record: UsageRecord) -> RequestLine:
         event="request",
         request_id=record.id,
         client_request_id=record.client_request_id,
+        key=record.key_name,
         service=record.service,
         user_id=record.user_id,
         task_type=record.task_type,
