@@ -23,6 +23,7 @@ from tests.server.harness import WAIT_S, Client, Response
 VOLATILE = (
     (re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), b"<id>"),
     (re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)"), b"<time>"),
+    (re.compile(rb'"(secret|last4)":"\w+"'), b'"secret":""'),
     (re.compile(rb'"latency_ms":\d+'), b'"latency_ms":0'),
 )
 NUMBER = re.compile(rb" [\d.e+-]+$", re.MULTILINE)
@@ -30,12 +31,18 @@ PROVIDER = (
     b"""{"name": "p", "display_name": "P", "api_key": "k", "models": ["m"], "base_url": "http://127.0.0.1:9/v1"}"""
 )
 OVERRIDE = b'{"user_id": "u", "service_name": "s", "provider_name": "p", "model_name": "m"}'
+NAMED = b'{"name": "n"}'
 INVALID = (b"", b"{", b"[]", b"{}", b'{"nme": 1, "models": "m"}', b'"' + b"\xff" + b'"', b"[" * 1000)
 BODIES = {
     ("POST", "/api/v1/providers"): (PROVIDER, PROVIDER),  # the second one is a conflict
     ("PATCH", "/api/v1/providers/{provider_id}"): (b'{"display_name": "Q"}',),
     ("POST", "/api/v1/providers/{provider_id}/test"): (b"",),
     ("POST", "/api/v1/overrides"): (OVERRIDE, OVERRIDE),
+    ("POST", "/api/v1/keys"): (NAMED, NAMED),
+    ("PATCH", "/api/v1/keys/{key_id}"): (b'{"rpm": 5}',),
+    ("POST", "/api/v1/keys/{key_id}/rotate"): (b'{"overlap_s": 5}',),
+    ("POST", "/api/v1/teams"): (NAMED, NAMED),
+    ("PATCH", "/api/v1/teams/{team_id}"): (b'{"description": "d"}',),
 }
 WITH_BODY = ("POST", "PATCH", "PUT")
 UNKNOWN_ID = "01890000-0000-7000-8000-000000000000"
@@ -65,7 +72,8 @@ class World:
         finally:
             await client.close()
         if response.status == 201:
-            self.ids["provider_id" if "providers" in path else "override_id"] = response.json["id"]
+            noun = path.removeprefix("/api/v1/").removesuffix("s")
+            self.ids[f"{noun}_id"] = response.json["id"]
         return response
 
 

@@ -113,7 +113,7 @@ def me_router(store: KeyStore, environment: EnvironmentKeys) -> APIRouter:
     """Build the endpoint that shows the key of the request. Any key may call it."""
     router = APIRouter(prefix="/api/v1/me", tags=["keys"])
 
-    @router.get("")
+    @router.get("", responses=problems(404))
     def get_me(request: Request) -> KeyOut:
         """Return the key of this request: its name, scopes and limits."""
         context: RequestContext = request.scope[REQUEST_CONTEXT]
