@@ -16,6 +16,7 @@ from llm_gateway.host_memory import (
     MODELS,
     PROVIDERS,
     SIZE,
+    VERSION,
     WORD,
     WORKERS,
     HostMemory,
@@ -103,7 +104,7 @@ def carry_out(limiter: Limiter, what: str, call: Reservation, number: int, token
 def test_memory_of_another_version_is_refused(descriptor: int) -> None:
     os.pwrite(descriptor, (99).to_bytes(WORD, "little"), AT_VERSION * WORD)
 
-    with pytest.raises(UnusableMemory, match=r"does not have layout 2 .*: create new memory\.$"):
+    with pytest.raises(UnusableMemory, match=rf"does not have layout {VERSION} .*: create new memory\.$"):
         open_limiter(HostMemory(descriptor), 1)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAGIC = 0x4C4C4D_47_5348_4D31
-VERSION = 2
+VERSION = 3
 """Version of the layout. Raise it with each change of the constants below or of what a word means."""
 WORD = 8
 
@@ -52,7 +52,11 @@ STATES_AT = MODELS_AT + MODELS * MODEL_WORDS
 PLACE_WORDS = 8
 """Words of a worker's place: its id, and what it holds (`workers.py`)."""
 PLACES_AT = STATES_AT + STATES * STATE_WORDS
-WORDS = PLACES_AT + WORKERS * PLACE_WORDS
+KEYS = 1_024
+"""Slots for service keys with a limit of requests at once (`key_counts.py`)."""
+KEY_WORDS = 72
+KEYS_AT = PLACES_AT + WORKERS * PLACE_WORDS
+WORDS = KEYS_AT + KEYS * KEY_WORDS
 SIZE = WORDS * WORD
 """Bytes of the memory. The system allocates a page when it is first written, so that most of it is never there."""
 

@@ -65,6 +65,13 @@ class WorkerPlace:
                 connections += words[place + CONNECTIONS]
         return count, connections
 
+    def numbers(self) -> list[int]:
+        """Return the numbers of the workers that have a place."""
+        words = self._words
+        if words[JOINED] != self._joined:
+            self._look()
+        return [(place - PLACES_AT) // PLACE_WORDS for place in self._places if words[place]]
+
     def living(self) -> int:
         """Return the number of workers that have a place."""
         if self._words[JOINED] != self._joined:

@@ -15,6 +15,7 @@ from llm_gateway.domain.usage import SentAttempt, UsageRecord
 from llm_gateway.forked import Forks
 from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.host_memory import HostMemory
+from llm_gateway.host_memory.key_counts import KeyCounts
 from llm_gateway.host_memory.workers import WorkerPlace
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter import open_limiter
@@ -83,7 +84,8 @@ class Worker:
         )
         self._affinity = SessionAffinity()
         self._known: dict[str, Provider] = {}
-        key_limits = KeyLimits(self.limiter)
+        counts = None if memory is None or shared_place is None else KeyCounts(memory, shared_place)
+        key_limits = KeyLimits(self.limiter, counts)
         recorder = UsageRecorder(
             dependencies.journal,
             instance=dependencies.journal.name,

@@ -14,7 +14,8 @@ import msgspec
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.service_key import KeyLimit
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.errors import RateLimited, RequestExceedsLimit
+from llm_gateway.errors import Overloaded, RateLimited, RequestExceedsLimit
+from llm_gateway.host_memory.key_counts import KeyCounts
 from llm_gateway.limiter.base import Limiter, Reservation
 
 NO_LIMIT = 2**53
@@ -26,13 +27,18 @@ class _Held(msgspec.Struct):
     """Places of a request among the requests at once of its keys, and its reservations."""
 
     running: list[str] = []
+    shared: list[int] = []
     reservations: list[Reservation] = []
 
 
 class KeyLimits:
-    """The limits of keys, counted by `limiter` and, requests at once, in this process."""
+    """The limits of keys: requests and tokens counted by `limiter`, requests at once by `counts`, which workers share.
 
-    def __init__(self, limiter: Limiter) -> None:
+    Without `counts`, those of this process are all.
+    """
+
+    def __init__(self, limiter: Limiter, counts: KeyCounts | None = None) -> None:
+        self._counts = counts
         self._limiter = limiter
         self._running: dict[str, int] = {}
         self._held: dict[str, _Held] = {}
@@ -70,16 +76,30 @@ class KeyLimits:
             self._limiter.settle(reservation, tokens=used)
 
     def _enter(self, key_id: str, most: int, held: _Held) -> None:
-        count = self._running.get(key_id, 0)
-        if count >= most:
-            raise RateLimited(
-                f"This key serves its maximum of {most} requests at once: try again when one has ended.",
-                retry_after_s=BUSY_RETRY_S,
-            )
-        self._running[key_id] = count + 1
-        held.running.append(key_id)
+        if self._counts is not None:
+            place = self._counts.enter(key_id, most)
+            if place is None:
+                raise Overloaded(
+                    "The memory that the workers share has no room for another key with max_parallel, or is locked: "
+                    "send the request again.",
+                    retry_after_s=BUSY_RETRY_S,
+                )
+            if place:
+                held.shared.append(place)
+                return
+        elif (count := self._running.get(key_id, 0)) < most:
+            self._running[key_id] = count + 1
+            held.running.append(key_id)
+            return
+        raise RateLimited(
+            f"This key serves its maximum of {most} requests at once: try again when one has ended.",
+            retry_after_s=BUSY_RETRY_S,
+        )
 
     def _leave(self, held: _Held) -> None:
+        for place in held.shared:
+            if self._counts is not None:
+                self._counts.leave(place)
         for key_id in held.running:
             count = self._running[key_id] - 1
             if count:
