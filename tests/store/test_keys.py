@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from llm_gateway.control.effective_keys import EffectiveKeys
-from llm_gateway.control.key_use import KeyUse
+from llm_gateway.control.key_use import KeyUse, store_key_use_forever
 from llm_gateway.domain.key_secret import Hashers, Pepper
 from llm_gateway.domain.service_key import SCOPES_OF_BITS, ServiceKey
 from llm_gateway.domain.stored_key import Fixed, KeySettings
@@ -115,6 +116,20 @@ def test_the_last_use_is_taken_from_records_on_their_way(store: Loads) -> None:
     use.store()
     after = store.get(key.id)
     assert (after.last_used_at_ms, after.updated_at_ms) == (5_000, key.updated_at_ms)
+
+
+class Broken(KeyStore):
+    def note_use(self, used_at_ms: Any) -> None:
+        raise RuntimeError(f"{len(used_at_ms)} keys")
+
+
+async def test_a_last_use_that_cannot_be_stored_is_logged_and_the_job_goes_on(database: Database) -> None:
+    logged: asyncio.Queue[str] = asyncio.Queue()
+    use = KeyUse(lambda _records: None, Broken(database, [PEPPER]))
+    job = asyncio.create_task(store_key_use_forever(use, lambda event, **_: logged.put_nowait(event), every_s=0.001))
+    async with asyncio.timeout(5):
+        assert [await logged.get() for _ in range(2)] == ["last use of keys cannot be stored"] * 2
+    job.cancel()
 
 
 def test_a_pepper_is_made_once_and_stays_valid_behind_a_setting(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""When service keys were used last, taken from the usage records on their way to the database."""
+"""Last use of service keys, taken from the usage records on their way to the database."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class KeyUse:
         self._store.note_use(used)
 
 
-async def store_key_use_forever(use: KeyUse, log: Callable[..., None]) -> None:
-    """Store when keys were used last, each minute. Runs until cancelled."""
+async def store_key_use_forever(use: KeyUse, log: Callable[..., None], every_s: float = STORE_EVERY_S) -> None:
+    """Store when keys were used last, every `every_s` seconds. Runs until cancelled."""
     while True:
-        await asyncio.sleep(STORE_EVERY_S)
+        await asyncio.sleep(every_s)
         try:
             await asyncio.to_thread(use.store)
         except GatewayError as error:
