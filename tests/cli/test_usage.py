@@ -107,8 +107,8 @@ def test_any_dimension_and_period_of_the_calendar_can_be_reported(used: GatewayP
     assert found["totals"]["requests"] == 3
     assert "Total" in on_terminal("usage", "--by", "model").out
     lines = call(capsys, "usage", "--by", "key", "--csv").out.splitlines()
-    assert lines[0].startswith("key,requests,")
-    assert lines[1].startswith("dev,3,")
+    assert lines[0].startswith("key,key_name,requests,")
+    assert lines[1].startswith("dev,,3,")
 
 
 def test_requests_are_listed_and_one_is_shown(used: GatewayProcess, capsys: Capsys) -> None:

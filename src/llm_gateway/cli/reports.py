@@ -193,7 +193,9 @@ def breakdown(by: str, query: dict[str, Any], *, as_json: bool, as_csv: bool, ga
         print_json(found)
         return
     columns = (*(Column(f"group.{name}", name.capitalize()) for name in names), *FIGURES)
-    rows = [{f"group.{name}": value for name, value in row["group"].items()} | row for row in found["rows"]]
+    rows = [
+        {f"group.{name}": text for name, text in (row["group"] | row["names"]).items()} | row for row in found["rows"]
+    ]
     total = {f"group.{names[0]}": "Total", **found["totals"]}
     print_rows(rows, columns, total=total, empty=f"No requests from {found['from']} to {found['to']}.")
 

@@ -26,7 +26,7 @@ from llm_gateway.store.record_sums import Group, RecordSums
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, ReportDimension, Source, tag_dimension
 from llm_gateway.store.rollup_table import SUMS, RollupTable
 from llm_gateway.store.rollups import CUSTOMER, DAY, DAY_MS, HOUR, HOUR_MS, Grain, Totals
-from llm_gateway.store.tables import usage_cube, usage_cube_fill, usage_names, usage_records
+from llm_gateway.store.tables import api_keys, teams, usage_cube, usage_cube_fill, usage_names, usage_records
 from llm_gateway.store.usage import time_of
 
 MOST_RECORD_DAYS = 7
@@ -36,6 +36,9 @@ MOST_GROUPS = 200_000
 """Maximum number of groups of a report, which are in memory together."""
 
 READ_LIMIT_S = 20.0
+
+NAMED: Mapping[str, sa.Table] = {"key": api_keys, "team": teams}
+"""Dimensions whose values are ids, with the tables of their names."""
 
 Part = tuple[int, int]
 """(start, end) of a part of a period, milliseconds UTC, the end excluded."""
@@ -69,6 +72,15 @@ class UsageReports:
     def tag(self, name: str) -> ReportDimension:
         """Return the dimension over the values of one tag."""
         return tag_dimension(name, is_sqlite=self._database.is_sqlite)
+
+    def names(self, dimension: str, values: Collection[str]) -> dict[str, str]:
+        """Return the names of those values of a dimension that are ids of keys or teams; deleted ones have none."""
+        if dimension not in NAMED or not values:
+            return {}
+        table = NAMED[dimension]
+        query = sa.select(table.c.id, table.c.name).where(table.c.id.in_(sorted(values)))
+        with self._database.read() as connection:
+            return {row.id: row.name for row in connection.execute(query)}
 
     def totals(self, grouping: Grouping, period: Part) -> dict[Group, Totals]:
         """Return the totals by group of a period.

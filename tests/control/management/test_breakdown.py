@@ -12,7 +12,8 @@ import pytest
 
 from llm_gateway.control.management.breakdown import breakdown_router, series_router
 from llm_gateway.control.management.report_schemas import money
-from llm_gateway.domain.usage import Usage
+from llm_gateway.domain.usage import Usage, UsageRecord
+from llm_gateway.store.teams import TeamStore
 from llm_gateway.store.usage import UsageStore
 from llm_gateway.store.usage_reports import UsageReports
 from tests.application.driver import Client, assert_problem
@@ -27,20 +28,25 @@ LAST_WEEK = "from=2024-09-28&to=2024-10-05"
 
 @pytest.fixture(scope="module")
 def api(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    history = []
+    with copied(migrated, tmp_path_factory.mktemp("breakdown")) as database:
+        UsageStore(database).write(history(TeamStore(database).create("core").id))
+        reports = UsageReports(database)
+        yield client_of([router(reports, lambda: NOW_MS) for router in (breakdown_router, series_router)])
+
+
+def history(team_id: str) -> list[UsageRecord]:
+    """Return the records of ten days, four a day; a third of them are the team's."""
+    made = []
     for number in range(40):
         bought = Usage(input_tokens=10, output_tokens=5)
         one = attempt(NOW_MS, "acme", model=f"m{number % 4}", usage=bought, cost_nanos=1 + number % 4, price=None)
-        made = record(
+        one_record = record(
             NOW_MS - number * DAY_MS // 4, user_id=("=1+1", "bob")[number % 2], attempts=[one], outcome="ok",
-            latency_ms=100, tags={"project": "apollo"} if number < 2 else {},
+            latency_ms=100, team_id=None if number % 3 else team_id, tags={"project": "apollo"} if number < 2 else {},
         )  # fmt: skip
-        close(made)
-        history.append(made)
-    with copied(migrated, tmp_path_factory.mktemp("breakdown")) as database:
-        UsageStore(database).write(history)
-        reports = UsageReports(database)
-        yield client_of([router(reports, lambda: NOW_MS) for router in (breakdown_router, series_router)])
+        close(one_record)
+        made.append(one_record)
+    return made
 
 
 async def test_rows_add_up_to_the_totals_and_show_the_change(api: Client) -> None:
@@ -59,6 +65,17 @@ async def test_rows_add_up_to_the_totals_and_show_the_change(api: Client) -> Non
     totals = found["totals"]
     change = (totals["cost_usd"] - totals["previous_cost_usd"]) / totals["previous_cost_usd"]
     assert totals["cost_change"] == pytest.approx(change)
+
+
+async def test_a_team_is_named_beside_its_id(api: Client) -> None:
+    path = f"{BREAKDOWN}?{LAST_WEEK}&group_by=team,model"
+    rows = (await api.call("GET", path)).json["rows"]
+    [team_id] = {row["group"]["team"] for row in rows} - {""}
+    assert {row["group"]["team"]: row["names"] for row in rows} == {"": {}, team_id: {"team": "core"}}
+    lines = list(csv.DictReader((await api.call("GET", f"{path}&format=csv")).body.decode().splitlines()))
+    assert {(line["team"], line["team_name"]) for line in lines} == {("", ""), (team_id, "core")}
+    series = (await api.call("GET", f"{SERIES}?{LAST_WEEK}&group_by=team")).json["series"]
+    assert {(line["name"], line["label"]) for line in series} == {("", None), (team_id, "core")}
 
 
 async def test_pages_and_csv_have_the_same_rows(api: Client) -> None:

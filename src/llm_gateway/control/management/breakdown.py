@@ -18,7 +18,6 @@ from llm_gateway.control.management.calendar_period import read_period
 from llm_gateway.control.management.cursor import open_cursor, seal
 from llm_gateway.control.management.freshness import UpToDate
 from llm_gateway.control.management.report_schemas import (
-    FIGURES,
     Breakdown,
     BreakdownQuery,
     BreakdownRow,
@@ -27,6 +26,7 @@ from llm_gateway.control.management.report_schemas import (
     Series,
     SeriesLine,
     SeriesQuery,
+    csv_header,
     csv_row,
     figures,
     metric_value,
@@ -62,9 +62,10 @@ def breakdown_router(reports: UsageReports, up_to_date: UpToDate) -> APIRouter:
         names = [dimension.name for dimension in dimensions]
         end = start + query.limit
         rows = [_row(names, group, sums[group], earlier.get(group, Totals())) for group in ranked[start:end]]
+        _add_names(reports, names, rows)
         cursor = seal(given, str(end)) if end < len(ranked) else None
         if query.format == "csv":
-            return csv_response("breakdown.csv", [*names, *FIGURES], (csv_row(names, row) for row in rows), cursor)
+            return csv_response("breakdown.csv", csv_header(names), (csv_row(names, row) for row in rows), cursor)
         return Breakdown(
             start=period.shown(period.start_ms),
             end=period.shown(period.end_ms),
@@ -98,7 +99,7 @@ def series_router(reports: UsageReports, up_to_date: UpToDate) -> APIRouter:
             tz=query.tz,
             total=shown_metric(query.metric, sum(sum(values) for _, values in lines)),
             buckets=[period.shown(start) for start, _ in parts],
-            series=[_line(query.metric, name, values) for name, values in lines],
+            series=_shown_lines(reports, query, lines),
         )
 
     return router
@@ -182,6 +183,23 @@ def _lines(metric: Metric, sums: list[dict[Group, Totals]], limit: int) -> list[
     return lines
 
 
-def _line(metric: Metric, name: str | None, values: list[int]) -> SeriesLine:
-    shown = [shown_metric(metric, value) for value in values]
-    return SeriesLine(name=name, total=shown_metric(metric, sum(values)), values=shown)
+def _shown_lines(
+    reports: UsageReports, query: SeriesQuery, lines: list[tuple[str | None, list[int]]]
+) -> list[SeriesLine]:
+    labels = reports.names(query.group_by or "", [name for name, _ in lines if name])
+    return [
+        SeriesLine(
+            name=name,
+            label=labels.get(name or ""),
+            total=shown_metric(query.metric, sum(values)),
+            values=[shown_metric(query.metric, value) for value in values],
+        )
+        for name, values in lines
+    ]
+
+
+def _add_names(reports: UsageReports, dimensions: list[str], rows: list[dict[str, Any]]) -> None:
+    """Add the names of the keys and teams, which groups have by their ids."""
+    found = {name: reports.names(name, {row["group"][name] for row in rows}) for name in dimensions}
+    for row in rows:
+        row["names"] = {name: label for name in found if (label := found[name].get(row["group"][name])) is not None}

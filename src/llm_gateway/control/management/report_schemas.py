@@ -14,6 +14,7 @@ from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.errors import Invalid
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, REPORT_DIMENSIONS, TAG_PREFIX
 from llm_gateway.store.rollups import Totals
+from llm_gateway.store.usage_reports import NAMED
 from llm_gateway.suggestions import if_meant
 
 Digits = BeforeValidator(digits)
@@ -99,6 +100,7 @@ class BreakdownRow(Figures):
     """Figures of one group: `group` has the value of each dimension, "" for requests without one."""
 
     group: dict[str, str]
+    names: Annotated[dict[str, str], Field(description="names of a key and a team that `group` has by their ids")]
 
 
 class Breakdown(BaseModel):
@@ -114,9 +116,13 @@ class Breakdown(BaseModel):
 
 
 class SeriesLine(BaseModel):
-    """Values of one group, one for each bucket. `name` is null for all other groups together, or without groups."""
+    """Values of one group, one for each bucket. `name` is null for all other groups together, or without groups.
+
+    `label` is the name of a key or team, of which `name` is the id.
+    """
 
     name: str | None
+    label: str | None
     total: float
     values: list[float]
 
@@ -168,8 +174,14 @@ def unknown_dimension(name: str) -> Invalid:
 
 
 def csv_row(names: Sequence[str], row: Mapping[str, Any]) -> list[str]:
-    """Return a breakdown's row as cells: the group's values, then the figures; money as exact decimals."""
-    return [*(csv_text(row["group"][name]) for name in names), *(_cell(name, row[name]) for name in FIGURES)]
+    """Return a breakdown's row as cells: the group's values, names of keys and teams, figures; money exactly."""
+    labels = (csv_text(row["names"].get(name, "")) for name in names if name in NAMED)
+    return [*(csv_text(row["group"][name]) for name in names), *labels, *(_cell(name, row[name]) for name in FIGURES)]
+
+
+def csv_header(names: Sequence[str]) -> list[str]:
+    """Return the names of the cells of `csv_row`."""
+    return [*names, *(f"{name}_name" for name in names if name in NAMED), *FIGURES]
 
 
 def csv_text(text: str) -> str:
