@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from typing import Any
 
+import pytest
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+
+from llm_gateway.server.connection import CLOSING
 from llm_gateway.server.intake import (
     CALM_S,
     MOST_A_TURN,
@@ -18,8 +23,10 @@ from llm_gateway.server.intake import (
 )
 from tests.rows import each_row
 from tests.server.harness import GET, WAIT_S, Client, Response, Running, answer, read_body, running
+from tests.waiting import until
 
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+DEFECT = b"raises when it is begun"
 BURST = 5 * MOST_A_TURN
 CROWD = MOST_WAITING + 4 * MOST_A_TURN
 WORK_S = 0.0005
@@ -62,11 +69,13 @@ async def test_of_a_burst_few_are_begun_in_a_turn_and_all_are_served() -> None:
 
 async def test_lasting_overload_is_refused_fast_on_connections_that_stay_open() -> None:
     answers: list[Response] = []
+    statuses: set[int] = set()
     got: list[Response] = []
 
     async def insist(client: Client) -> None:
-        while time.monotonic() < ends or (answers[-1].status == 200 and time.monotonic() < ends + WAIT_S):
+        while time.monotonic() < ends or (503 not in statuses and time.monotonic() < ends + WAIT_S):
             answers.append(await client.ask(POST))
+            statuses.add(answers[-1].status)
 
     async def look(client: Client) -> None:
         while time.monotonic() < ends:
@@ -78,7 +87,7 @@ async def test_lasting_overload_is_refused_fast_on_connections_that_stay_open() 
         ends = time.monotonic() + OVERLOADED_AFTER_S
         await asyncio.gather(look(reader), *map(insist, clients))
         refused = [each for each in answers if each.status == 503]
-        assert {each.status for each in answers} == {200, 503}
+        assert statuses == {200, 503}
         assert {each.status for each in got} == {200}
         assert all("connection" not in each.headers for each in refused)
         for each in refused:
@@ -96,6 +105,38 @@ async def test_lasting_overload_is_refused_fast_on_connections_that_stay_open() 
     assert [event for event, _ in server.events].count(OVERLOADED) == 1
 
 
+async def test_a_client_that_waited_with_an_empty_line_only_is_disconnected_as_any_other() -> None:
+    async with running(head_s=1.0, keep_alive_s=0.1) as server:
+        clients = await connect(server, 2 * MOST_A_TURN)
+        for client in clients:
+            client.writer.write(b"\r\n")
+        assert set(await asyncio.gather(*(client.rest() for client in clients))) == {b""}
+
+
+class Refusing(Intake):
+    """An intake that refuses everything."""
+
+    def admits(self, connection: Any, data: bytes) -> bool:
+        self._refuse(connection, data, 0.0)
+        return False
+
+
+async def test_refusals_do_not_pile_up_for_a_client_that_does_not_read() -> None:
+    async with running() as server:
+        shared: Any = server.server._shared
+        shared.intake = Refusing(shared.log, lambda: shared.date)
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client.connect(("127.0.0.1", server.port))
+            await until(lambda: shared.connections)
+            [connection] = shared.connections
+            while connection.phase != CLOSING:
+                client.send(POST)
+                await asyncio.sleep(0)
+                assert connection.transport.get_write_buffer_size() < 2 * HIGH_WATER_LIMIT
+
+
 class Connection:
     """A connection as the intake sees it, on a clock that the test sets."""
 
@@ -109,10 +150,11 @@ class Connection:
     def hold(self, data: bytes) -> None:
         self.is_held, self._data = True, data
 
-    def begin_held(self) -> int:
+    def begin_held(self) -> None:
         self.is_held = False
+        if self._data == DEFECT:
+            raise RuntimeError
         self.begun += 1
-        return len(self._data)
 
     def refuse_unparsed(self, response: bytes) -> None:
         self.responses.append(response)
@@ -220,6 +262,26 @@ def test_requests_that_would_fill_the_memory_do_not_wait() -> None:
     assert len(scene.arrive(MOST_A_TURN + 20, large)) == 8
 
 
+def test_the_bytes_of_clients_that_left_do_not_count() -> None:
+    scene = Scene()
+    large = bytes(MOST_BYTES // 8)
+    for each in scene.arrive(MOST_A_TURN + 7, large):
+        each.is_held = False
+    scene.arrive(2 * MOST_A_TURN)
+    scene.loop.turn()
+    assert len(scene.arrive(20, large)) == 7, "others wait all the time"
+
+
+def test_a_request_that_cannot_be_begun_does_not_stop_the_others() -> None:
+    scene = Scene()
+    scene.arrive(MOST_A_TURN)
+    [defect, other] = [*scene.arrive(1, DEFECT), *scene.arrive(1)]
+    with pytest.raises(RuntimeError):
+        scene.loop.turn()
+    scene.loop.rest()
+    assert (defect.begun, other.begun) == (0, 1)
+
+
 WHOLE = [
     (POST, True),
     (b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Keep-Alive\r\ncontent-length:0\r\n\r\n", True),
@@ -233,6 +295,10 @@ WHOLE = [
     (b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n", False),
     (b"POST / HTTP/1.0\r\nHost: x\r\nContent-Length: 0\r\n\r\n", False),
     (b"POST / HTTP/1.1\r\nHost: x\r\n\r\nContent-Length: 0\r\n", False),
+    (POST.replace(b" x\r\n", b" x\nTransfer-Encoding: chunked\r\n"), False),
+    (POST.replace(b" x\r\n", b" x\r\n transfer-encoding: chunked\r\n"), False),
+    (POST.replace(b" x\r\n", b" x\r\nContent-Length : 2\r\n"), False),
+    (POST.replace(b" x\r\n", b" x\r\nContent-Length: 00000000010\r\n"), False),
     (b"", False),
 ]
 

@@ -114,14 +114,18 @@ class ClientConnection(WatchedConnection):
         """Keep the first bytes of a request until `begin_held` (called by the intake, like the next two)."""
         self.phase, self.deadline, self.held = HELD, NEVER, data
 
-    def begin_held(self) -> int:
-        """Parse what was kept. Returns its bytes."""
+    def begin_held(self) -> None:
+        """Parse what was kept."""
         data, self.held, self.phase = self.held, b"", IDLE
         self._parse(data)
-        return len(data)
+        if self.phase == IDLE:  # it was an empty line, which begins no request
+            self._idle()
 
     def refuse_unparsed(self, response: bytes) -> None:
-        """Answer a whole request that was not parsed; the connection stays open."""
+        """Answer a whole request that was not parsed. The connection stays open, if the client reads its responses."""
+        if self.flow.write_paused:
+            self.refuse(503)
+            return
         self.shared.outbox.post(self.transport, response)
         self._idle()
 

@@ -27,7 +27,7 @@ MOST_A_TURN = 64
 MOST_WAITING = 2 * MOST_A_TURN
 """Requests that wait while the gateway is overloaded."""
 MOST_BYTES = 16 * 1024 * 1024
-"""Bytes of all requests that wait. Beyond them, requests are begun at once."""
+"""First bytes of all requests that wait, as far as they came in one read. Beyond them, requests are begun at once."""
 OVERLOADED_AFTER_S = 2.0
 CALM_S = 1.0
 SAFE = frozenset({b"GET ", b"HEAD"})
@@ -50,9 +50,11 @@ _RESPONSE = (
 )
 _END_OF_HEAD = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
+_PLAIN = re.compile(rb"[A-Z]+ [!-~]+ HTTP/1\.1\r\n(?:[!#-'*+\-.0-9A-Z^_`a-z|~]+:[^\r\n\0]*\r\n)+")
+"""A head in which every parser, also a proxy's that takes a bare LF for the end of a line, sees the same headers."""
 _UNUSUAL = re.compile(
-    rb"\r\n(?:transfer-encoding|expect|upgrade)[ \t]*:|\r\nconnection[ \t]*:(?![ \t]*keep-alive[ \t]*\r\n)"
-    rb"| HTTP/1\.0\r\n",
+    rb"\r\n(?:(?:transfer-encoding|expect|upgrade):|connection:(?![ \t]*keep-alive[ \t]*\r\n)"
+    rb"|content-length:(?![ \t]*\d{1,9}[ \t]*\r\n))",
     re.IGNORECASE,
 )
 
@@ -69,8 +71,8 @@ class Arrival(Protocol):
     def hold(self, data: bytes) -> None:
         """Keep the first bytes of a request until `begin_held`."""
 
-    def begin_held(self) -> int:
-        """Parse what was kept. Returns its bytes."""
+    def begin_held(self) -> None:
+        """Parse what was kept."""
 
     def refuse_unparsed(self, response: bytes) -> None:
         """Answer a whole request that was not parsed; the connection stays open."""
@@ -83,8 +85,8 @@ def is_whole(data: bytes) -> bool:
     """Return True if `data` is certainly one whole request, so that its end is known without a parser."""
     end = data.find(_END_OF_HEAD)
     head = data[: end + 2]
-    lengths = _LENGTH.findall(head) if end >= 0 else ()
-    return len(lengths) == 1 and len(data) == end + 4 + int(lengths[0]) and _UNUSUAL.search(head) is None
+    lengths = _LENGTH.findall(head) if end >= 0 and _PLAIN.fullmatch(head) and not _UNUSUAL.search(head) else ()
+    return len(lengths) == 1 and len(data) == end + 4 + int(lengths[0])
 
 
 class Intake:
@@ -98,7 +100,7 @@ class Intake:
         self.is_overloaded = False
         self._log = log
         self._date = date
-        self._waiting: deque[Arrival] = deque()
+        self._waiting: deque[tuple[Arrival, int]] = deque()  # each with its part of `_bytes`
         self._bytes = 0
         self._began = 0
         self._waiting_since = 0.0
@@ -117,15 +119,16 @@ class Intake:
     def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin the requests that have waited longest. All that arrived in the last turn was read before this."""
         self._began = 0
-        while self._waiting and self._began < MOST_A_TURN:
-            connection = self._waiting.popleft()
-            if connection.is_held:  # else its client has left
-                self._began += 1
-                self._bytes -= connection.begin_held()
-        if self._began:
-            loop.call_soon(self._next_turn, loop)
-        if not self._waiting:
-            self._bytes = 0
+        try:
+            while self._waiting and self._began < MOST_A_TURN:
+                connection, size = self._waiting.popleft()
+                self._bytes -= size
+                if connection.is_held:  # else its client has left, or so much has come that it was begun
+                    self._began += 1
+                    connection.begin_held()
+        finally:  # even if a request could not be begun: the others would wait for ever
+            if self._began:
+                loop.call_soon(self._next_turn, loop)
 
     def _hold(self, connection: Arrival, data: bytes) -> bool:
         now = connection.loop.time()
@@ -137,7 +140,7 @@ class Intake:
         if self.is_overloaded and len(self._waiting) >= MOST_WAITING:
             self._refuse(connection, data, now)
         else:
-            self._waiting.append(connection)
+            self._waiting.append((connection, len(data)))
             self._bytes += len(data)
             connection.hold(data)
         return False
