@@ -37,6 +37,7 @@ PATHS: dict[str, tuple[str, bytes, str, bytes]] = {
     "alone with a slash": ("/llm/", b"/llm/", "/", b"/"),
     "of another path": ("/llmx/v1", b"/llmx/v1", "/llmx/v1", b"/llmx/v1"),
     "twice": ("/llm/llm/v1", b"/llm/llm/v1", "/llm/v1", b"/llm/v1"),
+    "with an encoded slash": ("/llm/v1/models", b"/llm%2Fv1/models", "/v1/models", b"/v1/models"),
     "encoded": ("/llm/a b", b"/%6Clm/a%20b", "/a b", b"/a%20b"),
 }
 

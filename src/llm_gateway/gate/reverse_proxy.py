@@ -62,8 +62,9 @@ class ReverseProxy:
             return
         scope["path"] = path[len(root) :] or "/"
         raw: bytes = scope["raw_path"]
-        start = root.encode()
-        scope["raw_path"] = (raw[len(start) :] or b"/") if raw.startswith(start) else quote(scope["path"]).encode()
+        rest = raw.removeprefix(root.encode())
+        is_plain = rest != raw and rest[:1] in (b"/", b"")  # else some of the prefix or its slash is encoded
+        scope["raw_path"] = (rest or b"/") if is_plain else quote(scope["path"]).encode()
 
     def _read_headers(self, scope: Scope) -> None:
         peer = scope.get("client")
