@@ -14,7 +14,11 @@ EXPLAINED: list[dict[str, Any]] = [
     {"body": GENERATE},
     {"body": {"prompt": "Hello"}, "user_id": "customer", "service": "shop", "session": "s1", "key": "other"},
     {"path": "/v1/chat/completions", "body": {"model": "ok", "messages": MESSAGES}},
-    {"path": "/v1/messages", "body": {"model": "auto", "messages": MESSAGES, "max_tokens": 10}, "session": "s1"},
+    {
+        "path": "/v1/messages?beta=true",
+        "body": {"model": "auto", "messages": MESSAGES, "max_tokens": 10},
+        "session": "s1",
+    },
     {"path": "/v1beta/models/ok:generateContent", "body": {"contents": [{"parts": [{"text": "Hello"}]}]}},
 ]
 REFUSED: list[tuple[object, int, str]] = [

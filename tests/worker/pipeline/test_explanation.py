@@ -59,13 +59,22 @@ PROVIDERS = st.lists(
 
 
 @settings(deadline=None)
-@given(PROVIDERS, st.lists(STEPS, min_size=ROUNDS, max_size=ROUNDS), st.sampled_from([None, "s1", "s2"]), st.booleans())
+@given(
+    PROVIDERS,
+    st.lists(STEPS, min_size=ROUNDS, max_size=ROUNDS),
+    st.sampled_from([None, "s1", "s2"]),
+    st.booleans(),
+    st.sampled_from(["", "", "a", "ab", "abcd"]),
+)
 def test_the_candidate_that_serves_is_called_first(
-    fields: list[dict[str, Any]], steps: list[str], session: str | None, overrides: bool
+    fields: list[dict[str, Any]], steps: list[str], session: str | None, overrides: bool, too_long_for: str
 ) -> None:
     made = [provider(name, **each) for name, each in zip(NAMES, fields, strict=False)]
     scene = Scene(made, *([override(made[-1].name)] if overrides else []))
     world = scene.world
+    for each in made:
+        if each.name in too_long_for:
+            world.availability.context_limits.learn(each.id, each.models[0], 1, 1)
     plays = {"answers": answer(), "fails": TIMEOUT, "account": refusal(401), "busy": refusal(429, retry_after_s=3)}
     for number, step in enumerate(steps):
         world.script(**{name: [plays[step]] * 20 for name in NAMES})

@@ -60,14 +60,14 @@ class ExplainEndpoint(Endpoint):
         asked = self._decoded(bytes(body))
         context: RequestContext = scope[REQUEST_CONTEXT]
         explained = self._scope(scope, asked, context)
-        endpoint = self._find(asked.path, explained)
+        endpoint = self._find(explained["path"], explained)
         if not isinstance(endpoint, ReadsRequests):
             raise Invalid(
                 f"No request for a model is posted to {asked.path[:200]!r}: name a path such as /api/v1/generate, "
                 "/v1/chat/completions or /v1/messages.",
                 loc=("body", "path"),
             )
-        if asked.path == GENERATE_PATH:  # its body names the customer and the service
+        if explained["path"] == GENERATE_PATH:  # its body names the customer and the service
             given = {"user_id": asked.user_id, "service": asked.service}
             asked.body = {name: value for name, value in given.items() if value is not None} | asked.body
         request = endpoint.read(explained, msgspec.json.encode(asked.body), ClientPresence(receive, send))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
+
 from llm_gateway.domain.catalog import Candidate, Snapshot
 from llm_gateway.domain.explanation import ExplainedCandidate, Explanation, Reason, Verdict
 from llm_gateway.domain.request import Request
@@ -15,6 +17,9 @@ from llm_gateway.worker.pipeline.availability import ProviderAvailability
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.failover import Failover
 from llm_gateway.worker.pipeline.translation import Translation
+
+NEVER_SERVES = frozenset({"context_window", "unsupported", "exceeds_limit"})
+"""Reasons that no wait removes."""
 
 
 class Explainer(NamedTuple):
@@ -44,6 +49,8 @@ class Explainer(NamedTuple):
             verdict: Verdict = "passed_over" if reasons else "available" if serves else "serves"
             serves = serves or not reasons
             explained.append(ExplainedCandidate(rank, candidate.provider.name, candidate.model, verdict, reasons))
+        if not serves:
+            _name_last_resort(explained)
         return Explanation(
             route=plan.reason,
             session=request.session,
@@ -69,3 +76,12 @@ class Explainer(NamedTuple):
         elif (seconds := self.admission.next_free(request, candidate)) > 0:
             found.append(Reason("rate_limited", retry_after_s=round(seconds, 3)))
         return tuple(found)
+
+
+def _name_last_resort(explained: list[ExplainedCandidate]) -> None:
+    """Let the first candidate that only refused this size serve if no other can later: failover then tries it."""
+    firsts = [each.reasons[0].code for each in explained]
+    for at, each in enumerate(explained):
+        if NEVER_SERVES.issuperset(firsts) and firsts[at] == "context_window" and len(each.reasons) == 1:
+            explained[at] = msgspec.structs.replace(each, verdict="serves")
+            return
