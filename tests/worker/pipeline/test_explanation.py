@@ -125,3 +125,19 @@ def test_a_cached_answer_and_an_unknown_model_are_told() -> None:
     assert scene.explain(use_cache=False).cache == "bypass"
     with pytest.raises(UnknownModel):
         scene.explain(requested_model="none-such")
+
+
+def test_a_gate_that_lets_few_calls_through_is_told() -> None:
+    scene = Scene([provider("a", priority=20), provider("b")])
+    world = scene.world
+    world.script(a=[*[refusal(429, retry_after_s=3)] * 5, answer()], b=[answer()] * 20)
+    for number in range(5):
+        scene.ask(prompt=f"question {number}")
+    world.clock.now += 4
+    scene.ask(prompt="the trial")
+    assert world.upstream.called[-1] == "a"
+    [first, second] = scene.explain(prompt="another").candidates
+    scene.ask(prompt="another")
+    assert world.upstream.called[-1] == "b"
+    assert (first.verdict, second.verdict) == ("passed_over", "serves")
+    assert [reason.code for reason in first.reasons] == ["rate_limited"]

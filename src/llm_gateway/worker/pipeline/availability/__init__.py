@@ -190,7 +190,7 @@ class ProviderAvailability:
         """Return why the candidate cannot be called now, and for how many seconds; None if it can. Changes nothing."""
         provider, model = self._find(candidate)
         waits: tuple[tuple[Obstacle, float], ...] = (
-            ("rate_limited", model.gate.closed_for_s()),
+            ("rate_limited", model.gate.wait_of_s(1)),
             ("model_paused", model.pause.remaining_s() if model.pause.is_paused else 0.0),
             ("account_paused", provider.account.retry_after_s()),
             ("breaker_open", model.breaker.retry_after_s()),
