@@ -25,13 +25,13 @@ from llm_gateway.errors import ConfigurationError
 from llm_gateway.store.driver_sql import fetch_rows
 
 WRITE_LIMIT_S = 30.0
-"""Maximum seconds of a write transaction's statement."""
+"""Maximum seconds of a write transaction, and so of each of its statements."""
 
 SILENCE_S = 1.0
-"""Seconds beyond a statement's limit after which a server that says nothing counts as gone."""
+"""Seconds beyond a transaction's limit after which its connection is cut."""
 
 LOOK_EVERY_S = 0.25
-"""Seconds between two looks for servers that count as gone."""
+"""Seconds between two looks for transactions whose time is over."""
 
 ENCODING = "UTF8"
 
@@ -101,8 +101,9 @@ def _refuse_ended(connection: Any, _record: Any, _proxy: Any) -> None:
 class TimeLimits:
     """Time limits of transactions on one database. Thread-safe.
 
-    The server ends a statement that takes too long. If it does not even do that, a thread cuts the connection: psycopg
-    waits for an answer without end.
+    The server ends a statement that takes as long as the whole transaction may. A thread cuts the connection of a
+    transaction that lasts longer all the same: many statements, or a server that has fallen silent, for whose answer
+    psycopg waits without end.
     """
 
     def __init__(self) -> None:
@@ -112,7 +113,7 @@ class TimeLimits:
 
     @contextmanager
     def limit(self, connection: Connection, limit_s: float, busy_timeout_s: float) -> Iterator[None]:
-        """Limit the statements of the transaction, and their waits for locks."""
+        """Limit the transaction, its statements, and their waits for locks."""
         raw: Any = connection.connection.driver_connection
         with socket.socket(fileno=socket.dup(raw.fileno())) as watched:
             self._watch(watched, time.monotonic() + limit_s + SILENCE_S)
