@@ -129,6 +129,6 @@ def _address(hop: str) -> str | None:
     with_port = _WITH_PORT.fullmatch(hop)
     text = (with_port[1] or with_port[2]) if with_port else hop
     try:
-        return str(ip_address(text))
+        return str(ip_address(text.partition("%")[0]))  # a zone can have any length, and tells nothing elsewhere
     except ValueError:
         return None

@@ -194,9 +194,11 @@ class Database:
             with _as_store_unavailable(), closing(self._writer.raw_connection()) as pooled:
                 connection: Any = pooled.driver_connection
                 (usual_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
-                connection.execute(f"PRAGMA busy_timeout={round(wait_s * 1000)}")
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                connection.execute(f"PRAGMA busy_timeout={usual_ms}")
+                try:
+                    connection.execute(f"PRAGMA busy_timeout={round(wait_s * 1000)}")
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                finally:
+                    connection.execute(f"PRAGMA busy_timeout={usual_ms}")
         except sqlite3.Error as error:
             raise StoreUnavailable("The database does not answer; try again later.", retry_after_s=1) from error
         return _size(self._log_file)
