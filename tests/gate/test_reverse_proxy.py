@@ -23,6 +23,7 @@ CLIENTS: dict[str, tuple[str, dict[str, str], str]] = {
     "with a port": ("10.0.0.1", {"x-forwarded-for": "203.0.113.7:4711"}, "203.0.113.7"),
     "IPv6": ("2001:db8::1", {"x-forwarded-for": "2001:db9::7"}, "2001:db9::7"),
     "IPv6 with a port": ("2001:db8::1", {"x-forwarded-for": "[2001:db9::7]:80"}, "2001:db9::7"),
+    "IPv6 with a zone": ("2001:db8::1", {"x-forwarded-for": "fe80::1%" + "A" * 500}, "fe80::1"),
     "IPv4 on an IPv6 socket": ("::ffff:10.0.0.1", {"x-forwarded-for": "203.0.113.7"}, "203.0.113.7"),
     "Forwarded": ("10.0.0.1", {"forwarded": 'for=6.6.6.6, For="[2001:db9::7]:80";proto=https;by=x'}, "2001:db9::7"),
     "Forwarded without for": ("10.0.0.1", {"forwarded": "proto=https"}, "10.0.0.1"),
