@@ -1,6 +1,6 @@
 """Recompute the cost of stored usage records at current prices, after a price was wrong or missing.
 
-The only code that changes stored records; `usage.py` only adds and deletes them. Each batch of records and its rollups
+Only this and `erasure.py` change stored records; `usage.py` adds and deletes them. A batch of records and its rollups
 change in one transaction, and a record that has its new price does not change again: a run can be stopped at any moment
 and started again, while a gateway writes to the same database.
 """
