@@ -53,7 +53,7 @@ def test_the_tree_has_every_command() -> None:
         "providers list", "providers show", "providers add", "providers update", "providers test",
         "providers enable", "providers disable", "providers remove",
         "explain", "overrides list", "overrides add", "overrides remove",
-        "usage", "usage summary", "usage requests", "usage request",
+        "usage", "usage summary", "usage requests", "usage request", "usage prices", "usage erase",
         "usage replay", "usage quarantined", "usage reimport",
     }  # fmt: skip
 

@@ -11,7 +11,7 @@ import pytest
 
 from llm_gateway.cli.reports import DIMENSIONS
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME
-from tests.cli.command import call, on_terminal
+from tests.cli.command import call, execute, on_terminal
 from tests.e2e.process import GatewayProcess
 from tests.upstream import UpstreamProcess
 
@@ -97,6 +97,12 @@ def test_an_empty_report_and_a_missing_price_are_explained(
         gateway.provider("acme", vendor.base_url, prices=None)
         assert gateway.ask().json["cost_status"] == "unpriced"
         assert "llm-gateway reprice" in on_terminal("usage").out
+        [row] = (line for line in on_terminal("usage", "prices").out.splitlines() if line.startswith("acme"))
+        assert row.split() == ["acme", "ok", "none", "1"]
+        customer = execute("usage", "--by", "customer").out.split()[3]
+        erased = on_terminal("usage", "erase", customer, "--yes").out
+        assert f"Erased {customer}: 1 records and all sums are of erased-" in erased
+        assert "no usage of this customer" in on_terminal("usage", "erase", customer, "--yes").out
 
 
 def test_any_dimension_and_period_of_the_calendar_can_be_reported(used: GatewayProcess, capsys: Capsys) -> None:

@@ -84,9 +84,9 @@ class Client:
         """Send PATCH and return the decoded response."""
         return self._call("PATCH", path, body)
 
-    def delete(self, path: str) -> None:
-        """Send DELETE."""
-        self._call("DELETE", path)
+    def delete(self, path: str) -> Any:
+        """Send DELETE and return the decoded response, None if it has no body."""
+        return self._call("DELETE", path)
 
     def _call(self, method: str, path: str, body: object = None) -> Any:
         """Send one request to `path` below /api/v1. Returns the decoded response, None for 204.

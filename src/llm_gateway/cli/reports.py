@@ -68,6 +68,14 @@ ATTEMPTS = (
     Column("latency_ms", "Latency (ms)", "count"),
     Column("cost_usd", "Cost", "money"),
 )
+PRICES = (
+    Column("provider", "Provider"),
+    Column("model", "Model"),
+    Column("source", "Price from"),
+    Column("input", "Input", "money"),
+    Column("output", "Output", "money"),
+    Column("unpriced_requests", "No price", "count"),
+)
 
 
 @Parameter(name="*", group=Group("Period", sort_key=7))
@@ -170,6 +178,36 @@ def request(
     print_fields(record, REQUEST)
     print()
     print_rows(record["attempts"], ATTEMPTS, empty="No provider was called.")
+
+
+def prices(*, json: Json = False, gateway: Address = HERE) -> None:
+    """List the price of each model in USD per million tokens, and how many requests of 30 days had none.
+
+    ```sh
+    llm-gateway usage prices
+    ```
+    """
+    found = connect(gateway).get("/prices")
+    if json:
+        print_json(found)
+        return
+    unpriced = {(each["provider"], each["model"]): each["unpriced_requests"] for each in found["unpriced"]}
+    rows = [
+        {**each, **_first_tiers(each["price"]), "unpriced_requests": unpriced.pop((each["provider"], each["model"]), 0)}
+        for each in found["prices"]
+    ]
+    gone = {"source": "none", "input": None, "output": None}
+    rows += [
+        {"provider": provider, "model": model, **gone, "unpriced_requests": number}
+        for (provider, model), number in unpriced.items()
+    ]
+    print_rows(rows, PRICES, empty="No models.")
+
+
+def _first_tiers(price: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the prices of input and output; of one with tiers, that of the smallest inputs."""
+    kinds = {name: (price or {}).get(name) for name in ("input", "output")}
+    return {name: each[0]["usd_per_million"] if isinstance(each, list) else each for name, each in kinds.items()}
 
 
 def breakdown(by: str, query: dict[str, Any], *, as_json: bool, as_csv: bool, gateway: Address) -> None:

@@ -10,9 +10,10 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from llm_gateway.cli.client import HERE, Address, connect
+from llm_gateway.cli.erasure import erase
 from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Column, Json, note, print_fields, print_json, print_rows
-from llm_gateway.cli.reports import ALL_TIME, MOST_ROWS, Calendar, CsvFlag, breakdown, request, requests
+from llm_gateway.cli.reports import ALL_TIME, MOST_ROWS, Calendar, CsvFlag, breakdown, prices, request, requests
 
 DEFAULT_DAYS = 30
 Days = Annotated[
@@ -77,6 +78,8 @@ def usage_app(arguments: Sequence[str] = ()) -> App:
     app.command(summary)
     app.command(requests)
     app.command(request)
+    app.command(prices)
+    app.command(erase)
     for name, place, help_text in LOCAL_COMMANDS:
         app.command(place, name=name, help=None if name in arguments else help_text)
     return app

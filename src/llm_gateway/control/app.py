@@ -18,11 +18,13 @@ from llm_gateway.control.key_use import KeyUse
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.breakdown import breakdown_router, series_router
+from llm_gateway.control.management.erasure import erasure_router
 from llm_gateway.control.management.export import export_router
 from llm_gateway.control.management.freshness import up_to_date_by
 from llm_gateway.control.management.health import SharedCheck, health_router
 from llm_gateway.control.management.keys import EnvironmentKeys, keys_router, me_router
 from llm_gateway.control.management.overrides import overrides_router
+from llm_gateway.control.management.prices import prices_router
 from llm_gateway.control.management.probe import Probe
 from llm_gateway.control.management.provider_rules import ProviderRules
 from llm_gateway.control.management.providers import providers_router
@@ -47,6 +49,7 @@ from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.settings import Settings
 from llm_gateway.store.database import Database
+from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.keys import KeyStore
 from llm_gateway.store.overrides import OverrideStore
 from llm_gateway.store.peppers import open_peppers, parse_peppers
@@ -214,6 +217,8 @@ class Control:
             export_router(search, up_to_date),
             breakdown_router(reports, up_to_date),
             series_router(reports, up_to_date),
+            erasure_router(Erasure(stores.database), stores.overrides, up_to_date),
+            prices_router(lambda: configuration.snapshot, reports, up_to_date),
             docs_page_router(self.sign_in_page),
         )
         return build_management(routers, self._log, self._in_flight, workers.pending, self._root_path)

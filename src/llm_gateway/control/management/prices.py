@@ -1,0 +1,93 @@
+"""Endpoint of the prices in force, and of the models that were used without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from llm_gateway.control.docs.openapi import problems
+from llm_gateway.control.management.fields import Timestamp, iso
+from llm_gateway.control.management.freshness import UpToDate
+from llm_gateway.control.management.record_schemas import PER_MILLION, shown_price
+from llm_gateway.domain.catalog import Provider, Snapshot
+from llm_gateway.providers.prices import own_price
+from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME
+from llm_gateway.store.rollups import DAY_MS
+from llm_gateway.store.usage_reports import Grouping, UsageReports
+
+UNPRICED_DAYS = 30
+"""Days, today included, in which models without a price are looked for."""
+
+
+class ModelPrice(BaseModel):
+    """The price of a provider's model."""
+
+    provider: str
+    model: str
+    source: Annotated[
+        Literal["operator", "public_list", "embedded", "none"],
+        Field(description="set at the provider, from the public price list, free as the embedded model, or not known"),
+    ]
+    price: Annotated[dict[str, Any] | None, Field(description=PER_MILLION)]
+
+
+class UnpricedModel(BaseModel):
+    """A model that answered requests, or was tried last, and whose tokens had no price."""
+
+    provider: str
+    model: str
+    unpriced_requests: int
+    total_tokens: int
+
+
+class Prices(BaseModel):
+    """Prices in force by provider and model, and models without one, the most used first, since a moment."""
+
+    prices: list[ModelPrice]
+    unpriced: list[UnpricedModel]
+    unpriced_since: Timestamp
+
+
+def prices_router(snapshot: Callable[[], Snapshot], reports: UsageReports, up_to_date: UpToDate) -> APIRouter:
+    """Build the endpoint of prices. `snapshot` returns the configuration in force."""
+    router = APIRouter(prefix="/api/v1/prices", tags=["usage"])
+
+    @router.get("", responses=problems(422))
+    def prices() -> Prices:
+        end_ms = (up_to_date() // DAY_MS + 1) * DAY_MS
+        start_ms = end_ms - UNPRICED_DAYS * DAY_MS
+        providers = sorted(snapshot().providers.values(), key=lambda provider: provider.name)
+        return Prices(
+            prices=[_price(provider, model) for provider in providers for model in provider.models],
+            unpriced=_unpriced(reports, start_ms, end_ms),
+            unpriced_since=iso(start_ms),
+        )
+
+    return router
+
+
+def _price(provider: Provider, model: str) -> ModelPrice:
+    own = own_price(provider, model)
+    price = own or provider.price_by_model.get(model)
+    source: Literal["operator", "public_list", "embedded", "none"] = "none" if price is None else "public_list"
+    if own is not None:
+        source = "operator" if model in (provider.prices or {}) else "embedded"
+    return ModelPrice(provider=provider.name, model=model, source=source, price=shown_price(price))
+
+
+def _unpriced(reports: UsageReports, start_ms: int, end_ms: int) -> list[UnpricedModel]:
+    by_model = Grouping((DIMENSION_BY_NAME["provider"], DIMENSION_BY_NAME["model"]))
+    found = [
+        UnpricedModel(
+            provider=provider,
+            model=model,
+            unpriced_requests=totals.unpriced_requests,
+            total_tokens=totals.total_tokens,
+        )
+        for (provider, model), totals in reports.totals(by_model, (start_ms, end_ms)).items()
+        if totals.unpriced_requests
+    ]
+    return sorted(found, key=lambda each: (-each.unpriced_requests, each.provider, each.model))
