@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -11,14 +10,17 @@ from llm_gateway.domain.conversation import REASONING_EFFORTS
 from llm_gateway.domain.model_aliases import matches
 from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.service_key import AllowLists, KeyRights
-from llm_gateway.errors import CustomerNotAllowed, RequestNotAllowed, ServiceNotAllowed
+from llm_gateway.errors import CustomerNotAllowed, Invalid, RequestNotAllowed, ServiceNotAllowed
 from llm_gateway.protocols.contract import Unreadable, Unsupported
 from llm_gateway.protocols.descriptor import Descriptor
+from llm_gateway.protocols.registry import PROTOCOLS
 
 MAX_SHOWN = 100
 """Characters of a client's value that an error message quotes."""
 BUDGETS = (("low", 2048), ("medium", 8192), ("high", 24_576))
 """Efforts, and the most thinking tokens that count as them; more is the highest effort."""
+REASONING_FIELDS = ("reasoning_effort", "reasoning", "thinking", "output_config", "thinkingConfig", "thinking_config")
+"""Fields of the protocols' requests, or of the settings in them, that ask for reasoning."""
 
 
 def allows(lists: AllowLists, value: str) -> bool:
@@ -55,54 +57,89 @@ def restrict(request: Request, rights: KeyRights) -> Request:
             "that it may, or use another key."
         )
     if rights.max_reasoning_effort is not None:
-        _check_effort(request, rights.max_reasoning_effort)
+        _check_effort(request.client_request, rights.max_reasoning_effort)
     return request
 
 
 def limit_output(client_request: ClientRequest, protocol: Descriptor, limit: int) -> None:
     """Lower the limit of output tokens in a request's document, or set one.
 
+    What is no positive integer counts as no limit: some providers take -1 as none, others a text or a float as a
+    number.
+
     Raises:
-        RequestNotAllowed: the document is so large that it is not decoded here.
+        Invalid: the object that would hold the limit is no object.
+        RequestNotAllowed: the document is so large that it is not decoded here, and its own limit is not low enough.
     """
-    if not protocol.output_fields:
+    names = protocol.output_fields
+    if not names:
         return
-    if client_request.apart is not None:
-        raise RequestNotAllowed(f"This key allows {limit} output tokens: set this limit in the request, or less.")
     document = client_request.document
     places = [found for name in protocol.settings_fields if isinstance(found := document.get(name), dict)]
-    if not places:
-        places = [document.setdefault(protocol.settings_fields[0], {})] if protocol.settings_fields else [document]
-    for place in places:
-        if not _lower(place, protocol.output_fields, limit):
-            place[protocol.output_fields[0]] = limit
+    if client_request.apart is not None:
+        for place in places or [document]:
+            given = [value for name in names if (value := place.get(name)) is not None]
+            if not given or not all(_is_within(value, limit) for value in given):
+                raise RequestNotAllowed(
+                    f"This key allows {limit} output tokens: set this limit in the request, or less."
+                )
+        return
+    for place in places or [_settings(document, protocol)]:
+        for name in names:
+            if place.get(name) is not None and not _is_within(place[name], limit):
+                place[name] = limit
+        if all(place.get(name) is None for name in names):
+            place[names[0]] = limit
 
 
-def _lower(place: dict[str, Any], names: Iterable[str], limit: int) -> bool:
-    """Lower those of these fields that are greater than the limit. Returns whether any is there."""
-    found = False
-    for name in names:
-        value = place.get(name)
-        if type(value) is int:
-            found = True
-            place[name] = min(value, limit)
-    return found
+def _is_within(value: object, limit: int) -> bool:
+    return type(value) is int and 0 < value <= limit
 
 
-def _check_effort(request: Request, most: str) -> None:
+def _settings(document: dict[str, Any], protocol: Descriptor) -> dict[str, Any]:
+    """Return the object that holds the limit of a document without one, which is added if it is missing."""
+    if not protocol.settings_fields:
+        return document
+    name = protocol.settings_fields[0]
+    if document.get(name) is None:
+        document[name] = {}
+    settings = document[name]
+    if not isinstance(settings, dict):
+        raise Invalid(f"{name} must be an object.", loc=("body", name))
+    return settings
+
+
+def _check_effort(client_request: ClientRequest, most: str) -> None:
     """Check that a request asks for no more reasoning than `most`.
 
     Raises:
-        RequestNotAllowed: it does.
+        RequestNotAllowed: it does, or it asks for reasoning in a document that cannot be read.
     """
     try:
-        reasoning = request.client_request.conversation.reasoning
+        reasoning = client_request.conversation.reasoning
     except (Unreadable, Unsupported):
-        return  # the provider of its own protocol tells what is wrong with it
+        # A provider of its own protocol may accept it all the same.
+        field = _reasoning_field(client_request)
+        if field is None:
+            return
+        raise RequestNotAllowed(
+            f"This key allows reasoning efforts up to {most!r}, and how much this request asks for cannot be told, "
+            f"since other parts of it, or the effort, are not known here: leave {field} out."
+        ) from None
     if reasoning is None:
         return
-    effort = reasoning.effort
-    if effort is None and reasoning.budget_tokens is not None:
-        effort = next((word for word, tokens in BUDGETS if reasoning.budget_tokens <= tokens), REASONING_EFFORTS[-1])
-    if effort in REASONING_EFFORTS and REASONING_EFFORTS.index(effort) > REASONING_EFFORTS.index(most):
-        raise RequestNotAllowed(f"This key allows reasoning efforts up to {most!r}, not {effort!r}: ask for less.")
+    budget = reasoning.budget_tokens
+    asked = [] if reasoning.effort is None else [reasoning.effort]
+    if budget is not None:
+        asked.append(next((word for word, tokens in BUDGETS if budget <= tokens), REASONING_EFFORTS[-1]))
+    for effort in asked:
+        if REASONING_EFFORTS.index(effort) > REASONING_EFFORTS.index(most):
+            raise RequestNotAllowed(f"This key allows reasoning efforts up to {most!r}, not {effort!r}: ask for less.")
+
+
+def _reasoning_field(client_request: ClientRequest) -> str | None:
+    """Return the name of a field that asks for reasoning, None if the document has none."""
+    document = client_request.document
+    settings = [document.get(name) for name in PROTOCOLS[client_request.protocol].settings_fields]
+    places = [document, *(each for each in settings if isinstance(each, dict))]
+    return next((name for place in places for name in REASONING_FIELDS if place.get(name) is not None), None)
