@@ -33,7 +33,7 @@ from llm_gateway.domain.upstream_call import Success
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.error_format.rate_limit_headers import rate_limit_headers
 from llm_gateway.errors import GatewayError, InternalError
-from llm_gateway.routing.restricted_plan import restrict_cost, restrict_models
+from llm_gateway.routing.restricted_plan import restrict_plan
 from llm_gateway.routing.route import route
 from llm_gateway.worker.pipeline.caching import Caching, Lookup
 from llm_gateway.worker.pipeline.failover import Failover
@@ -157,10 +157,7 @@ class Gateway:
             RequestNotAllowed: the request could cost more than the key allows.
             RateLimited, RequestExceedsLimit: the key is at its limit, or the request is larger than it.
         """
-        if rights.models:
-            plan = restrict_models(plan, rights.models, request.requested_model)
-        if rights.max_request_nanos is not None:
-            plan = restrict_cost(plan, request, rights.max_request_nanos)
+        plan = restrict_plan(plan, request, rights)
         if rights.limits and self._key_limits is not None:
             await self._key_limits.admit(request, rights.limits)
         return plan
