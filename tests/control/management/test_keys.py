@@ -10,6 +10,7 @@ import pytest
 
 from llm_gateway.control.management.key_schemas import Effort, KeyOut
 from llm_gateway.domain.conversation import REASONING_EFFORTS
+from llm_gateway.domain.explanation import EXPLAIN_PATH
 from llm_gateway.domain.key_secret import is_intact, looks_like_secret
 from tests.application.driver import Client, Response, assert_problem
 from tests.control.management.test_providers import created
@@ -101,7 +102,8 @@ async def until_refused(client: Client, key: Made) -> None:
 async def test_a_key_is_narrowed_by_its_lists_its_limits_and_its_parent(client: Client) -> None:
     parent = await made(client, "parent", scopes=["call", "read"], models=["m*"], max_tokens=50)
     lists = {"customers": ["team-*"], "services": {"fixed": "batch"}, "tags": {"stage": "beta"}}
-    key = await made(client, "child", parent_id=parent["id"], rpm=5, **lists)
+    scopes = ["call", "read"]
+    key = await made(client, "child", parent_id=parent["id"], scopes=scopes, rpm=5, **lists)
     ours = {"user_id": "team-a"}
     assert (await ask(client, key, **ours, max_tokens=1000)).status == 200
     rows = {
@@ -113,6 +115,7 @@ async def test_a_key_is_narrowed_by_its_lists_its_limits_and_its_parent(client: 
     own = Client(client.app, key["secret"])
     listed = [each["id"] for each in (await own.call("GET", "/v1/models")).json["data"]]
     assert listed == ["auto", "acme/m", "m"]
+    await count_and_explain(client, own)
     answers = [await ask(client, key, **ours) for _ in range(5)]
     assert [each.status for each in answers][:3] == [200] * 3
     assert "at its limit of 5 requests" in assert_problem(answers[-1], 429, "rate_limited")["detail"]
@@ -122,6 +125,28 @@ async def test_a_key_is_narrowed_by_its_lists_its_limits_and_its_parent(client: 
     await refused(client, key, "is disabled")
     services = (await client.call("GET", "/api/v1/usage/by-service")).json
     assert {each["service_name"] for each in services} == {"batch"}
+
+
+async def count_and_explain(client: Client, own: Client) -> None:
+    """Check that counts of tokens and explanations follow the rights of the keys `child` and `parent`."""
+    chat = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    chat_path, team = "/v1/chat/completions", {"user_id": "team-a"}
+    asks: list[tuple[Client, str, dict[str, Any], int]] = [
+        (own, "/v1/messages/count_tokens", {"model": "m", **chat}, 200),
+        (own, "/v1/messages/count_tokens", {"model": "other", **chat}, 403),
+        (client, "/v1/messages/count_tokens", {"model": "other", **chat}, 200),
+        (own, EXPLAIN_PATH, {"body": ASK | team | {"model": "m"}}, 200),
+        (own, EXPLAIN_PATH, {"body": ASK | team | {"model": "other"}}, 403),
+        (client, EXPLAIN_PATH, {"body": ASK | {"model": "other"}}, 200),
+        (client, EXPLAIN_PATH, {"body": ASK | {"model": "other"}, "key": "parent"}, 403),
+        (client, EXPLAIN_PATH, {"body": ASK, "key": "child"}, 403),
+        (client, EXPLAIN_PATH, {"path": chat_path, "body": {"model": "m", **chat}, "key": "child"}, 403),
+        (client, EXPLAIN_PATH, {"path": chat_path, "body": {"model": "m", **chat}, "key": "child", **team}, 200),
+        (client, EXPLAIN_PATH, {"path": chat_path, "body": {"model": "other", **chat}, "key": "parent"}, 403),
+    ]
+    for who, path, body, status in asks:
+        response = await who.call("POST", path, body)
+        assert response.status == status, (path, body, response.body)
 
 
 def test_efforts_are_those_of_requests() -> None:

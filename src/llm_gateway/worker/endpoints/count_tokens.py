@@ -9,6 +9,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from llm_gateway.domain.catalog import Snapshot
+from llm_gateway.domain.service_key import ServiceKey
 from llm_gateway.domain.token_estimate import equivalent_length_of, estimated_tokens
 from llm_gateway.error_format.responses import JSON, send_body
 from llm_gateway.errors import Invalid
@@ -16,6 +17,7 @@ from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.json_outline import SMALL_BYTES, Buffer
 from llm_gateway.protocols.contract import Unreadable
 from llm_gateway.protocols.descriptor import Descriptor, Route, TokenCount
+from llm_gateway.routing.restricted_plan import check_allowed
 from llm_gateway.routing.route import check_model
 from llm_gateway.worker.endpoints.endpoint import Endpoint
 from llm_gateway.worker.endpoints.protocol_endpoint import EndpointDependencies, requested_model_of
@@ -48,12 +50,20 @@ class CountTokensEndpoint(Endpoint):
             document, length = await self._read_large(body)
         else:
             document = parse_document(body)  # type: ignore[arg-type]  # only a large body is a bytearray
-        check_model(requested_model_of(scope, document, is_in_path=self._is_model_in_path), self._snapshot())
+        self._check_model(requested_model_of(scope, document, is_in_path=self._is_model_in_path), context.caller.key)
         if length is None:
             length = equivalent_length_of(self._counted(document), self._protocol.input_fields)
         content = self._count.write(estimated_tokens(length))
         ids = [(name, context.echo) for name in self._protocol.id_headers]
         await send_body(send, 200, content, JSON, [*ids, (b"x-gateway-estimated", b"true")])
+
+    def _check_model(self, model: str, key: ServiceKey | None) -> None:
+        snapshot, rights = self._snapshot(), None if key is None else key.rights
+        if rights is not None and rights.fixed_model is not None:
+            model = rights.fixed_model
+        check_model(model, snapshot)
+        if rights is not None:
+            check_allowed(rights, model, snapshot)
 
     def _counted(self, document: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -82,15 +82,20 @@ class ExplainEndpoint(Endpoint):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise not_json(body, error) from None
 
-    @staticmethod
-    def _scope(scope: Scope, asked: ExplainBody, context: RequestContext) -> dict[str, Any]:
+    def _scope(self, scope: Scope, asked: ExplainBody, context: RequestContext) -> dict[str, Any]:
         """Return the scope that the request to explain would have."""
         named = {
             HEADER_OF[field]: value.encode("utf-8", "replace")
             for field in HEADER_OF
             if (value := getattr(asked, field)) is not None
         }
-        caller = context.caller if asked.key is None else Caller(asked.key, frozenset({"call"}))
+        caller = context.caller if asked.key is None else self._caller(asked.key)
         pretended = msgspec.structs.replace(context, caller=caller, headers={**context.headers, **named})
         path, _, query = asked.path.partition("?")
         return {**scope, "path": path, "query_string": query.encode("utf-8", "replace"), REQUEST_CONTEXT: pretended}
+
+    def _caller(self, name: str) -> Caller:
+        """Return the caller with the key of this name, with the rights of one that was made over the API."""
+        keys = self._explainer.snapshot().service_keys.values()
+        key = next((each for each in keys if each.name == name), None)
+        return Caller(name, frozenset({"call"}), None if key is None else key.id, key)

@@ -85,8 +85,6 @@ class ProtocolEndpoint(Endpoint):
             document = parse_document(body)  # type: ignore[arg-type]  # only a large body is a bytearray
         model = self._checked_model(scope, document)
         request = self._request(context, document, model, ClientPresence(receive, send), large)
-        if request.key is not None and request.key.rights is not None:
-            request = restrict(request, request.key.rights)
         reply_context = ReplyContext(
             request_id=request.id,
             model=request.requested_model or "",
@@ -151,7 +149,7 @@ class ProtocolEndpoint(Endpoint):
         if key is not None and key.rights is not None and key.rights.max_tokens is not None:
             limit_output(client_request, protocol, key.rights.max_tokens)
         identity = identify(headers, document, protocol, context.caller.name)
-        return Request(
+        request = Request(
             id=context.request_id,
             at_ms=time.time_ns() // 1_000_000,
             started=started,
@@ -176,6 +174,7 @@ class ProtocolEndpoint(Endpoint):
             requested_model=model,
             presence=presence,
         )
+        return request if key is None or key.rights is None else restrict(request, key.rights)
 
     def _forwarded(self, headers: dict[bytes, bytes]) -> bytes:
         """Return the request's header lines that are passed on to a provider of the same protocol."""

@@ -11,6 +11,7 @@ from llm_gateway.domain.catalog import Candidate, Snapshot
 from llm_gateway.domain.explanation import ExplainedCandidate, Explanation, Reason, Verdict
 from llm_gateway.domain.request import Request
 from llm_gateway.protocols.contract import Unreadable, Unsupported
+from llm_gateway.routing.restricted_plan import restrict_plan
 from llm_gateway.routing.route import route
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.availability import ProviderAvailability
@@ -39,9 +40,12 @@ class Explainer(NamedTuple):
         """Return the candidates in the order in which they would be tried, each with why it would be passed over.
 
         Raises:
-            GatewayError: the request has no route: its model is unknown, or no provider can be used.
+            GatewayError: the request has no route: its model is unknown, no provider can be used, or its key does not
+                allow it. The key's `rpm`, `tpm` and `max_parallel` do not count.
         """
         plan = route(request, self.snapshot())
+        if request.key is not None and request.key.rights is not None:
+            plan = restrict_plan(plan, request, request.key.rights)
         explained: list[ExplainedCandidate] = []
         serves = False
         for rank, candidate in enumerate(self.failover.in_order(request, plan), 1):
