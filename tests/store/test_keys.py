@@ -15,7 +15,7 @@ from llm_gateway.domain.key_secret import Hashers, Pepper
 from llm_gateway.domain.service_key import SCOPES_OF_BITS, ServiceKey
 from llm_gateway.domain.stored_key import Fixed, KeySettings
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.errors import ConfigurationError, Conflict
+from llm_gateway.errors import ConfigurationError, Conflict, Invalid
 from llm_gateway.store.database import Database
 from llm_gateway.store.keys import KeyDraft, KeyStore, MadeKey
 from llm_gateway.store.peppers import FILE, open_peppers
@@ -83,6 +83,24 @@ def test_what_parents_and_key_allow_holds_together(store: Loads, database: Datab
     assert (key.rights.fixed_model, key.rights.max_tokens) == ("m", 50)
     assert (key.rights.max_reasoning_effort, key.rights.tags) == ("low", {"a": "parent", "b": "x"})
     assert Hashers([PEPPER]).digest(key.pepper, child.secret.encode()) == key.digest
+
+
+def test_no_key_has_so_many_parents_that_one_does_not_narrow_it(store: Loads) -> None:
+    def line(name: str, length: int) -> list[MadeKey]:
+        made: list[MadeKey] = [add(store, f"{name} 0", max_tokens=50 if name == "upper" else None)]
+        for number in range(1, length):
+            made.append(add(store, f"{name} {number}", made[-1]))
+        return made
+
+    upper, lower = line("upper", 6), line("lower", 4)
+    with pytest.raises(Invalid, match="keys that descend from this one would have more"):
+        store.update(lower[0].key.id, {"parent_id": upper[-1].key.id})
+    store.update(lower[0].key.id, {"parent_id": upper[-2].key.id})
+    rights = in_force(store)["lower 3"].rights
+    assert rights is not None
+    assert rights.max_tokens == 50
+    with pytest.raises(Invalid, match="choose a parent with fewer"):
+        add(store, "one more", lower[-1])
 
 
 def in_force(store: KeyStore) -> dict[str, ServiceKey]:

@@ -15,7 +15,6 @@ from llm_gateway.domain.service_key import (
     ServiceKeys,
 )
 from llm_gateway.domain.stored_key import Allowed, Fixed, StoredKey, StoredSecret
-from llm_gateway.store.key_family import MOST_PARENTS
 from llm_gateway.store.keys import KeyStore
 
 NO_RIGHTS = KeyRights()
@@ -77,12 +76,14 @@ class EffectiveKeys:
 
 
 def parents_of(key: StoredKey, keys: Mapping[str, StoredKey]) -> Iterator[StoredKey]:
-    """Yield the parents of a key, its own first."""
-    for _ in range(MOST_PARENTS):
-        parent = None if key.parent_id is None else keys.get(key.parent_id)
+    """Yield all parents of a key, its own first: none may be left out, since each narrows the key."""
+    seen = {key.id}
+    while key.parent_id is not None and key.parent_id not in seen:
+        parent = keys.get(key.parent_id)
         if parent is None:
             return
         yield parent
+        seen.add(parent.id)
         key = parent
 
 

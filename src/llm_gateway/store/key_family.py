@@ -49,6 +49,23 @@ def check_family(connection: Connection, key: StoredKey, read: Callable[[Any], S
         parent = read(row)
         _check_rights(key, parent)
         parent_id, depth = parent.parent_id, depth + 1
+    if depth and depth + _generations(connection, key.id) > MOST_PARENTS:
+        raise Invalid(
+            f"A key can have up to {MOST_PARENTS} parents one above the other, and keys that descend from this one "
+            "would have more: choose a parent with fewer.",
+            loc=("body", "parent_id"),
+        )
+
+
+def _generations(connection: Connection, key_id: str) -> int:
+    """Return how many generations of keys descend from a key."""
+    line = sa.select(api_keys.c.id, sa.literal(0).label("depth")).where(api_keys.c.id == key_id)
+    family = line.cte("family", recursive=True)
+    children = sa.select(api_keys.c.id, family.c.depth + 1).where(
+        api_keys.c.parent_id == family.c.id, family.c.depth <= MOST_PARENTS
+    )
+    family = family.union_all(children)
+    return connection.execute(sa.select(sa.func.max(family.c.depth))).scalar() or 0
 
 
 def _check_rights(key: StoredKey, parent: StoredKey) -> None:
