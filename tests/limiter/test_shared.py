@@ -167,6 +167,9 @@ def test_more_providers_than_slots_take_those_of_idle_ones(descriptor: int) -> N
         reserved(limiter, 1, 10, 1, provider=f"later {number}")
     assert limiter.state("later 5", 9, 100).remaining_requests == 8
     assert limiter.state("provider 5", 9, 100).remaining_requests == 9
+    clock.now += 61
+    reserved(limiter, 1, provider="last")
+    assert len(limiter._windows) <= PROVIDERS + 1  # a process forgets those that lost their place
 
 
 def test_more_models_than_slots_are_served_and_lose_no_call(descriptor: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llm_gateway.limiter.base import Decision, Limiter
+from llm_gateway.limiter.memory import MOST_WINDOWS, MemoryLimiter
 from tests.limiter.taking import Clock, free, place, take, taken
 
 
@@ -129,3 +130,18 @@ def test_each_provider_has_its_own_window(limiter: Limiter) -> None:
     limiter.forget("a")
     taken(limiter, 1, provider="a")
     assert take(limiter, 1, provider="b").reservation is None
+
+
+def test_windows_of_service_keys_that_are_idle_are_dropped() -> None:
+    clock = Clock()
+    limiter = MemoryLimiter(clock)
+    held = taken(limiter, 2, provider="busy")
+    for hour in range(4):
+        clock.now += 3600
+        for number in range(700):
+            taken(limiter, 1, provider=f"key {hour} {number}")
+        held = taken(limiter, 2, tokens=5, provider="busy")
+    assert len(limiter._windows) <= MOST_WINDOWS + 700
+    limiter.settle(held, tokens=0)
+    assert take(limiter, 2, provider="busy").reservation is not None
+    assert take(limiter, 2, provider="busy").reservation is None

@@ -10,6 +10,8 @@ from llm_gateway.limiter.base import NOBODY, Before, Decision, Reservation
 from llm_gateway.limiter.reported import ModelUse
 from llm_gateway.limiter.window import BUCKETS, Window
 
+MOST_WINDOWS, IDLE_S = 1024, 2 * BUCKETS
+"""Windows at which those without a call in the last `IDLE_S` seconds are dropped; later at twice those that stay."""
 _EXCEEDS = Decision(exceeds=True)
 
 
@@ -25,6 +27,7 @@ class MemoryLimiter:
         self._behind = 0.0
         self._windows: dict[str, Window] = {}
         self._watchers: dict[str, Callable[[], None]] = {}
+        self._most = MOST_WINDOWS
 
     async def take(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision:
         """Reserve one request and `tokens` if both fit into the limits `rpm` and `tpm`; otherwise reserve nothing.
@@ -146,7 +149,18 @@ class MemoryLimiter:
         second = int(now)
         window = self._windows.get(provider_id)
         if window is None:
+            if len(self._windows) >= self._most:
+                self._drop_idle(second)
             window = self._windows[provider_id] = Window(second)
         elif second > window.second:
             window.advance(second)
         return window
+
+    def _drop_idle(self, second: int) -> None:
+        """Drop the windows that hold nothing: there is one for each service key that was ever used, up to 50,000."""
+        self._windows = {
+            provider_id: window
+            for provider_id, window in self._windows.items()
+            if second - window.newest < IDLE_S or any(use.is_reported for use in window.models.values())
+        }
+        self._most = max(MOST_WINDOWS, 2 * len(self._windows))

@@ -17,7 +17,7 @@ from typing import Any
 
 from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
 from llm_gateway.errors import Overloaded
-from llm_gateway.host_memory import DIRTY, WORKERS, HostMemory
+from llm_gateway.host_memory import DIRTY, PROVIDERS, WORKERS, HostMemory
 from llm_gateway.host_memory.lock import HostLock
 from llm_gateway.limiter.base import NOBODY, Before, Decision, Reservation
 from llm_gateway.limiter.shared_window import SharedWindow, drop_open, has_open, provider_slots, recompute_sums
@@ -29,6 +29,8 @@ STEP_S = 0.001
 """Seconds after which it is tried again."""
 LOOK_S = 0.05
 """Seconds between two looks for room that another process made, while requests wait."""
+MOST_WINDOWS = 2 * PROVIDERS
+"""Windows of this process at which those without a place in the memory are dropped, so that at least half are."""
 _EXCEEDS = Decision(exceeds=True)
 
 
@@ -321,6 +323,8 @@ class SharedLimiter:
         second = int(self._time())
         window = self._windows.get(provider_id)
         if window is None:
+            if len(self._windows) >= MOST_WINDOWS:  # those of service keys, of which there are up to 50,000
+                self._windows = {known: each for known, each in self._windows.items() if each.is_found()}
             window = self._windows[provider_id] = SharedWindow(self._memory, provider_id, self._number)
         if not window.is_found() and not window.claim(second):
             raise Overloaded("The gateway's shared memory has no room for another provider.", retry_after_s=1)
