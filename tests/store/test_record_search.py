@@ -116,6 +116,13 @@ def test_pages_lead_on_however_slow_the_database_is(database: Database) -> None:
     assert found == [each.id for each in history[:61]]
 
 
+def test_a_search_without_records_is_over_at_once(database: Database) -> None:
+    ticks = count()
+    search = RecordSearch(database, clock=lambda: next(ticks) * SEARCH_S)
+    wanted = RecordFilter(start_ms=0, end_ms=NOW_MS, values={"customer": "alice"})
+    assert search.page(wanted, 10) == RecordPage([])
+
+
 def test_a_search_ends_after_its_time_and_says_how_far_it_came(database: Database) -> None:
     UsageStore(database).write([record(NOW_MS - day * DAY_MS, latency_ms=day) for day in range(40)])
     ticks = count()

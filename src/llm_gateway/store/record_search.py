@@ -148,7 +148,10 @@ class RecordSearch:
         """
         query, end_id = before
         rows: list[sa.Row[Any]] = []
-        wanted = msgspec.structs.replace(wanted, start_ms=max(wanted.start_ms, self._oldest_ms(connection)))
+        oldest_ms = self._oldest_ms(connection)
+        if oldest_ms is None:
+            return rows, None
+        wanted = msgspec.structs.replace(wanted, start_ms=max(wanted.start_ms, oldest_ms))
         window_ms, searched_ms = FIRST_WINDOW_MS, time_of(end_id) + 1  # not later: each page must lead on
         hours = HourFinder(connection, wanted, is_cube_whole=_is_cube_whole(connection))
         for start_ms, end_ms in hours.stretches():
@@ -172,10 +175,10 @@ class RecordSearch:
                 return rows, searched_ms
         return rows, None
 
-    def _oldest_ms(self, connection: Connection) -> int:
+    def _oldest_ms(self, connection: Connection) -> int | None:
         ids = usage_records.c.id
         oldest = connection.execute(sa.select(ids).order_by(ids).limit(1)).scalar()
-        return 0 if oldest is None else time_of(oldest) - CLOCK_SLACK_MS
+        return None if oldest is None else time_of(oldest) - CLOCK_SLACK_MS
 
     def _records(self, connection: Connection, rows: Sequence[sa.Row[Any]]) -> list[UsageRecord]:
         attempts = self._attempts.read(connection, [(row.at_ms, row.attempts) for row in rows])
