@@ -131,6 +131,17 @@ def test_a_report_from_records_is_limited_to_seven_days(database: Database) -> N
     assert reports.totals(grouping_of(("customer",), {}), (NOW_MS - 300 * DAY_MS, NOW_MS)) == {}
 
 
+def test_the_totals_of_a_series_are_bounded(database: Database) -> None:
+    UsageStore(database).write([record(NOW_MS - hour * HOUR_MS, user_id=f"u{hour}") for hour in range(4)])
+    start_ms = NOW_MS // HOUR_MS * HOUR_MS - 4 * HOUR_MS
+    parts = [(start_ms + hour * HOUR_MS, start_ms + (hour + 1) * HOUR_MS) for hour in range(5)]
+    for name in ("customer", "service", "session"):
+        series = UsageReports(database, most_values=4).series(grouping_of((name,), {}), parts)
+        assert sum(map(len, series)) == 4
+        with pytest.raises(Invalid, match="more than 3 values: choose a shorter period or a longer bucket"):
+            UsageReports(database, most_values=3).series(grouping_of((name,), {}), parts)
+
+
 def test_a_report_waits_until_older_records_are_in_the_cube(database: Database) -> None:
     old = record(NOW_MS - 5 * DAY_MS)
     with database.write() as connection:

@@ -35,6 +35,9 @@ MOST_RECORD_DAYS = 7
 MOST_GROUPS = 200_000
 """Maximum number of groups of a report, which are in memory together."""
 
+MOST_VALUES = 1_000_000
+"""Maximum number of totals of a series: those of each group in each part, which take some hundred bytes each."""
+
 READ_LIMIT_S = 20.0
 
 NAMED: Mapping[str, sa.Table] = {"key": api_keys, "team": teams}
@@ -61,9 +64,10 @@ class Grouping(msgspec.Struct, frozen=True):
 
 
 class UsageReports:
-    """Reports over rollups, cube and records."""
+    """Reports over rollups, cube and records. `most_values` is the maximum number of totals of a series."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, most_values: int = MOST_VALUES) -> None:
+        self._most_values = most_values
         self._database = database
         self._rollups = RollupTable(database)
         self._names = NumberedTexts(database, usage_names)
@@ -96,7 +100,7 @@ class UsageReports:
         with self._database.read(READ_LIMIT_S) as connection:
             self._check(connection, grouping, (parts[0][0], parts[-1][1]))
             if grouping.source is Source.RECORDS:
-                return [self._of_records(connection, grouping, part) for part in parts]
+                return self._few(self._of_records(connection, grouping, part) for part in parts)
             found = self._of_sums(connection, grouping, parts)
             for sums, part in zip(found, parts, strict=True):
                 for fringe in _fringes(part):
@@ -110,9 +114,11 @@ class UsageReports:
         whole = [_whole_hours(part) for part in parts]
         if grouping.source is Source.CUSTOMERS:
             name = grouping.filters.get("customer")
-            sums = [self._rollups.names_and_sums(connection, CUSTOMER, each, name) for each in whole]
+            sums = (self._rollups.names_and_sums(connection, CUSTOMER, each, name) for each in whole)
             width = len(grouping.dimensions)
-            return [_bounded(_added(((name,) * width, totals) for name, totals in each.items())) for each in sums]
+            return self._few(
+                _bounded(_added(((name,) * width, totals) for name, totals in each.items())) for each in sums
+            )
         if len(whole) == 1:
             return [self._at_once(connection, grouping, whole[0])]
         length_ms = (whole[-1][1] - whole[0][0]) / len(whole)
@@ -179,11 +185,35 @@ class UsageReports:
             .where(bucket.between(buckets[0], buckets[-1]) if isinstance(buckets, range) else bucket.in_(buckets))
             .where(*(usage_cube.c[name] == number for name, number in numbers.items()))
         )
-        rows = connection.execute(query.group_by(*groups) if groups else query).all()
+        query = query.group_by(*groups) if groups else query
+        rows = connection.execute(query.limit(self._most_values + 1)).all()
+        self._check_number(len(rows))
         width = 1 + len(columns)
         names = self._names.texts(connection, {number for row in rows for number in row[1:width]})
         found = [(row[0], tuple(names[each] for each in row[1:width]), Totals(*row[width:])) for row in rows]
         return [each for each in found if each[2] != Totals()]
+
+    def _few(self, parts: Iterable[dict[Group, Totals]]) -> list[dict[Group, Totals]]:
+        """Return the totals of all parts.
+
+        Raises:
+            Invalid: there are too many.
+        """
+        found: list[dict[Group, Totals]] = []
+        number = 0
+        for part in parts:
+            found.append(part)
+            number += len(part)
+            self._check_number(number)
+        return found
+
+    def _check_number(self, number: int) -> None:
+        if number > self._most_values:
+            raise Invalid(
+                f"The report has more than {self._most_values:,} values: choose a shorter period or a longer bucket, "
+                "or add a filter.",
+                loc=("query", "group_by"),
+            )
 
     def _number(self, connection: Connection, name: str) -> int:
         query = sa.select(usage_names.c.id).where(usage_names.c.name == name[:LONGEST_NAME])

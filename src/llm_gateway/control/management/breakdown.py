@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import reduce
 from io import StringIO
-from operator import itemgetter
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -169,18 +169,20 @@ def _total(sums: Iterable[Totals]) -> Totals:
 
 def _lines(metric: Metric, sums: list[dict[Group, Totals]], limit: int) -> list[tuple[str | None, list[int]]]:
     """Return the values of the largest groups by bucket, the largest first, then those of the others together."""
-    by_group: dict[Group, list[int]] = {}
+    sum_of: Counter[Group] = Counter()
+    for groups in sums:
+        for group, totals in groups.items():
+            sum_of[group] += metric_value(metric, totals)
+    ranked = sorted((group for group, value in sum_of.items() if value), key=lambda group: (-sum_of[group], group))
+    largest = {group: [0] * len(sums) for group in ranked[:limit]}
+    others = [0] * len(sums)  # all in one: a list for each of 200,000 groups would take gigabytes
     for at, groups in enumerate(sums):
         for group, totals in groups.items():
-            by_group.setdefault(group, [0] * len(sums))[at] = metric_value(metric, totals)
-    ranked = sorted(((group, values) for group, values in by_group.items() if any(values)), key=itemgetter(0))
-    ranked.sort(key=lambda line: -sum(line[1]))
+            largest.get(group, others)[at] += metric_value(metric, totals)
     lines: list[tuple[str | None, list[int]]] = [
-        (group[0] if group else None, values) for group, values in ranked[:limit]
+        (group[0] if group else None, values) for group, values in largest.items()
     ]
-    if others := [values for _, values in ranked[limit:]]:
-        lines.append((None, [sum(each) for each in zip(*others, strict=True)]))
-    return lines
+    return [*lines, (None, others)] if len(ranked) > limit else lines
 
 
 def _shown_lines(
