@@ -11,6 +11,7 @@ from llm_gateway.domain.service_key import KeyRights
 from llm_gateway.errors import Invalid, RequestNotAllowed
 from llm_gateway.protocols.registry import PROTOCOLS
 from llm_gateway.worker.endpoints.key_rights import limit_output, restrict
+from llm_gateway.worker.endpoints.protocol_endpoint import DEFAULT_MAX_TOKENS, apply_output_limit
 from tests.rows import each_row
 from tests.worker.pipeline.fakes import request
 
@@ -63,6 +64,27 @@ def test_a_limit_that_cannot_be_set_is_refused() -> None:
     for document in ({}, {"max_tokens": 51}, {"max_tokens": -1}, {"max_tokens": 5, "max_completion_tokens": 51}):
         with pytest.raises(RequestNotAllowed, match="This key allows 50 output tokens"):
             limit_output(client_request("openai_chat", document, apart=b"large"), chat, LIMIT)
+
+
+@each_row(
+    ("rights", "document", "limited"),
+    [
+        (KeyRights(), {}, {}),
+        (KeyRights(max_request_nanos=1), {}, {"max_completion_tokens": DEFAULT_MAX_TOKENS}),
+        (KeyRights(max_request_nanos=1, max_tokens=LIMIT), {}, {"max_completion_tokens": LIMIT}),
+        (KeyRights(max_request_nanos=1), {"max_tokens": 9}, {"max_tokens": 9}),
+        (
+            KeyRights(max_request_nanos=1),
+            {"max_completion_tokens": 1, "max_tokens": 99_999},
+            {"max_completion_tokens": 1, "max_tokens": 1},
+        ),
+    ],
+)
+def test_an_answer_is_no_longer_than_the_bound_of_its_cost(
+    rights: KeyRights, document: dict[str, Any], limited: dict[str, Any]
+) -> None:
+    apply_output_limit(client_request("openai_chat", document), PROTOCOLS["openai_chat"], rights)
+    assert document == limited
 
 
 EFFORTS: list[tuple[str, dict[str, Any], str | None]] = [

@@ -16,6 +16,7 @@ from llm_gateway.domain.conversation import Completion, UsageUpdate
 from llm_gateway.domain.reply import Answer, Reply
 from llm_gateway.domain.reply_assembler import chunks_of
 from llm_gateway.domain.request import ClientRequest, Request
+from llm_gateway.domain.service_key import KeyRights
 from llm_gateway.domain.token_estimate import equivalent_length_of
 from llm_gateway.error_format.responses import JSON, Headers, error_headers, send_body, send_pieces, shorten
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
@@ -146,8 +147,8 @@ class ProtocolEndpoint(Endpoint):
         if large is not None:
             client_request.held, client_request.apart = large.held, large.apart
         key = context.caller.key
-        if key is not None and key.rights is not None and key.rights.max_tokens is not None:
-            limit_output(client_request, protocol, key.rights.max_tokens)
+        if key is not None and key.rights is not None:
+            apply_output_limit(client_request, protocol, key.rights)
         identity = identify(headers, document, protocol, context.caller.name)
         request = Request(
             id=context.request_id,
@@ -290,6 +291,26 @@ def _misspelt_model(document: dict[str, Any]) -> str:
     """Return a hint at a field whose name resembles `model`, if `model` is missing; "" without such a field."""
     found = closest("model", islice(document, MOST_COMPARED)) if "model" not in document else None
     return f" The body has the field {found}. Did you mean model?" if found is not None else ""
+
+
+def apply_output_limit(client_request: ClientRequest, protocol: Descriptor, rights: KeyRights) -> None:
+    """Lower or set the limit of output tokens in a request's document, as its key demands.
+
+    If the key bounds the cost of a request, the limit that the bound is made of is set as well: without it, or beside
+    it in another field, an answer could be longer.
+
+    Raises:
+        Invalid, RequestNotAllowed: as `limit_output`.
+    """
+    limit = rights.max_tokens
+    if rights.max_request_nanos is not None:
+        document = client_request.document
+        places = [found for name in protocol.settings_fields if isinstance(found := document.get(name), dict)]
+        given = max(_first_positive(place, protocol.output_fields) for place in places or [document])
+        of_answer = given or DEFAULT_MAX_TOKENS
+        limit = of_answer if limit is None else min(limit, of_answer)
+    if limit is not None:
+        limit_output(client_request, protocol, limit)
 
 
 def output_limit(document: dict[str, Any], protocol: Descriptor) -> int:
