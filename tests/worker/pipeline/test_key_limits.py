@@ -9,11 +9,12 @@ import pytest
 from llm_gateway.domain.service_key import KeyLimit
 from llm_gateway.domain.usage import Usage, UsageRecord
 from llm_gateway.errors import RateLimited, RequestExceedsLimit
-from llm_gateway.host_memory import HostMemory, create, release_place
+from llm_gateway.host_memory import KEYS, HostMemory, create, release_place
 from llm_gateway.host_memory.key_counts import KeyCounts
 from llm_gateway.host_memory.workers import WorkerPlace
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.worker.pipeline.key_limits import KeyLimits
+from tests.limiter.taking import Clock
 from tests.worker.pipeline.fakes import request
 
 
@@ -65,3 +66,23 @@ def test_workers_share_the_count_of_requests_at_once_and_a_dead_one_holds_none()
     again = KeyCounts(memory, WorkerPlace(memory, 2))
     assert again.enter("k", 3) == 0
     assert again.enter("k", 4)
+
+
+def test_more_keys_than_slots_take_those_of_idle_ones() -> None:
+    memory, clock = HostMemory(create()), Clock()
+    counts = KeyCounts(memory, WorkerPlace(memory, 1), clock)
+    assert counts.enter("busy", 1)
+    clock.now += 1
+    new = ""
+    for number in range(KEYS):
+        place = counts.enter(f"key {number}", 1)
+        if place is None:
+            new = f"key {number}"
+            break
+        counts.leave(place)
+    assert new
+    clock.now += 58
+    assert counts.enter(new, 1) is None
+    clock.now += 2
+    assert counts.enter(new, 1)
+    assert (counts.enter(new, 1), counts.enter("busy", 1)) == (0, 0)
