@@ -114,8 +114,10 @@ def measure(gateway: Gateway, seconds: float, factor: float, say: Callable[[str]
         ["served, p50 / p99", f"{load.p50_us / 1000:,.0f} / {load.p99_us / 1000:,.0f} ms", ""],
         [
             "health, p50 / p99",
-            f"{percentile(looks, 0.5):,.0f} / {percentile(looks, 0.99):,.0f} ms "
-            f"({len(looks)} asked, {seen.unhealthy} failed)",
+            (
+                f"{percentile(looks, 0.5):,.0f} / {percentile(looks, 0.99):,.0f} ms "
+                f"({len(looks)} asked, {seen.unhealthy} failed)"
+            ),
             "≤ 100 ms",
         ],
         ["resident memory before / most", f"{idle_mb:,.0f} / {seen.most_mb:,.0f} MB", ""],
