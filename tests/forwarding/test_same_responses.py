@@ -60,7 +60,7 @@ class World:
     def __init__(self, port: int, routes: list[Route]) -> None:
         self.port = port
         self.routes = routes
-        self.ids = {"name": "swagger-ui.css"}
+        self.ids = {"name": "swagger-ui.css", "record_id": "01890a5d-ac96-774b-bcce-b302099a8057", "user_id": "nobody"}
 
     async def ask(self, method: str, path: str, body: bytes = b"", *fields: bytes, key: str | None = KEY) -> Response:
         client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -79,7 +79,7 @@ class World:
 
 def routes_of(app: GatewayInOneLoop) -> list[Route]:
     management = cast(Any, app.control)._entry
-    return [Route(method, route.path) for route in management._routes for method in sorted(route.methods)]
+    return [Route(method, route.path_format) for route in management._routes for method in sorted(route.methods)]
 
 
 @asynccontextmanager

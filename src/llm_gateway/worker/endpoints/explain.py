@@ -63,8 +63,8 @@ class ExplainEndpoint(Endpoint):
         endpoint = self._find(explained["path"], explained)
         if not isinstance(endpoint, ReadsRequests):
             raise Invalid(
-                f"No request for a model is posted to {asked.path[:200]!r}: name a path such as /api/v1/generate, "
-                "/v1/chat/completions or /v1/messages.",
+                f"No request for a model is posted to {asked.path[:200]!r}: name one of the paths of the API, "
+                "such as /api/v1/generate.",
                 loc=("body", "path"),
             )
         if explained["path"] == GENERATE_PATH:  # its body names the customer and the service
