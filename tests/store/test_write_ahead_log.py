@@ -23,6 +23,8 @@ from tests.virtual_time import run_virtually
 MB = 1024 * 1024
 SLOW_READ = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000) SELECT count(*) FROM n"
 CUSTOMERS, POLLS, POLL_S = 60_000, 6, 15.0
+STEP = 7919
+"""Customers between two batches: a prime, so that all come in turn."""
 
 
 @pytest.fixture
@@ -127,8 +129,8 @@ def test_six_clients_poll_reports_on_many_customers(
 
     with repeated(*polled * (POLLS // len(polled)), shorten):
         deadline = time.monotonic() + poll_s
-        while time.monotonic() < deadline:
-            write(customers // 60, start=(written := written + 7919))
+        while time.monotonic() < deadline or written < 10 * STEP:
+            write(customers // 60, start=(written := written + STEP))
             longest = max(longest, size(database_file))
         assert longest <= 64 * MB
         if is_full:
