@@ -101,7 +101,7 @@ class NoRecords(UsageStore, Shipper):
 
 
 async def logged_by(job: Callable[[Callable[..., None]], Coroutine[Any, Any, None]], lines: int = 1) -> list[str]:
-    """Run the job until it has logged so many lines. Returns their levels and events."""
+    """Run the job until it has logged `lines` lines. Returns their levels and events."""
     logged: list[str] = []
 
     def log(event: str, *, level: str = "info", **_: object) -> None:

@@ -234,7 +234,7 @@ def find(client: Client, noun: str, which: str) -> dict[str, Any]:
     """Return the key or team with this name or id.
 
     Raises:
-        CommandFailed: there is none.
+        CommandFailed: no key or team has this name or id.
     """
     if _ID.fullmatch(which):
         found: dict[str, Any] = client.get(f"/{noun}s/{which}")

@@ -77,7 +77,7 @@ class RecordSearch:
         self._attempts = AttemptTexts(database)
 
     def find(self, record_id: str) -> UsageRecord | None:
-        """Return the record of this id, or else the newest one whose client gave it this id; None if there is none."""
+        """Return the record with this id, else the newest with it as the client's id; None if no record has it."""
         if "\x00" in record_id:  # Postgres stores no such text
             return None
         if _UUID.fullmatch(record_id):
