@@ -21,6 +21,7 @@ from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES
 from llm_gateway.server.shared_state import REFUSALS
 from tests.application.driver import READS_ONLY, Client, Response, assert_problem
 from tests.application.straight_line import LEAST as ASKED
+from tests.control.docs.documented_statuses import STATUSES
 from tests.control.management.test_overrides import LEAST as OVERRIDE
 from tests.control.management.test_overrides import UNFIT as UNFIT_OVERRIDES
 from tests.control.management.test_providers import LEAST as PROVIDER
@@ -31,49 +32,6 @@ from tests.in_one_loop import GatewayInOneLoop
 from tests.rows import each_row
 from tests.upstream import MockUpstream
 
-STATUSES = {
-    ("post", "/api/v1/generate"): {200, 401, 403, 404, 422, 429, 502, 504},
-    ("post", EXPLAIN_PATH): {200, 401, 403, 404, 422},
-    ("get", "/api/v1/health"): {200, 403},
-    ("get", "/healthz"): {200, 403},
-    ("get", "/readyz"): {200, 403},
-    ("get", "/metrics"): {200, 401, 403},
-    ("get", "/openapi.json"): {200, 401, 403},
-    ("get", "/docs"): {200, 401, 403},
-    ("get", "/api/v1/health/providers"): {200, 401, 403, 422},
-    ("get", "/api/v1/providers"): {200, 401, 403, 422},
-    ("post", "/api/v1/providers"): {201, 401, 403, 409, 422},
-    ("get", "/api/v1/providers/{provider_id}"): {200, 401, 403, 404, 422},
-    ("patch", "/api/v1/providers/{provider_id}"): {200, 401, 403, 404, 409, 422},
-    ("delete", "/api/v1/providers/{provider_id}"): {204, 401, 403, 404, 422},
-    ("post", "/api/v1/providers/{provider_id}/test"): {200, 401, 403, 404, 422},
-    ("get", "/api/v1/overrides"): {200, 401, 403, 422},
-    ("post", "/api/v1/overrides"): {201, 401, 403, 409, 422},
-    ("delete", "/api/v1/overrides/{override_id}"): {204, 401, 403, 404, 422},
-    ("get", "/api/v1/keys"): {200, 401, 403, 422},
-    ("post", "/api/v1/keys"): {201, 401, 403, 409, 422},
-    ("get", "/api/v1/keys/{key_id}"): {200, 401, 403, 404, 422},
-    ("patch", "/api/v1/keys/{key_id}"): {200, 401, 403, 404, 409, 422},
-    ("delete", "/api/v1/keys/{key_id}"): {204, 401, 403, 404, 409, 422},
-    ("post", "/api/v1/keys/{key_id}/rotate"): {200, 401, 403, 404, 409, 422},
-    ("get", "/api/v1/me"): {200, 401, 403, 404, 422},
-    ("get", "/api/v1/teams"): {200, 401, 403, 422},
-    ("post", "/api/v1/teams"): {201, 401, 403, 409, 422},
-    ("get", "/api/v1/teams/{team_id}"): {200, 401, 403, 404, 422},
-    ("patch", "/api/v1/teams/{team_id}"): {200, 401, 403, 404, 409, 422},
-    ("delete", "/api/v1/teams/{team_id}"): {204, 401, 403, 404, 409, 422},
-    ("get", "/api/v1/prices"): {200, 401, 403, 422},
-    ("delete", "/api/v1/usage/customers/{user_id}"): {200, 401, 403, 404, 422},
-    ("get", "/api/v1/usage/summary"): {200, 401, 403, 422},
-    ("get", "/api/v1/usage/by-provider"): {200, 401, 403, 422},
-    ("get", "/api/v1/usage/by-service"): {200, 401, 403, 422},
-    ("get", "/api/v1/usage/by-customer"): {200, 401, 403, 422},
-    ("get", "/api/v1/usage/breakdown"): {200, 401, 403, 422},
-    ("get", "/api/v1/usage/series"): {200, 401, 403, 422},
-    ("get", "/api/v1/usage/export"): {200, 401, 403, 422},
-    ("get", "/api/v1/usage/records"): {200, 401, 403, 422},
-    ("get", "/api/v1/usage/records/{record_id}"): {200, 401, 403, 404, 422},
-}
 """Error statuses of each operation, in addition to those of any request."""
 ERRORS = {each.vendor: msgspec.json.decode(each.write_error(Unauthorized("x"), "1")) for each in PROTOCOLS.values()}
 ANY = {400, 408, 413, 431, 500, 503}
