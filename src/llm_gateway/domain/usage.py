@@ -11,8 +11,10 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from llm_gateway.domain.budget import AccountRef
+
 NANOS_PER_USD = 1_000_000_000
-FIRST_VERSION, RECORD_VERSION = 1, 2
+FIRST_VERSION, RECORD_VERSION = 1, 3
 """Version of records that do not say theirs, and of those made now. A later field is a later version."""
 
 CostStatus: TypeAlias = Literal["exact", "estimated", "unpriced"]
@@ -147,6 +149,9 @@ class AttemptRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
             without an answer, the requested one if it is dearer than the standard one: its cost is a bound.
         units: counts of what the provider bills apart from tokens, such as {"web_search": 2}. At most 8 of them, their
             names at most 32 characters.
+
+    Since version 3:
+        accounts: the budgets' accounts that its cost and tokens are charged to.
     """
 
     id: str
@@ -172,6 +177,7 @@ class AttemptRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     why: str | None = None
     service_tier: str | None = None
     units: dict[str, int] | None = None
+    accounts: list[AccountRef] = []
 
 
 class UsageRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
