@@ -77,6 +77,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     trusted_proxies: Annotated[
         str, Meta(description="addresses or networks of proxies whose forwarding headers are believed, comma-separated")
     ] = ""
+    ui_insecure: Annotated[bool, Meta(description="dashboard without https, beyond this machine")] = False
     root_path: Annotated[str, Meta(description="path at which a proxy serves the gateway, such as /llm")] = ""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least severe level logged")

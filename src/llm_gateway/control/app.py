@@ -32,8 +32,11 @@ from llm_gateway.control.management.records import records_router
 from llm_gateway.control.management.teams import teams_router
 from llm_gateway.control.management.usage import usage_router
 from llm_gateway.control.workers import Workers
+from llm_gateway.dashboard.access import Access
+from llm_gateway.dashboard.app import Dashboard, WithDashboard
 from llm_gateway.docs_page.page import build_page
 from llm_gateway.errors import ConfigurationError
+from llm_gateway.gate.authentication import Keyring
 from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.journal.replay import replay
 from llm_gateway.journal.shipper import Shipper
@@ -56,6 +59,7 @@ from llm_gateway.store.peppers import open_peppers, parse_peppers
 from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.record_search import RecordSearch
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
+from llm_gateway.store.sessions import SessionStore
 from llm_gateway.store.teams import TeamStore
 from llm_gateway.store.usage import UsageStore
 from llm_gateway.store.usage_reports import UsageReports
@@ -141,7 +145,9 @@ class Control:
         self._dev_key = settings.dev_key
         self._root_path = settings.root_path
         self._is_behind_proxy = bool(settings.proxy_networks)
-        self._environment_keys = EnvironmentKeys((name, scopes) for name, _, scopes in settings.callers())
+        self._callers = settings.callers()
+        self._environment_keys = EnvironmentKeys((name, scopes) for name, _, scopes in self._callers)
+        self._allows_plain_http = settings.ui_insecure
         self.sign_in_page = build_page(settings.dev_key)
         self._stores = stores
         self._local = local
@@ -221,4 +227,10 @@ class Control:
             prices_router(lambda: configuration.snapshot, reports, up_to_date),
             docs_page_router(self.sign_in_page),
         )
-        return build_management(routers, self._log, self._in_flight, workers.pending, self._root_path)
+        management = build_management(routers, self._log, self._in_flight, workers.pending, self._root_path)
+        return WithDashboard(management, self._dashboard(management))
+
+    def _dashboard(self, management: ASGIApp) -> ASGIApp:
+        keyring = Keyring(self._callers, lambda: self.configuration.snapshot)
+        access = Access(SessionStore(self._stores.database), keyring, allows_plain_http=self._allows_plain_http)
+        return Dashboard(management, access, self._log, self._root_path, self._dev_key).build()

@@ -31,6 +31,8 @@ OPEN_PATHS = frozenset({HOME_PATH, "/api/v1/health", "/healthz", "/readyz"})
 GENERATE_PATH = "/api/v1/generate"
 DOCS_PATH = "/docs"
 ME_PATH = "/api/v1/me"
+UI_PATH = "/ui"
+UI_PREFIX = "/ui/"
 TWO_KEYS = "The request carries two different keys: send one."
 
 _CREDENTIALS = frozenset({b"x-service-key"}.union(*(each.credential_headers for each in PROTOCOLS.values())))
@@ -68,6 +70,19 @@ class Keyring:
             if stored is not None and self._is_in_force(stored):
                 return Caller(stored.name, SCOPES_OF_BITS[stored.scopes], stored.id, stored)
         return caller
+
+    def caller_of(self, name: str, key_id: str | None) -> Caller | None:
+        """Return the caller whose key has this name, or this id if it was made over the API; None if none is in force.
+
+        It looks through all keys: use it for people, not for calls.
+        """
+        if key_id is None:
+            return next((caller for caller in self._callers.values() if caller.name == name), None)
+        snapshot = None if self._snapshot is None else self._snapshot()
+        for stored in () if snapshot is None else snapshot.service_keys.values():
+            if stored.id == key_id and self._is_in_force(stored):
+                return Caller(stored.name, SCOPES_OF_BITS[stored.scopes], stored.id, stored)
+        return None
 
     def problem_of(self, key: bytes) -> str | None:
         """Return a sentence on a key that `find` does not find: of one that was made over the API, else None.
@@ -147,7 +162,7 @@ class Gate:
         caller = NOBODY
         try:
             caller = self._identify(scope, headers)
-            _check_scope(caller, scope)
+            check_scope(caller, scope)
         except GatewayError as error:
             scope[REQUEST_CONTEXT] = RequestContext(caller, request_id, client_request_id, echo, headers, self._log)
             page = self._sign_in_page if isinstance(error, Unauthorized) and _is_browser_at_docs(scope) else None
@@ -182,10 +197,18 @@ class Gate:
 
 
 def _is_open(scope: Scope) -> bool:
-    return scope["path"] in OPEN_PATHS and scope["method"] in ("GET", "HEAD")
+    path: str = scope["path"]
+    if path in OPEN_PATHS:
+        return scope["method"] in ("GET", "HEAD")
+    return path == UI_PATH or path.startswith(UI_PREFIX)  # the dashboard has sessions of its own
 
 
-def _check_scope(caller: Caller, scope: Scope) -> None:
+def check_scope(caller: Caller, scope: Scope) -> None:
+    """Check that the caller has the scope that a request needs.
+
+    Raises:
+        Forbidden: it lacks it.
+    """
     if "admin" in caller.scopes or _is_open(scope):
         return
     needed = scope_needed(scope["method"], scope["path"])

@@ -101,6 +101,22 @@ api_key_secrets = sa.Table(
 )
 sa.Index("api_key_secrets_key", api_key_secrets.c.key_id)
 
+# Sessions of the dashboard; `digest` is the SHA-256 of the secret in the browser's cookie, in hexadecimal digits.
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    Column("id", SORTED_BY_BYTES, primary_key=True),
+    Column("digest", SORTED_BY_BYTES, nullable=False),
+    Column("key_name", Text, nullable=False),
+    Column("key_id", Text),
+    Column("timezone", Text, nullable=False),
+    Column("client", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("used_at_ms", BigInteger, nullable=False),
+    Column("ends_at_ms", BigInteger, nullable=False),
+    sa.UniqueConstraint("digest", name="sessions_digest"),
+)
+
 # `instance_id` is a number of usage_names; `instance` is empty then. Records of version 1 have the name itself.
 # Ids are UUIDv7, so a range of time is a range of ids: the primary key serves queries by time.
 usage_records = sa.Table(

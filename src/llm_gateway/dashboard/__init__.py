@@ -1,0 +1,1 @@
+"""Dashboard at /ui: pages for people, over the public API and nothing else."""

@@ -1,0 +1,166 @@
+"""Requests for the dashboard's pages and their rendering: templates, forms, and the headers that protect a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from llm_gateway import __version__
+from llm_gateway.dashboard.access import SignedIn
+from llm_gateway.dashboard.api_client import ApiClient, ApiError
+from llm_gateway.dashboard.formats import FILTERS, usd
+from llm_gateway.dashboard.static_files import StaticFiles
+from llm_gateway.store.sessions import SessionStore
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cache-control": "no-store",
+}
+NAVIGATION = (
+    ("", "Overview"),
+    ("requests", "Requests"),
+    ("spend", "Spend"),
+    ("keys", "Keys and teams"),
+    ("providers", "Providers"),
+    ("routing", "Routing"),
+    ("playground", "Playground"),
+    ("prices", "Prices"),
+    ("health", "Health"),
+)
+"""Path below /ui and name of each screen."""
+MOST_FORM_BYTES = 256 * 1024
+
+
+class Form(dict[str, str]):
+    """Fields of a form; one that is missing is empty, so that templates need not ask."""
+
+    def __missing__(self, name: str) -> str:
+        """Return the value of a missing field."""
+        return ""
+
+
+class Pages:
+    """Renders templates. `root` is the prefix at which a proxy serves the gateway."""
+
+    def __init__(self, files: StaticFiles, root: str = "") -> None:
+        folder = resources.files("llm_gateway.dashboard").joinpath("templates")
+        sources = {each.name: each.read_text("utf-8") for each in folder.iterdir() if each.name.endswith(".html")}
+        environment = Environment(
+            loader=DictLoader(sources), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        environment.filters.update(FILTERS)
+        environment.filters["path"] = lambda value: quote(str(value), safe="")
+        environment.filters["json"] = lambda value: Markup(json.dumps(value).replace("<", "\\u003c"))  # noqa: S704
+        environment.globals.update(
+            ui=f"{root}/ui",
+            root=root,
+            static=lambda name: f"{root}/ui/static/{name}?{files.version(name)}",
+            navigation=NAVIGATION,
+            version=__version__,
+            usd=usd,
+        )
+        self._environment = environment
+        self.root = root
+
+    def render(self, template: str, status: int = 200, **values: Any) -> Response:
+        """Return a page as a response."""
+        return HTMLResponse(self._environment.get_template(template).render(values), status, headers=HEADERS)
+
+    def redirect(self, path: str) -> Response:
+        """Return a response that sends the browser to a path below /ui, with GET."""
+        return RedirectResponse(f"{self.root}/ui{path}", 303, headers=HEADERS)
+
+
+class Page:
+    """A request of a person who is signed in. `api` makes requests with their rights."""
+
+    def __init__(
+        self, request: Request, pages: Pages, signed_in: SignedIn, api: ApiClient, sessions: SessionStore
+    ) -> None:
+        self.request = request
+        self.api = api
+        self.sessions = sessions
+        self.signed_in = signed_in
+        self.timezone = signed_in.session.timezone
+        self._pages = pages
+
+    @property
+    def is_fragment(self) -> bool:
+        """Whether the page's script asks for a part of the page, to put it into the one that is shown."""
+        return "hx-request" in self.request.headers
+
+    def given(self, name: str, default: str = "") -> str:
+        """Return a parameter of the address."""
+        return self.request.query_params.get(name, default).strip()
+
+    def may(self, scope: str) -> bool:
+        """Return whether the person has a scope, as admins have all."""
+        scopes = self.signed_in.caller.scopes
+        return scope in scopes or "admin" in scopes
+
+    def render(self, template: str, status: int = 200, **values: Any) -> Response:
+        """Return a page, or a part of one."""
+        return self._pages.render(
+            template,
+            status,
+            here=self.request.url.path.removeprefix("/ui").strip("/").partition("/")[0],
+            person=self.signed_in.caller.name,
+            may_change=self.may("admin"),
+            timezone=self.timezone,
+            **values,
+        )
+
+    def redirect(self, path: str) -> Response:
+        """Return a response that sends the browser to a path below /ui."""
+        return self._pages.redirect(path)
+
+    def refused(self, error: ApiError) -> Response:
+        """Return a page that shows what the API said."""
+        template = "fragment_error.html" if self.is_fragment else "error.html"
+        return self.render(template, error.status, title=error.title, problem=error)
+
+    async def form(self) -> Form:
+        """Return the fields of the form that was sent; of a repeated field, the values are separated by a comma.
+
+        Raises:
+            ApiError: it is too large.
+        """
+        return await read_form(self.request)
+
+    def link(self, path: str, query: Mapping[str, str | int | None]) -> str:
+        """Return the address of a path below /ui with those parameters that are not empty."""
+        given = {name: value for name, value in query.items() if value not in (None, "")}
+        return f"{self._pages.root}/ui{path}" + (f"?{urlencode(given)}" if given else "")
+
+
+async def read_form(request: Request) -> Form:
+    """Return the fields of a form that a browser sent as `application/x-www-form-urlencoded`.
+
+    Raises:
+        ApiError: it is larger than 256 KiB, or not text.
+    """
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MOST_FORM_BYTES:
+            raise ApiError(413, "Too large", f"The form is larger than {MOST_FORM_BYTES} bytes: send less.")
+    fields = Form()
+    try:
+        for name, value in parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=500):
+            fields[name] = f"{fields[name]},{value}" if name in fields else value
+    except (UnicodeDecodeError, ValueError):
+        raise ApiError(400, "Not a form", "The form cannot be read: send it from the page again.") from None
+    return fields

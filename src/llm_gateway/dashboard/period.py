@@ -1,0 +1,77 @@
+"""The period of a page: what its address says, as the parameters of the API's reports."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from llm_gateway.dashboard.page import Page
+
+CHOICES = (
+    ("today", "Today"),
+    ("7d", "7 days"),
+    ("30d", "30 days"),
+    ("month", "This month"),
+    ("last-month", "Last month"),
+    ("custom", "Custom"),
+)
+
+
+class Period(NamedTuple):
+    """A period of whole days: the first one, the day after the last one, and the choice that led to it."""
+
+    choice: str
+    start: str
+    end: str
+    timezone: str
+
+    @property
+    def query(self) -> dict[str, str | int | None]:
+        """The parameters of a report."""
+        return {"from": self.start, "to": self.end, "tz": self.timezone}
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """The parameters of a page's address that lead to this period again."""
+        if self.choice == "custom":
+            return {"period": "custom", "from": self.start, "to": self.end}
+        return {"period": self.choice}
+
+    @property
+    def days(self) -> int:
+        """How many days it has; 0 if its ends are not dates."""
+        try:
+            return (date.fromisoformat(self.end) - date.fromisoformat(self.start)).days
+        except ValueError:
+            return 0
+
+    @property
+    def bucket(self) -> str:
+        """The part of the period that a bar of its charts shows."""
+        return "hour" if 0 < self.days <= 2 else "day" if self.days <= 92 else "month"
+
+
+def period_of(page: Page, default: str = "30d") -> Period:
+    """Return the period in a page's address. Dates that are not valid are left to the API, which says what is wrong."""
+    today = datetime.now(ZoneInfo(page.timezone)).date()
+    choice = page.given("period") or ("custom" if page.given("from") else default)
+    if choice == "custom":
+        start = page.given("from") or (today - timedelta(days=29)).isoformat()
+        end = page.given("to") or (today + timedelta(days=1)).isoformat()
+        return Period("custom", start, end, page.timezone)
+    first, after = _days(choice, today)
+    return Period(choice, first.isoformat(), after.isoformat(), page.timezone)
+
+
+def _days(choice: str, today: date) -> tuple[date, date]:
+    tomorrow, month = today + timedelta(days=1), today.replace(day=1)
+    if choice == "today":
+        return today, tomorrow
+    if choice == "7d":
+        return today - timedelta(days=6), tomorrow
+    if choice == "month":
+        return month, tomorrow
+    if choice == "last-month":
+        return (month - timedelta(days=1)).replace(day=1), month
+    return today - timedelta(days=29), tomorrow

@@ -1,0 +1,49 @@
+"""Screens of the dashboard by path below /ui: a module each, with its handlers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.responses import Response
+
+from llm_gateway.dashboard.page import Page
+from llm_gateway.dashboard.screens import (
+    health,
+    keys,
+    overview,
+    playground,
+    prices,
+    providers,
+    requests,
+    routing,
+    spend,
+    teams,
+)
+
+SCREENS: dict[str, dict[str, Callable[[Page], Awaitable[Response]]]] = {
+    "": {"GET": overview.show},
+    "/": {"GET": overview.show},
+    "/requests": {"GET": requests.show},
+    "/requests/{id}": {"GET": requests.show_one},
+    "/spend": {"GET": spend.show},
+    "/spend/breakdown.csv": {"GET": spend.download},
+    "/spend/export.csv": {"GET": spend.export},
+    "/keys": {"GET": keys.show, "POST": keys.create},
+    "/keys/{id}": {"GET": keys.show_one, "POST": keys.change},
+    "/keys/{id}/rotate": {"POST": keys.rotate},
+    "/keys/{id}/disable": {"POST": keys.disable},
+    "/keys/{id}/remove": {"POST": keys.remove},
+    "/teams": {"POST": teams.create},
+    "/teams/{id}/remove": {"POST": teams.remove},
+    "/providers": {"GET": providers.show, "POST": providers.create},
+    "/providers/{id}": {"GET": providers.show_one, "POST": providers.change},
+    "/providers/{id}/test": {"POST": providers.test},
+    "/providers/{id}/enable": {"POST": providers.enable},
+    "/providers/{id}/remove": {"POST": providers.remove},
+    "/routing": {"GET": routing.show, "POST": routing.create},
+    "/routing/{id}/remove": {"POST": routing.remove},
+    "/playground": {"GET": playground.show},
+    "/prices": {"GET": prices.show},
+    "/health": {"GET": health.show},
+    "/health/sessions/{id}/end": {"POST": health.end_session},
+}

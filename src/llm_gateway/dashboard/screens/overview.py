@@ -1,0 +1,62 @@
+"""Overview: what the period cost, how it went, and what needs a look."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from llm_gateway.dashboard.charts import Series, stacked_bars
+from llm_gateway.dashboard.formats import clock_time, day, usd
+from llm_gateway.dashboard.page import Page
+from llm_gateway.dashboard.period import CHOICES, Period, period_of
+
+MOVERS = 5
+FAILURES = 8
+
+
+async def show(page: Page) -> Response:
+    """Show the overview of a period."""
+    period = period_of(page)
+    series_query = {**period.query, "metric": "cost_usd", "group_by": "model", "bucket": period.bucket, "limit": 7}
+    by_model, by_service, series, failed, providers, health, prices = await page.api.get_all(
+        [
+            ("/usage/breakdown", {**period.query, "group_by": "model", "limit": 50}),
+            ("/usage/breakdown", {**period.query, "group_by": "service", "limit": 500}),
+            ("/usage/series", series_query),
+            ("/usage/records", {"outcome": "failed", "limit": FAILURES}),
+            ("/providers", None),
+            ("/health", None),
+            ("/prices", None),
+        ]
+    )
+    totals = by_model["totals"]
+    return page.render(
+        "overview.html",
+        title="Overview",
+        period=period,
+        choices=CHOICES,
+        totals=totals,
+        chart=chart_of(series, period),
+        models=by_model["rows"][:8],
+        movers=_movers(by_service["rows"]),
+        failures=failed["records"],
+        providers=providers,
+        health=health,
+        unpriced=prices["unpriced"],
+        has_vendor=any(each["kind"] != "local" for each in providers),
+    )
+
+
+def chart_of(series: dict[str, Any], period: Period) -> Any:
+    """Return the chart of a report's series."""
+    label = clock_time if period.bucket == "hour" else day
+    labels = [label(each, period.timezone) for each in series["buckets"]]
+    lines = [Series(str(each["name"] or "all others"), each["values"]) for each in series["series"]]
+    return stacked_bars(lines, labels, usd)
+
+
+def _movers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the services whose cost differs most from the period before."""
+    moved = [row for row in rows if row["cost_usd"] != row["previous_cost_usd"]]
+    return sorted(moved, key=lambda row: -abs(row["cost_usd"] - row["previous_cost_usd"]))[:MOVERS]

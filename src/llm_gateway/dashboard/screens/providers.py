@@ -1,0 +1,130 @@
+"""Providers: their state and use, forms to add and change one, and a test of its key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from llm_gateway.dashboard.api_client import ApiError
+from llm_gateway.dashboard.page import Form, Page
+from llm_gateway.dashboard.period import Period, period_of
+from llm_gateway.providers.presets import load_presets
+
+NUMBERS = ("priority", "rate_limit_rpm", "rate_limit_tpm")
+TEXTS = ("name", "display_name", "base_url", "api_key")
+
+
+async def show(page: Page) -> Response:
+    """Show all providers."""
+    return await _table(page)
+
+
+async def _table(page: Page, status: int = 200, **values: Any) -> Response:
+    period = period_of(page, "today")
+    providers, health, usage = await page.api.get_all(
+        [("/providers", None), ("/health/providers", None), ("/usage/breakdown", _by_provider(period))]
+    )
+    states = {each["name"]: each for each in health["providers"]}
+    used = {row["group"]["provider"]: row for row in usage["rows"]}
+    return page.render(
+        "providers.html",
+        status,
+        title="Providers",
+        providers=sorted(providers, key=lambda each: (not each["is_enabled"], -each["priority"], each["name"])),
+        states=states,
+        used=used,
+        presets={name: preset for name, preset in load_presets().items() if name != "local"},
+        **{"problem": None, "form": Form(), **values},
+    )
+
+
+def _by_provider(period: Period) -> dict[str, str | int | None]:
+    return {**period.query, "group_by": "provider", "limit": 1000}
+
+
+async def create(page: Page) -> Response:
+    """Add a provider, then show it with the result of a test call."""
+    form = await page.form()
+    try:
+        made = await page.api.send("POST", "/providers", _fields(form))
+    except ApiError as error:
+        return await _table(page, error.status, problem=error, form=Form({**form, "api_key": ""}))
+    return page.redirect(f"/providers/{made['id']}?test=1")
+
+
+async def show_one(page: Page) -> Response:
+    """Show a provider with its form; with `test` in the address, also try its key."""
+    return await _one(page, wants_test=bool(page.given("test")))
+
+
+async def _one(page: Page, status: int = 200, *, wants_test: bool = False, **values: Any) -> Response:
+    path = f"/providers/{page.request.path_params['id']}"
+    provider = await page.api.get(path)
+    tested = await page.api.send("POST", f"{path}/test") if wants_test and page.may("admin") else None
+    return page.render(
+        "provider.html",
+        status,
+        title=provider["display_name"],
+        provider=provider,
+        tested=tested,
+        **{"problem": None, "form": Form(), **values},
+    )
+
+
+async def change(page: Page) -> Response:
+    """Change a provider. An empty key leaves the stored one."""
+    form = await page.form()
+    path = f"/providers/{page.request.path_params['id']}"
+    try:
+        await page.api.send("PATCH", path, _fields(form, is_change=True))
+    except ApiError as error:
+        return await _one(page, error.status, problem=error, form=form)
+    return page.redirect(path)
+
+
+async def test(page: Page) -> Response:
+    """Try a provider's key, and show the result."""
+    return page.redirect(f"/providers/{page.request.path_params['id']}?test=1")
+
+
+async def enable(page: Page) -> Response:
+    """Switch a provider on or off."""
+    form = await page.form()
+    path = f"/providers/{page.request.path_params['id']}"
+    await page.api.send("PATCH", path, {"is_enabled": form.get("enabled") == "true"})
+    return page.redirect("/providers")
+
+
+async def remove(page: Page) -> Response:
+    """Delete a provider."""
+    await page.api.send("DELETE", f"/providers/{page.request.path_params['id']}")
+    return page.redirect("/providers")
+
+
+def _fields(form: Form, *, is_change: bool = False) -> dict[str, Any]:
+    """Return the body for the API: of a new provider without its empty fields."""
+    body: dict[str, Any] = {}
+    for name in TEXTS:
+        value = form.get(name, "").strip()
+        if value:
+            body[name] = value
+        elif is_change and name == "base_url" and name in form:
+            body[name] = None
+    body.setdefault("display_name", form.get("name", "").strip() or None)
+    if body["display_name"] is None:
+        del body["display_name"]
+    if form.get("models", "").strip():
+        body["models"] = [each.strip() for each in form["models"].replace(",", "\n").splitlines() if each.strip()]
+    for name in NUMBERS:
+        if form.get(name, "").strip():
+            body[name] = number(form[name])
+    return body
+
+
+def number(text: str) -> int | str:
+    """Return the whole number that a field has, else its text: the API says what is wrong with it."""
+    try:
+        return int(text)
+    except ValueError:
+        return text

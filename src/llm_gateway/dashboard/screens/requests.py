@@ -1,0 +1,87 @@
+"""Requests: a table with filters and a live tail, and what happened to one request."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from starlette.responses import Response
+
+from llm_gateway.dashboard.page import Page
+from llm_gateway.dashboard.period import CHOICES, period_of
+
+FILTERS = (
+    ("outcome", "Outcome"),
+    ("user_id", "Customer"),
+    ("service", "Service"),
+    ("model", "Model"),
+    ("provider", "Provider"),
+    ("key", "Key"),
+    ("team", "Team"),
+    ("session", "Session"),
+    ("agent", "Agent"),
+    ("tag", "Tag"),
+    ("error_code", "Error code"),
+    ("client_request_id", "Request id"),
+    ("min_cost_usd", "Cost from, $"),
+    ("min_latency_ms", "Latency from, ms"),
+)
+OUTCOMES = ("ok", "cached", "failed", "rate_limited", "cancelled", "no_provider", "refused_budget")
+PAGE = 50
+
+
+async def show(page: Page) -> Response:
+    """Show a page of the table, or only its rows if the page's script asks for them."""
+    filters = {name: page.given(name) for name, _ in FILTERS}
+    kept = {name: value for name, value in filters.items() if value}
+    has_period = bool(page.given("period") or page.given("from"))
+    period = period_of(page) if has_period else None
+    dates = period.query if period else {}
+    found = await page.api.get("/usage/records", {**dates, **kept, "cursor": page.given("cursor"), "limit": PAGE})
+    address = {**(period.kept if period else {}), **kept}
+    return page.render(
+        "requests_table.html" if page.is_fragment else "requests.html",
+        title="Requests",
+        records=found["records"],
+        older=page.link("/requests", {**address, "cursor": found["next_cursor"]}) if found["next_cursor"] else None,
+        newest=page.link("/requests", address),
+        scanned_until=found["scanned_until"],
+        is_first=not page.given("cursor"),
+        filters=filters,
+        names=FILTERS,
+        outcomes=OUTCOMES,
+        period=period,
+        choices=CHOICES,
+        count_of_filters=len(kept),
+    )
+
+
+async def show_one(page: Page) -> Response:
+    """Show one request: in the drawer beside the table, or as a page of its own."""
+    record = await page.api.get(f"/usage/records/{page.request.path_params['id']}")
+    return page.render(
+        "request_details.html" if page.is_fragment else "request.html",
+        title="Request",
+        record=record,
+        attempts=_waterfall(record),
+        in_drawer=page.is_fragment,
+    )
+
+
+def _waterfall(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the attempts with their places on a line that is as long as the request took, in percent."""
+    attempts = record["attempts"]
+    if not attempts:
+        return []
+    whole = max(1, record["latency_ms"])
+    first = attempts[0]["started_at"]
+    placed = []
+    for attempt in attempts:
+        start = min(100.0, 100 * _ms_between(first, attempt["started_at"]) / whole)
+        width = max(1.0, min(100 - start, 100 * attempt["latency_ms"] / whole))
+        placed.append({**attempt, "start": round(start, 1), "width": round(width, 1)})
+    return placed
+
+
+def _ms_between(one: str, other: str) -> float:
+    return (datetime.fromisoformat(other) - datetime.fromisoformat(one)).total_seconds() * 1000

@@ -1,0 +1,95 @@
+"""Spend: who or what cost how much, by one or two dimensions, with a chart, and as files."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from llm_gateway.dashboard.page import Page
+from llm_gateway.dashboard.period import CHOICES, Period, period_of
+from llm_gateway.dashboard.screens.overview import chart_of
+
+DIMENSIONS = (
+    ("model", "Model"),
+    ("provider", "Provider"),
+    ("key", "Key"),
+    ("team", "Team"),
+    ("service", "Service"),
+    ("customer", "Customer"),
+    ("task_type", "Task type"),
+    ("agent", "Agent"),
+    ("session", "Session"),
+)
+CHARTED = frozenset({"model", "provider", "key", "team", "service", "task_type", "agent", "customer"})
+FILTERS = {"customer": "user_id"}
+"""Dimensions whose filter of the requests table has another name."""
+ROWS = 200
+
+
+async def show(page: Page) -> Response:
+    """Show the breakdown of a period."""
+    period, groups = period_of(page), _groups(page)
+    breakdown = await page.api.get("/usage/breakdown", _query(period, groups, page.given("cursor")))
+    chart = None
+    if groups[0] in CHARTED:
+        series = await page.api.get(
+            "/usage/series",
+            {**period.query, "metric": "cost_usd", "group_by": groups[0], "bucket": period.bucket, "limit": 7},
+        )
+        chart = chart_of(series, period)
+    address = {**period.kept, "group": groups[0], "then": groups[1] if len(groups) > 1 else ""}
+    rows = breakdown["rows"]
+    return page.render(
+        "spend.html",
+        title="Spend",
+        period=period,
+        choices=CHOICES,
+        dimensions=DIMENSIONS,
+        groups=groups,
+        names=dict(DIMENSIONS),
+        rows=rows,
+        totals=breakdown["totals"],
+        largest=max((row["cost_usd"] for row in rows), default=0) or 1,
+        chart=chart,
+        filters=FILTERS,
+        more=page.link("/spend", {**address, "cursor": breakdown["next_cursor"]}) if breakdown["next_cursor"] else None,
+        csv=page.link("/spend/breakdown.csv", address),
+        records_csv=page.link("/spend/export.csv", {**period.kept, "format": "csv"}),
+        focus_csv=page.link("/spend/export.csv", {**period.kept, "format": "focus"}),
+        kept=period.kept,
+    )
+
+
+async def download(page: Page) -> Response:
+    """Send the breakdown as a CSV file."""
+    query = {**_query(period_of(page), _groups(page), ""), "format": "csv", "limit": 10_000}
+    return _File(page, "/usage/breakdown", query, "spend.csv")
+
+
+async def export(page: Page) -> Response:
+    """Send the records of the period, or their charges by FOCUS, as a CSV file."""
+    kind = "focus" if page.given("format") == "focus" else "csv"
+    query = {**period_of(page).query, "format": kind}
+    return _File(page, "/usage/export", query, f"usage-{kind}.csv")
+
+
+def _groups(page: Page) -> list[str]:
+    first, second = page.given("group", "model"), page.given("then")
+    return [first, second] if second and second != first else [first]
+
+
+def _query(period: Period, groups: list[str], cursor: str) -> dict[str, str | int | None]:
+    return {**period.query, "group_by": ",".join(groups), "cursor": cursor, "limit": ROWS}
+
+
+class _File(Response):
+    """The API's response to a GET, as a file to save."""
+
+    def __init__(self, page: Page, path: str, query: dict[str, str | int | None], name: str) -> None:
+        super().__init__()
+        self._page, self._path, self._query, self._name = page, path, query, name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response on as it comes."""
+        disposition = f'attachment; filename="{self._name}"'.encode()
+        await self._page.api.relay(self._path, self._query, [(b"content-disposition", disposition)], send)

@@ -1,0 +1,148 @@
+"use strict";
+
+// The pages work without this script, but for what a browser alone cannot do: the live table, explain, and copying.
+const KEPT = "llm-gateway-key"; // as on the page /docs: sessionStorage ends with the tab
+const root = location.pathname.replace(/\/ui(\/.*)?$/, "");
+const all = (selector, from = document) => [...from.querySelectorAll(selector)];
+
+/** Send a JSON body to a path of the public API, with a service key. Throws an Error with the gateway's own sentence. */
+async function callApi(path, key, body, signal) {
+  let response;
+  try {
+    response = await fetch(location.origin + root + path, {
+      method: "POST",
+      headers: { "X-Service-Key": key, "Content-Type": "application/json", "Cache-Control": body.fresh ? "no-cache" : "max-age=3600" },
+      body: JSON.stringify(body.content ?? body),
+      signal,
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The gateway does not answer: check that it is running, then try again.");
+  }
+  if (response.ok) return response;
+  const problem = await response.json().catch(() => ({}));
+  throw new Error(problem.detail ?? problem.error?.message ?? `The gateway answered with status ${response.status}.`);
+}
+
+function setUp(from) {
+  for (const each of all("[data-origin]", from)) each.textContent = location.origin + root;
+  for (const each of all("[data-kept-key]", from)) if (!each.value) each.value = sessionStorage.getItem(KEPT) ?? "";
+}
+
+// Sign-in: the time zone of the pages' times, and the key for the playground and explain, which call the public API.
+for (const form of all("[data-sign-in]")) {
+  form.elements.timezone.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  form.addEventListener("submit", () => sessionStorage.setItem(KEPT, form.elements.key.value.trim()));
+}
+for (const form of all('form[action$="/sign-out"]')) form.addEventListener("submit", () => sessionStorage.removeItem(KEPT));
+
+const menu = document.querySelector(".menu");
+menu?.addEventListener("click", () => {
+  const open = document.querySelector("#navigation").classList.toggle("open");
+  menu.setAttribute("aria-expanded", open);
+});
+
+document.addEventListener("change", (event) => {
+  if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
+  if (event.target.matches("[data-preset]")) choosePreset(event.target);
+});
+
+function choosePreset(select) {
+  const fields = select.form.elements;
+  fields.name.value = select.value;
+  fields.base_url.placeholder = select.selectedOptions[0].dataset.url ?? "";
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button?.dataset.copy !== undefined) copy(button, button.dataset.copy);
+  if (button?.dataset.copyTab !== undefined) copy(button, button.closest("[data-tabs]").querySelector("pre:not([hidden])").textContent);
+  if (button?.dataset.tab) showTab(button);
+  if (button?.dataset.closeDrawer !== undefined) closeDrawer();
+  const row = event.target.closest("#records tr");
+  if (row && event.target.closest("a[hx-get]")) {
+    for (const each of all("#records tr.chosen")) each.classList.remove("chosen");
+    row.classList.add("chosen");
+  }
+});
+
+async function copy(button, text) {
+  await navigator.clipboard.writeText(text);
+  button.textContent = "Copied";
+  setTimeout(() => (button.textContent = "Copy"), 1500);
+}
+
+function showTab(button) {
+  const tabs = button.closest("[data-tabs]");
+  for (const each of all("[role=tab]", tabs)) each.setAttribute("aria-selected", each === button);
+  for (const each of all("[data-panel]", tabs)) each.hidden = each.dataset.panel !== button.dataset.tab;
+}
+
+// Live table: asked for again while the box is checked and the page is visible.
+const live = document.querySelector("#live");
+let timer = 0;
+function followLive() {
+  clearTimeout(timer);
+  if (!live?.checked) return;
+  timer = setTimeout(async () => {
+    if (!document.hidden) await htmx.ajax("GET", live.dataset.live, { target: "#records", swap: "innerHTML" }).catch(() => {});
+    followLive();
+  }, 1000);
+}
+live?.addEventListener("change", followLive);
+
+// The drawer takes the focus, and gives it back to the row that it shows.
+function closeDrawer() {
+  document.querySelector("#drawer")?.replaceChildren();
+  document.querySelector("#records tr.chosen a")?.focus();
+}
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") closeDrawer();
+});
+
+for (const form of all("[data-explain]")) form.addEventListener("submit", explain);
+
+async function explain(event) {
+  event.preventDefault();
+  const form = event.target;
+  const answer = document.querySelector("[data-explanation]");
+  const { user_id, service, model, prompt, key } = Object.fromEntries(new FormData(form));
+  const body = { user_id, service, prompt };
+  if (model) body.model = model;
+  answer.replaceChildren();
+  try {
+    const response = await callApi("/api/v1/routing/explain", key, { path: "/api/v1/generate", body });
+    answer.append(explanation(await response.json()));
+  } catch (error) {
+    answer.append(element("p", "notice bad", error.message));
+  }
+}
+
+function explanation({ route, cache, candidates }) {
+  const table = element("table", "rows");
+  const head = table.createTHead().insertRow();
+  for (const name of ["", "Provider", "Model", "Verdict", "Why"]) head.append(element("th", "", name));
+  const rows = table.createTBody();
+  for (const each of candidates) {
+    const row = rows.insertRow();
+    for (const text of [each.rank, each.provider, each.model]) row.insertCell().textContent = text ?? "";
+    row.insertCell().append(element("span", `state ${each.verdict === "serves" ? "good" : "off"}`, each.verdict));
+    row.insertCell().textContent = each.reasons.map((reason) => reason.detail ?? reason.message ?? reason).join("; ");
+  }
+  const part = document.createDocumentFragment();
+  part.append(element("p", "muted", `Route: ${route}. Cache: ${cache}.`), table);
+  return part;
+}
+
+function element(name, className, text = "") {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+setUp(document);
+document.addEventListener("htmx:afterSwap", (event) => {
+  setUp(event.target);
+  if (event.target.id === "drawer") event.target.querySelector(".details")?.focus();
+});
