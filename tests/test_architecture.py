@@ -254,6 +254,7 @@ SOUND_PACKAGE = {
     "cli/check.py": "import llm_gateway.local_model",
     "cli/client.py": "import pyreqwest",
     "supervisor/__init__.py": "import llm_gateway.data_dir, llm_gateway.inherited, llm_gateway.listening",
+    "dashboard.py": "import jinja2, markupsafe, starlette, llm_gateway.gate, llm_gateway.store",
     "channel.py": "import llm_gateway.forwarding, llm_gateway.domain",
     "forwarding.py": "import starlette, llm_gateway.gate, llm_gateway.server, llm_gateway.upstream",
     "provider_calls.py": "import llm_gateway.upstream, llm_gateway.providers",

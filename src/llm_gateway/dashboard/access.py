@@ -1,4 +1,4 @@
-"""Who may see the dashboard: sign-in with a service key, the session's cookie, and where requests may come from."""
+"""Access to the dashboard: sign-in with a service key, the session's cookie, and which pages may send requests."""
 
 from __future__ import annotations
 

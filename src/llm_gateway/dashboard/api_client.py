@@ -32,6 +32,11 @@ class ApiError(Exception):
         self.detail = detail
         self.fields = dict(fields or {})
 
+    @property
+    def is_about_form(self) -> bool:
+        """Whether the person can mend it in the form: a field is not valid, or something has this name already."""
+        return self.status in (409, 413, 422)
+
 
 class ApiClient:
     """Calls of the management API `app` as `caller`, whose address is `client`."""
@@ -71,19 +76,13 @@ class ApiClient:
             raise _error(response.status, bytes(response.body))
         return msgspec.json.decode(response.body) if response.body else None
 
-    async def relay(self, path: str, query: Query | None, headers: Iterable[tuple[bytes, bytes]], send: Send) -> None:
-        """Send the response to a GET on to the browser as it comes, with `headers` beside its own.
+    async def relay(self, path: str, query: Query | None, send: Send) -> None:
+        """Send the response to a GET on to the browser as it comes, such as a file to save.
 
         Raises:
             ApiError: the person may not make this request.
         """
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *headers]}
-            await send(message)
-
-        await self._app(self._scope("GET", path, query), _receive(b""), send_with_headers)
+        await self._app(self._scope("GET", path, query), _receive(b""), send)
 
     def _scope(self, method: str, path: str, query: Query | None) -> Scope:
         request_id = new_id()

@@ -20,9 +20,11 @@ from llm_gateway.dashboard.screens import SCREENS
 from llm_gateway.dashboard.static_files import StaticFiles
 from llm_gateway.dashboard.time_zone import known_zone
 from llm_gateway.gate.authentication import UI_PATH, UI_PREFIX
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect
 
 Log: TypeAlias = Callable[..., None]
 Screen: TypeAlias = Callable[[Page], Awaitable[Response]]
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 class WithDashboard:
@@ -55,17 +57,17 @@ class Dashboard:
     def build(self) -> ASGIApp:
         """Return the ASGI application."""
         routes = [
-            Route("/ui/sign-in", self._sign_in, methods=["GET", "POST"]),
-            Route("/ui/sign-out", self._sign_out, methods=["POST"]),
+            Route("/ui/sign-in", self._guarded(self._sign_in), methods=["GET", "POST"]),
+            Route("/ui/sign-out", self._guarded(self._sign_out), methods=["POST"]),
             Route("/ui/static/{name}", self._static),
         ]
         for path, handlers in SCREENS.items():
-            routes.append(Route(f"/ui{path}", self._signed_in(handlers), methods=[*handlers]))
-        app = Starlette(routes=routes, exception_handlers={404: self._not_found, Exception: self._defect})
+            routes.append(Route(f"/ui{path}", self._guarded(self._signed_in(handlers)), methods=[*handlers]))
+        app = Starlette(routes=routes, exception_handlers={404: self._not_found})
         app.router.redirect_slashes = False
         return app
 
-    def _signed_in(self, handlers: Mapping[str, Screen]) -> Callable[[Request], Awaitable[Response]]:
+    def _signed_in(self, handlers: Mapping[str, Screen]) -> Handler:
         """Return a handler of those who are signed in: one of `handlers` by method."""
 
         async def handle(request: Request) -> Response:
@@ -132,10 +134,18 @@ class Dashboard:
     async def _not_found(self, request: Request, _: Exception) -> Response:
         return self._pages.render("refusal.html", 404, sentence="There is no such page.")
 
-    async def _defect(self, request: Request, error: Exception) -> Response:
-        self._log("dashboard page failed", level="error", path=request.url.path, exc_info=error)
-        sentence = "The page could not be made. The gateway's log has the reason."
-        return self._pages.render("refusal.html", 500, sentence=sentence)
+    def _guarded(self, handle: Handler) -> Handler:
+        """Return the handler with a page for a defect in it, whose cause is logged."""
+
+        async def guarded(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except Exception as error:  # edge: a defect of one page must not end the connection without an answer
+                context: RequestContext = request.scope[REQUEST_CONTEXT]
+                log_defect(self._log, context, error)
+                return self._pages.render("refusal.html", 500, sentence=defect(context).detail)
+
+        return guarded
 
 
 def _target(text: str) -> str:

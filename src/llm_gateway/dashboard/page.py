@@ -99,7 +99,7 @@ class Page:
 
     @property
     def is_fragment(self) -> bool:
-        """Whether the page's script asks for a part of the page, to put it into the one that is shown."""
+        """Whether the page's script asks for a part of the page, to put it into the page that is open."""
         return "hx-request" in self.request.headers
 
     def given(self, name: str, default: str = "") -> str:

@@ -46,6 +46,7 @@ PAGE = """\
 <tr><td>Google's SDKs</td><td><code>{origin}</code></td><td><code>x-goog-api-key: KEY</code></td></tr>
 </table>
 <h2>What there is</h2>
+<p><a href="{root}/ui">The dashboard</a>: what was spent, by whom, and each request. It asks for a key.</p>
 <p><a href="{root}/docs">Every endpoint, to read and to try</a>. The page asks for the key.</p>
 <p><a href="{root}/api/v1/health">Is it well?</a> Needs no key.</p>
 </body>

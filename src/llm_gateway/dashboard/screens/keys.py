@@ -47,6 +47,8 @@ async def create(page: Page) -> Response:
     try:
         made = await page.api.send("POST", "/keys", _fields(page, form))
     except ApiError as error:
+        if not error.is_about_form:
+            raise
         return await _table(page, error.status, problem=error, form=form)
     return await _table(page, 201, made=made)
 
@@ -79,6 +81,8 @@ async def change(page: Page) -> Response:
     try:
         await page.api.send("PATCH", path, _fields(page, form, is_change=True))
     except ApiError as error:
+        if not error.is_about_form:
+            raise
         return await _one(page, error.status, problem=error, form=form)
     return page.redirect(path)
 
@@ -91,6 +95,8 @@ async def rotate(page: Page) -> Response:
     try:
         made = await page.api.send("POST", f"/keys/{page.request.path_params['id']}/rotate", {"overlap_s": overlap_s})
     except ApiError as error:
+        if not error.is_about_form:
+            raise
         return await _one(page, error.status, problem=error)
     return await _one(page, made=made)
 

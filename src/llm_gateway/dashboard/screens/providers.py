@@ -49,56 +49,60 @@ async def create(page: Page) -> Response:
     try:
         made = await page.api.send("POST", "/providers", _fields(form))
     except ApiError as error:
+        if not error.is_about_form:
+            raise
         return await _table(page, error.status, problem=error, form=Form({**form, "api_key": ""}))
-    return page.redirect(f"/providers/{made['id']}?test=1")
+    tested = await page.api.send("POST", f"/providers/{made['id']}/test")
+    return _one(page, made, 201, tested=tested)
 
 
 async def show_one(page: Page) -> Response:
-    """Show a provider with its form; with `test` in the address, also try its key."""
-    return await _one(page, wants_test=bool(page.given("test")))
+    """Show a provider with its form."""
+    return _one(page, await page.api.get(_path(page)))
 
 
-async def _one(page: Page, status: int = 200, *, wants_test: bool = False, **values: Any) -> Response:
-    path = f"/providers/{page.request.path_params['id']}"
-    provider = await page.api.get(path)
-    tested = await page.api.send("POST", f"{path}/test") if wants_test and page.may("admin") else None
+def _path(page: Page) -> str:
+    return f"/providers/{page.request.path_params['id']}"
+
+
+def _one(page: Page, provider: dict[str, Any], status: int = 200, **values: Any) -> Response:
     return page.render(
         "provider.html",
         status,
         title=provider["display_name"],
         provider=provider,
-        tested=tested,
-        **{"problem": None, "form": Form(), **values},
+        **{"tested": None, "problem": None, "form": Form(), **values},
     )
 
 
 async def change(page: Page) -> Response:
     """Change a provider. An empty key leaves the stored one."""
-    form = await page.form()
-    path = f"/providers/{page.request.path_params['id']}"
+    form, path = await page.form(), _path(page)
     try:
         await page.api.send("PATCH", path, _fields(form, is_change=True))
     except ApiError as error:
-        return await _one(page, error.status, problem=error, form=form)
+        if not error.is_about_form:
+            raise
+        return _one(page, await page.api.get(path), error.status, problem=error, form=form)
     return page.redirect(path)
 
 
 async def test(page: Page) -> Response:
     """Try a provider's key, and show the result."""
-    return page.redirect(f"/providers/{page.request.path_params['id']}?test=1")
+    tested = await page.api.send("POST", f"{_path(page)}/test")
+    return _one(page, await page.api.get(_path(page)), tested=tested)
 
 
 async def enable(page: Page) -> Response:
     """Switch a provider on or off."""
     form = await page.form()
-    path = f"/providers/{page.request.path_params['id']}"
-    await page.api.send("PATCH", path, {"is_enabled": form.get("enabled") == "true"})
+    await page.api.send("PATCH", _path(page), {"is_enabled": form.get("enabled") == "true"})
     return page.redirect("/providers")
 
 
 async def remove(page: Page) -> Response:
     """Delete a provider."""
-    await page.api.send("DELETE", f"/providers/{page.request.path_params['id']}")
+    await page.api.send("DELETE", _path(page))
     return page.redirect("/providers")
 
 

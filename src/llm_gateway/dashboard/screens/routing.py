@@ -44,6 +44,8 @@ async def create(page: Page) -> Response:
     try:
         await page.api.send("POST", "/overrides", body)
     except ApiError as error:
+        if not error.is_about_form:
+            raise
         return await _page(page, error.status, problem=error, form=form)
     return page.redirect("/routing#overrides")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from llm_gateway.dashboard.api_client import ApiError
 from llm_gateway.dashboard.page import Page
 from llm_gateway.dashboard.period import CHOICES, Period, period_of
 from llm_gateway.dashboard.screens.overview import chart_of
@@ -63,14 +64,14 @@ async def show(page: Page) -> Response:
 async def download(page: Page) -> Response:
     """Send the breakdown as a CSV file."""
     query = {**_query(period_of(page), _groups(page), ""), "format": "csv", "limit": 10_000}
-    return _File(page, "/usage/breakdown", query, "spend.csv")
+    return _File(page, "/usage/breakdown", query)
 
 
 async def export(page: Page) -> Response:
     """Send the records of the period, or their charges by FOCUS, as a CSV file."""
     kind = "focus" if page.given("format") == "focus" else "csv"
     query = {**period_of(page).query, "format": kind}
-    return _File(page, "/usage/export", query, f"usage-{kind}.csv")
+    return _File(page, "/usage/export", query)
 
 
 def _groups(page: Page) -> list[str]:
@@ -83,13 +84,15 @@ def _query(period: Period, groups: list[str], cursor: str) -> dict[str, str | in
 
 
 class _File(Response):
-    """The API's response to a GET, as a file to save."""
+    """The API's response to a GET, which is a file to save."""
 
-    def __init__(self, page: Page, path: str, query: dict[str, str | int | None], name: str) -> None:
+    def __init__(self, page: Page, path: str, query: dict[str, str | int | None]) -> None:
         super().__init__()
-        self._page, self._path, self._query, self._name = page, path, query, name
+        self._page, self._path, self._query = page, path, query
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response on as it comes."""
-        disposition = f'attachment; filename="{self._name}"'.encode()
-        await self._page.api.relay(self._path, self._query, [(b"content-disposition", disposition)], send)
+        try:
+            await self._page.api.relay(self._path, self._query, send)
+        except ApiError as error:
+            await self._page.refused(error)(scope, receive, send)

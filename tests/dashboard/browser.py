@@ -1,0 +1,51 @@
+"""Browser without scripts: it keeps cookies, follows no redirect, and sends forms as pages of the dashboard do."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from urllib.parse import urlencode
+
+from starlette.types import ASGIApp, Message
+
+from tests.application.driver import DEV_KEY, Response, exchange
+
+OWN = "http://localhost:8200"
+
+
+class Browser:
+    """A browser of the dashboard in `app`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.cookie = ""
+
+    async def get(self, path: str, headers: dict[str, str] | None = None) -> Response:
+        """Open a page."""
+        return await self._send("GET", path, b"", headers or {})
+
+    async def post(
+        self, path: str, form: dict[str, str] | None = None, headers: dict[str, str] | None = None
+    ) -> Response:
+        """Send a form."""
+        own = {"content-type": "application/x-www-form-urlencoded", "origin": OWN, "sec-fetch-site": "same-origin"}
+        return await self._send("POST", path, urlencode(form or {}).encode(), {**own, **(headers or {})})
+
+    async def sign_in(self, key: str = DEV_KEY) -> Response:
+        """Sign in with a key."""
+        return await self.post("/ui/sign-in", {"key": key, "timezone": "Europe/Berlin"})
+
+    async def _send(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> Response:
+        given = {"host": "localhost:8200", "content-length": str(len(body)), **headers}
+        if self.cookie:
+            given["cookie"] = self.cookie
+        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        response = await exchange(self.app, method, path, given.items(), messages)
+        if "set-cookie" in response.headers:
+            self.cookie = response.headers["set-cookie"].partition(";")[0]
+        return response
+
+
+def text_of(response: Response) -> str:
+    """Return what a person reads on a page: its text without tags, in one line."""
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", response.body.decode())).split())

@@ -1,0 +1,143 @@
+"""Access to the dashboard: sign-in, sessions, rights, and which pages may send requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from starlette.requests import Request
+
+from llm_gateway.dashboard.access import MOST_FAILURES, NEEDS_HTTPS, Access
+from llm_gateway.dashboard.screens import SCREENS
+from llm_gateway.gate.authentication import Keyring
+from llm_gateway.store.database import Database
+from llm_gateway.store.sessions import SessionStore
+from tests.application.driver import Client
+from tests.dashboard.browser import Browser, text_of
+
+PAGES = [path for path, handlers in SCREENS.items() if "GET" in handlers and "{" not in path]
+CHANGES = [path for path, handlers in SCREENS.items() if "POST" in handlers]
+ID = "01a20753-74c1-7db8-b500-c26af31668e9"
+
+
+async def key_with(client: Client, *scopes: str) -> str:
+    response = await client.call("POST", "/api/v1/keys", {"name": "-".join(scopes), "scopes": scopes})
+    assert response.status == 201, response.body
+    return str(response.json["secret"])
+
+
+async def test_every_page_asks_those_who_are_not_signed_in_for_a_key(client: Client) -> None:
+    browser = Browser(client.app)
+    for path in PAGES:
+        response = await browser.get(f"/ui{path}")
+        assert response.status == 303, path
+        assert response.headers["location"].startswith("/ui/sign-in"), path
+    assert (await browser.get("/ui/requests?model=m")).headers["location"] == "/ui/sign-in?next=/requests%3Fmodel%3Dm"
+    assert (await browser.get("/ui/requests", {"hx-request": "true"})).headers["hx-redirect"] == "/ui/sign-in"
+    assert (await browser.get("/ui/nothing-here")).status == 404
+
+
+async def test_each_page_and_action_by_role(client: Client) -> None:
+    """Whoever lacks the right for a page or an action gets a 403 that names the scope, not an empty page."""
+    for scopes, sees in ((("read",), True), (("read", "own"), True), (("admin",), True)):
+        browser = Browser(client.app)
+        assert (await browser.sign_in(await key_with(client, *scopes))).status == 303
+        for path in PAGES:
+            response = await browser.get(f"/ui{path}")
+            assert (response.status == 200) == sees, (scopes, path, text_of(response))
+        for path in CHANGES:
+            response = await browser.post(f"/ui{path.replace('{id}', ID)}")
+            if "admin" in scopes:
+                assert response.status != 403, (scopes, path)
+            else:
+                assert response.status == 403, (scopes, path, text_of(response))
+                assert "admin" in text_of(response), path
+    caller = Browser(client.app)
+    refused = await caller.sign_in(await key_with(client, "call"))
+    assert (refused.status, caller.cookie) == (401, "")
+    assert "may only make calls" in text_of(refused)
+
+
+async def test_a_wrong_key_is_refused_and_the_eleventh_try_has_to_wait(client: Client) -> None:
+    browser = Browser(client.app)
+    for _ in range(MOST_FAILURES):
+        response = await browser.sign_in("wrong")
+        assert response.status == 401
+        assert "This key is not known." in text_of(response)
+    assert "wait a minute" in text_of(await browser.sign_in())
+    assert browser.cookie == ""
+
+
+async def test_a_change_from_another_sites_page_is_refused(client: Client) -> None:
+    browser = Browser(client.app)
+    await browser.sign_in()
+    form = {"name": "core"}
+    for headers in (
+        {"origin": "http://evil.example"},
+        {"origin": "http://localhost:9999"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+    ):
+        for path in ("/ui/teams", "/ui/sign-out", "/ui/sign-in"):
+            assert (await browser.post(path, form, headers)).status == 403, (path, headers)
+    assert (await client.call("GET", "/api/v1/teams")).json["teams"] == []
+    assert (await browser.post("/ui/teams", form)).status == 303
+
+
+async def test_a_session_ends_with_its_sign_out_its_key_and_by_an_admin(client: Client) -> None:
+    browser, other = Browser(client.app), Browser(client.app)
+    await browser.sign_in()
+    response = await other.sign_in(await key_with(client, "read"))
+    cookie = response.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert (await other.get("/ui")).status == 200
+    key = (await client.call("GET", "/api/v1/keys?name=read")).json["keys"][0]
+    await client.call("PATCH", f"/api/v1/keys/{key['id']}", {"disabled": True})
+    assert (await other.get("/ui")).status == 303
+    await client.call("PATCH", f"/api/v1/keys/{key['id']}", {"disabled": False})
+    assert (await other.get("/ui")).status == 200
+    health = (await browser.get("/ui/health")).body.decode()
+    ends = [part.partition('"')[0] for part in health.split('action="')[1:] if part.startswith("/ui/health/sessions")]
+    assert len(ends) == 2
+    assert (await other.post(ends[0])).status == 403
+    for path in ends:
+        assert (await browser.post(path)).status == 303
+    assert (await other.get("/ui")).status == 303
+    assert (await browser.get("/ui")).status == 303
+    await browser.sign_in()
+    kept = browser.cookie
+    assert (await browser.post("/ui/sign-out")).status == 303
+    browser.cookie = kept
+    assert (await browser.get("/ui")).status == 303
+
+
+@pytest.mark.parametrize("target", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)"])
+async def test_a_sign_in_leads_to_no_other_site(client: Client, target: str) -> None:
+    response = await Browser(client.app).post(f"/ui/sign-in?next={target}", {"key": "dev-gateway-key"})
+    assert response.headers["location"] == "/ui"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "is_allowed"),
+    [
+        ("https", "gateway.example", True),
+        ("http", "gateway.example", False),
+        ("http", "localhost.evil.example", False),
+        ("http", "localhost", True),
+        ("http", "127.0.0.1", True),
+        ("http", "[::1]", True),
+        ("http", "10.0.0.1", False),
+    ],
+)
+def test_plain_http_is_for_this_machine_only(tmp_path: Path, scheme: str, host: str, is_allowed: bool) -> None:
+    scope = {
+        "type": "http", "method": "GET", "scheme": scheme, "path": "/ui", "query_string": b"", "server": (host, 80),
+        "headers": [(b"host", host.encode())],
+    }  # fmt: skip
+    request = Request(scope)
+    sessions = SessionStore(Database.open(f"sqlite:///{tmp_path}/unused.db"))
+    access = Access(sessions, Keyring([]), allows_plain_http=False)
+    assert access.refusal(request) == (None if is_allowed else NEEDS_HTTPS)
+    assert Access(sessions, Keyring([]), allows_plain_http=True).refusal(request) is None

@@ -1,0 +1,203 @@
+"""Pages of the dashboard: each screen, forms that keep what was typed, and labels that never run."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+import tomllib
+from importlib import resources
+
+import pytest
+
+from llm_gateway.dashboard.screens import SCREENS
+from llm_gateway.dashboard.static_files import StaticFiles
+from tests.application.driver import Client, Response
+from tests.control.management.test_providers import created
+from tests.dashboard.browser import Browser, text_of
+from tests.upstream import MockUpstream
+
+PAGES = [
+    f"/ui{path}" for path, handlers in SCREENS.items() if "GET" in handlers and "{" not in path and ".csv" not in path
+]
+CANARY = """<script>alert(1)</script>'"><img src=x onerror=alert(2)>"""
+MOST_TRANSFERRED = 150_000
+ASK = {"user_id": CANARY, "service": CANARY, "task_type": CANARY, "prompt": "Hello"}
+
+
+@pytest.fixture
+async def browser(client: Client) -> Browser:
+    browser = Browser(client.app)
+    assert (await browser.sign_in()).status == 303
+    return browser
+
+
+def assert_safe(response: Response) -> None:
+    """Check that a page needs nothing that its Content-Security-Policy forbids, and has no canary as it is."""
+    page = response.body.decode()
+    policy = response.headers["content-security-policy"]
+    assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert response.headers["cache-control"] == "no-store"
+    assert not re.search(r"<script(?![^>]* src=)", page)
+    for tag in re.findall(r"<[a-z][^<>]*>", page):
+        assert not re.search(r"\s(style|on\w+)\s*=", re.sub(r'"[^"]*"', '""', tag)), tag
+    assert "<script>alert" not in page
+    assert "<img" not in page
+
+
+async def test_every_screen_of_an_empty_gateway(browser: Browser) -> None:
+    for path in PAGES:
+        response = await browser.get(path)
+        assert response.status == 200, (path, text_of(response))
+        assert_safe(response)
+    assert "Get started" in text_of(await browser.get("/ui"))
+
+
+async def test_labels_of_requests_keys_and_overrides_never_run(
+    browser: Browser, client: Client, mock: MockUpstream
+) -> None:
+    await created(client, name="acme", display_name=CANARY, base_url=mock.base_url, models=["m", CANARY])
+    for path, body in (
+        ("/api/v1/teams", {"name": CANARY, "description": CANARY}),
+        ("/api/v1/keys", {"name": "shop", "owner": CANARY, "models": [CANARY], "tags": {"project": CANARY[:20]}}),
+        ("/api/v1/overrides", {"user_id": CANARY, "provider_name": "acme", "model_name": CANARY}),
+    ):
+        assert (await client.call("POST", path, body)).status == 201, path
+    headers = {"x-request-id": CANARY.replace(" ", "/"), "x-session-id": CANARY, "user-agent": CANARY}
+    assert (await client.call("POST", "/api/v1/generate", ASK, headers=headers)).status == 200
+    shown = 0
+    records = (await client.call("GET", "/api/v1/usage/records")).json["records"]
+    keys = (await client.call("GET", "/api/v1/keys")).json["keys"]
+    provider = (await client.call("GET", "/api/v1/providers")).json[0]
+    details = [f"/ui/requests/{records[0]['id']}", f"/ui/providers/{provider['id']}"]
+    details += [f"/ui/keys/{key['id']}" for key in keys if key["source"] == "api"]
+    groups = [f"/ui/spend?group={first}&then={then}" for first in ("service", "task_type") for then in ("", "model")]
+    for path in [*PAGES, *details, *groups]:
+        for fragment in ({}, {"hx-request": "true"}):
+            response = await browser.get(path, fragment)
+            assert response.status == 200, (path, text_of(response))
+            assert_safe(response)
+            shown += "&lt;script&gt;alert(1)" in response.body.decode()
+    assert shown > 12
+
+
+async def test_a_form_that_is_refused_keeps_what_was_typed_but_the_key(browser: Browser) -> None:
+    form = {"name": "acme", "display_name": "Acme", "api_key": "sk-secret", "models": "", "priority": "ten"}
+    response = await browser.post("/ui/providers", form)
+    page = response.body.decode()
+    assert response.status == 422
+    assert 'value="Acme"' in page
+    assert "sk-secret" not in page
+    assert "priority" in text_of(response)
+    response = await browser.post("/ui/keys", {"name": "shop", "scopes": "call", "rpm": "-1", "owner": "ann"})
+    assert response.status == 422
+    assert 'value="ann"' in response.body.decode()
+    assert (await browser.get("/ui/keys")).body.decode().count("shop") == 0
+
+
+async def test_a_keys_secret_is_shown_once_and_the_key_works(
+    browser: Browser, client: Client, mock: MockUpstream
+) -> None:
+    await created(client, base_url=mock.base_url, models=["m"])
+    response = await browser.post("/ui/keys", {"name": "shop", "scopes": "call", "rpm": "5", "models": "m, n*"})
+    assert response.status == 201
+    secret = re.search(r"<code data-secret>(gw_\w+)</code>", response.body.decode())
+    assert secret is not None
+    assert_safe(response)
+    own = Client(client.app, secret[1])
+    assert (await own.call("POST", "/api/v1/generate", {**ASK, "model": "m"})).status == 200
+    key = (await client.call("GET", "/api/v1/keys?name=shop")).json["keys"][0]
+    assert (key["rpm"], key["models"]) == (5, ["m", "n*"])
+    page = await browser.get(f"/ui/keys/{key['id']}")
+    assert secret[1] not in page.body.decode()
+    form = {"name": "shop", "scopes": "call", "rpm": "", "models": "m", "expires_at": "2031-01-02T03:04"}
+    assert (await browser.post(f"/ui/keys/{key['id']}", form)).status == 303
+    key = (await client.call("GET", f"/api/v1/keys/{key['id']}")).json
+    assert (key["rpm"], key["models"], key["expires_at"]) == (None, ["m"], "2031-01-02T02:04:00.000Z")  # Berlin's clock
+    rotated = await browser.post(f"/ui/keys/{key['id']}/rotate", {"overlap_hours": "0"})
+    assert "data-secret" in rotated.body.decode()
+    assert (await own.call("POST", "/api/v1/generate", ASK)).status == 401
+    assert (await browser.post(f"/ui/keys/{key['id']}/disable", {"disabled": "true"})).status == 303
+    assert "disabled" in text_of(await browser.get("/ui/keys"))
+    assert (await browser.post(f"/ui/keys/{key['id']}/remove")).status == 303
+    assert (await browser.get(f"/ui/keys/{key['id']}")).status == 404
+
+
+async def test_a_provider_is_added_tested_changed_and_removed(
+    browser: Browser, client: Client, mock: MockUpstream
+) -> None:
+    form = {"name": "acme", "api_key": "sk-1", "models": "m\nn", "base_url": mock.base_url, "priority": "20"}
+    response = await browser.post("/ui/providers", form)
+    assert response.status == 201, text_of(response)
+    assert "The test call" in text_of(response)
+    path = f"/ui/providers/{(await client.call('GET', '/api/v1/providers')).json[0]['id']}"
+    assert "The test call" in text_of(await browser.post(f"{path}/test"))
+    assert (await browser.post(f"{path}/enable", {"enabled": "false"})).status == 303
+    assert (await browser.post(path, {"display_name": "Acme", "models": "n", "priority": "3"})).status == 303
+    provider = (await client.call("GET", f"/api/v1/providers/{path.rpartition('/')[2]}")).json
+    assert (provider["display_name"], provider["models"], provider["priority"]) == ("Acme", ["n"], 3)
+    assert (provider["is_enabled"], provider["base_url"]) == (False, mock.base_url)
+    assert (await browser.post(f"{path}/remove")).status == 303
+    assert "Acme" not in text_of(await browser.get("/ui/providers"))
+
+
+async def test_the_table_of_requests_follows_its_address(browser: Browser, client: Client, mock: MockUpstream) -> None:
+    await created(client, base_url=mock.base_url, models=["m"])
+    for number in range(3):
+        body = {"user_id": f"customer-{number}", "service": "s", "prompt": f"Hello {number}"}
+        assert (await client.call("POST", "/api/v1/generate", body)).status == 200
+    table = text_of(await browser.get("/ui/requests?period=today"))
+    assert all(f"customer-{number}" in table for number in range(3))
+    filtered = text_of(await browser.get("/ui/requests?user_id=customer-1", {"hx-request": "true"}))
+    assert "customer-1" in filtered
+    assert "customer-2" not in filtered
+    assert "<html" not in filtered
+    wrong = await browser.get("/ui/requests?outcome=odd")
+    assert wrong.status == 422
+    assert "outcome" in text_of(wrong)
+    wrong = await browser.get("/ui/spend?period=custom&from=2026-13-01&to=2026-01-01")
+    assert wrong.status == 422
+    assert (await browser.get("/ui/requests/no-such-id")).status == 404
+
+
+async def test_reports_are_files_to_save(browser: Browser, client: Client, mock: MockUpstream) -> None:
+    await created(client, base_url=mock.base_url, models=["m"])
+    body = {"user_id": "ann", "service": "s", "prompt": "Hello"}
+    assert (await client.call("POST", "/api/v1/generate", body)).status == 200
+    for path, words in (
+        ("/ui/spend/breakdown.csv?group=service&then=model&period=today", "service,model,"),
+        ("/ui/spend/export.csv?format=csv&period=today", "ann"),
+        ("/ui/spend/export.csv?format=focus&period=today", "BilledCost"),
+    ):
+        response = await browser.get(path)
+        assert response.headers["content-type"].startswith("text/csv"), path
+        assert response.headers["content-disposition"].startswith("attachment"), path
+        assert words in response.body.decode(), path
+
+
+async def test_a_form_that_is_too_large_is_refused(browser: Browser) -> None:
+    response = await browser.post("/ui/teams", {"name": "x" * 300_000})
+    assert response.status == 413
+    assert "send less" in text_of(response)
+
+
+async def test_files_are_small_cached_for_good_and_compressed(client: Client) -> None:
+    files, browser = StaticFiles(), Browser(client.app)
+    assert files.transferred_bytes() < MOST_TRANSFERRED
+    for name in files.names():
+        plain = await browser.get(f"/ui/static/{name}?{files.version(name)}")
+        packed = await browser.get(f"/ui/static/{name}", {"accept-encoding": "gzip"})
+        assert gzip.decompress(packed.body) == plain.body
+        assert "immutable" in plain.headers["cache-control"]
+    assert (await browser.get("/ui/static/../page.py")).status == 404
+    assert (await browser.get("/ui/static/no.css")).status == 404
+
+
+def test_each_file_of_others_is_in_the_list_and_unchanged() -> None:
+    folder = resources.files("llm_gateway.dashboard").joinpath("static")
+    listed = tomllib.loads(folder.joinpath("vendored.toml").read_text("utf-8"))
+    own = {"dashboard.css", "dashboard.js", "playground.js"}
+    assert {*listed} == {*StaticFiles().names()} - own
+    for name, entry in listed.items():
+        assert hashlib.sha256(folder.joinpath(name).read_bytes()).hexdigest() == entry["sha256"], name
