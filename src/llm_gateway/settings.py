@@ -77,8 +77,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     trusted_proxies: Annotated[
         str, Meta(description="addresses or networks of proxies whose forwarding headers are believed, comma-separated")
     ] = ""
-    ui_insecure: Annotated[bool, Meta(description="dashboard without https, beyond this machine")] = False
     root_path: Annotated[str, Meta(description="path at which a proxy serves the gateway, such as /llm")] = ""
+    ui_insecure: Annotated[
+        Literal["true", "false"], Meta(description="dashboard without https, beyond this machine")
+    ] = "false"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least severe level logged")
     ] = "info"

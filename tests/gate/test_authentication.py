@@ -52,7 +52,7 @@ def routes(app: GatewayInOneLoop) -> Iterator[tuple[str, str]]:
             yield "POST", f"{start}ID:{method}"
     for start in planes._below:
         yield "GET", start + "ID"
-    waiting = list(control._entry._app.routes)
+    waiting = list(control._entry._management._app.routes)
     for route in waiting:
         if hasattr(route, "original_router"):
             waiting.extend(route.original_router.routes)

@@ -227,6 +227,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
             "api_keys",
             "overrides",
             "providers",
+            "sessions",
             "teams",
             "usage_cube",
             "usage_cube_fill",

@@ -147,7 +147,7 @@ class Control:
         self._is_behind_proxy = bool(settings.proxy_networks)
         self._callers = settings.callers()
         self._environment_keys = EnvironmentKeys((name, scopes) for name, _, scopes in self._callers)
-        self._allows_plain_http = settings.ui_insecure
+        self._allows_plain_http = settings.ui_insecure == "true"
         self.sign_in_page = build_page(settings.dev_key)
         self._stores = stores
         self._local = local

@@ -23,7 +23,7 @@ async def test_a_browser_gets_a_page_that_says_what_this_is_and_where_the_key_go
     for said in ("one HTTP API in front of every LLM vendor", "X-Service-Key", "Authorization: Bearer", "x-api-key",
                  "x-goog-api-key", 'href="/docs"', DEV_KEY, "http://localhost:8200/api/v1/generate"):  # fmt: skip
         assert said in page, said
-    assert set(re.findall(r'(?:href|src)="([^"]*)"', page)) == {"/docs", "/api/v1/health"}
+    assert set(re.findall(r'(?:href|src)="([^"]*)"', page)) == {"/ui", "/docs", "/api/v1/health"}
     assert "script" not in page
     assert "default-src 'none'" in response.headers["content-security-policy"]
 
