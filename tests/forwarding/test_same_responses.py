@@ -23,7 +23,7 @@ from tests.server.harness import WAIT_S, Client, Response
 VOLATILE = (
     (re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), b"<id>"),
     (re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)"), b"<time>"),
-    (re.compile(rb'"(secret|last4)":"\w+"'), b'"secret":""'),
+    (re.compile(rb'"(secret|last4|version|hash)":"[\w:]+"'), b'"secret":""'),
     (re.compile(rb'"latency_ms":\d+'), b'"latency_ms":0'),
 )
 NUMBER = re.compile(rb" [\d.e+-]+$", re.MULTILINE)
@@ -43,6 +43,7 @@ BODIES = {
     ("POST", "/api/v1/keys/{key_id}/rotate"): (b'{"overlap_s": 5}',),
     ("POST", "/api/v1/teams"): (NAMED, NAMED),
     ("PATCH", "/api/v1/teams/{team_id}"): (b'{"description": "d"}',),
+    ("POST", "/api/v1/configuration"): (b'{"document": {"teams": [{"name": "t"}]}, "dry_run": true}',),
 }
 WITH_BODY = ("POST", "PATCH", "PUT")
 UNKNOWN_ID = "01890000-0000-7000-8000-000000000000"

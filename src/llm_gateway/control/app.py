@@ -10,6 +10,8 @@ from typing import NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp
 
+from llm_gateway.control.declared_configuration.declaration import Declaration
+from llm_gateway.control.declared_configuration.sections import ConfigurationStores
 from llm_gateway.control.docs.home import home_router
 from llm_gateway.control.docs.routes import docs_page_router
 from llm_gateway.control.effective_keys import EffectiveKeys
@@ -18,6 +20,7 @@ from llm_gateway.control.key_use import KeyUse
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.breakdown import breakdown_router, series_router
+from llm_gateway.control.management.configuration import configuration_router
 from llm_gateway.control.management.erasure import erasure_router
 from llm_gateway.control.management.export import export_router
 from llm_gateway.control.management.freshness import up_to_date_by
@@ -202,6 +205,7 @@ class Control:
             self._unusable,
             passed=lambda provider: workers.passed(provider.id),
         )
+        declared = ConfigurationStores(stores.providers, stores.overrides, stores.teams, stores.keys, rules)
         up_to_date = up_to_date_by(shipper.flush)
         search, reports = RecordSearch(stores.database), UsageReports(stores.database)
         routers = (
@@ -218,6 +222,7 @@ class Control:
             keys_router(stores.keys, configuration, self._environment_keys),
             me_router(stores.keys, self._environment_keys),
             teams_router(stores.teams),
+            configuration_router(Declaration(stores.database, declared, configuration.reload)),
             usage_router(stores.usage, up_to_date),
             records_router(search, up_to_date),
             export_router(search, up_to_date),

@@ -14,7 +14,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -44,6 +44,34 @@ class Pepper(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Pepper({self.version})"
+
+
+class HashedSecret(NamedTuple):
+    """A secret as it is stored: its public id and last four characters, and its hash with the pepper of a version.
+
+    `repr()` does not show the hash.
+    """
+
+    public_id: str
+    last4: str
+    pepper: int
+    digest: bytes
+
+    @property
+    def text(self) -> str:
+        """The text of which `parse_hashed` makes the same again. It can be kept in a file: nobody can call with it."""
+        return f"{self.public_id}:{self.last4}:{self.pepper}:{self.digest.hex()}"
+
+    def __repr__(self) -> str:
+        return f"HashedSecret({self.public_id!r})"
+
+
+def parse_hashed(text: str) -> HashedSecret | None:
+    """Return the hashed secret of a `HashedSecret.text`, None for any other text."""
+    found = re.fullmatch(rf"([{_BASE32}]{{{ID_CHARACTERS}}}):([0-9A-Za-z]{{4}}):([0-9]{{1,10}}):([0-9a-f]{{64}})", text)
+    if found is None:
+        return None
+    return HashedSecret(found[1], found[2], int(found[3]), bytes.fromhex(found[4]))
 
 
 def make_secret() -> str:

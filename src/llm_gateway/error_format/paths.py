@@ -11,6 +11,7 @@ from llm_gateway.protocols.registry import PROTOCOLS, paths_of
 from llm_gateway.suggestions import closest
 
 MANAGEMENT_PATHS = (
+    "/api/v1/configuration",
     "/api/v1/health",
     "/api/v1/health/providers",
     "/api/v1/keys",

@@ -33,6 +33,7 @@ DOCS_PATH = "/docs"
 ME_PATH = "/api/v1/me"
 UI_PATH = "/ui"
 UI_PREFIX = "/ui/"
+CONFIGURATION_PATH = "/api/v1/configuration"
 TWO_KEYS = "The request carries two different keys: send one."
 
 _CREDENTIALS = frozenset({b"x-service-key"}.union(*(each.credential_headers for each in PROTOCOLS.values())))
@@ -260,6 +261,8 @@ def scope_needed(method: str, path: str) -> str | None:
         return "call"
     if path == EXPLAIN_PATH:
         return "read"  # it is posted because it has a body
+    if path == CONFIGURATION_PATH:
+        return "admin"  # it has the hashes of all keys
     if path == ME_PATH and method in ("GET", "HEAD"):
         return None
     return "read" if method in ("GET", "HEAD") else "admin"

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
-from llm_gateway.domain.key_secret import Hashers, Pepper, make_secret, public_id_of
+from llm_gateway.domain.key_secret import HashedSecret, Hashers, Pepper, make_secret, public_id_of
 from llm_gateway.domain.stored_key import KeySettings, StoredKey, StoredSecret
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict
-from llm_gateway.store.database import Database
 from llm_gateway.store.identifiers import missing, stored_id
 from llm_gateway.store.key_family import check_family
+from llm_gateway.store.one_transaction import Transactions
 from llm_gateway.store.tables import api_key_secrets, api_keys
 
 Keys: TypeAlias = list[StoredKey]
@@ -64,7 +65,7 @@ class KeyStore:
 
     def __init__(
         self,
-        database: Database,
+        database: Transactions,
         peppers: list[Pepper],
         reserved: Collection[str] = (),
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -74,6 +75,12 @@ class KeyStore:
         self._hashers = Hashers(peppers)
         self._reserved = frozenset(reserved)
         self._clock_ms = clock_ms
+
+    def within(self, transaction: Transactions) -> Self:
+        """Return the same store whose reads and writes are part of a transaction."""
+        part = copy.copy(self)
+        part._database = transaction
+        return part
 
     def list(self, *, name: str | None = None, team_id: str | None = None, after: str = "", limit: int = 100) -> Keys:
         """Return up to `limit` keys in the order of their creation, those whose id is greater than `after`."""
@@ -96,16 +103,21 @@ class KeyStore:
             return _get(connection, found)
 
     def create(self, draft: KeyDraft) -> MadeKey:
-        """Store a new key.
+        """Store a new key with a new secret.
 
         Raises:
             Conflict: the name is taken.
             Invalid: the key does not fit its team or its parent.
         """
-        now_ms, secret = self._clock_ms(), make_secret()
+        secret = make_secret()
+        return MadeKey(self.create_with(draft, self.hashed(secret)), secret)
+
+    def create_with(self, draft: KeyDraft, secret: HashedSecret) -> StoredKey:
+        """Store a new key whose secret was made elsewhere. No other key may have it. Raises what `create` raises."""
+        now_ms = self._clock_ms()
         key = StoredKey(
             id=new_id(),
-            last4=secret[-4:],
+            last4=secret.last4,
             last_used_at_ms=None,
             created_at_ms=now_ms,
             updated_at_ms=now_ms,
@@ -116,10 +128,10 @@ class KeyStore:
             with self._database.write() as connection:
                 check_family(connection, key, _key)
                 connection.execute(sa.insert(api_keys).values(_row(msgspec.structs.asdict(key))))
-                connection.execute(sa.insert(api_key_secrets).values(self._hashed(key.id, secret)))
+                connection.execute(sa.insert(api_key_secrets).values(_secret_row(key.id, secret)))
         except IntegrityError:
             raise _name_exists(key.name) from None
-        return MadeKey(key, secret)
+        return key
 
     def update(self, key_id: str, changes: Mapping[str, Any]) -> StoredKey:
         """Change the fields in `changes`, named as in `KeyDraft` and in `KeySettings`.
@@ -178,13 +190,35 @@ class KeyStore:
                 )
             later = sa.or_(api_key_secrets.c.until_ms.is_(None), api_key_secrets.c.until_ms > until_ms)
             connection.execute(sa.update(api_key_secrets).where(of_key, later).values(until_ms=until_ms))
-            connection.execute(sa.insert(api_key_secrets).values(self._hashed(found, secret)))
+            connection.execute(sa.insert(api_key_secrets).values(_secret_row(found, self.hashed(secret))))
             after = msgspec.structs.replace(
                 before, last4=secret[-4:], updated_at_ms=max(now_ms, before.updated_at_ms + 1)
             )
             values = {"last4": after.last4, "updated_at_ms": after.updated_at_ms}
             connection.execute(sa.update(api_keys).where(api_keys.c.id == found).values(values))
         return MadeKey(after, secret)
+
+    def replace_secret(self, key_id: str, secret: HashedSecret) -> None:
+        """Give a key a secret that was made elsewhere, and end those before at once. No other key may have it.
+
+        Raises:
+            NotFound: no key has this id.
+        """
+        found = stored_id(key_id, "key")
+        with self._database.write() as connection:
+            before = _get(connection, found, lock=True)
+            connection.execute(sa.delete(api_key_secrets).where(api_key_secrets.c.key_id == found))
+            connection.execute(sa.insert(api_key_secrets).values(_secret_row(found, secret)))
+            updated_at_ms = max(self._clock_ms(), before.updated_at_ms + 1)
+            values = {"last4": secret.last4, "updated_at_ms": updated_at_ms}
+            connection.execute(sa.update(api_keys).where(api_keys.c.id == found).values(values))
+
+    def detach(self, ids: Collection[str]) -> None:
+        """Take team and parent from keys that get others later in the same transaction."""
+        with self._database.write() as connection:
+            query = sa.update(api_keys).where(api_keys.c.id == sa.bindparam("key"))
+            if ids:
+                connection.execute(query.values(team_id=None, parent_id=None), [{"key": key_id} for key_id in ids])
 
     def delete(self, key_id: str) -> None:
         """Delete a key and its secrets. Usage keeps its id.
@@ -241,15 +275,11 @@ class KeyStore:
         if name in self._reserved:
             raise Conflict(f"{name!r} is the name of a key of the environment: choose another name.")
 
-    def _hashed(self, key_id: str, secret: str) -> dict[str, Any]:
-        version, text = self.peppers[0].version, secret.encode()
-        return {
-            "public_id": public_id_of(text).decode(),
-            "key_id": key_id,
-            "digest": self._hashers.digest(version, text),
-            "pepper": version,
-            "until_ms": None,
-        }
+    def hashed(self, secret: str, pepper: int | None = None) -> HashedSecret:
+        """Return the hash of a secret: with the first pepper, or with that of a version, if there is one."""
+        version, text = self.peppers[0].version if pepper is None else pepper, secret.encode()
+        digest = self._hashers.digest(version, text) or b""
+        return HashedSecret(public_id_of(text).decode(), secret[-4:], version, digest)
 
 
 def _get(connection: Connection, key_id: str, *, lock: bool = False) -> StoredKey:
@@ -271,6 +301,11 @@ def _row(fields: dict[str, Any]) -> dict[str, Any]:
     """Return the columns of a key."""
     texts: Iterable[str] = ("scopes", "settings")
     return fields | {name: msgspec.json.encode(fields[name]).decode() for name in texts}
+
+
+def _secret_row(key_id: str, secret: HashedSecret) -> dict[str, Any]:
+    fields = {"public_id": secret.public_id, "digest": secret.digest, "pepper": secret.pepper}
+    return {**fields, "key_id": key_id, "until_ms": None}
 
 
 def _name_exists(name: str) -> Conflict:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
@@ -13,8 +14,8 @@ from sqlalchemy.exc import IntegrityError
 from llm_gateway.domain.catalog import Override
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict, Invalid
-from llm_gateway.store.database import Database
 from llm_gateway.store.identifiers import missing, stored_id
+from llm_gateway.store.one_transaction import Transactions
 from llm_gateway.store.tables import overrides, providers
 from llm_gateway.suggestions import if_meant
 
@@ -34,8 +35,14 @@ class OverrideDraft(msgspec.Struct, frozen=True, kw_only=True):
 class OverrideStore:
     """The table of overrides. In the database an empty service name stands for all services."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Transactions) -> None:
         self._database = database
+
+    def within(self, transaction: Transactions) -> Self:
+        """Return the same store whose reads and writes are part of a transaction."""
+        part = copy.copy(self)
+        part._database = transaction
+        return part
 
     def list(self, user_id: str | None = None) -> Overrides:
         """Return all overrides, or those of one user, sorted by user and service."""
@@ -72,6 +79,25 @@ class OverrideStore:
             where = f"the service {draft.service_name!r}" if draft.service_name else "all services"
             raise Conflict(f"This user has an override for {where} already; delete it first.") from None
         return override
+
+    def update(self, override_id: str, draft: OverrideDraft) -> None:
+        """Give an override the provider, model and fallback of `draft`, whose user and service are the override's.
+
+        Raises:
+            NotFound: no override has this id.
+            Invalid: there is no such provider, or it does not list the model.
+        """
+        found = stored_id(override_id, "override")
+        values = {name: getattr(draft, name) for name in ("provider_name", "model_name", "allow_fallback")}
+        later = sa.case(
+            (overrides.c.updated_at_ms < (now_ms := time.time_ns() // 1_000_000), now_ms),
+            else_=overrides.c.updated_at_ms + 1,
+        )
+        with self._database.write() as connection:
+            _require_model(connection, draft)
+            changed = sa.update(overrides).where(overrides.c.id == found).values(**values, updated_at_ms=later)
+            if connection.execute(changed).rowcount == 0:
+                raise missing("override")
 
     def delete(self, override_id: str) -> None:
         """Delete an override.

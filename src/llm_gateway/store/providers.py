@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
@@ -14,8 +15,8 @@ from sqlalchemy.exc import IntegrityError
 from llm_gateway.domain.catalog import Provider, TokensOfModels
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict
-from llm_gateway.store.database import Database
 from llm_gateway.store.identifiers import missing, stored_id
+from llm_gateway.store.one_transaction import Transactions
 from llm_gateway.store.secrets import SecretBox
 from llm_gateway.store.tables import overrides, providers
 
@@ -68,9 +69,15 @@ class ProviderDraft(msgspec.Struct, frozen=True, kw_only=True):
 class ProviderStore:
     """The table of providers. Fields that are derived when a snapshot is built are not set."""
 
-    def __init__(self, database: Database, box: SecretBox) -> None:
+    def __init__(self, database: Transactions, box: SecretBox) -> None:
         self._database = database
         self._box = box
+
+    def within(self, transaction: Transactions) -> Self:
+        """Return the same store whose reads and writes are part of a transaction."""
+        part = copy.copy(self)
+        part._database = transaction
+        return part
 
     def list(self) -> Providers:
         """Return all providers, highest priority first, then by name."""
@@ -166,7 +173,7 @@ class ProviderStore:
         return len(stale)
 
 
-def list_providers(database: Database) -> Providers:
+def list_providers(database: Transactions) -> Providers:
     """Return the providers as `ProviderStore.list` does, without needing an encryption key."""
     query = sa.select(*PUBLIC_COLUMNS).order_by(providers.c.priority.desc(), providers.c.name)
     with database.read() as connection:

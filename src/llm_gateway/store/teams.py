@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
@@ -14,8 +15,8 @@ from sqlalchemy.exc import IntegrityError
 from llm_gateway.domain.stored_key import Team
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict
-from llm_gateway.store.database import Database
 from llm_gateway.store.identifiers import missing, stored_id
+from llm_gateway.store.one_transaction import Transactions
 from llm_gateway.store.tables import api_keys, teams
 
 Teams: TypeAlias = list[Team]
@@ -24,8 +25,14 @@ Teams: TypeAlias = list[Team]
 class TeamStore:
     """The table of teams."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Transactions) -> None:
         self._database = database
+
+    def within(self, transaction: Transactions) -> Self:
+        """Return the same store whose reads and writes are part of a transaction."""
+        part = copy.copy(self)
+        part._database = transaction
+        return part
 
     def list(self, *, name: str | None = None, after: str = "", limit: int = 100) -> Teams:
         """Return up to `limit` teams in the order of their creation, those whose id is greater than `after`."""

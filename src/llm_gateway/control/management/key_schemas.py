@@ -161,15 +161,13 @@ def _without_defaults(schema: dict[str, Any]) -> None:
         field.pop("default", None)
 
 
-class KeyPatch(BaseModel):
-    """Changes of a key; fields that are not sent stay. Fields whose default is null can be set to null."""
+class KeyFields(BaseModel):
+    """Rights and limits of a key."""
 
-    model_config = ConfigDict(**STRICT, json_schema_extra=_without_defaults)
+    model_config = ConfigDict(**STRICT)
 
     name: KeyName = Field(default="")
     scopes: Scopes = Field(default=["call"])
-    team_id: Reference | None = None
-    parent_id: Annotated[Reference | None, Field(description="a key that this one cannot exceed")] = None
     owner: Text | None = None
     customers: AllowList | None = None
     services: AllowList | None = None
@@ -183,6 +181,15 @@ class KeyPatch(BaseModel):
     tags: Tags = Field(default={})
     expires_at: Moment | None = None
     disabled: bool = False
+
+
+class KeyPatch(KeyFields):
+    """Changes of a key; fields that are not sent stay. Fields whose default is null can be set to null."""
+
+    model_config = ConfigDict(**STRICT, json_schema_extra=_without_defaults)
+
+    team_id: Reference | None = None
+    parent_id: Annotated[Reference | None, Field(description="a key that this one cannot exceed")] = None
 
 
 class KeyCreate(KeyPatch):

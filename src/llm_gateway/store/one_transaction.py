@@ -1,0 +1,74 @@
+"""One transaction for several stores, so that all of their changes are made together, or none.
+
+with database.write() as connection:
+    lock_configuration(connection)
+    transaction = OneTransaction(connection)
+    providers.within(transaction).create(draft)
+    overrides.within(transaction).create(other)  # if it fails, the provider is not created either
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from llm_gateway.store.tables import api_keys, overrides, providers, teams
+
+CONFIGURATION = (teams, providers, overrides, api_keys)
+"""Tables of what a configuration document holds. A change of a row changes its `updated_at_ms`."""
+
+
+class Transactions(Protocol):
+    """Contract of a database for stores: transactions to read and to write in."""
+
+    def read(self, limit_s: float | None = None) -> AbstractContextManager[Connection]:
+        """Open a transaction that only reads."""
+        ...
+
+    def write(self) -> AbstractContextManager[Connection]:
+        """Open a transaction that is committed when the block ends, and rolled back if it raises."""
+        ...
+
+
+class OneTransaction:
+    """`Transactions` that are all parts of one, which its opener commits or rolls back."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @contextmanager
+    def read(self, limit_s: float | None = None) -> Iterator[Connection]:
+        """Return the transaction's connection. Its writes so far are seen; `limit_s` has no effect."""
+        del limit_s
+        yield self._connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Return the transaction's connection."""
+        yield self._connection
+
+
+def configuration_version(connection: Connection) -> str:
+    """Return a text that is another one after each change of a provider, override, team or key."""
+    digest = hashlib.blake2b(digest_size=16)
+    for table in CONFIGURATION:
+        query = sa.select(table.c.id, table.c.updated_at_ms).order_by(table.c.id)
+        digest.update(table.name.encode())
+        for row in connection.execute(query):
+            digest.update(f"{row.id} {row.updated_at_ms},".encode())
+    return digest.hexdigest()
+
+
+def lock_configuration(connection: Connection) -> None:
+    """Keep others from changing providers, overrides, teams and keys until the transaction ends; they can read.
+
+    On SQLite a write transaction keeps all other writers out already.
+    """
+    if connection.dialect.name == "postgresql":
+        names = ", ".join(table.name for table in CONFIGURATION)
+        connection.execute(sa.text(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE"))
