@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llm_gateway.cli.keys import SCOPES
+from llm_gateway.domain.key_secret import is_intact, looks_like_secret
 from llm_gateway.settings import SCOPES as KNOWN_SCOPES
 from llm_gateway.settings_reader import load_settings
 from llm_gateway.store.secrets import parse_keys
@@ -33,6 +34,9 @@ def test_a_new_key_is_printed_as_json_with_its_entry(capsys: pytest.CaptureFixtu
     assert made["entry"] == f"shop:{made['key']}:call"
     assert (made["name"], made["scopes"]) == ("shop", ["call"])
     assert set(call(capsys, "keys", "new", "--encryption", "--json").json) == {"key"}
+    secret = call(capsys, "keys", "new", "--secret", "--json").json["secret"]
+    assert looks_like_secret(secret)
+    assert is_intact(secret.encode())
 
 
 @pytest.mark.parametrize(

@@ -21,25 +21,35 @@ def version(database: Database) -> str:
 def test_stores_in_one_transaction_see_each_other_and_are_undone_together(database: Database) -> None:
     teams, keys, overrides = TeamStore(database), KeyStore(database, PEPPERS), OverrideStore(database)
     before = version(database)
-    with pytest.raises(Invalid, match="There is no provider"), database.write() as connection:
-        lock_configuration(connection)
-        one = OneTransaction(connection)
-        team = teams.within(one).create("core")
-        key = keys.within(one).create(KeyDraft(name="shop", team_id=team.id)).key
-        with pytest.raises(StoreUnavailable):  # it waits for the transaction, and not for ever
-            teams.create("other")
-        keys.within(one).detach([key.id])
-        assert keys.within(one).get(key.id).team_id is None
-        assert configuration_version(connection) != before
-        overrides.within(one).create(OverrideDraft(user_id="u", provider_name="none", model_name="m"))
+
+    def write() -> None:
+        with database.write() as connection:
+            lock_configuration(connection)
+            one = OneTransaction(connection)
+            team = teams.within(one).create("core")
+            key = keys.within(one).create(KeyDraft(name="shop", team_id=team.id)).key
+            with pytest.raises(StoreUnavailable):  # it waits for the transaction, and not for ever
+                teams.create("other")
+            keys.within(one).detach([key.id])
+            assert keys.within(one).get(key.id).team_id is None
+            assert configuration_version(connection) != before
+            overrides.within(one).create(OverrideDraft(user_id="u", provider_name="none", model_name="m"))
+
+    with pytest.raises(Invalid, match="There is no provider"):
+        write()
     assert (teams.list(), keys.list(), version(database)) == ([], [], before)
 
 
 def test_a_conflict_within_a_transaction_undoes_what_came_before(database: Database) -> None:
     teams = TeamStore(database)
     teams.create("core")
-    with pytest.raises(Conflict), database.write() as connection:
-        one = teams.within(OneTransaction(connection))
-        one.create("more")
-        one.create("core")
+
+    def write() -> None:
+        with database.write() as connection:
+            one = teams.within(OneTransaction(connection))
+            one.create("more")
+            one.create("core")
+
+    with pytest.raises(Conflict):
+        write()
     assert [team.name for team in teams.list()] == ["core"]

@@ -56,6 +56,14 @@ class Address:
 HERE = Address()
 
 
+class Refused(CommandFailed):
+    """Rejection by the gateway. `errors` lists its mistakes (`loc`, `msg`), empty if the gateway names none."""
+
+    def __init__(self, sentence: str, errors: list[Any]) -> None:
+        super().__init__(sentence, FAILED)
+        self.errors = errors
+
+
 class Client:
     """A client of one gateway. `base_url` ends neither in a slash nor in /api/v1."""
 
@@ -106,7 +114,7 @@ class Client:
         if 200 <= status < 300 and answer is not None:
             return answer
         if isinstance(answer, dict) and isinstance(answer.get("detail"), str):
-            raise CommandFailed(self._advice(status, answer["detail"]), FAILED)
+            raise Refused(self._advice(status, answer["detail"]), answer.get("errors") or [])
         raise CommandFailed(
             f"The server at {self.base_url} is not an LLM Gateway (status {status}): check --url or {URL_VARIABLE}.",
             UNREACHABLE,

@@ -25,9 +25,9 @@ from llm_gateway.telemetry.redaction import Redactor
 
 ABOUT = """One API in front of every LLM vendor.
 
-`providers`, `overrides`, `keys`, `teams` and `usage` talk to a running gateway: at http://localhost:8200, unless --url
-or GATEWAY_URL says otherwise, with the service key in GATEWAY_KEY. The others work with the gateway's own settings and
-database.
+`providers`, `overrides`, `keys`, `teams`, `apply`, `export` and `usage` talk to a running gateway: at
+http://localhost:8200, unless --url or GATEWAY_URL says otherwise, with the service key in GATEWAY_KEY. The others work
+with the gateway's own settings and database.
 
 Exit codes: 0 done, 1 failed or refused by the gateway, 2 wrong usage, 3 no gateway there, 78 a setting does not fit,
 130 Ctrl-C.
@@ -56,6 +56,20 @@ LOCAL_COMMANDS = (
 )
 """Commands that import much of the gateway: name, function, summary. They are imported only when called; the summary
 stands for their docstring in the list of commands."""
+
+FILE_COMMANDS = (
+    (
+        "apply",
+        "llm_gateway.cli.configuration:apply",
+        "Make a gateway's providers, overrides, teams and keys what a file says.",
+    ),
+    (
+        "export",
+        "llm_gateway.cli.configuration:export",
+        "Write a gateway's configuration as a file for `apply`, without secrets.",
+    ),
+)
+"""Commands that read or write YAML, as `LOCAL_COMMANDS`."""
 
 Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(help="the shell")]
 
@@ -127,6 +141,8 @@ def build_cli(arguments: Sequence[str] = ()) -> App:
     for name, place, summary in LOCAL_COMMANDS:
         cli.command(place, name=name, help=None if name in arguments else summary, group=own)
     remote_nouns = (providers_app(), overrides_app(), keys_app(), teams_app(), usage_app(arguments))
+    for name, place, summary in FILE_COMMANDS:
+        cli.command(place, name=name, help=None if name in arguments else summary, group=remote)
     cli.command(explain, group=remote)
     nouns = *((app, remote) for app in remote_nouns), (agent_app(), own)
     for app, group in nouns:

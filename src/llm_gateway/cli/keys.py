@@ -13,6 +13,7 @@ from cyclopts import App, Parameter
 from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Flag, Json, note, print_json
 from llm_gateway.cli.service_keys import add_commands
+from llm_gateway.domain.key_secret import make_secret
 
 KEY_BYTES = 32
 SCOPES = ("call", "read", "admin")
@@ -35,9 +36,10 @@ def new(
     ] = "call+read",
     encryption: Annotated[Flag, Parameter(help="an encryption key for the vendors' keys instead")] = False,
     pepper: Annotated[Flag, Parameter(help="a pepper of the stored service keys instead")] = False,
+    secret: Annotated[Flag, Parameter(help="the secret of a key in a file for apply instead")] = False,
     json: Json = False,
 ) -> None:
-    """Make a service key for LLM_GATEWAY_SERVICE_KEYS, an encryption key or a pepper. Nothing is stored.
+    """Make a service key for LLM_GATEWAY_SERVICE_KEYS, an encryption key, a pepper or a secret. Nothing is stored.
 
     `keys add` makes a key in a running gateway, which needs no restart.
 
@@ -46,8 +48,14 @@ def new(
     llm-gateway keys new --name ops --scope admin
     llm-gateway keys new --encryption
     llm-gateway keys new --pepper
+    llm-gateway keys new --secret
     ```
     """
+    if secret:
+        made = make_secret()
+        _print(made, {"secret": made}, json=json)
+        note("Put it into a variable or a file, and refer to that in the key's secret: ${VARIABLE} or file:PATH.")
+        return
     if encryption:
         key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
         _print(key, {"key": key}, json=json)
@@ -59,6 +67,10 @@ def new(
         _print(entry, {"version": version, "pepper": text, "entry": entry}, json=json)
         note("Put it first in LLM_GATEWAY_KEY_PEPPERS (comma-separated) and restart. Keep the old ones behind it.")
         return
+    _make_service_key(name, scope, json=json)
+
+
+def _make_service_key(name: str, scope: str, *, json: bool) -> None:
     scopes = scope.split("+")
     if not _NAME.fullmatch(name):
         raise CommandFailed(f"--name must be one word without colons and commas, such as shop, not {name!r}.", USAGE)

@@ -73,7 +73,7 @@ class UnlistedEntry(BaseModel):
 
 
 class ConfigurationPlan(BaseModel):
-    """Changes that were made, or would be without `dry_run`. `version` is the one before a dry run, else the one after."""
+    """Changes that were made, or would be without `dry_run`. `version` is that before a dry run, else that after."""
 
     dry_run: bool
     changes: list[EntryChange]
