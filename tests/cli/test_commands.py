@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cyclopts import App
 
-from llm_gateway.cli.commands import FILE_COMMANDS, LOCAL_COMMANDS, build_cli
+from llm_gateway.cli.commands import FILE_COMMANDS, IMPORT, LOCAL_COMMANDS, build_cli
 from llm_gateway.cli.reports import DIMENSIONS
 from llm_gateway.cli.usage import LOCAL_COMMANDS as OF_USAGE
 from tests.cli.command import COMMAND, SetUp, call, execute, execute_command, on_terminal
@@ -52,7 +52,7 @@ def test_the_tree_has_every_command() -> None:
         "agent claude", "agent codex", "agent gemini", "agent opencode", "agent qwen", "agent aider",
         "providers list", "providers show", "providers add", "providers update", "providers test",
         "providers enable", "providers disable", "providers remove",
-        "apply", "export",
+        "apply", "export", "import litellm",
         "explain", "overrides list", "overrides add", "overrides remove",
         "usage", "usage summary", "usage requests", "usage request", "usage prices", "usage erase",
         "usage replay", "usage quarantined", "usage reimport",
@@ -94,9 +94,11 @@ def test_the_commands_of_other_documents_parse(name: str) -> None:
         build_cli().parse_args(example, exit_on_error=False, print_error=False)
 
 
+LITELLM = ("import litellm", "llm_gateway.cli.litellm.command:litellm", IMPORT)
 LAZY = [
     *LOCAL_COMMANDS,
     *FILE_COMMANDS,
+    LITELLM,
     *((f"usage {name}", place, summary) for name, place, summary in OF_USAGE),
 ]
 

@@ -71,6 +71,7 @@ FILE_COMMANDS = (
 )
 """Commands that read or write YAML, as `LOCAL_COMMANDS`."""
 
+IMPORT = "Convert a configuration of LiteLLM's proxy to a file for `apply`."
 Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(help="the shell")]
 
 
@@ -144,6 +145,11 @@ def build_cli(arguments: Sequence[str] = ()) -> App:
     for name, place, summary in FILE_COMMANDS:
         cli.command(place, name=name, help=None if name in arguments else summary, group=remote)
     cli.command(explain, group=remote)
+    imports = App(name="import", help="Write a configuration file from that of another gateway: litellm.", group=own)
+    imports.command(
+        "llm_gateway.cli.litellm.command:litellm", name="litellm", help=None if "litellm" in arguments else IMPORT
+    )
+    cli.command(imports)
     nouns = *((app, remote) for app in remote_nouns), (agent_app(), own)
     for app, group in nouns:
         app.group = group
