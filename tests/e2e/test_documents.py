@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from llm_gateway.cli.commands import run
+from llm_gateway.domain.key_secret import make_secret
 from tests.e2e.documents import REPOSITORY, Reader, differences, examples, parse
 from tests.e2e.process import GatewayProcess
 
@@ -31,6 +33,29 @@ def test_the_examples_get_the_documented_responses(tmp_path: Path, name: str) ->
             assert differences(said, response.json) == [], where
             expected = said.get("status") if isinstance(said, dict) and "code" in said else None
             assert response.status == expected if expected else response.status < 300, where
+
+
+def test_the_file_of_the_document_is_applied_and_its_commands_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = REPOSITORY / "docs" / "CONFIG.md"
+    [file] = re.findall(r"```yaml\n(.*?)```", document.read_text(), re.DOTALL)
+    first, second, *_ = re.findall(r"```text\n(.*?)```", document.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("gateway.yaml").write_text(file)
+    Path("nightly.secret").write_text(make_secret())
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
+    monkeypatch.setenv("AGENTS_KEY", make_secret())
+    with GatewayProcess(tmp_path) as gateway:
+        monkeypatch.setenv("GATEWAY_URL", f"http://localhost:{gateway.port}")
+        for expected in (first, second):
+            assert run(["apply", "-f", "gateway.yaml"]) == 0
+            assert capsys.readouterr().out == expected
+        reader = Reader(gateway)
+        for command, answer in examples(document):
+            response = reader.run(command)
+            assert response.status == 200, response.body
+            assert answer is None or differences(json.loads(answer), response.json) == []
 
 
 @pytest.mark.parametrize("name", ["docs/OPENAI.md", "docs/ANTHROPIC.md", "docs/GEMINI.md"])
