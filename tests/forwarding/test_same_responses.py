@@ -79,7 +79,7 @@ class World:
 
 
 def routes_of(app: GatewayInOneLoop) -> list[Route]:
-    management = cast(Any, app.control)._entry
+    management = cast(Any, app.control)._entry._management
     return [Route(method, route.path_format) for route in management._routes for method in sorted(route.methods)]
 
 
