@@ -7,6 +7,7 @@ a dozen of them for each batch of records, and holds the GIL meanwhile. Queries 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import sqlalchemy as sa
@@ -63,19 +64,24 @@ class HasDialect(Protocol):
 
 
 class CompiledQuery:
-    """A query whose SQL is compiled once, for the driver of `database`."""
+    """A query whose SQL is compiled once, when it first runs, for the driver of `database`."""
 
     def __init__(self, database: HasDialect, query: sa.Select[Any]) -> None:
-        compiled = query.compile(dialect=database.dialect)
-        self._text = str(compiled)
-        self._fixed = compiled.params
-        self._order = compiled.positiontup
+        self._dialect = database.dialect
+        self._query = query
+
+    @cached_property
+    def _compiled(self) -> tuple[str, Mapping[str, Any], Sequence[str] | None]:
+        """The SQL, the fixed values, and the order of placeholders if these have no names."""
+        compiled = self._query.compile(dialect=self._dialect)
+        return str(compiled), compiled.params, compiled.positiontup
 
     def rows(self, connection: Connection, **values: Any) -> list[tuple[Any, ...]]:
         """Return all rows; `values` are those of the query's bind parameters.
 
         Values are given to the driver, and returned, as they are: use it for texts, integers and lists of texts only.
         """
-        given = {**self._fixed, **values}
-        ordered = given if self._order is None else [given[name] for name in self._order]
-        return fetch_rows(connection, self._text, ordered)
+        text, fixed, order = self._compiled
+        given = {**fixed, **values}
+        ordered = given if order is None else [given[name] for name in order]
+        return fetch_rows(connection, text, ordered)

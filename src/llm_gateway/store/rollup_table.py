@@ -8,6 +8,7 @@ over. Late records are added to their block, if it is built, in the same transac
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -168,7 +169,8 @@ def _build(part: Grain, block: Grain, start_ms: int) -> sa.Insert:
     return sa.insert(usage_rollups).from_select(COLUMNS, sums)
 
 
-def _newest(blocks: Sequence[Grain]) -> sa.Select[Any]:
+@cache
+def _newest(blocks: tuple[Grain, ...]) -> sa.Select[Any]:
     """Return a query for the start of the newest block of each grain, NULL if no block is built."""
     rollups = usage_rollups.c
     newest = [

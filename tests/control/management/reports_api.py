@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastapi import APIRouter
-
 from llm_gateway.control.management.app import build_management
+from llm_gateway.control.management.router import Router
 from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.store.database import Database
@@ -24,7 +23,7 @@ def copied(migrated: Path, directory: Path) -> Iterator[Database]:
     database.close()
 
 
-def client_of(routers: Iterable[APIRouter], scope: str = "read") -> Client:
+def client_of(routers: Iterable[Router], scope: str = "read") -> Client:
     """Return a client of these endpoints, with a key of one scope."""
     management = build_management(routers, ignore, InFlight(10, 10_000_000))
     return Client(Gate(management, Keyring([("dev", DEV_KEY, frozenset({scope}))]), local_only=True, log=ignore))

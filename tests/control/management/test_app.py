@@ -7,12 +7,13 @@ import math
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import HTTPException, Request
 from fastapi.responses import Response as Raw
 from pydantic import BaseModel
 
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.fields import STRICT
+from llm_gateway.control.management.router import Router
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.in_flight import InFlight
@@ -28,8 +29,8 @@ class Thing(BaseModel):
     sizes: list[int]
 
 
-def routes() -> APIRouter:
-    router = APIRouter()
+def routes() -> Router:
+    router = Router()
 
     @router.get("/defect")
     def defect() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from fastapi import APIRouter
 
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.query import refuses_parameters
+from llm_gateway.control.management.router import Router
 from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.in_flight import InFlight
 from tests.application.driver import DEV_KEY, Client, assert_problem, ignore
@@ -16,7 +16,7 @@ KEYS = [("dev", DEV_KEY, frozenset({"admin"}))]
 
 @pytest.fixture
 def client() -> Client:
-    router = APIRouter()
+    router = Router()
 
     @router.get("/api/v1/report")
     def report(days: int = 30, limit: int = 50) -> list[int]:

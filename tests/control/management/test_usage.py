@@ -7,10 +7,10 @@ import threading
 from typing import Any
 
 import pytest
-from fastapi import APIRouter
 
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.freshness import up_to_date_by
+from llm_gateway.control.management.router import Router
 from llm_gateway.control.management.usage import usage_router
 from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.in_flight import InFlight
@@ -236,7 +236,7 @@ def reports(database: Database, flushed: bool) -> Client:
         return flushed
 
     management = build_management(
-        [APIRouter(), usage_router(UsageStore(database), up_to_date_by(flush))],
+        [Router(), usage_router(UsageStore(database), up_to_date_by(flush))],
         lambda *_, **__: None,
         InFlight(10, 10_000_000),
     )

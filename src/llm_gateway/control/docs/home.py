@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from html import escape
 
-from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.requests import Request
 
+from llm_gateway.control.management.router import Router
 from llm_gateway.docs_page.security_headers import hash_source, security_headers
 from llm_gateway.gate.authentication import DOCS_PATH, HOME_PATH
 
@@ -63,13 +63,13 @@ HEADERS = {
 _HOST = re.compile(r"[A-Za-z0-9.\-_]{1,255}(:\d{1,5})?|\[[0-9A-Fa-f:]+\](:\d{1,5})?")
 
 
-def home_router(dev_key: str | None, root_path: str = "", *, is_behind_proxy: bool = False) -> APIRouter:
+def home_router(dev_key: str | None, root_path: str = "", *, is_behind_proxy: bool = False) -> Router:
     """Build the route; `dev_key` is the public development key if it is valid.
 
     `root_path` precedes all paths. `is_behind_proxy`: X-Forwarded-Host is believed if there is one; the worker has
     dropped those that no trusted proxy has sent.
     """
-    router = APIRouter()
+    router = Router()
     about = {"service": "llm-gateway"} | {name: root_path + path for name, path in PATHS.items()}
 
     @router.get(HOME_PATH, include_in_schema=False)

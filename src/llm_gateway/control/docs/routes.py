@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
+from llm_gateway.control.management.router import Router
 from llm_gateway.docs_page.security_headers import security_headers
 from llm_gateway.docs_page.swagger_ui import ASSETS_PACKAGE, MEDIA_TYPES, find_asset
 from llm_gateway.error_format.paths import nothing_at
@@ -19,9 +19,9 @@ DOCUMENT_PATH = "/openapi.json"
 FILE_HEADERS = security_headers("", cache_control="private, no-cache")
 
 
-def docs_page_router(page: SignInPage) -> APIRouter:
+def docs_page_router(page: SignInPage) -> Router:
     """Build the route of the page."""
-    router = APIRouter(tags=["documentation"])
+    router = Router(tag="documentation")
 
     @router.get(DOCS_PATH, response_class=HTMLResponse)
     def docs_page() -> Response:
@@ -31,9 +31,9 @@ def docs_page_router(page: SignInPage) -> APIRouter:
     return router
 
 
-def docs_router(document: Callable[[], bytes], package: str = ASSETS_PACKAGE) -> APIRouter:
+def docs_router(document: Callable[[], bytes], package: str = ASSETS_PACKAGE) -> Router:
     """Build the routes of what the page loads. `document` returns OpenAPI JSON; `package` has Swagger UI's files."""
-    router = APIRouter(tags=["documentation"])
+    router = Router(tag="documentation")
 
     @router.get(DOCUMENT_PATH, response_model=dict[str, Any])
     def openapi_document() -> Response:

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, cast
 
 import msgspec
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llm_gateway import __version__
 from llm_gateway.control.docs.openapi import openapi_document
 from llm_gateway.control.docs.routes import docs_router
-from llm_gateway.control.management.query import known_parameters
+from llm_gateway.control.management.router import Router
 from llm_gateway.error_format.json_problem import not_json
 from llm_gateway.error_format.paths import nothing_at
 from llm_gateway.error_format.responses import PROBLEM, error_headers, problem_of
@@ -40,7 +40,7 @@ loop for other requests."""
 
 
 def build_management(
-    routers: Iterable[APIRouter],
+    routers: Iterable[Router],
     log: Callable[..., None],
     in_flight: InFlight,
     pending: Callable[[], Sequence[str]] = lambda: (),
@@ -50,17 +50,12 @@ def build_management(
 
     `pending` returns the workers that do not apply the newest configuration yet. A proxy serves all at `root_path`.
     """
-    app = FastAPI(
-        openapi_url=None,
-        redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
-        dependencies=[Depends(known_parameters)],
-    )
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
     routes: list[APIRoute] = []
     document = cache(lambda: msgspec.json.encode(openapi_document(app.routes, __version__, root_path)))
     for router in (*routers, docs_router(document)):
-        app.include_router(router)
         routes.extend(route for route in router.routes if isinstance(route, APIRoute))
+    app.router.routes.extend(routes)  # including a router would build each of its routes a second time
 
     def render(request: Request, error: GatewayError) -> Response:
         context: RequestContext = request.scope[REQUEST_CONTEXT]

@@ -10,7 +10,7 @@ from functools import reduce
 from io import StringIO
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import StreamingResponse
 
 from llm_gateway.control.docs.openapi import problems
@@ -33,6 +33,7 @@ from llm_gateway.control.management.report_schemas import (
     shown_metric,
     unknown_dimension,
 )
+from llm_gateway.control.management.router import Router
 from llm_gateway.errors import Invalid
 from llm_gateway.store.record_sums import Group
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, TAG_PREFIX, ReportDimension
@@ -44,9 +45,9 @@ _TAG = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
 
 
-def breakdown_router(reports: UsageReports, up_to_date: UpToDate) -> APIRouter:
+def breakdown_router(reports: UsageReports, up_to_date: UpToDate) -> Router:
     """Build the endpoint of breakdowns."""
-    router = APIRouter(prefix="/api/v1/usage", tags=["usage"])
+    router = Router("/api/v1/usage", "usage")
 
     @router.get("/breakdown", responses=problems(422) | CSV, response_model=Breakdown)
     def usage_breakdown(query: Annotated[BreakdownQuery, Query()]) -> Any:
@@ -79,9 +80,9 @@ def breakdown_router(reports: UsageReports, up_to_date: UpToDate) -> APIRouter:
     return router
 
 
-def series_router(reports: UsageReports, up_to_date: UpToDate) -> APIRouter:
+def series_router(reports: UsageReports, up_to_date: UpToDate) -> Router:
     """Build the endpoint of series."""
-    router = APIRouter(prefix="/api/v1/usage", tags=["usage"])
+    router = Router("/api/v1/usage", "usage")
 
     @router.get("/series", responses=problems(422))
     def usage_series(query: Annotated[SeriesQuery, Query()]) -> Series:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
@@ -14,6 +13,7 @@ from llm_gateway.control.declared_configuration.section import Change
 from llm_gateway.control.declared_configuration.sections import SECTIONS
 from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.management.fields import STRICT
+from llm_gateway.control.management.router import Router
 from llm_gateway.gate.authentication import CONFIGURATION_PATH
 
 SECRET, OTHER_SECRET = "(secret)", "(another secret)"
@@ -82,9 +82,9 @@ class ConfigurationPlan(BaseModel):
     version: Version
 
 
-def configuration_router(declaration: Declaration) -> APIRouter:
+def configuration_router(declaration: Declaration) -> Router:
     """Build the endpoints of the configuration document. A change is in force before its response is sent."""
-    router = APIRouter(prefix=CONFIGURATION_PATH, tags=["configuration"])
+    router = Router(CONFIGURATION_PATH, "configuration")
 
     @router.get("")
     def get_configuration() -> ConfigurationOut:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.management.fields import Id
 from llm_gateway.control.management.freshness import UpToDate
+from llm_gateway.control.management.router import Router
 from llm_gateway.errors import NotFound
 from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.overrides import OverrideStore
@@ -33,9 +33,9 @@ class ErasedCustomer(BaseModel):
     overrides: Annotated[list[Id], Field(description="the customer's overrides, which stay: delete them if need be")]
 
 
-def erasure_router(erasure: Erasure, overrides: OverrideStore, up_to_date: UpToDate) -> APIRouter:
+def erasure_router(erasure: Erasure, overrides: OverrideStore, up_to_date: UpToDate) -> Router:
     """Build the endpoint of erasure. It includes the requests that were answered before it was called."""
-    router = APIRouter(prefix="/api/v1/usage/customers", tags=["usage"])
+    router = Router("/api/v1/usage/customers", "usage")
 
     @router.delete("/{user_id:label}", responses=problems(404, 422))
     def erase_customer(user_id: str) -> ErasedCustomer:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +20,7 @@ from llm_gateway.control.management.calendar_period import read_period
 from llm_gateway.control.management.fields import iso
 from llm_gateway.control.management.freshness import UpToDate
 from llm_gateway.control.management.report_schemas import csv_text, money
+from llm_gateway.control.management.router import Router
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.store.record_search import RecordSearch
 
@@ -41,9 +42,9 @@ class ExportQuery(BaseModel):
     ] = "csv"
 
 
-def export_router(search: RecordSearch, up_to_date: UpToDate) -> APIRouter:
+def export_router(search: RecordSearch, up_to_date: UpToDate) -> Router:
     """Build the endpoint of the export. Lines are sent while records are read, so memory stays bounded."""
-    router = APIRouter(prefix="/api/v1/usage", tags=["usage"])
+    router = Router("/api/v1/usage", "usage")
 
     @router.get("/export", responses=problems(422) | CSV, response_class=StreamingResponse)
     def usage_export(query: Annotated[ExportQuery, Query()]) -> StreamingResponse:

@@ -8,10 +8,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
-from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel
 
+from llm_gateway.control.management.router import Router
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.errors import JournalUnavailable, Overloaded
 
@@ -110,13 +110,13 @@ def health_router(
     journal_writable: Callable[[], bool],
     snapshot: Callable[[], Snapshot],
     metrics: Callable[[], Awaitable[tuple[bytes, str]]],
-) -> APIRouter:
+) -> Router:
     """Build the health endpoints of the whole gateway. `degraded` is still a 200: it serves without its database.
 
     `ready` and `journal_writable` return whether that is true of a worker. A worker answers these requests for itself;
     those that reach the control plane are answered here.
     """
-    router = APIRouter()
+    router = Router()
 
     @router.get("/api/v1/health", tags=["health"])
     async def health() -> Health:

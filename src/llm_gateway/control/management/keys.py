@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import Response
 from starlette.requests import Request
 
@@ -15,6 +15,7 @@ from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.fields import Reference, Text, iso
 from llm_gateway.control.management.key_schemas import KeyCreate, KeyMade, KeyOut, KeyPage, KeyPatch, Rotation
+from llm_gateway.control.management.router import Router
 from llm_gateway.domain.service_key import SCOPE_BITS
 from llm_gateway.domain.stored_key import Allowed, Fixed, KeySettings, StoredKey
 from llm_gateway.domain.usage import NANOS_PER_USD
@@ -59,9 +60,9 @@ class EnvironmentKeys:
             raise Conflict(READ_ONLY)
 
 
-def keys_router(store: KeyStore, config: LiveConfiguration, environment: EnvironmentKeys) -> APIRouter:
+def keys_router(store: KeyStore, config: LiveConfiguration, environment: EnvironmentKeys) -> Router:
     """Build the endpoints of keys. A change is in force before its response is sent."""
-    router = APIRouter(prefix="/api/v1/keys", tags=["keys"])
+    router = Router("/api/v1/keys", "keys")
 
     @router.get("", responses=problems(422))
     def list_keys(limit: Limit = 100, cursor: Cursor = None, team_id: TeamId = None, name: Name = None) -> KeyPage:
@@ -109,9 +110,9 @@ def keys_router(store: KeyStore, config: LiveConfiguration, environment: Environ
     return router
 
 
-def me_router(store: KeyStore, environment: EnvironmentKeys) -> APIRouter:
+def me_router(store: KeyStore, environment: EnvironmentKeys) -> Router:
     """Build the endpoint that shows the key of the request. Any key may call it."""
-    router = APIRouter(prefix="/api/v1/me", tags=["keys"])
+    router = Router("/api/v1/me", "keys")
 
     @router.get("", responses=problems(404))
     def get_me(request: Request) -> KeyOut:

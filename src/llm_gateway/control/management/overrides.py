@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
@@ -12,6 +12,7 @@ from pydantic.config import JsonDict
 from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.fields import STRICT, Id, Label, Text, Timestamp, iso
+from llm_gateway.control.management.router import Router
 from llm_gateway.domain.catalog import Override
 from llm_gateway.store.overrides import OverrideDraft, OverrideStore
 
@@ -61,9 +62,9 @@ def _shown(override: Override) -> OverrideOut:
     )
 
 
-def overrides_router(store: OverrideStore, config: LiveConfiguration) -> APIRouter:
+def overrides_router(store: OverrideStore, config: LiveConfiguration) -> Router:
     """Build the endpoints of overrides. A change is in force before its response is sent."""
-    router = APIRouter(prefix="/api/v1/overrides", tags=["overrides"])
+    router = Router("/api/v1/overrides", "overrides")
 
     @router.get("", responses=problems(422))
     def list_overrides(user_id: UserId = None) -> list[OverrideOut]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.management.fields import Timestamp, iso
 from llm_gateway.control.management.freshness import UpToDate
 from llm_gateway.control.management.record_schemas import PER_MILLION, shown_price
+from llm_gateway.control.management.router import Router
 from llm_gateway.domain.catalog import Provider, Snapshot
 from llm_gateway.providers.prices import own_price
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME
@@ -51,9 +51,9 @@ class Prices(BaseModel):
     unpriced_since: Timestamp
 
 
-def prices_router(snapshot: Callable[[], Snapshot], reports: UsageReports, up_to_date: UpToDate) -> APIRouter:
+def prices_router(snapshot: Callable[[], Snapshot], reports: UsageReports, up_to_date: UpToDate) -> Router:
     """Build the endpoint of prices. `snapshot` returns the configuration in force."""
-    router = APIRouter(prefix="/api/v1/prices", tags=["usage"])
+    router = Router("/api/v1/prices", "usage")
 
     @router.get("", responses=problems(422))
     def prices() -> Prices:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
@@ -15,6 +14,7 @@ from llm_gateway.control.management.fields import iso
 from llm_gateway.control.management.probe import Probe
 from llm_gateway.control.management.provider_rules import KEY_NEEDED, ProviderRules
 from llm_gateway.control.management.provider_schemas import ProviderCreate, ProviderOut, ProviderPatch, ProviderTest
+from llm_gateway.control.management.router import Router
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import Invalid
 from llm_gateway.store.identifiers import missing
@@ -47,9 +47,9 @@ def _shown(provider: Provider, rules: ProviderRules) -> ProviderOut:
     )
 
 
-def providers_router(store: ProviderStore, config: LiveConfiguration, rules: ProviderRules, probe: Probe) -> APIRouter:
+def providers_router(store: ProviderStore, config: LiveConfiguration, rules: ProviderRules, probe: Probe) -> Router:
     """Build the endpoints of providers. A change is in force before its response is sent."""
-    router = APIRouter(prefix="/api/v1/providers", tags=["providers"])
+    router = Router("/api/v1/providers", "providers")
 
     @router.get("")
     def list_providers() -> list[ProviderOut]:

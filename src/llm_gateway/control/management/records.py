@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 
 from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.management.calendar_period import read_moment, read_zone
@@ -13,6 +13,7 @@ from llm_gateway.control.management.cursor import open_cursor, seal
 from llm_gateway.control.management.fields import iso
 from llm_gateway.control.management.freshness import UpToDate
 from llm_gateway.control.management.record_schemas import RecordList, RecordOut, RecordQuery, shown_record
+from llm_gateway.control.management.router import Router
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.errors import Invalid, NotFound
 from llm_gateway.store.record_filter import RecordFilter
@@ -31,9 +32,9 @@ RecordId = Annotated[
 ]
 
 
-def records_router(search: RecordSearch, up_to_date: UpToDate) -> APIRouter:
+def records_router(search: RecordSearch, up_to_date: UpToDate) -> Router:
     """Build the endpoints of records."""
-    router = APIRouter(prefix="/api/v1/usage/records", tags=["usage"])
+    router = Router("/api/v1/usage/records", "usage")
 
     @router.get("", responses=problems(422))
     def usage_records(query: Annotated[RecordQuery, Query()]) -> RecordList:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import Response
 
 from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.management.fields import Reference, Text, iso
 from llm_gateway.control.management.key_schemas import TeamCreate, TeamOut, TeamPage, TeamPatch
+from llm_gateway.control.management.router import Router
 from llm_gateway.domain.stored_key import Team
 from llm_gateway.store.teams import TeamStore
 
@@ -18,9 +19,9 @@ Cursor = Annotated[Reference | None, Query(description="`next_cursor` of the pag
 Name = Annotated[Text | None, Query(description="only the team with this name")]
 
 
-def teams_router(store: TeamStore) -> APIRouter:
+def teams_router(store: TeamStore) -> Router:
     """Build the endpoints of teams."""
-    router = APIRouter(prefix="/api/v1/teams", tags=["teams"])
+    router = Router("/api/v1/teams", "teams")
 
     @router.get("", responses=problems(422))
     def list_teams(limit: Limit = 100, cursor: Cursor = None, name: Name = None) -> TeamPage:

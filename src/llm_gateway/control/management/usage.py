@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import BaseModel, BeforeValidator
 
 from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.management.freshness import UpToDate
+from llm_gateway.control.management.router import Router
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.store.rollups import Totals
 from llm_gateway.store.usage import UsageStore
@@ -84,9 +85,9 @@ class CustomerUsage(BaseModel):
     total_cost_usd: float
 
 
-def usage_router(store: UsageStore, up_to_date: UpToDate) -> APIRouter:
+def usage_router(store: UsageStore, up_to_date: UpToDate) -> Router:
     """Build the endpoints of the reports. Lists are sorted by cost, then by requests, highest first."""
-    router = APIRouter(prefix="/api/v1/usage", tags=["usage"])
+    router = Router("/api/v1/usage", "usage")
 
     @router.get("/summary", responses=problems(422))
     def usage_summary(days: Days = 30) -> UsageSummary:
