@@ -28,7 +28,7 @@ ROUNDS = int(os.environ.get("FUZZ_ROUNDS") or 30)
 A single run with as many examples takes several times as long: hypothesis generates ever larger ones.
 """
 
-EXAMPLES = {"default": 25, "ci": 25, "brief": 10, FUZZING: 100}
+EXAMPLES = {"default": 15, "ci": 15, "brief": 10, FUZZING: 100}
 """Examples of a property test by profile; tests that need more use a multiple (`tests/examples.py`).
 
 `brief` is for `make quick`, which runs the same tests as `make test`.

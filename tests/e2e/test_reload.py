@@ -22,7 +22,7 @@ from tests.e2e.streaming_vendor import BEGIN, DONE, Pause, StreamingVendor, delt
 from tests.fork_server import COMMAND_LINE, fork_server
 from tests.upstream import UpstreamProcess
 
-ROLLS = int(os.environ.get("RELOAD_ROLLS", "3"))
+ROLLS = int(os.environ.get("RELOAD_ROLLS", "2"))
 """Replacements under load."""
 LONG_ROLLS = 50
 """Replacements under load with --long, of a gateway that was started by its command."""

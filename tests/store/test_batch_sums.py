@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
@@ -13,6 +13,7 @@ from llm_gateway.errors import RecordsRefused
 from llm_gateway.store.batch_sums import BatchSums
 from llm_gateway.store.cube import cube_sums
 from llm_gateway.store.rollups import HOUR_MS, LARGEST_SUM, hourly
+from tests.examples import examples
 
 COUNTS = st.integers(0, 2)
 NAMES = st.sampled_from(["a", "b"])
@@ -51,7 +52,7 @@ def records_of_one_attempt(draw: st.DrawFn) -> UsageRecord:
     return record
 
 
-@settings(max_examples=60)
+@examples(2)
 @given(st.lists(ANY_RECORDS | records_of_one_attempt(), max_size=8))
 def test_the_sums_of_a_batch_are_those_of_rollups_and_cube(records: list[UsageRecord]) -> None:
     sums = BatchSums()

@@ -28,7 +28,7 @@ class Router(APIRouter):
 
 
 class DeferredRoute(APIRoute):
-    """A route that knows its path, methods and name; anything else is found out when it is first asked for.
+    """A route that knows its path, methods and name; anything else is found out when it is first needed.
 
     FastAPI takes 1.5 ms of CPU time for a route: it inspects signatures and builds validators. A control process starts
     without that, and few of its routes are ever called.
