@@ -57,6 +57,9 @@ def export_router(search: RecordSearch, up_to_date: UpToDate) -> Router:
     return router
 
 
+Charge = tuple[UsageRecord, AttemptRecord]
+
+
 def _charges(records: Iterator[UsageRecord]) -> Iterator[list[str]]:
     for record in records:
         for attempt in record.attempts:
@@ -82,8 +85,10 @@ def _tags(record: UsageRecord) -> str:
     return json.dumps(record.tags | own | {name: value for name, value in more.items() if value}, ensure_ascii=False)
 
 
-def _tokens(attempt: AttemptRecord) -> int:
-    return attempt.usage.input_tokens + attempt.usage.output_tokens
+def _tokens(charge: Charge) -> str:
+    """Return the quantity of a charge. FOCUS quantities are decimals; readers of CSV take `7` for an integer."""
+    usage = charge[1].usage
+    return f"{usage.input_tokens + usage.output_tokens}.0"
 
 
 def _of_record(name: str) -> Callable[[UsageRecord], Any]:
@@ -113,8 +118,6 @@ REQUEST: dict[str, Callable[[UsageRecord], Any]] = {
 }
 """Columns of the export of requests."""
 
-Charge = tuple[UsageRecord, AttemptRecord]
-
 
 def _cost(charge: Charge) -> str:
     return money(charge[1].cost_nanos)
@@ -133,13 +136,14 @@ FOCUS: dict[str, Callable[[Charge], Any]] = {
     "ChargeFrequency": lambda _: "Usage-Based",
     "ChargePeriodEnd": lambda charge: iso(charge[1].started_ms + max(charge[1].latency_ms, 1)),
     "ChargePeriodStart": lambda charge: iso(charge[1].started_ms),
-    "ConsumedQuantity": lambda charge: _tokens(charge[1]),
+    "ConsumedQuantity": _tokens,
     "ConsumedUnit": lambda _: "Tokens",
     "ContractedCost": _cost,
     "EffectiveCost": _cost,
+    "InvoiceId": lambda _: None,
     "InvoiceIssuerName": lambda charge: charge[1].provider,
     "ListCost": _cost,
-    "PricingQuantity": lambda charge: _tokens(charge[1]),
+    "PricingQuantity": _tokens,
     "PricingUnit": lambda _: "Tokens",
     "ProviderName": lambda charge: charge[1].provider,
     "PublisherName": lambda charge: charge[1].provider,
@@ -148,7 +152,7 @@ FOCUS: dict[str, Callable[[Charge], Any]] = {
     "ServiceName": lambda charge: charge[1].kind,
     "ServiceSubcategory": lambda _: "Generative AI",
     "SkuId": lambda charge: charge[1].upstream_model or charge[1].model,
-    "SubAccountId": lambda charge: charge[0].team_id or charge[0].key,
+    "SubAccountId": lambda charge: charge[0].key,
     "SubAccountName": lambda charge: charge[0].key_name,
     "Tags": lambda charge: _tags(charge[0]),
     "x_RequestId": lambda charge: charge[0].id,
