@@ -1,4 +1,4 @@
-"""The partial indexes of usage_records (migration 0006), as conditions that a query must repeat word for word.
+"""The partial indexes of usage_records (migrations 0006 and 0008), as conditions that a query repeats word for word.
 
 They are no part of `tables.py`: SQLAlchemy cannot read indexes of expressions back from SQLite to compare them.
 """
@@ -16,10 +16,11 @@ class TextIndex(NamedTuple):
     column: str
     length: int
 
-    def lookup(self, value: str) -> sa.TextClause:
+    def lookup(self, value: str, *, is_sqlite: bool) -> sa.TextClause:
         """Return the condition that finds the rows whose text ends as `value` does; others may end alike."""
-        end = f"substr({self.column}, -{self.length})"
-        condition = f"{self.column} IS NOT NULL AND {end} = substr(:{self.column}_text, -{self.length})"
+        end = f"substr({{}}, -{self.length})" if is_sqlite else f"right({{}}, {self.length})"
+        given = f":{self.column}_text" if is_sqlite else f"CAST(:{self.column}_text AS text)"
+        condition = f"{self.column} IS NOT NULL AND {end.format(self.column)} = {end.format(given)}"
         return sa.text(condition).bindparams(sa.bindparam(f"{self.column}_text", value))
 
 

@@ -7,7 +7,7 @@ reads in some milliseconds, so that it can end after 200 ms wherever it is:
     not searched yet      |   searched, rows returned
 
 The sums say in which hours a customer, key, service, … had requests; other hours are passed over. An index finds
-sessions, failures and the client's own ids (migration 0006).
+sessions, failures and the client's own ids (`record_indexes.py`).
 """
 
 from __future__ import annotations
@@ -124,12 +124,13 @@ class RecordSearch:
             last_id = found[-1].id
 
     def _query(self, wanted: RecordFilter) -> sa.Select[Any]:
-        query = sa.select(*_COLUMNS).where(*conditions(wanted, is_sqlite=self._database.is_sqlite))
+        is_sqlite = self._database.is_sqlite
+        query = sa.select(*_COLUMNS).where(*conditions(wanted, is_sqlite=is_sqlite))
         session = wanted.values.get("session")
         if wanted.client_request_id is not None:
-            query = query.where(CLIENT_IDS.lookup(wanted.client_request_id))
+            query = query.where(CLIENT_IDS.lookup(wanted.client_request_id, is_sqlite=is_sqlite))
         elif session is not None:
-            query = query.where(SESSIONS.lookup(session))
+            query = query.where(SESSIONS.lookup(session, is_sqlite=is_sqlite))
         elif _is_failure(wanted):
             query = query.where(IS_FAILURE)
         return query.order_by(usage_records.c.id.desc())
