@@ -99,9 +99,9 @@ class PostgresServer:
         process.returncode = 0  # it is stopped by its process id, maybe by another process
         return process.pid
 
-    def stop(self, pid: int) -> None:
-        """Stop the server at once, as at a crash, and wait for its end."""
-        os.kill(pid, signal.SIGQUIT)
+    def stop(self, pid: int, how: signal.Signals = signal.SIGQUIT) -> None:
+        """Stop the server, by default at once, as at a crash, and wait for its end."""
+        os.kill(pid, how)
         with suppress(ChildProcessError):
             os.waitpid(pid, 0)
 
@@ -153,8 +153,8 @@ def _shared(directory: Path) -> PostgresServer:
     return server
 
 
-def new_cluster() -> PostgresServer:
-    """Create a cluster in a temporary directory; nobody deletes it.
+def new_cluster(parent: Path | None = None, settings: str = SETTINGS) -> PostgresServer:
+    """Create a cluster in a temporary directory, by default in memory if there is one; nobody deletes it.
 
     Raises:
         CannotRun: a package is missing, or PostgreSQL cannot run here.
@@ -163,10 +163,11 @@ def new_cluster() -> PostgresServer:
         if find_spec(package) is None:
             raise CannotRun(f"The package {package.replace('_', '-')} is not installed: run make setup.")
     memory = Path("/dev/shm")
-    parent = memory if os.access(memory, os.W_OK) else None
+    if parent is None and os.access(memory, os.W_OK):
+        parent = memory
     directory = Path(tempfile.mkdtemp(prefix="llmg-postgres-", dir=parent))  # short: a socket's path has 107 bytes
     try:
-        _initialise(directory)
+        _initialise(directory, settings)
     except (OSError, KeyError, subprocess.SubprocessError) as error:
         shutil.rmtree(directory)
         said = getattr(error, "stderr", None) or str(error)
@@ -174,7 +175,7 @@ def new_cluster() -> PostgresServer:
     return PostgresServer(directory)
 
 
-def _initialise(directory: Path) -> None:
+def _initialise(directory: Path, settings: str) -> None:
     user = _unprivileged()
     if user:
         os.chown(directory, user["user"], user["group"])
@@ -183,7 +184,7 @@ def _initialise(directory: Path) -> None:
     command: list[str | Path] = [programs(directory) / "initdb", "--pgdata", directory / "data", *options]
     subprocess.run(command, capture_output=True, text=True, check=True, **user)
     with (directory / "data" / "postgresql.conf").open("a") as file:
-        file.write(f"{SETTINGS}unix_socket_directories = '{directory}'\n")
+        file.write(f"{settings}unix_socket_directories = '{directory}'\n")
 
 
 def _unprivileged() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import FREE, AttemptRecord, Price, Usage, UsageRecord, add_usage, cost
 from llm_gateway.store.attempts import AttemptTexts
-from llm_gateway.store.cube import DIMENSIONS
+from llm_gateway.store.cube import DIMENSIONS, LONG
 from llm_gateway.store.database import Database
 from llm_gateway.store.rollups import Totals
 from llm_gateway.store.tables import usage_cube, usage_names, usage_records, usage_rollups
@@ -183,7 +183,7 @@ def check_sums(reports: Reports) -> None:
 
 
 def check_cube(database: Database) -> None:
-    """Check that the cube adds up to the rollups of services and providers, for every hour and day.
+    """Check that the cube adds up to the rollups of services and providers, for every hour, day and eight days.
 
     Needs records as the gateway makes them (`made_records`). Rows of zeros count as missing: repricing leaves some.
     """
@@ -192,6 +192,9 @@ def check_cube(database: Database) -> None:
         hours = {"hour": 1, "day": 24}.get(grain)
         if dimension != "customer" and hours is not None and any(counters):
             rollups[dimension, hours, bucket_ms // (hours * HOUR_MS), name] = Totals(*counters)
+            if grain == "day":
+                key = (dimension, LONG.hours, bucket_ms // LONG.ms, name)
+                rollups[key] = rollups.get(key, Totals()).plus(Totals(*counters))
     cube: dict[tuple[str, int, int, str], Totals] = {}
     for row in cube_rows(database):
         names = dict(zip((dimension.name for dimension in DIMENSIONS), row[2:], strict=False))

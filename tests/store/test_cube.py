@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from llm_gateway.domain.quote import Quote
 from llm_gateway.domain.usage import Price, Usage, UsageRecord
 from llm_gateway.errors import StoreUnavailable
+from llm_gateway.store.cube import GRAINS
 from llm_gateway.store.cube_fill import CubeFill, FilledStep
 from llm_gateway.store.cube_table import LONGEST_NAME, CubeTable
 from llm_gateway.store.database import Database
@@ -79,7 +80,7 @@ def reprice(database: Database, price: Price = DEAR) -> None:
     )
 
 
-def test_a_record_is_a_row_of_its_hour_and_of_its_day_with_all_dimensions(
+def test_a_record_is_a_row_of_its_hour_day_and_eight_days_with_all_dimensions(
     store: UsageStore, database: Database
 ) -> None:
     store.write(
@@ -94,6 +95,8 @@ def test_a_record_is_a_row_of_its_hour_and_of_its_day_with_all_dimensions(
         (1, HOUR_NUMBER, "m", "p", "k", "t", "s", "g", "codex", *counters, 7),
         (24, HOUR_NUMBER // 24, "m", "p", "i", "", "s", "general", "", *counters, 0),
         (24, HOUR_NUMBER // 24, "m", "p", "k", "t", "s", "g", "codex", *counters, 7),
+        (192, HOUR_NUMBER // 192, "m", "p", "i", "", "s", "general", "", *counters, 0),
+        (192, HOUR_NUMBER // 192, "m", "p", "k", "t", "s", "g", "codex", *counters, 7),
     ]
 
 
@@ -126,7 +129,7 @@ def test_a_breakdown_sums_whole_hours_or_days_of_its_period(store: UsageStore, d
 def test_long_names_are_cut_and_summed_together(store: UsageStore, database: Database) -> None:
     long = "x" * LONGEST_NAME
     store.write([record(service=long + "1"), record(service=long + "2"), record(service=long)])
-    assert [(row[6], row[9]) for row in cube_rows(database)] == [(long, 3), (long, 3)]
+    assert [(row[6], row[9]) for row in cube_rows(database)] == [(long, 3)] * len(GRAINS)
 
 
 def test_records_that_are_stored_already_are_added_once(store: UsageStore, database: Database) -> None:

@@ -220,6 +220,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0006_record_indexes.py",
         "0007_sessions.py",
         "0008_short_texts.py",
+        "0009_long_buckets.py",
     }
     with database.read() as connection:
         assert sorted(sa.inspect(connection).get_table_names()) == [

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import NamedTuple, TypeAlias
 
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.store.rollups import HOUR_MS, Totals
+from llm_gateway.store.rollups import DAY, HOUR, HOUR_MS, Grain, Totals
 
 
 class Dimension(NamedTuple):
@@ -42,6 +42,12 @@ Values: TypeAlias = tuple[str | None, ...]
 
 CubeKey: TypeAlias = tuple[int, Values]
 """(number of the hour since 1970, values)."""
+
+LONG = Grain("8days", 8 * DAY.hours)
+"""Buckets for reports of weeks and months, which read a third to a sixth of the rows that days would be."""
+
+GRAINS = (HOUR, DAY, LONG)
+"""Buckets that every record adds to; each lies within one bucket of every longer grain."""
 
 _of_attempt = attrgetter(*(dimension.attribute for dimension in ATTEMPT_DIMENSIONS))
 _of_record = attrgetter(*(dimension.attribute for dimension in RECORD_DIMENSIONS))

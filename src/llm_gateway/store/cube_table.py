@@ -1,4 +1,4 @@
-"""Read and write the cube: usage totals per hour and day by every combination of dimensions (`cube.py`).
+"""Read and write the cube: usage totals per hour, day and eight days by every combination of dimensions (`cube.py`).
 
 Records that were stored before the table existed are added to it in steps, oldest first (`fill`). Until that is over,
 a record between the last one added and the newest one of then is left to it, even if it is changed meanwhile:
@@ -19,17 +19,19 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.store.bulk import Pause, adding, no_pause, with_pauses
-from llm_gateway.store.cube import DIMENSIONS, CubeKey, Values
+from llm_gateway.store.cube import DIMENSIONS, GRAINS, CubeKey, Values
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.numbered_texts import NumberedTexts
 from llm_gateway.store.rollup_table import SUMS
-from llm_gateway.store.rollups import COUNTERS, DAY, HOUR, Grain, Totals
+from llm_gateway.store.rollups import COUNTERS, Grain, Totals
 from llm_gateway.store.set_insert import row_insert
 from llm_gateway.store.tables import usage_cube, usage_cube_fill, usage_names
 
 NAMES = tuple(dimension.name for dimension in DIMENSIONS)
 COLUMNS = ("hours", "bucket", *NAMES, *COUNTERS)
+
+LENGTHS = tuple(grain.hours for grain in GRAINS)
 
 LONGEST_NAME = 256
 """Characters to which a name is cut; names beyond are summed together with those that begin alike."""
@@ -75,12 +77,13 @@ class CubeTable:
         connection.execute(sa.update(usage_cube_fill).values(filled=filled))
 
     def add(self, connection: Connection, sums: Mapping[CubeKey, Totals], pause: Pause = no_pause) -> None:
-        """Add hourly sums to the rows of their hours and days. `pause` is called after every few rows."""
+        """Add hourly sums to the rows of all grains. `pause` is called after every few rows."""
         places = self._places(connection, {values for _, values in sums}, pause)
         added: dict[tuple[int, ...], Totals] = {}
         for (hour, values), totals in with_pauses(sums.items(), pause):
             place = places[values]
-            for key in ((HOUR.hours, hour, *place), (DAY.hours, hour // DAY.hours, *place)):
+            for hours in LENGTHS:
+                key = (hours, hour // hours, *place)
                 known = added.get(key)
                 added[key] = totals if known is None else known.plus(totals)
         rows = [(*key, *msgspec.structs.astuple(totals)) for key, totals in added.items()]
@@ -100,7 +103,7 @@ class CubeTable:
     def breakdown(
         self, connection: Connection, dimensions: Sequence[str], grain: Grain, period: tuple[int, int]
     ) -> dict[tuple[str, ...], Totals]:
-        """Return the totals by combination of these dimensions, over whole hours or days.
+        """Return the totals by combination of these dimensions, over whole buckets of a grain.
 
         The period is (start, end) in milliseconds UTC, the end excluded. A record without a value has the name "".
         """

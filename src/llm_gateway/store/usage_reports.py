@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.errors import Invalid, StoreUnavailable
 from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.cube import LONG
 from llm_gateway.store.cube_table import LONGEST_NAME
 from llm_gateway.store.database import Database
 from llm_gateway.store.numbered_texts import NumberedTexts
@@ -122,6 +123,8 @@ class UsageReports:
         if len(whole) == 1:
             return [self._at_once(connection, grouping, whole[0])]
         length_ms = (whole[-1][1] - whole[0][0]) / len(whole)
+        if length_ms >= 2 * LONG.ms:
+            return self._few(self._at_once(connection, grouping, each) for each in whole)
         return (
             self._by_days(connection, grouping, whole)
             if length_ms >= DAY_MS
@@ -129,12 +132,13 @@ class UsageReports:
         )
 
     def _at_once(self, connection: Connection, grouping: Grouping, part: Part) -> dict[Group, Totals]:
-        """Sum one part as `_by_days` does, but let the database add up its buckets."""
+        """Sum one part as `_by_days` does, but from longer buckets, and let the database add them up."""
         start_ms, end_ms = part
         if start_ms >= end_ms:
             return {}
-        days = range(_nearest_midnight(start_ms) // DAY_MS, _nearest_midnight(end_ms) // DAY_MS)
-        found = _added(row[1:] for row in self._of_cube(connection, grouping, DAY, days, by_bucket=False))
+        blocks, days = _blocks_and_days(_nearest_midnight(start_ms) // DAY_MS, _nearest_midnight(end_ms) // DAY_MS)
+        found = _added(row[1:] for row in self._of_cube(connection, grouping, LONG, blocks, by_bucket=False))
+        _add(found, (row[1:] for row in self._of_cube(connection, grouping, DAY, days, by_bucket=False)))
         for edge, side in ((start_ms, -1), (end_ms, 1)):
             sign, hours = _hours_from_midnight(edge)
             rows = [row[1:] for row in self._of_cube(connection, grouping, HOUR, hours, by_bucket=False)]
@@ -171,7 +175,7 @@ class UsageReports:
         *,
         by_bucket: bool = True,
     ) -> list[tuple[int, Group, Totals]]:
-        """Return (bucket, group, totals) of hours or days, counted since 1970; the bucket is 0 unless `by_bucket`."""
+        """Return (bucket, group, totals); buckets are counted since 1970, and 0 unless `by_bucket`."""
         if not buckets:
             return []
         bucket = usage_cube.c.bucket
@@ -274,6 +278,15 @@ def _whole_hours(part: Part) -> Part:
 
 def _nearest_midnight(at_ms: int) -> int:
     return (at_ms + DAY_MS // 2) // DAY_MS * DAY_MS
+
+
+def _blocks_and_days(first_day: int, end_day: int) -> tuple[range, list[int]]:
+    """Cover days by as many long buckets as lie within them, and by the days before and after."""
+    days = LONG.hours // DAY.hours
+    blocks = range(-(-first_day // days), end_day // days)
+    if not blocks:
+        return blocks, list(range(first_day, end_day))
+    return blocks, [*range(first_day, blocks.start * days), *range(blocks.stop * days, end_day)]
 
 
 def _hours_from_midnight(at_ms: int) -> tuple[int, range]:
