@@ -149,6 +149,17 @@ def test_a_record_is_found_by_its_id_and_the_newest_by_the_clients_id(database: 
         assert search.find(missing) is None
 
 
+def test_a_search_reads_no_further_in_an_hour_than_to_its_last_request(database: Database) -> None:
+    hour_ms = NOW_MS // HOUR_MS * HOUR_MS
+    mine = record(hour_ms - 1000, user_id="mine")
+    UsageStore(database).write([mine, *(record(hour_ms - minute * 60_000) for minute in range(1, 60))])
+    readings = count()
+    search = RecordSearch(database, clock=lambda: next(readings) * 1e-6)
+    wanted = RecordFilter(start_ms=hour_ms - HOUR_MS, end_ms=hour_ms, values={"customer": "mine"})
+    assert [each.id for each in search.page(wanted, 10).records] == [mine.id]
+    assert next(readings) < 10, "the first three windows of the hour are searched, and not the other 58 minutes"
+
+
 def test_records_that_are_not_in_the_cube_yet_are_found(database: Database) -> None:
     old = record(NOW_MS - 5 * DAY_MS, key_name="early")
     with database.write() as connection:

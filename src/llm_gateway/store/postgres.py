@@ -41,10 +41,14 @@ DRIVER_MISSING = (
 )
 
 _SET_LIMITS = """
-SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true),
+SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true), set_config('jit', 'off', true),
+    set_config('jit', 'off', true),
     set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true)
 """
-"""A record leaves the journal once its commit returns, so that commit must outlast a crash of the server."""
+"""A record leaves the journal once its commit returns, so that commit must outlast a crash of the server.
+
+Postgres would compile reports to machine code, which takes it longer than to run them.
+"""
 
 
 def open_postgres(url: URL, busy_timeout_s: float) -> tuple[Engine, Engine]:

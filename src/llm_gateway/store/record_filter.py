@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -10,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.store.cube_table import LONGEST_NAME
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, Source, tag_value
+from llm_gateway.store.rollup_table import SUMS
 from llm_gateway.store.rollups import CUSTOMER, DAY, HOUR, Grain
 from llm_gateway.store.tables import usage_cube, usage_names, usage_records, usage_rollups
 
@@ -19,7 +22,18 @@ CLOCK_SLACK_MS = 60_000
 FIRST_DAYS, MOST_DAYS = 2, 32
 """Days whose sums are searched at a time: 2 at first, then twice as many each time, up to 32."""
 
+MOST_REQUESTS = sys.maxsize
+"""An unknown number of requests."""
+
 _of = usage_records.c
+
+
+class Stretch(NamedTuple):
+    """A stretch of time, milliseconds UTC, the end excluded, and how many requests in it match at most."""
+
+    start_ms: int
+    end_ms: int
+    requests: int
 
 
 class RecordFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +78,8 @@ def conditions(wanted: RecordFilter, *, is_sqlite: bool) -> list[sa.ColumnElemen
 class HourFinder:
     """The hours with requests of a customer, key, service, …: their sums tell which records need not be read.
 
+    Sums count all stored records with a value, also those that other conditions of the filter exclude.
+
     `is_cube_whole`: older records have been added to the cube, so that it can be used.
     """
 
@@ -77,14 +93,14 @@ class HourFinder:
         in_cube = by_source.get(Source.CUBE, {}) if is_cube_whole else {}
         self._numbers = {name: self._number(value[:LONGEST_NAME]) for name, value in in_cube.items()}
 
-    def stretches(self) -> Iterator[tuple[int, int]]:
-        """Yield (start, end) of stretches of time with matching requests, newest first, in milliseconds UTC.
+    def stretches(self) -> Iterator[Stretch]:
+        """Yield stretches of time with matching requests, newest first.
 
         A stretch whose end is its start says only how far the search has come.
         """
         start_ms, end_ms = self._wanted.start_ms, self._wanted.end_ms
         if self._customer is None and not self._numbers:
-            yield start_ms, end_ms
+            yield Stretch(start_ms, end_ms, MOST_REQUESTS)
             return
         if None in self._numbers.values():
             return  # no record has this name
@@ -93,41 +109,45 @@ class HourFinder:
         while end_day > first_day:
             start_day = max(first_day, end_day - days)
             yield from self._in_days(range(start_day, end_day))
-            yield start_day * DAY.ms, start_day * DAY.ms
+            yield Stretch(start_day * DAY.ms, start_day * DAY.ms, 0)
             end_day, days = start_day, min(days * 2, MOST_DAYS)
 
-    def _in_days(self, days: range) -> Iterator[tuple[int, int]]:
+    def _in_days(self, days: range) -> Iterator[Stretch]:
         busy_days = self._busy(DAY, list(days))
-        hours = sorted(self._busy(HOUR, [day * 24 + hour for day in busy_days for hour in range(24)]), reverse=True)
-        at = 0
+        busy_hours = self._busy(HOUR, [day * 24 + hour for day in busy_days for hour in range(24)])
+        hours, at = sorted(busy_hours, reverse=True), 0
         while at < len(hours):
-            newest = oldest = hours[at]
-            while at < len(hours) and hours[at] >= oldest - 1:
-                oldest = hours[at]
+            newest, first = hours[at], at
+            while at < len(hours) and hours[at] >= newest - (at - first):
                 at += 1
-            start_ms, end_ms = oldest * HOUR.ms, (newest + 1) * HOUR.ms
-            yield max(start_ms, self._wanted.start_ms), min(end_ms, self._wanted.end_ms)
+            start_ms, end_ms = hours[at - 1] * HOUR.ms, (newest + 1) * HOUR.ms
+            yield Stretch(
+                max(start_ms, self._wanted.start_ms),
+                min(end_ms, self._wanted.end_ms),
+                sum(busy_hours[hour] for hour in hours[first:at]),
+            )
 
-    def _busy(self, grain: Grain, buckets: list[int]) -> set[int]:
-        """Return those of the buckets with matching requests."""
-        found = set(buckets)
+    def _busy(self, grain: Grain, buckets: list[int]) -> dict[int, int]:
+        """Return those of the buckets with matching requests, and how many these are at most."""
+        found = dict.fromkeys(buckets, MOST_REQUESTS)
         if found and self._customer is not None:
             rollups = usage_rollups.c
-            query = sa.select(rollups.bucket_ms).where(
+            query = sa.select(rollups.bucket_ms, rollups.requests).where(
                 rollups.dimension == CUSTOMER,
                 rollups.grain == grain.name,
                 rollups.bucket_ms.in_([bucket * grain.ms for bucket in found]),
                 rollups.name == self._customer,
             )
-            found = {bucket_ms // grain.ms for bucket_ms in self._connection.execute(query).scalars()}
+            found = {row.bucket_ms // grain.ms: row.requests for row in self._connection.execute(query)}
         if found and self._numbers:
-            query = sa.select(usage_cube.c.bucket).where(
+            query = sa.select(usage_cube.c.bucket, SUMS["requests"]).where(
                 usage_cube.c.hours == grain.hours,
                 usage_cube.c.bucket.in_(found),
                 *(usage_cube.c[name] == number for name, number in self._numbers.items()),
             )
-            found = set(self._connection.execute(query.distinct()).scalars())
-        return found
+            rows = self._connection.execute(query.group_by(usage_cube.c.bucket)).all()
+            found = {row.bucket: min(found[row.bucket], row.requests) for row in rows}
+        return {bucket: requests for bucket, requests in found.items() if requests}
 
     def _number(self, name: str) -> int | None:
         query = sa.select(usage_names.c.id).where(usage_names.c.name == name)

@@ -24,6 +24,7 @@ from sqlalchemy.engine import Connection
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.store.attempts import AttemptTexts
 from llm_gateway.store.database import Database
+from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS, HourFinder, RecordFilter, conditions
 from llm_gateway.store.record_indexes import CLIENT_IDS, FREQUENT_OUTCOMES, IS_FAILURE, SESSIONS
 from llm_gateway.store.tables import usage_cube_fill, usage_records
@@ -94,14 +95,14 @@ class RecordSearch:
         if position is not None:
             wanted = msgspec.structs.replace(wanted, end_ms=min(wanted.end_ms, time_of(position) + CLOCK_SLACK_MS))
         end_id = position or first_id(wanted.end_ms + CLOCK_SLACK_MS)
-        query = self._query(wanted)
         with self._database.read() as connection:
             until_ms = None
             if wanted.client_request_id or "session" in wanted.values or _is_failure(wanted):
-                start_id = first_id(wanted.start_ms - CLOCK_SLACK_MS)
-                rows = list(connection.execute(_between(query, start_id, end_id, limit + 1)).all())
+                query = self._indexed(wanted, first_id(wanted.start_ms - CLOCK_SLACK_MS), end_id)
+                rows = list(connection.execute(query.limit(limit + 1)).all())
             else:
-                rows, until_ms = self._scan(connection, wanted, (query, end_id), limit + 1, deadline)
+                ids, until_ms = self._scan(connection, wanted, end_id, limit + 1, deadline)
+                rows = self._rows(connection, ids)
             records = self._records(connection, rows[:limit])
         if len(rows) > limit:
             return RecordPage(records, rows[limit - 1].id)
@@ -123,7 +124,8 @@ class RecordSearch:
                 return
             last_id = found[-1].id
 
-    def _query(self, wanted: RecordFilter) -> sa.Select[Any]:
+    def _indexed(self, wanted: RecordFilter, start_id: str, end_id: str) -> sa.Select[Any]:
+        """Return the query for the records between two ids that an index finds."""
         is_sqlite = self._database.is_sqlite
         query = sa.select(*_COLUMNS).where(*conditions(wanted, is_sqlite=is_sqlite))
         session = wanted.values.get("session")
@@ -131,41 +133,44 @@ class RecordSearch:
             query = query.where(CLIENT_IDS.lookup(wanted.client_request_id, is_sqlite=is_sqlite))
         elif session is not None:
             query = query.where(SESSIONS.lookup(session, is_sqlite=is_sqlite))
-        elif _is_failure(wanted):
+        else:
             query = query.where(IS_FAILURE)
+        query = query.where(usage_records.c.id >= start_id, usage_records.c.id < end_id)
         return query.order_by(usage_records.c.id.desc())
 
-    def _scan(
-        self,
-        connection: Connection,
-        wanted: RecordFilter,
-        before: tuple[sa.Select[Any], str],
-        most: int,
-        deadline: float,
-    ) -> tuple[list[sa.Row[Any]], int | None]:
-        """Return up to `most` rows, and how far back the search came by the deadline, None if it is over.
+    def _rows(self, connection: Connection, ids: Sequence[str]) -> list[sa.Row[Any]]:
+        query = sa.select(*_COLUMNS).where(usage_records.c.id.in_(ids))
+        return list(connection.execute(query.order_by(usage_records.c.id.desc())).all())
 
-        `before` is the query, and the id before which it searches.
+    def _scan(
+        self, connection: Connection, wanted: RecordFilter, end_id: str, most: int, deadline: float
+    ) -> tuple[list[str], int | None]:
+        """Return up to `most` ids before `end_id`, and how far back the search came; None if it is over.
+
+        A stretch with as many matches as its sums count is over, too.
         """
-        query, end_id = before
-        rows: list[sa.Row[Any]] = []
+        ids: list[str] = []
         oldest_ms = self._oldest_ms(connection)
         if oldest_ms is None:
-            return rows, None
+            return ids, None
         wanted = msgspec.structs.replace(wanted, start_ms=max(wanted.start_ms, oldest_ms))
         window_ms, searched_ms = FIRST_WINDOW_MS, time_of(end_id) + 1  # not later: each page must lead on
+        query = self._window(wanted)
         hours = HourFinder(connection, wanted, is_cube_whole=_is_cube_whole(connection))
-        for start_ms, end_ms in hours.stretches():
+        for start_ms, end_ms, requests in hours.stretches():
+            left = requests
             lowest_ms = start_ms if start_ms == end_ms else start_ms - CLOCK_SLACK_MS
             searched_ms = min(searched_ms, end_ms + (0 if start_ms == end_ms else CLOCK_SLACK_MS))
             while searched_ms > lowest_ms:
                 began = self._clock()
                 lower_ms = max(lowest_ms, searched_ms - window_ms)
-                window = _between(query, first_id(lower_ms), min(end_id, first_id(searched_ms)), most - len(rows))
-                rows += connection.execute(window).all()
-                searched_ms, took_s = lower_ms, self._clock() - began
-                if len(rows) >= most:
-                    return rows, None
+                limits = {"start": first_id(lower_ms), "end": min(end_id, first_id(searched_ms))}
+                found = query.rows(connection, most=min(most - len(ids), left), **limits) if left else []
+                ids += (each for (each,) in found)
+                left -= len(found)
+                searched_ms, took_s = lower_ms if left else lowest_ms, self._clock() - began
+                if len(ids) >= most:
+                    return ids, None
                 if began + took_s > deadline:
                     break
                 if took_s < FAST_S:
@@ -173,8 +178,16 @@ class RecordSearch:
                 elif took_s > SLOW_S:
                     window_ms = max(window_ms // 2, LEAST_WINDOW_MS)
             if self._clock() > deadline and searched_ms > wanted.start_ms - CLOCK_SLACK_MS:
-                return rows, searched_ms
-        return rows, None
+                return ids, searched_ms
+        return ids, None
+
+    def _window(self, wanted: RecordFilter) -> CompiledQuery:
+        """Return the query for up to `most` ids from `start` to before `end`, newest first."""
+        ids = usage_records.c.id
+        # One bound at each end, since SQLite uses only one.
+        limits = ids >= sa.bindparam("start"), ids < sa.bindparam("end")
+        query = sa.select(ids).where(*conditions(wanted, is_sqlite=self._database.is_sqlite), *limits)
+        return CompiledQuery(self._database, query.order_by(ids.desc()).limit(sa.bindparam("most", type_=sa.Integer)))
 
     def _oldest_ms(self, connection: Connection) -> int | None:
         ids = usage_records.c.id
@@ -184,11 +197,6 @@ class RecordSearch:
     def _records(self, connection: Connection, rows: Sequence[sa.Row[Any]]) -> list[UsageRecord]:
         attempts = self._attempts.read(connection, [(row.at_ms, row.attempts) for row in rows])
         return [_record(row, each) for row, each in zip(rows, attempts, strict=True)]
-
-
-def _between(query: sa.Select[Any], start_id: str, end_id: str, limit: int) -> sa.Select[Any]:
-    """Return the query for ids in a range. It has one bound at each end, since SQLite uses only one."""
-    return query.where(usage_records.c.id >= start_id, usage_records.c.id < end_id).limit(limit)
 
 
 def _is_failure(wanted: RecordFilter) -> bool:
