@@ -1,21 +1,25 @@
-"""Generate a long history of random usage records, and write it to a database through `UsageStore.write`."""
+"""Generate a long history of random usage records, and write it to a database.
+
+One day is written through `UsageStore.write` and copied to all others within the database; today is written as well.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import copy
 from time import perf_counter
 
 import msgspec
 
+from benchmarks.copied_days import DayCopies
 from llm_gateway.domain.usage import RECORD_VERSION, AttemptRecord, Outcome, Price, Usage, UsageRecord, cost
 from llm_gateway.store.usage import UsageStore
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 SAMPLES = 5000
-HOURS_A_BATCH = 6
+RECORDS_A_BATCH = 5000
 SAY_EVERY_S = 5.0
 
 PRICES = {
@@ -41,11 +45,13 @@ class Shape(msgspec.Struct, frozen=True):
     days: int = 90
     customers: int = 10_000
     services: int = 20
+    keys: int = 0
+    """Keys of the API, which belong to ten teams and to one service each; 0 for a single key of the environment."""
 
     def __str__(self) -> str:
         return (
             f"{self.records:,} records of {self.days} days, {self.customers:,} customers who call equally often, "
-            f"{self.services} services, {len(PRICES)} providers"
+            f"{self.services} services, {self.keys or 1} keys, {len(PRICES)} providers"
         )
 
 
@@ -61,18 +67,23 @@ class History:
         outcomes = self._random.choices(list(OUTCOMES), list(OUTCOMES.values()), k=SAMPLES)
         self._samples = [self._sample(outcome) for outcome in outcomes]
 
-    def write(self, store: UsageStore, say: Callable[[str], None]) -> float:
-        """Write the whole history and build its blocks. Returns the seconds that took."""
+    def write(self, store: UsageStore, url: str, say: Callable[[str], None]) -> float:
+        """Write the whole history to the database at `url`, and build its blocks. Returns the seconds that took."""
         began = said = perf_counter()
-        done = 0
-        for batch in self._batches():
-            store.write(batch)
-            done += len(batch)
+        today = self.end_ms // DAY_MS
+        first, midnight_ms = today - self.shape.days, today * DAY_MS
+        a_day = self.shape.records * DAY_MS // (self.end_ms - first * DAY_MS)
+        self._write_evenly(store, first * DAY_MS, first * DAY_MS + DAY_MS, a_day)
+        self._write_evenly(store, midnight_ms, self.end_ms, self.shape.records - a_day * self.shape.days)
+
+        def tell(days: int) -> None:
+            nonlocal said
             if perf_counter() - said > SAY_EVERY_S:
                 said = perf_counter()
-                left = (said - began) / done * (self.shape.records - done)
-                say(f"  {done:,} of {self.shape.records:,} records written, {left:.0f} s left")
-        say(f"  {done:,} of {self.shape.records:,} records written")
+                say(f"  {a_day * (days + 1):,} of {self.shape.records:,} records written")
+
+        DayCopies(url).make(first, range(first + 1, today), tell)
+        say(f"  {self.shape.records:,} of {self.shape.records:,} records written")
         while store.build_block(self.end_ms - HOUR_MS):
             pass
         return perf_counter() - began
@@ -93,16 +104,26 @@ class History:
                 service,
             )
             record.attempts = [_moved(attempt, at_ms) for attempt in sample.attempts]
+            if sample.client_request_id is not None:
+                record.client_request_id = _id(at_ms, self._random.getrandbits(80))
+            if self.shape.keys:
+                self._give_key(record)
             records.append(record)
         return records
 
-    def _batches(self) -> Iterator[list[UsageRecord]]:
-        shape = self.shape
-        step_ms = HOURS_A_BATCH * HOUR_MS
-        starts = range(self.end_ms - shape.days * DAY_MS, self.end_ms, step_ms)
-        for number, start in enumerate(starts):
-            count = shape.records * (number + 1) // len(starts) - shape.records * number // len(starts)
-            yield self.made_at([start + place * step_ms // count for place in range(count)])
+    def _give_key(self, record: UsageRecord) -> None:
+        key = self._random.randrange(self.shape.keys)
+        record.key_name, record.key_id, record.team_id = (
+            f"key-{key:03d}",
+            _id(1, key),
+            _id(2, key * 10 // self.shape.keys),
+        )
+        record.service = self._services[key % len(self._services)]
+
+    def _write_evenly(self, store: UsageStore, start_ms: int, end_ms: int, count: int) -> None:
+        moments = [start_ms + (end_ms - start_ms) * number // count for number in range(count)]
+        for start in range(0, count, RECORDS_A_BATCH):
+            store.write(self.made_at(moments[start : start + RECORDS_A_BATCH]))
 
     def _sample(self, outcome: Outcome) -> UsageRecord:
         attempts = []

@@ -3,56 +3,44 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import shutil
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from time import perf_counter, sleep, time_ns
+from time import perf_counter, time_ns
 
 import msgspec
 
-from benchmarks.budget import Row
-from benchmarks.findings import Figure
 from benchmarks.history import History, Shape
 from benchmarks.machine import facts
+from benchmarks.measured_databases import SERVERS, TITLES, Server
 from benchmarks.report import budget_table, table, with_section
+from benchmarks.report_timings import Reports, Timing, budget
+from benchmarks.trees import without_paths
 from llm_gateway.store.database import Database
 from llm_gateway.store.rollups import Totals
 from llm_gateway.store.usage import UsageStore
+from tests.postgres_server import CannotRun
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 TITLE = "What a report costs"
 BYTES_A_RECORD = 1000
 BATCH_S = 0.1
-BUDGET_DAYS = 90
 
 END_MS = int(datetime(2026, 6, 1, 12, 30, tzinfo=UTC).timestamp() * 1000)
 """End of the history: at half past twelve a report's period starts with 12 single hours, the maximum."""
 
 ABOUT = """
-Writes a long history of usage records (10 million take five to ten minutes and 8 GB), then times every report over it
-while records are being written, and prints the budget: the limit, target and measured value of each p99.
+Makes a long history of usage records (10 million take some minutes and 8 GB), then times every report and search over
+it while records are being written, and prints the budget: the limit, target and measured value of each p99.
 Fails if the reports do not add up, never on a figure.
 """
-
-
-class Timing(msgspec.Struct, frozen=True):
-    """Durations of one report over `days` days, in milliseconds."""
-
-    report: str
-    days: int
-    took_ms: list[float]
-
-    def at(self, part: float) -> float:
-        """Return a quantile of the durations: `part` 0.99 for p99."""
-        return sorted(self.took_ms)[math.ceil(part * len(self.took_ms)) - 1]
 
 
 class Writer(threading.Thread):
@@ -88,24 +76,6 @@ class Writer(threading.Thread):
         self.join()
 
 
-def measure(store: UsageStore, now_ms: Callable[[], int], runs: int) -> list[Timing]:
-    """Time every report, one after the other, `runs` times."""
-    reports: dict[str, Callable[[int, int], object]] = {
-        "summary": store.summary,
-        "by-provider": store.by_provider,
-        "by-service": store.by_service,
-        "by-customer": lambda days, now: store.by_customer(days, now, 50),
-    }
-    timings = [Timing(name, days, []) for days in (BUDGET_DAYS, 30, 1) for name in reports]
-    for _ in range(runs):
-        for timing in timings:
-            began = perf_counter()
-            reports[timing.report](timing.days, now_ms())
-            timing.took_ms.append((perf_counter() - began) * 1000)
-            sleep(0.002)  # lets the writer's thread take the GIL between two reports
-    return timings
-
-
 def wrong(store: UsageStore, now_ms: int, requests: int) -> list[str]:
     """Return descriptions of what does not add up; an empty list if everything does."""
     whole = store.summary(365, now_ms)
@@ -121,28 +91,23 @@ def wrong(store: UsageStore, now_ms: int, requests: int) -> list[str]:
     return [f"{what}: {is_:,}, not {should:,}" for what, (is_, should) in found.items() if is_ != should]
 
 
-def budget(timings: Sequence[Timing]) -> list[Row]:
-    """Return the rows of the budget table."""
-    rows = []
-    for timing in timings:
-        if timing.days == BUDGET_DAYS:
-            must, aim = (500, 100) if timing.report == "by-customer" else (100, 20)
-            p99 = timing.at(0.99)
-            rows.append(Row(f"{timing.report}, {timing.days} days, p99", "ms", must, aim, Figure(p99, p99, p99), 1))
-    return rows
-
-
 def markdown(timings: Sequence[Timing], writer: Writer, facts_: Sequence[str]) -> str:
     """Return the budget table, the durations, and the facts about the machine."""
     lines = [
-        [each.report, str(each.days), str(len(each.took_ms)), *(f"{each.at(part):.1f}" for part in (0.5, 0.99, 1))]
+        [
+            each.report,
+            str(len(each.took_ms)),
+            *(f"{each.at(part):.1f}" for part in (0.5, 0.99, 1)),
+            f"{median(each.cpu_ms):.1f}",
+            _partial(each),
+        ]
         for each in timings
     ]
     slowest = f"batches of records took {median(writer.took_ms):.1f} ms (median) to {max(writer.took_ms):.1f} ms"
     return "\n\n".join(
         [
             budget_table(budget(timings)),
-            table(("report", "days", "runs", "p50 ms", "p99 ms", "slowest ms"), lines),
+            table(("report", "runs", "p50 ms", "p99 ms", "slowest ms", "CPU p50 ms", "ended at 200 ms"), lines),
             "\n".join(f"- {fact}" for fact in [*facts_, slowest]) + "\n",
         ]
     )
@@ -150,6 +115,10 @@ def markdown(timings: Sequence[Timing], writer: Writer, facts_: Sequence[str]) -
 
 def _cost(totals: Iterable[Totals]) -> int:
     return sum(each.cost_nanos for each in totals)
+
+
+def _partial(timing: Timing) -> str:
+    return str(sum(timing.partial)) if any(timing.partial) else ""
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -160,26 +129,28 @@ class _Kept(msgspec.Struct, frozen=True):
     seconds: float
 
 
-def _prepared(folder: Path, shape: Shape, say: Callable[[str], None]) -> tuple[UsageStore, float]:
-    """Return a store with the history, kept from an earlier run or written now, and the seconds writing took."""
-    note, file = folder / "reports.json", folder / "reports.db"
+def _prepared(folder: Path, server: Server, shape: Shape, say: Callable[[str], None]) -> tuple[Database, float]:
+    """Return a database with the history, kept from an earlier run or written now, and the seconds writing took."""
+    note = folder / f"{server.name}.json"
     if note.exists():
         kept = msgspec.json.decode(note.read_bytes(), type=_Kept)
         if (kept.shape, kept.end_ms) == (shape, END_MS):
-            say(f"Using the records in {file}, written by an earlier run.")
-            return UsageStore(Database.open(f"sqlite:///{file}")), kept.seconds
+            say(f"Using the records in {folder}, written by an earlier run.")
+            database = Database.open(server.start())
+            database.migrate()
+            return database, kept.seconds
     if shutil.disk_usage(folder).free < shape.records * BYTES_A_RECORD:
         needed = shape.records * BYTES_A_RECORD / 1e9
         raise OSError(f"{folder} has less than {needed:.0f} GB of free space: choose another one with --folder")
-    for old in folder.glob("reports.*"):
-        old.unlink()
+    note.unlink(missing_ok=True)
+    server.delete()
     say(f"Writing {shape} …")
-    database = Database.open(f"sqlite:///{file}")
+    url = server.start()
+    database = Database.open(url)
     database.migrate()
-    store = UsageStore(database)
-    seconds = History(shape, END_MS).write(store, say)
+    seconds = History(shape, END_MS).write(UsageStore(database), url, say)
     note.write_bytes(msgspec.json.encode(_Kept(shape, END_MS, seconds)))
-    return store, seconds
+    return database, seconds
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -188,7 +159,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--quick", action="store_true", help="2,000 records, to see that it works; the figures say little")
     add("--records", type=int, default=Shape().records, help="length of the history (default: %(default)s)")
     add("--runs", type=int, default=300, help="how often every report is timed (default: %(default)s)")
-    add("--rate", type=int, default=500, help="records a second written meanwhile (default: %(default)s)")
+    add("--keys", type=int, default=100, help="keys of the API that the requests have (default: %(default)s)")
+    add("--database", choices=SERVERS, default="sqlite", help="what is measured (default: %(default)s)")
+    add("--write-rate", type=int, default=500, help="records a second written meanwhile (default: %(default)s)")
     add("--folder", type=Path, help="keep the database here, and take it from here the next time")
     add("--write", action="store_true", help=f"also write the tables to benchmarks/{RESULTS.name}")
     return parser.parse_args(arguments)
@@ -201,45 +174,58 @@ def _say(line: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Measure and print the tables. Returns the exit code."""
     given = _parse(arguments)
-    shape, runs = Shape(records=given.records), given.runs
+    shape, runs = Shape(records=given.records, keys=given.keys), given.runs
     if given.quick:
-        shape, runs = Shape(records=2_000, customers=50), 3
+        shape, runs = Shape(records=2_000, customers=50, keys=10), 3
     kept: AbstractContextManager[str] = nullcontext(str(given.folder))
     with kept if given.folder else tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            store, seconds = _prepared(folder, shape, _say)
-        except OSError as error:
-            _say(f"{error}.")
-            return 1
-        before = store.summary(365, END_MS).requests
-        writer = Writer(store, History(shape, END_MS, seed=time_ns()), given.rate)
-        _say(f"Timing the reports while {given.rate} records a second are written …")
-        writer.start()
-        try:
-            timings = measure(store, writer.now_ms, runs)
-        finally:
-            writer.stop()
-        text = markdown(
-            timings, writer, [*_facts(folder, shape, seconds), f"{given.rate} records a second were written"]
-        )
-        failures = wrong(store, writer.now_ms(), before + writer.written)
+        with closing(SERVERS[given.database](folder)) as server:
+            try:
+                database, seconds = _prepared(folder, server, shape, _say)
+            except (OSError, CannotRun) as error:
+                _say(f"{error}.")
+                return 1
+            with closing(database):
+                text, failures = _measured(
+                    database, given.write_rate, shape, runs, lambda: _facts(server, shape, seconds)
+                )
     print(text)
     for failure in failures:
         _say(f"The reports do not add up: {failure}")
     if given.write:
-        RESULTS.write_text(with_section(RESULTS.read_text(encoding="utf-8"), TITLE, text), encoding="utf-8")
+        title = f"{TITLE} on {TITLES[given.database]}"
+        RESULTS.write_text(with_section(RESULTS.read_text(encoding="utf-8"), title, text), encoding="utf-8")
     return 1 if failures else 0
 
 
-def _facts(folder: Path, shape: Shape, seconds: float) -> list[str]:
-    size = sum(file.stat().st_size for file in folder.glob("reports.db*"))
+def _measured(
+    database: Database, rate: int, shape: Shape, runs: int, known: Callable[[], list[str]]
+) -> tuple[str, list[str]]:
+    """Time all reports while records are written. Returns the tables, and what does not add up."""
+    store = UsageStore(database)
+    before = store.summary(365, END_MS).requests
+    writer = Writer(store, History(shape, END_MS, seed=time_ns()), rate)
+    reports = Reports(database, writer.now_ms)
+    _say(f"Timing the reports while {rate} records a second are written …")
+    writer.start()
+    try:
+        timings = reports.measure(runs)
+    finally:
+        writer.stop()
+    text = markdown(timings, writer, [*known(), f"{rate} records a second were written"])
+    return text, wrong(store, writer.now_ms(), before + writer.written)
+
+
+def _facts(server: Server, shape: Shape, seconds: float) -> list[str]:
+    size = server.size()
     took, bytes_each = seconds / shape.records * 1e6, size / shape.records
     return [
         str(shape),
-        f"written in {seconds:.0f} s ({took:.0f} µs a record), {size / 1e9:.1f} GB ({bytes_each:.0f} bytes a record)",
-        *facts(folder),
+        f"made in {seconds:.0f} s ({took:.0f} µs a record), {size / 1e9:.1f} GB ({bytes_each:.0f} bytes a record)",
+        server.about,
+        *facts(server.folder),
         f"load average over these minutes {os.getloadavg()[1]:.1f}, of which this run is about 1",
-        f"{datetime.now(UTC):%Y-%m-%d}, `{' '.join(['python -m benchmarks', *sys.argv[1:]])}`",
+        f"{datetime.now(UTC):%Y-%m-%d}, `{' '.join(['python -m benchmarks', *without_paths(sys.argv[1:])])}`",
     ]

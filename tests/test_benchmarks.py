@@ -42,11 +42,11 @@ def test_a_quick_bench_of_the_reports_fills_its_table_and_the_sums_match(tmp_pat
         output, errors = _run_forked("reports", "--quick", "--folder", str(tmp_path))
         assert said in errors
         budget, timings = _tables(output)
-        assert [row[0] for row in budget] == [
-            f"{report}, 90 days, p99" for report in ("summary", "by-provider", "by-service", "by-customer")
-        ]
+        names = {row[0].removesuffix(", p99") for row in budget}
+        assert names >= {"summary, 90 days", "records of a customer", "breakdown by key and model, 30 days"}
         assert all(row[3] for row in budget), "a figure is missing"
-        assert [row[1:3] for row in timings] == [[days, "3"] for days in ("90", "30", "1") for _ in budget]
+        assert names < {row[0] for row in timings}
+        assert {row[1] for row in timings} == {"3"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the bench needs /proc")

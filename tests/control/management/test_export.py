@@ -85,7 +85,7 @@ async def test_charges_keep_the_rules_of_focus(api: Client, tmp_path: Path) -> N
     currencies = tmp_path / "focus_validator" / "rules" / "currency_codes.csv"  # the program looks for it there
     currencies.parent.mkdir(parents=True)
     currencies.write_text("currency_codes\nUSD\n")
-    options = [
+    options: list[str | Path] = [
         "--data-file",
         file,
         "--validate-version",
