@@ -19,6 +19,8 @@ from llm_gateway.store import migrations
 from llm_gateway.store.database import Database
 from llm_gateway.store.providers import list_providers
 from llm_gateway.store.tables import metadata
+from llm_gateway.store.usage import UsageStore
+from tests.store.histories import DAY_MS, NOW_MS, cube_rows, record
 
 MIGRATE = """
 import sys
@@ -165,6 +167,17 @@ def test_providers_of_version_0003_get_no_aliases_and_no_limits(empty_url: str) 
         command.downgrade(migrations.configuration(connection), "0003")
         assert connection.exec_driver_sql("SELECT count(*) FROM providers").scalar() == 2
     database.close()
+
+
+def test_days_of_the_cube_are_summed_to_eight_days(database: Database) -> None:
+    history = [record(NOW_MS - day * DAY_MS, service=f"s{day % 2}", outcome="ok", latency_ms=day) for day in range(20)]
+    UsageStore(database).write(history)
+    before = cube_rows(database)
+    with database.write() as connection:
+        command.downgrade(migrations.configuration(connection), "0008")
+    assert {row[0] for row in cube_rows(database)} == {1, 24}
+    database.migrate()
+    assert cube_rows(database) == before
 
 
 def test_a_failing_migration_leaves_the_database_as_it_was(empty_url: str) -> None:
