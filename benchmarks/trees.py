@@ -52,7 +52,7 @@ def with_this(given: Iterable[Tree]) -> list[Tree]:
 
 
 def without_paths(arguments: Sequence[str]) -> list[str]:
-    """Replace the paths in `--tree` options by PATH: they mean nothing on another machine."""
+    """Replace the paths in `--tree` and `--folder` options by PATH: they mean nothing on another machine."""
     texts = [argument.removeprefix("--tree=") for argument in arguments]
     shown: list[str] = []
     for number, argument in enumerate(arguments):
@@ -60,6 +60,8 @@ def without_paths(arguments: Sequence[str]) -> list[str]:
             shown.append(f"--tree={_hidden(texts[number])}")
         elif number and arguments[number - 1] == "--tree":
             shown.append(_hidden(argument))
+        elif number and arguments[number - 1] == "--folder":
+            shown.append("PATH")
         else:
             shown.append(argument)
     return shown
