@@ -27,7 +27,8 @@ from llm_gateway.host_memory.lock import HostLock
 from llm_gateway.limiter import open_limiter
 from llm_gateway.limiter.base import Before, Limiter, Reservation
 from llm_gateway.limiter.memory import MemoryLimiter
-from llm_gateway.limiter.shared import SharedLimiter
+from llm_gateway.limiter.shared import MOST_WINDOWS, SharedLimiter
+from llm_gateway.limiter.shared_window import KEYS_WINDOWS
 from tests.examples import examples
 from tests.limiter.conftest import open_shared
 from tests.limiter.taking import Clock, reserved, run, take
@@ -170,6 +171,46 @@ def test_more_providers_than_slots_take_those_of_idle_ones(descriptor: int) -> N
     clock.now += 61
     reserved(limiter, 1, provider="last")
     assert len(limiter._windows) <= PROVIDERS + 1  # a process forgets those that lost their place
+
+
+def test_a_full_table_of_keys_refuses_further_ones_until_one_is_idle_and_never_a_provider(descriptor: int) -> None:
+    clock, memory = Clock(), HostMemory(descriptor)
+    keys = SharedLimiter(memory, 1, clock, KEYS_WINDOWS._replace(slots=8, probes=8))
+    providers = SharedLimiter(memory, 1, clock)
+    for number in range(8):
+        reserved(keys, 2, provider=f"key {number}")
+    with pytest.raises(Overloaded, match="no room for the limits of another service key") as full:
+        take(keys, 9, provider="new")
+    assert (full.value.status, full.value.retry_after_s) == (503, 1)
+    reserved(providers, 9, provider="new", model="m")
+    clock.now += 60
+    assert [take(keys, 2, provider="key 7").reservation is not None for _ in range(2)] == [True, False]
+    clock.now += 1
+    assert [take(keys, 1, provider=f"later {number}").reservation is not None for number in range(7)] == [True] * 7
+    with pytest.raises(Overloaded):
+        take(keys, 1, provider="new")
+    assert keys.state("key 7", 2, 100).remaining_requests == 1, "the busy key kept its slot"
+    assert keys.state("key 0", 2, 100).remaining_requests == 2
+
+
+def test_limits_of_keys_touch_memory_and_take_slots_only_as_they_are_used(descriptor: int) -> None:
+    clock, memory = Clock(), HostMemory(descriptor)
+    keys = SharedLimiter(memory, 1, clock, KEYS_WINDOWS)
+    before = os.fstat(descriptor).st_blocks * 512
+    opened = reserved(keys, 9, 100, 60, provider="key")
+    for number in range(MOST_WINDOWS - 1):
+        reserved(keys, 9, 100, 60, provider=f"key {number}")
+    touched = os.fstat(descriptor).st_blocks * 512 - before
+    assert touched < MOST_WINDOWS * 3 * 4096, "a window is on at most two pages, and others may be looked at"
+    assert reserved(open_limiter(memory, 2), 9, provider="p", model="m").calls_taken == 1, "no model's slot was taken"
+    other = SharedLimiter(memory, 2, clock, KEYS_WINDOWS)
+    assert other.state("key", 9, 100).remaining_tokens == 40
+    clock.now += 2
+    keys.settle(opened, tokens=10)
+    assert other.state("key", 9, 100).remaining_tokens == 90
+    clock.now += 200
+    reserved(keys, 9, 100, 60, provider="last")
+    assert len(keys._windows) == 1, "a process forgets those that are idle"
 
 
 def test_more_models_than_slots_are_served_and_lose_no_call(descriptor: int) -> None:

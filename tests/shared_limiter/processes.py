@@ -32,6 +32,22 @@ def end_of(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def pages(descriptor: int) -> dict[int, bytes]:
+    """Return the pages of a memory that hold something, by their place."""
+    found: dict[int, bytes] = {}
+    place, end = 0, os.fstat(descriptor).st_size
+    while place < end:
+        try:
+            place = os.lseek(descriptor, place, os.SEEK_DATA)
+        except OSError:  # nothing but holes is left
+            break
+        page = os.pread(descriptor, mmap.PAGESIZE, place)
+        if any(page):
+            found[place] = page
+        place += mmap.PAGESIZE
+    return found
+
+
 class Stores:
     """Counts the stores into shared memory, and sends this process `number` after the store `last`."""
 

@@ -21,10 +21,18 @@ from llm_gateway.host_memory import DIRTY, HostMemory, create
 from llm_gateway.host_memory.slots import key_of
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.limiter.shared import SharedLimiter
-from llm_gateway.limiter.shared_window import REQUEST_SUM, REQUESTS, TOKEN_SUM, TOKENS, provider_slots
+from llm_gateway.limiter.shared_window import (
+    KEYS_WINDOWS,
+    PROVIDER_WINDOWS,
+    REQUEST_SUM,
+    REQUESTS,
+    TOKEN_SUM,
+    TOKENS,
+    WindowTable,
+)
 from llm_gateway.limiter.window import BUCKETS
 from tests.limiter.taking import Clock, reserved, run, take
-from tests.shared_limiter.processes import RecordedStores, Stores, end_of, fork
+from tests.shared_limiter.processes import RecordedStores, Stores, end_of, fork, pages
 
 RPM, TPM = 1_000, 10**6
 MOST_STORES = 400
@@ -47,16 +55,16 @@ class Sums(NamedTuple):
     tokens: int
 
 
-def sums_of_buckets(memory: HostMemory, provider: str = "p") -> Sums:
-    at = provider_slots(memory.words).find(key_of(provider))
+def sums_of_buckets(memory: HostMemory, table: WindowTable) -> Sums:
+    at = table.of(memory.words).find(key_of("p"))
     if at is None:
         return Sums(0, 0)
     requests, tokens = (list(memory.words[at + start : at + start + BUCKETS]) for start in (REQUESTS, TOKENS))
     return Sums(sum(requests), sum(tokens))
 
 
-def stored_sums(memory: HostMemory, provider: str = "p") -> Sums:
-    at = provider_slots(memory.words).find(key_of(provider))
+def stored_sums(memory: HostMemory, table: WindowTable) -> Sums:
+    at = table.of(memory.words).find(key_of("p"))
     assert at is not None
     return Sums(memory.words[at + REQUEST_SUM], memory.words[at + TOKEN_SUM])
 
@@ -74,10 +82,11 @@ def prepare(limiter: SharedLimiter, clock: Clock) -> Reservation:
 
 
 class Case(NamedTuple):
-    """An operation, and the seconds after which it comes."""
+    """An operation, the seconds after which it comes, and the area of its windows."""
 
     operate: Callable[[SharedLimiter, Reservation], object]
     after_s: float = 0.0
+    table: WindowTable = PROVIDER_WINDOWS
 
 
 CASES = {
@@ -94,6 +103,14 @@ CASES = {
     "release of a worker": Case(lambda limiter, _: limiter.release_worker(1)),
     "first take of another provider": Case(lambda limiter, _: take(limiter, RPM, TPM, 70, "q")),
 }
+OF_KEYS = (
+    "take",
+    "take after seconds left",
+    "settle with fewer",
+    "settle of an unsent call",
+    "first take of another provider",
+)
+CASES |= {f"{name}, of a key": CASES[name]._replace(table=KEYS_WINDOWS) for name in OF_KEYS}
 ADVANCE = Case(lambda limiter, _: limiter.refill("p", 1e6, 0))
 """Counts nothing, but moves the window to the present."""
 
@@ -114,7 +131,7 @@ def test_a_process_killed_after_any_store_leaves_counts_that_are_not_too_low(cas
         kill(scene, case, killed_after)
         for place, value in stores[:killed_after]:
             repeated.memory.words[place] = value
-        assert scene.memory.words == repeated.memory.words
+        assert pages(scene.memory.descriptor) == pages(repeated.memory.descriptor)
         is_repaired(scene, case, true, after)
 
 
@@ -132,8 +149,8 @@ def prepared(case: Case) -> Iterator[Scene]:
     descriptor = create()
     try:
         memory, clock = HostMemory(descriptor), Clock()
-        opened = prepare(SharedLimiter(memory, 1, clock), clock)
-        before = sums_of_buckets(memory)
+        opened = prepare(SharedLimiter(memory, 1, clock, case.table), clock)
+        before = sums_of_buckets(memory, case.table)
         clock.now += case.after_s
         yield Scene(memory, clock, opened, before)
     finally:
@@ -144,7 +161,8 @@ def stores_of(case: Case) -> list[tuple[int, int]]:
     """Return each store of the operation by a second worker, in order: the word and its new value."""
     with prepared(case) as scene:
         recorded = RecordedStores()
-        case.operate(SharedLimiter(HostMemory(scene.memory.descriptor, recorded), 2, scene.clock), scene.opened)
+        memory = HostMemory(scene.memory.descriptor, recorded)
+        case.operate(SharedLimiter(memory, 2, scene.clock, case.table), scene.opened)
         return recorded.stores
 
 
@@ -153,7 +171,7 @@ def kill(scene: Scene, case: Case, last: int) -> None:
 
     def operate() -> None:
         memory = HostMemory(scene.memory.descriptor, Stores(last))
-        case.operate(SharedLimiter(memory, 2, scene.clock), scene.opened)
+        case.operate(SharedLimiter(memory, 2, scene.clock, case.table), scene.opened)
 
     assert end_of(fork(operate)) == -signal.SIGKILL
 
@@ -161,11 +179,11 @@ def kill(scene: Scene, case: Case, last: int) -> None:
 def is_repaired(scene: Scene, case: Case, true: Complete, after: Complete) -> None:
     """Assert that the next process finds counts between those before and after the operation, and works on."""
     memory, clock, _, before = scene
-    buckets = sums_of_buckets(memory)
-    other = SharedLimiter(HostMemory(memory.descriptor), 3, clock)
+    buckets = sums_of_buckets(memory, case.table)
+    other = SharedLimiter(HostMemory(memory.descriptor), 3, clock, case.table)
     other.settle(Reservation("none", 0, 0), tokens=0)  # takes the lock and repairs
     assert memory.words[DIRTY] == 0
-    assert stored_sums(memory) == sums_of_buckets(memory) == buckets
+    assert stored_sums(memory, case.table) == sums_of_buckets(memory, case.table) == buckets
     assert min(true.sums.requests, after.sums.requests) <= buckets.requests
     assert buckets.requests <= max(before.requests, after.sums.requests)
     assert min(true.sums.tokens, after.sums.tokens) <= buckets.tokens <= max(before.tokens, after.sums.tokens)
@@ -197,9 +215,43 @@ class Complete(NamedTuple):
 def complete(case: Case) -> Complete:
     """Carry out the whole operation."""
     with prepared(case) as scene:
-        limiter = SharedLimiter(scene.memory, 1, scene.clock)
+        limiter = SharedLimiter(scene.memory, 1, scene.clock, case.table)
         case.operate(limiter, scene.opened)
-        return Complete(sums_of_buckets(scene.memory), left_of_model(limiter, scene.clock))
+        return Complete(sums_of_buckets(scene.memory, case.table), left_of_model(limiter, scene.clock))
+
+
+@contextmanager
+def idle_key() -> Iterator[tuple[HostMemory, Clock]]:
+    """Return memory in which a key, which has used its limit, has just become idle."""
+    descriptor = create()
+    try:
+        memory, clock = HostMemory(descriptor), Clock()
+        reserved(SharedLimiter(memory, 1, clock, ONE_KEY), 1, 100, 100, provider="idle")
+        clock.now += BUCKETS
+        yield memory, clock
+    finally:
+        os.close(descriptor)
+
+
+ONE_KEY = KEYS_WINDOWS._replace(slots=1, probes=1)
+
+
+def test_a_process_killed_while_a_key_takes_the_slot_of_an_idle_one_exceeds_no_limit() -> None:
+    with idle_key() as (memory, clock):
+        recorded = RecordedStores()
+        take(SharedLimiter(HostMemory(memory.descriptor, recorded), 2, clock, ONE_KEY), 1, 100, 100, "new")
+    assert 100 < len(recorded.stores) < MOST_STORES
+    for last in range(1, len(recorded.stores) + 1):
+        with idle_key() as (memory, clock):
+            for place, value in recorded.stores[:last]:
+                memory.words[place] = value
+            other = SharedLimiter(HostMemory(memory.descriptor), 3, clock, ONE_KEY)
+            granted = [take(other, 1, 100, 100, "new").reservation is not None for _ in range(2)]
+            assert granted in ([True, False], [False, False]), "the dead process's call counts, or was never granted"
+            with pytest.raises(Overloaded, match="no room for the limits of another service key"):
+                take(other, 1, 100, 100, "idle")
+            provider = SharedLimiter(HostMemory(memory.descriptor), 3, clock)
+            assert take(provider, 1).reservation is not None, "no provider's call is refused"
 
 
 def stopped_holder(descriptor: int, clock: Clock) -> int:

@@ -18,12 +18,13 @@ from llm_gateway.domain.rate_limits import ReportedLimit, ReportedLimits
 from llm_gateway.errors import Overloaded
 from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.limiter.shared import LOOK_S, SharedLimiter
+from llm_gateway.limiter.shared_window import KEYS_WINDOWS, PROVIDER_WINDOWS, WindowTable
 from tests.limiter.taking import Clock, reserved, run, take
 from tests.shared_limiter.processes import Log, SharedClock, end_of, fork
 from tests.waiting import until, wait_until
 
 RPM, TPM, LARGEST = 300, 3_000, 30
-WINDOWS = 8
+WINDOWS = 6
 STEP_S = 0.5
 KILLS = 12
 
@@ -35,11 +36,11 @@ def descriptor() -> Iterator[int]:
     os.close(opened)
 
 
-def start(descriptor: int, number: int, clock: SharedClock, log: Log, *, seed: int) -> int:
+def start(descriptor: int, number: int, clock: SharedClock, log: Log, *, table: WindowTable, seed: int) -> int:
     """Start a process that takes as much as it gets, and settles each call at once."""
 
     async def serve() -> None:
-        limiter, chance = SharedLimiter(HostMemory(descriptor), number, clock), random.Random(seed)
+        limiter, chance = SharedLimiter(HostMemory(descriptor), number, clock, table), random.Random(seed)
         while True:
             tokens = chance.randint(1, LARGEST)
             used, now = chance.randint(0, tokens), clock()
@@ -57,11 +58,17 @@ def start(descriptor: int, number: int, clock: SharedClock, log: Log, *, seed: i
     return fork(lambda: asyncio.run(serve()))
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_the_limit_holds_in_all_processes_and_is_used_though_some_are_killed(descriptor: int, count: int) -> None:
+@pytest.mark.parametrize(
+    ("table", "count"),
+    [(PROVIDER_WINDOWS, 2), (PROVIDER_WINDOWS, 4), (KEYS_WINDOWS, 1), (KEYS_WINDOWS, 2), (KEYS_WINDOWS, 4)],
+    ids=["a provider's, 2", "a provider's, 4", "a key's, 1", "a key's, 2", "a key's, 4"],
+)
+def test_the_limit_holds_in_all_processes_and_is_used_though_some_are_killed(
+    descriptor: int, table: WindowTable, count: int
+) -> None:
     clock, log, chance = SharedClock(1000.0), Log(), random.Random(count)
-    control = SharedLimiter(HostMemory(descriptor), 0, clock)
-    pids = {number: start(descriptor, number, clock, log, seed=number) for number in range(1, count + 1)}
+    control = SharedLimiter(HostMemory(descriptor), 0, clock, table)
+    pids = {number: start(descriptor, number, clock, log, table=table, seed=number) for number in range(1, count + 1)}
     steps = round(WINDOWS * 61 / STEP_S)
     kills = set(chance.sample(range(steps), KILLS))
     try:
@@ -72,7 +79,7 @@ def test_the_limit_holds_in_all_processes_and_is_used_though_some_are_killed(des
                 os.kill(pids[number], signal.SIGKILL)
                 assert end_of(pids.pop(number)) == -signal.SIGKILL
                 control.release_worker(number)
-                pids[number] = start(descriptor, number, clock, log, seed=1000 + step)
+                pids[number] = start(descriptor, number, clock, log, table=table, seed=1000 + step)
             clock.add(STEP_S)
     finally:
         for pid in pids.values():

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAGIC = 0x4C4C4D_47_5348_4D31
-VERSION = 3
+VERSION = 4
 """Version of the layout. Raise it with each change of the constants below or of what a word means."""
 WORD = 8
 
@@ -56,7 +56,12 @@ KEYS = 1_024
 """Slots for service keys with a limit of requests at once (`key_counts.py`)."""
 KEY_WORDS = 72
 KEYS_AT = PLACES_AT + WORKERS * PLACE_WORDS
-WORDS = KEYS_AT + KEYS * KEY_WORDS
+KEY_WINDOWS = 65_536
+"""Slots for the limits of service keys, each as large as a provider's window with a single row
+(`limiter/shared_window.py`): more than there can be keys, and none of them takes a provider's slot."""
+KEY_WINDOW_WORDS = WINDOW_WORDS + ROW_WORDS
+KEY_WINDOWS_AT = KEYS_AT + KEYS * KEY_WORDS
+WORDS = KEY_WINDOWS_AT + KEY_WINDOWS * KEY_WINDOW_WORDS
 SIZE = WORDS * WORD
 """Bytes of the memory. The system allocates a page when it is first written, so that most of it is never there."""
 

@@ -32,6 +32,8 @@ def key_of(name: str) -> Key:
 class Slots:
     """A table of `count` slots of `size` words, the first at the word `start`; a name is in one of `probes` places."""
 
+    __slots__ = ("_count", "_probes", "_size", "_start", "_words")
+
     def __init__(self, words: Any, start: int, *, count: int, size: int, probes: int) -> None:
         self._words = words
         self._start = start

@@ -1,4 +1,4 @@
-"""Rate limiter: bound the requests and tokens sent to each provider in any 60 seconds.
+"""Rate limiter: bound the requests and tokens of each provider, and of each service key, in any 60 seconds.
 
 To add a backend, write a module that implements the contract (`base.py`), run the tests in tests/limiter against it,
 and return it from `open_limiter`. `window.py`, `durations.py` and `reported.py` hold what counts, for any backend.
@@ -10,6 +10,7 @@ from llm_gateway.host_memory import HostMemory
 from llm_gateway.limiter.base import Limiter
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.limiter.shared import SharedLimiter
+from llm_gateway.limiter.shared_window import KEYS_WINDOWS
 
 
 def open_limiter(memory: HostMemory | None = None, number: int = 0) -> Limiter:
@@ -22,3 +23,8 @@ def open_limiter(memory: HostMemory | None = None, number: int = 0) -> Limiter:
     limiter = SharedLimiter(memory, number)
     limiter.release_worker(number)
     return limiter
+
+
+def open_key_limiter(memory: HostMemory | None = None, number: int = 0) -> Limiter:
+    """Open the limiter of service keys, which takes no room of the providers: see `open_limiter`."""
+    return MemoryLimiter() if memory is None else SharedLimiter(memory, number, table=KEYS_WINDOWS)

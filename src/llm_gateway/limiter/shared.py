@@ -20,7 +20,14 @@ from llm_gateway.errors import Overloaded
 from llm_gateway.host_memory import DIRTY, PROVIDERS, WORKERS, HostMemory
 from llm_gateway.host_memory.lock import HostLock
 from llm_gateway.limiter.base import NOBODY, Before, Decision, Reservation
-from llm_gateway.limiter.shared_window import SharedWindow, drop_open, has_open, provider_slots, recompute_sums
+from llm_gateway.limiter.shared_window import (
+    PROVIDER_WINDOWS,
+    SharedWindow,
+    WindowTable,
+    drop_open,
+    has_open,
+    recompute_sums,
+)
 from llm_gateway.limiter.window import BUCKETS, Window
 
 LONGEST_WAIT_S = 0.25
@@ -29,8 +36,9 @@ STEP_S = 0.001
 """Seconds after which it is tried again."""
 LOOK_S = 0.05
 """Seconds between two looks for room that another process made, while requests wait."""
-MOST_WINDOWS = 2 * PROVIDERS
-"""Windows of this process at which those without a place in the memory are dropped, so that at least half are."""
+MOST_WINDOWS, IDLE_S = 2 * PROVIDERS, 2 * BUCKETS
+"""Windows of this process at which those are dropped that have no place in the memory, or no call in the last `IDLE_S`
+seconds; later at twice those that stay. What they count stays in the memory."""
 _EXCEEDS = Decision(exceeds=True)
 
 
@@ -41,12 +49,21 @@ class SharedLimiter:
         memory: shared by the processes.
         number: this process's number, below `WORKERS`; no other living process has it.
         clock: seconds, the same in all processes.
+        table: area of the memory that its windows are in: those of providers, or of service keys.
     """
 
-    def __init__(self, memory: HostMemory, number: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        memory: HostMemory,
+        number: int,
+        clock: Callable[[], float] = time.monotonic,
+        table: WindowTable = PROVIDER_WINDOWS,
+    ) -> None:
         if not 0 <= number < WORKERS:
             raise ValueError(f"The number of a process is 0 to {WORKERS - 1}, not {number}.")
         self._memory = memory
+        self._table = table
+        self._most = MOST_WINDOWS
         self._words: Any = memory.words
         self._lock = HostLock(memory.descriptor)
         self._number = number
@@ -66,7 +83,7 @@ class SharedLimiter:
         the time until the request fits if no other comes; it is above 0.
 
         Raises:
-            Overloaded: another process held the lock for 250 ms, or the memory has no room for another provider.
+            Overloaded: another process held the lock for 250 ms, or the memory has no room for another window.
         """
         if tokens > tpm or rpm < 1:
             return _EXCEEDS
@@ -212,11 +229,14 @@ class SharedLimiter:
     def release_worker(self, number: int) -> None:
         """Drop the open tokens of a process that died, in all windows. What it took counts until it leaves the window.
 
-        Called by the next process with this number. Without it waits are estimated too short for a minute.
+        Called by the next process with this number. Without it waits are estimated too short for a minute, as they are
+        in windows whose only row is that of all processes.
         """
+        if self._table.rows == 1:
+            return
         # All pages of the memory are new to a process that has just started. It must not read them under the lock,
         # for which calls of the other workers wait; nobody else writes what the dead process held.
-        held = [at for at in provider_slots(self._words).used() if has_open(self._words, at, number)]
+        held = [at for at in self._table.of(self._words).used() if has_open(self._words, at, number)]
         if held:
             self._change(partial(self._release_worker, number, held))
 
@@ -312,7 +332,7 @@ class SharedLimiter:
         """Return the provider's window if it has one."""
         window = self._windows.get(provider_id)
         if window is None:
-            window = SharedWindow(self._memory, provider_id, self._number)
+            window = SharedWindow(self._memory, provider_id, self._number, self._table)
             if not window.is_found():
                 return None
             self._windows[provider_id] = window
@@ -323,10 +343,24 @@ class SharedLimiter:
         second = int(self._time())
         window = self._windows.get(provider_id)
         if window is None:
-            if len(self._windows) >= MOST_WINDOWS:  # those of service keys, of which there are up to 50,000
-                self._windows = {known: each for known, each in self._windows.items() if each.is_found()}
-            window = self._windows[provider_id] = SharedWindow(self._memory, provider_id, self._number)
+            if len(self._windows) >= self._most:
+                self._drop_idle(second)
+            window = SharedWindow(self._memory, provider_id, self._number, self._table)
+            self._windows[provider_id] = window
         if not window.is_found() and not window.claim(second):
-            raise Overloaded("The gateway's shared memory has no room for another provider.", retry_after_s=1)
+            del self._windows[provider_id]
+            raise Overloaded(
+                f"The memory that the workers share has no room for {self._table.holder}: send the request again.",
+                retry_after_s=1,
+            )
         window.advance(second)
         return window
+
+    def _drop_idle(self, second: int) -> None:
+        """Drop the windows of this process that have lost their place or are idle: up to 50,000 keys have one each."""
+        self._windows = {
+            provider_id: window
+            for provider_id, window in self._windows.items()
+            if window.is_found() and second - window.second() < IDLE_S
+        }
+        self._most = max(MOST_WINDOWS, 2 * len(self._windows))

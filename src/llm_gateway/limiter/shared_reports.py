@@ -23,6 +23,34 @@ LEFT, AT, MOST, PER_S, UNTIL, COUNTS_BOUND, TAKEN = range(7)
 """Words of a report: see `Mirror`."""
 
 
+class NoModelUse:
+    """The use of a model in the window of a service key, which no provider reports any limits of."""
+
+    __slots__ = ()
+
+    def is_found(self, owner: int) -> bool:
+        """Return True: it takes no slot."""
+        return True
+
+    def claim(self, owner: int) -> None:
+        """Do nothing, since it takes no slot."""
+
+    def take(self, now: float, tokens: int, account: int) -> tuple[int, int]:
+        """Return no totals, since no report is compared with them."""
+        return 0, 0
+
+    def report(self, reported: ReportedLimits, now: float, account: int, calls: int, tokens: int) -> None:
+        """Drop the report."""
+
+    def wait_s(self, now: float, account: int, tokens: int, requests: int = 1) -> float:
+        """Return 0: there is no reported limit to wait for."""
+        return 0.0
+
+    def left(self, now: float, account: int, requests: int, tokens: int) -> tuple[int, int]:
+        """Return these numbers of requests and tokens."""
+        return requests, tokens
+
+
 class SharedModelUse:
     """View that one process has of a model's slot. Changes need the memory's lock."""
 

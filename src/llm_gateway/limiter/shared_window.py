@@ -1,21 +1,25 @@
-"""Window of one provider in shared memory, as one process sees it: 61 one-second buckets, running sums, open tokens.
+"""Window of a provider or a service key in shared memory: 61 one-second buckets, running sums, open tokens.
 
 The buckets are the truth. Stores are ordered so that each prefix counts too much: a taken call is added to the buckets
 before it is granted, and a released one leaves them after its call ended; the sums follow (`host_memory`). A bucket is
 cleared when it has left the window, before `SECOND` says so.
 
 Open tokens are kept in a row for each process, so that those of a dead process can be dropped. A row's buckets are
-those of the 61 seconds up to its own second. Open tokens only tell when room can be expected; they grant nothing.
+those of the 61 seconds up to its own second. Open tokens only tell when room can be expected; they grant nothing. So
+the windows of service keys, of which there are many, have one row for all processes: what a dead one had open is
+expected back for a minute at most.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from llm_gateway.host_memory import (
     DIRTY,
     EPOCH,
-    PROVIDER_WORDS,
+    KEY_WINDOWS,
+    KEY_WINDOWS_AT,
     PROVIDERS,
     PROVIDERS_AT,
     ROW_WORDS,
@@ -25,7 +29,7 @@ from llm_gateway.host_memory import (
 )
 from llm_gateway.host_memory.slots import NEVER, Key, Slots, key_of
 from llm_gateway.limiter.durations import Durations
-from llm_gateway.limiter.shared_reports import SharedModelUse
+from llm_gateway.limiter.shared_reports import NoModelUse, SharedModelUse
 from llm_gateway.limiter.window import BUCKETS, Window, blend
 
 SECOND, NEWEST, REQUEST_SUM, TOKEN_SUM, OWNER, ACCOUNT, FREED_ROOM, UNCAPPED_MS = range(2, 10)
@@ -37,9 +41,34 @@ ROW_SECOND, OPEN = 0, 1
 """Words of a process's row: its newest second, and the tokens of open calls by second."""
 
 
-def provider_slots(words: Any) -> Slots:
-    """Return the table of the providers' windows."""
-    return Slots(words, PROVIDERS_AT, count=PROVIDERS, size=PROVIDER_WORDS, probes=PROVIDERS)
+class WindowTable(NamedTuple):
+    """An area of the memory for windows of one kind.
+
+    `holder` says in messages what has a window. A window has `rows` of open tokens: one for each process, or one for
+    all. `has_models`: its holder reports limits of models. There are `slots`, and a window is in one of `probes` of
+    them, nearly always in one of the first few.
+    """
+
+    holder: str
+    start: int
+    slots: int
+    probes: int
+    rows: int
+    has_models: bool
+
+    @property
+    def size(self) -> int:
+        """Words of a window."""
+        return WINDOW_WORDS + self.rows * ROW_WORDS
+
+    def of(self, words: Any) -> Slots:
+        """Return the table's slots in a memory."""
+        return Slots(words, self.start, count=self.slots, size=self.size, probes=self.probes)
+
+
+PROVIDER_WINDOWS = WindowTable("another provider", PROVIDERS_AT, PROVIDERS, PROVIDERS, WORKERS, True)
+KEYS_WINDOWS = WindowTable("the limits of another service key", KEY_WINDOWS_AT, KEY_WINDOWS, 512, 1, False)
+NO_MODELS: Mapping[str, NoModelUse] = {"": NoModelUse()}
 
 
 def recompute_sums(words: Any, at: int) -> None:
@@ -62,31 +91,32 @@ def drop_open(words: Any, at: int, number: int) -> None:
 
 
 class SharedWindow:
-    """One process's view of a provider's window. Methods that change it need the memory's lock.
+    """One process's view of a window. Methods that change it need the memory's lock.
 
     `durations` and `used_share` are those of this process's calls: they estimate waits.
     """
 
     __slots__ = (
-        "_at", "_key", "_memory", "_models", "_provider_id", "_row", "_slots", "_words", "durations", "seen",
+        "_at", "_key", "_memory", "_models", "_provider_id", "_row", "_slots", "_table", "_words", "durations", "seen",
         "used_share",
     )  # fmt: skip
 
-    def __init__(self, memory: HostMemory, provider_id: str, number: int) -> None:
+    def __init__(self, memory: HostMemory, provider_id: str, number: int, table: WindowTable) -> None:
         self._memory = memory
         self._words: Any = memory.words
         self._provider_id = provider_id
         self._key: Key = key_of(provider_id)
-        self._slots = provider_slots(memory.words)
-        self._row = WINDOW_WORDS + number * ROW_WORDS
+        self._table = table
+        self._slots = table.of(memory.words)
+        self._row = WINDOW_WORDS + number % table.rows * ROW_WORDS
         self._at = 0
-        self._models: dict[str, SharedModelUse] = {}
+        self._models: Any = {} if table.has_models else NO_MODELS  # dict[str, SharedModelUse]
         self.durations = Durations()
         self.used_share = 0.0
         self.seen = 0
 
     def is_found(self) -> bool:
-        """Find the provider's slot. Returns False if it has none."""
+        """Find the window's slot. Returns False if it has none."""
         words, at, key = self._words, self._at, self._key
         if at and words[at] == key.low and words[at + 1] == key.high:
             return True
@@ -103,7 +133,7 @@ class SharedWindow:
             self._slots.free(at)
             for word in range(at + SECOND, at + WINDOW_WORDS):
                 words[word] = 0
-            for number in range(WORKERS):
+            for number in range(self._table.rows):
                 drop_open(words, at, number)
         words[at + SECOND] = words[at + NEWEST] = second
         words[at + OWNER] = words[at + ACCOUNT] = self._unique()
@@ -117,7 +147,7 @@ class SharedWindow:
         return number
 
     def forget(self) -> None:
-        """Give up the provider's slot."""
+        """Give up the slot."""
         self._slots.free(self._at)
 
     def second(self) -> int:
@@ -145,17 +175,17 @@ class SharedWindow:
         words[at + SECOND] = second
         words[DIRTY] = 0
 
-    def use(self, model: str) -> SharedModelUse:
+    def use(self, model: str) -> SharedModelUse | NoModelUse:
         """Return the model's use, which has a slot from now on."""
-        use = self._models.get(model)
+        use: SharedModelUse | NoModelUse | None = self._models.get(model)
         if use is None:
             use = self._models[model] = SharedModelUse(self._memory, self._provider_id, model)
         use.claim(self._words[self._at + OWNER])
         return use
 
-    def known_use(self, model: str) -> SharedModelUse | None:
+    def known_use(self, model: str) -> SharedModelUse | NoModelUse | None:
         """Return the model's use if it has a slot."""
-        use = self._models.get(model)
+        use: SharedModelUse | NoModelUse | None = self._models.get(model)
         if use is None:
             use = SharedModelUse(self._memory, self._provider_id, model)
         return use if use.is_found(self._words[self._at + OWNER]) else None
@@ -264,7 +294,7 @@ class SharedWindow:
         window.requests = list(words[at + REQUESTS : at + REQUESTS + BUCKETS])
         window.tokens = list(words[at + TOKENS : at + TOKENS + BUCKETS])
         window.request_sum, window.token_sum = sum(window.requests), sum(window.tokens)
-        for row in range(at + WINDOW_WORDS, at + PROVIDER_WORDS, ROW_WORDS):
+        for row in range(at + WINDOW_WORDS, at + self._table.size, ROW_WORDS):
             newest = words[row]
             for passed in range(max(newest, window.second) - BUCKETS + 1, newest + 1) if newest else ():
                 window.open_tokens[passed % BUCKETS] += words[row + OPEN + passed % BUCKETS]

@@ -18,7 +18,7 @@ from llm_gateway.host_memory import HostMemory
 from llm_gateway.host_memory.key_counts import KeyCounts
 from llm_gateway.host_memory.workers import WorkerPlace
 from llm_gateway.journal.writer import JournalWriter
-from llm_gateway.limiter import open_limiter
+from llm_gateway.limiter import open_key_limiter, open_limiter
 from llm_gateway.limiter.base import Limiter
 from llm_gateway.providers.price_lookup import PriceLookup
 from llm_gateway.providers.registry import DIALECTS
@@ -50,8 +50,9 @@ Log: TypeAlias = Callable[..., None]
 class WorkerDependencies(NamedTuple):
     """Dependencies of the data plane.
 
-    `snapshot` returns the current configuration. `observe` is called with every settled usage record. `limiter`
-    is by default one of this process alone. `host` is the memory that workers share, and this worker's place in it.
+    `snapshot` returns the current configuration. `observe` is called with every settled usage record. `limiter` and
+    `key_limiter` are by default those of this process alone. `host` is the memory that workers share, and this worker's
+    place in it.
     """
 
     settings: Settings
@@ -62,6 +63,7 @@ class WorkerDependencies(NamedTuple):
     redact: Redactor
     log: Log
     limiter: Limiter | None = None
+    key_limiter: Limiter | None = None
     host: tuple[HostMemory, WorkerPlace] | None = None
 
 
@@ -85,7 +87,7 @@ class Worker:
         self._affinity = SessionAffinity()
         self._known: dict[str, Provider] = {}
         counts = None if memory is None or shared_place is None else KeyCounts(memory, shared_place)
-        key_limits = KeyLimits(self.limiter, counts)
+        key_limits = KeyLimits(dependencies.key_limiter or open_key_limiter(), counts)
         recorder = UsageRecorder(
             dependencies.journal,
             instance=dependencies.journal.name,

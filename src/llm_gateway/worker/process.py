@@ -22,7 +22,7 @@ from llm_gateway.gate.reverse_proxy import ReverseProxy
 from llm_gateway.host_memory import HostMemory, UnusableMemory
 from llm_gateway.host_memory.workers import WorkerPlace
 from llm_gateway.journal.writer import JournalWriter
-from llm_gateway.limiter import open_limiter
+from llm_gateway.limiter import open_key_limiter, open_limiter
 from llm_gateway.limiter.base import Limiter
 from llm_gateway.process_application import ProcessApplication
 from llm_gateway.providers.account_assembler import AccountAssembler
@@ -180,6 +180,8 @@ class WorkerProcess(ProcessApplication):
         """Build the data plane, and the functions that see each of its usage records."""
         settings, count, write_line = self._settings, self._metrics, self._output.request_lines()
 
+        limiter, key_limiter = self._open_limiters()
+
         def observe(record: UsageRecord) -> None:
             count(record)
             if write_line is not None:
@@ -194,25 +196,27 @@ class WorkerProcess(ProcessApplication):
                 observe=observe,
                 redact=self._output.redact,
                 log=self._log,
-                limiter=self._open_limiter(),
+                limiter=limiter,
+                key_limiter=key_limiter,
                 host=self._host,
             )
         )
 
-    def _open_limiter(self) -> Limiter:
-        """Open the limiter: one worker alone counts in its own memory, which is faster.
+    def _open_limiters(self) -> tuple[Limiter, Limiter]:
+        """Open the limiters of providers and of service keys: one worker counts in its own memory, which is faster.
 
         Raises:
             ConfigurationError: there are several workers and no memory that they share.
         """
         if self._settings.workers == 1:
-            return open_limiter()
+            return open_limiter(), open_key_limiter()
         if self._host is None:
             raise ConfigurationError(
                 "Several workers share memory for their limits, which the system refused at the start: raise the "
                 "limits of memory and of file sizes (ulimit -f) and restart, or set LLM_GATEWAY_WORKERS=1."
             )
-        return open_limiter(self._host[0], self._number)
+        memory = self._host[0]
+        return open_limiter(memory, self._number), open_key_limiter(memory, self._number)
 
     def _open_forwarder(self, channel: ChannelClient) -> Forwarder:
         address = ControlSocket(self._settings.data_dir)

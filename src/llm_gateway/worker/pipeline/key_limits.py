@@ -3,8 +3,8 @@
     admit ── granted ──▶ held ── release: the record is settled ──▶ corrected to the tokens used
       └── a limit is full ──▶ what was taken of the others is given back, RateLimited
 
-Requests and tokens are counted in windows like those of providers, by the same limiter. A request counts whether it is
-answered by a provider or from the cache; of its tokens only those count that a provider served.
+Requests and tokens are counted in windows like those of providers, by a limiter of their own. A request counts whether
+it is answered by a provider or from the cache; of its tokens only those count that a provider served.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class KeyLimits:
     async def _reserve(self, limit: KeyLimit, tokens: int, held: _Held) -> None:
         rpm = NO_LIMIT if limit.rpm is None else limit.rpm
         tpm = NO_LIMIT if limit.tpm is None else limit.tpm
-        decision = await self._limiter.take(f"key {limit.key_id}", rpm, tpm, tokens)
+        decision = await self._limiter.take(limit.key_id, rpm, tpm, tokens)
         if decision.reservation is not None:
             held.reservations.append(decision.reservation)
         elif decision.exceeds:
