@@ -155,6 +155,8 @@ def test_dev_on_loopback_needs_nothing(read: Read, host: str) -> None:
 def test_listening_beyond_loopback_implies_production(read: Read) -> None:
     settings = read(HOST="0.0.0.0", SERVICE_KEYS=f"ops:{KEY}", ENCRYPTION_KEYS=ENCRYPTION_KEY)
     assert (settings.env, settings.host) == ("production", "0.0.0.0")
+    settings = read(ADMIN_HOST="0.0.0.0", ADMIN_PORT="8201", SERVICE_KEYS=f"ops:{KEY}", ENCRYPTION_KEYS=ENCRYPTION_KEY)
+    assert (settings.env, settings.admin_port) == ("production", 8201)
 
 
 def test_dev_beyond_loopback_must_be_explicit(read: Read, env_file: Path) -> None:
@@ -229,6 +231,10 @@ REFUSED = [
     ({"SERVICE_KEYS": "a:key,a:other"}, r"LLM_GATEWAY_SERVICE_KEYS names a key or a name twice"),
     ({"SERVICE_KEYS": ""}, r"Callers need keys: set LLM_GATEWAY_SERVICE_KEYS"),
     ({"SERVICE_KEYS": " , "}, r"Callers need keys: set LLM_GATEWAY_SERVICE_KEYS"),
+    ({"ADMIN_HOST": "::1"}, r"^LLM_GATEWAY_ADMIN_HOST needs LLM_GATEWAY_ADMIN_PORT: set both, or neither\.$"),
+    ({"ADMIN_PORT": "8200"}, r"^LLM_GATEWAY_ADMIN_PORT is 8200, as LLM_GATEWAY_PORT: set another port\.$"),
+    ({"ADMIN_PORT": "65536"}, r"^LLM_GATEWAY_ADMIN_PORT must be a whole number from 0 to 65535, not '65536'\.$"),
+    ({"ADMIN_HOST": "0.0.0.0", "ADMIN_PORT": "8201"}, r"Callers need keys: .*production"),
     ({"HOST": "0.0.0.0"}, r"Callers need keys: .*production, unless LLM_GATEWAY_ENV=dev says otherwise"),
     ({"HOST": "::", "SERVICE_KEYS": "ops:short"}, r"The service key 'ops' is publicly known, shorter than 32"),
     ({"HOST": "gateway.example", "SERVICE_KEYS": f"ops:{KEY}"}, r"LLM_GATEWAY_ENCRYPTION_KEYS to 32 random bytes"),

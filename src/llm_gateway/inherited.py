@@ -32,7 +32,7 @@ class Inherited:
         settings: file with the settings as JSON; its offset is shared, so read it with `os.pread`.
         leash: Unix stream socket to the supervisor: the child writes `READY` to it; its end of file means that the
             supervisor has died.
-        listener: bound TCP socket of a worker; None for control.
+        listener: bound TCP socket of a worker, or of control's admin port; None for control without one.
         number: number of a worker, from 1; None for control.
         memory: memory shared by all processes.
     """

@@ -7,9 +7,14 @@ import socket
 
 from llm_gateway.configuration_error import ConfigurationError
 
+SETTINGS, ADMIN_SETTINGS = "LLM_GATEWAY_", "LLM_GATEWAY_ADMIN_"
+"""What the names of the settings begin with that an address is from."""
 
-def bind(host: str, port: int) -> socket.socket:
+
+def bind(host: str, port: int, setting: str = SETTINGS) -> socket.socket:
     """Return a TCP socket bound to the first address of `host` that this machine has, IPv4 or IPv6.
+
+    `setting` is what the names of the settings with the address begin with.
 
     Raises:
         ConfigurationError: no address can be bound; the message says what to set.
@@ -19,7 +24,7 @@ def bind(host: str, port: int) -> socket.socket:
         name = host.encode() if host.isascii() else host
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, ValueError) as error:  # ValueError: not a valid host name, or a port out of range
-        raise cannot_listen(error, host, port) from error
+        raise cannot_listen(error, host, port, setting) from error
     problem: OSError | None = None
     for family, kind, protocol, _, address in found:
         try:
@@ -38,20 +43,16 @@ def bind(host: str, port: int) -> socket.socket:
             break
         sock.setblocking(False)
         return sock
-    raise cannot_listen(problem or OSError("no address"), host, port) from problem
+    raise cannot_listen(problem or OSError("no address"), host, port, setting) from problem
 
 
-def cannot_listen(error: OSError | ValueError, host: str, port: int) -> ConfigurationError:
+def cannot_listen(error: OSError | ValueError, host: str, port: int, setting: str = SETTINGS) -> ConfigurationError:
     """Return the error for an address that cannot be bound; its message says what to set."""
     if isinstance(error, ValueError):
-        return ConfigurationError(f"{host[:100]!r} is not a host name or IP address: set LLM_GATEWAY_HOST.")
+        return ConfigurationError(f"{host[:100]!r} is not a host name or IP address: set {setting}HOST.")
     match error.errno:
         case errno.EADDRINUSE:
-            return ConfigurationError(
-                f"Port {port} on {host} is in use: stop the other process or set LLM_GATEWAY_PORT."
-            )
+            return ConfigurationError(f"Port {port} on {host} is in use: stop the other process or set {setting}PORT.")
         case errno.EACCES:
-            return ConfigurationError(f"Port {port} may not be opened by this user: set LLM_GATEWAY_PORT above 1023.")
-    return ConfigurationError(
-        f"The gateway cannot listen on {host!r} ({error.strerror or error}): set LLM_GATEWAY_HOST."
-    )
+            return ConfigurationError(f"Port {port} may not be opened by this user: set {setting}PORT above 1023.")
+    return ConfigurationError(f"The gateway cannot listen on {host!r} ({error.strerror or error}): set {setting}HOST.")

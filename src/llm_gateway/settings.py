@@ -81,6 +81,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     ui_insecure: Annotated[
         Literal["true", "false"], Meta(description="dashboard without https, beyond this machine")
     ] = "false"
+    admin_host: Annotated[str, Meta(min_length=1, description="address of the admin port")] = "127.0.0.1"
+    admin_port: Annotated[
+        int, Meta(ge=0, le=65535, description="port for the management API alone; 0 leaves it on the other one")
+    ] = 0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least severe level logged")
     ] = "info"

@@ -61,9 +61,9 @@ def load_settings(
     unread = list(_read_secrets(texts))
     values, problems = _convert(texts)
     settings = Settings(**values)
-    if "env" not in values and not _is_loopback(settings.host):
+    if "env" not in values and not all(map(_is_loopback, _listened_on(settings))):
         settings = msgspec.structs.replace(settings, env="production")
-    problems += [*_unfit_hosts(settings), *_unfit_proxies(settings)]
+    problems += [*_unfit_hosts(settings), *_unfit_proxies(settings), *_unfit_admin_port(settings)]
     # A secret that cannot be read is not missing, too.
     problems += unread or _unsafe(settings)
     if problems:
@@ -255,6 +255,19 @@ def _unfit_hosts(settings: Settings) -> Iterator[str]:
             f"{PREFIX}ALLOWED_HOSTS takes host names without scheme, port or wildcard, such as gateway; "
             f"not {_shown(unfit[0])}."
         )
+
+
+def _listened_on(settings: Settings) -> list[str]:
+    """Return the addresses that the gateway listens on."""
+    return [settings.host, *([settings.admin_host] if settings.admin_port else [])]
+
+
+def _unfit_admin_port(settings: Settings) -> Iterator[str]:
+    """Yield an error message if the admin port is the other one, or if its address is set and the port is not."""
+    if settings.admin_host != Settings().admin_host and not settings.admin_port:
+        yield f"{PREFIX}ADMIN_HOST needs {PREFIX}ADMIN_PORT: set both, or neither."
+    if settings.admin_port == settings.port:
+        yield f"{PREFIX}ADMIN_PORT is {settings.port}, as {PREFIX}PORT: set another port."
 
 
 def _unfit_proxies(settings: Settings) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llm_gateway.host_memory import VERSION
+from tests.e2e.process import free_port
 from tests.supervisor.conftest import START_S, DummyGateway, Order, Start
 from tests.supervisor.test_processes import arguments, descriptors
 from tests.supervisor.test_reload import DONE, REFUSED, reload, running, started, wait_for_log
@@ -49,17 +50,23 @@ def is_resuming(gateway: DummyGateway) -> bool:
     return "--resume" in Path(f"/proc/{gateway.process.pid}/cmdline").read_text()
 
 
-def memory_of(pid: int) -> tuple[int, int]:
-    """Return the identity of the memory that a dummy shares with others."""
-    found = Path(f"/proc/{pid}/fd/{arguments(pid)['memory']}").stat()
+def shared(pid: int, name: str) -> tuple[int, int]:
+    """Return the identity of a file or socket that a dummy shares with others, by the name of its argument."""
+    found = Path(f"/proc/{pid}/fd/{arguments(pid)[name]}").stat()
     return found.st_dev, found.st_ino
 
 
+def memory_of(pid: int) -> tuple[int, int]:
+    """Return the identity of the memory that a dummy shares with others."""
+    return shared(pid, "memory")
+
+
 def test_new_code_takes_over_in_the_same_process(start: Start, order: Order, package: Path) -> None:
-    gateway = started(start, order, workers=2, spawns=True)
+    gateway = started(start, order, workers=2, spawns=True, admin_port=free_port())
     gateway.wait_for("worker2 ready")
     before = descriptors(gateway.process.pid)
-    memory = memory_of(gateway.pids("worker1")[0])
+    [control] = gateway.pids("control")
+    memory, admin = memory_of(gateway.pids("worker1")[0]), shared(control, "listener")
     change(package / "supervisor" / "loop.py", 'self.log("reloaded")', 'self.log("reloaded by new code")')
     reload(gateway)
     wait_for_log(gateway, "reloaded by new code")
@@ -67,6 +74,8 @@ def test_new_code_takes_over_in_the_same_process(start: Start, order: Order, pac
     assert is_resuming(gateway)
     assert len(descriptors(gateway.process.pid)) == len(before)
     assert memory_of(gateway.pids("worker3")[0]) == memory
+    [control] = [pid for pid in gateway.pids("control") if pid != control]
+    assert shared(control, "listener") == admin
     [killed] = gateway.pids("worker3")
     os.kill(killed, signal.SIGKILL)
     gateway.wait_for("worker3 ready", 2)

@@ -18,7 +18,7 @@ from llm_gateway.cli.env_files import EnvFiles
 from llm_gateway.cli.exits import FAILED, SETTINGS, CommandFailed
 from llm_gateway.cli.output import Json, is_terminal, print_json, printable
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
-from llm_gateway.listening import bind
+from llm_gateway.listening import ADMIN_SETTINGS, bind
 from llm_gateway.local_model import NOT_INSTALLED, find_model
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import load_settings
@@ -242,7 +242,12 @@ def _encryption_keys(settings: Settings, database: _Tables) -> str:
 
 def _port(settings: Settings) -> str:
     bind(settings.host, settings.port).close()
-    return f"{settings.port} on {settings.host} is free"
+    if not settings.admin_port:
+        return f"{settings.port} on {settings.host} is free"
+    bind(settings.admin_host, settings.admin_port, ADMIN_SETTINGS).close()
+    return (
+        f"{settings.port} on {settings.host} is free, and {settings.admin_port} on {settings.admin_host} for management"
+    )
 
 
 def _local_model(settings: Settings) -> str:

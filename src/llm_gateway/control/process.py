@@ -26,6 +26,7 @@ from llm_gateway.control.management.health import SharedCheck
 from llm_gateway.control.measurements import gateway_gauges
 from llm_gateway.control.recent_calls import fill_shared_limits, recent_calls
 from llm_gateway.control.workers import Workers
+from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.journal.record_delivery import QuarantineCount, quarantine_file
 from llm_gateway.journal.shipper import Shipper
@@ -65,6 +66,14 @@ class ControlProcess(ProcessApplication):
         """The log for refused requests, which counts them."""
         self._memory = memory if settings.workers > 1 else None
         self._workers: Workers | None = None
+        self._control: Control | None = None
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The configuration in force. The application must have started."""
+        if self._control is None:
+            raise RuntimeError("The control process has not started.")
+        return self._control.configuration.snapshot
 
     @property
     def has_workers(self) -> bool:
@@ -102,7 +111,7 @@ class ControlProcess(ProcessApplication):
             log("dev mode: anyone on this machine may call with the public development key", level="warning")
         stores = open_stores(settings, stack, log)
         local = await start_embedded_model(settings, stores.providers, stack, log)
-        control = Control(settings, stores, local, self._output.redact, log)
+        control = self._control = Control(settings, stores, local, self._output.redact, log)
         shipper = control.start_shipper()
         stack.callback(shipper.stop)
         database = SharedCheck(stores.database.check)

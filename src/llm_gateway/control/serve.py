@@ -8,6 +8,7 @@ import os
 from functools import partial
 
 from llm_gateway.child_process import ChildServer, run_child
+from llm_gateway.control.admin_port import AdminPort
 from llm_gateway.control.process import ControlProcess
 from llm_gateway.forwarding.control_server import ControlServer
 from llm_gateway.forwarding.control_socket import ControlSocket
@@ -31,7 +32,7 @@ def serve(inherited: Inherited) -> int:
 
 
 def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> ChildServer:
-    """Build the server of the control process's application on the control socket."""
+    """Build the server of the control process's application on the control socket, and on the admin port."""
 
     def prepared() -> None:
         with contextlib.suppress(OSError):  # the supervisor has died
@@ -44,27 +45,76 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
         drain_s=settings.drain_seconds,
         log=partial(app.refusals, process="control"),
     )
+    admin: AdminPort | None = None
+    if inherited.listener is not None:
+        log = partial(app.refusals, process="control", port="admin")
+        admin = AdminPort(app, settings, inherited.listener, snapshot=lambda: app.snapshot, log=log)
+    serving = Serving(app, server, admin)
+    return ChildServer(
+        serving.start,
+        serving.run,
+        stop=serving.stop,
+        interrupt=serving.stop,
+        retire=serving.retire,
+        orphaned=serving.orphaned,
+    )
 
-    async def stop_after_workers() -> None:
-        while app.has_workers:  # noqa: ASYNC110 - nothing wakes it: they end one by one, within the time to drain
-            await asyncio.sleep(ORPHANED_S)
-        server.stop()
 
-    waiting: list[asyncio.Task[None]] = []  # the event loop alone would not keep the task
+class Serving:
+    """The servers of control from their start to their end. The admin port ends first: its requests need the rest."""
 
-    def orphaned() -> None:
-        waiting.append(asyncio.get_running_loop().create_task(stop_after_workers()))
+    def __init__(self, app: ControlProcess, server: ControlServer, admin: AdminPort | None) -> None:
+        self._app = app
+        self._server = server
+        self._admin = admin
+        self._is_admin_open = False
+        self._is_leaving = False
+        self._waiting: list[asyncio.Task[None]] = []  # the event loop alone would not keep the task
 
-    async def start() -> None:
-        await server.start()
-        await app.admit_workers()
+    async def start(self) -> None:
+        """Serve workers, then the admin port."""
+        await self._server.start()
+        await self._app.admit_workers()
+        if self._admin is not None and not self._is_leaving:
+            await self._admin.start()
+            self._is_admin_open = True
         lower_priority(NICENESS)
 
-    def stop() -> None:
-        if app.has_workers:
-            app.announce_leaving()
-            asyncio.get_running_loop().call_later(ANNOUNCED_S, server.stop)
-        else:
-            server.stop()
+    async def run(self) -> None:
+        """Serve until stopped."""
+        if self._admin is not None and self._is_admin_open:
+            await self._admin.run()
+            self._is_admin_open = False
+            self._leave()
+        await self._server.run()
 
-    return ChildServer(start, server.run, stop=stop, interrupt=stop, retire=stop, orphaned=orphaned)
+    def stop(self) -> None:
+        """Begin to stop; a second call cancels running requests."""
+        if self._admin is not None and self._is_admin_open:
+            self._admin.stop()
+        else:
+            self._leave()
+
+    def retire(self) -> None:
+        """Begin to stop because another control process takes over."""
+        if self._admin is not None and self._is_admin_open:
+            self._admin.retire()
+        else:
+            self._leave()
+
+    def orphaned(self) -> None:
+        """Stop once all workers have ended."""
+        self._waiting.append(asyncio.get_running_loop().create_task(self._stop_after_workers()))
+
+    async def _stop_after_workers(self) -> None:
+        while self._app.has_workers:  # noqa: ASYNC110 - nothing wakes it: they end one by one, within the time to drain
+            await asyncio.sleep(ORPHANED_S)
+        self.stop()
+
+    def _leave(self) -> None:
+        self._is_leaving = True
+        if self._app.has_workers:
+            self._app.announce_leaving()
+            asyncio.get_running_loop().call_later(ANNOUNCED_S, self._server.stop)
+        else:
+            self._server.stop()

@@ -35,8 +35,6 @@ BACKLOG = 2048
 """Connections that the kernel holds until they are accepted."""
 DRAIN_SWEEP_S = 0.02
 """Seconds between two looks for overdue connections while stopping."""
-RETIRED_IDLE_S = 5.0
-"""Seconds for which a retiring server keeps an idle connection: a client that uses it meanwhile sees no difference."""
 FLUSH_S = 1.0
 """Seconds to write the last responses to their clients while stopping."""
 CANCEL_S = 5.0
@@ -228,7 +226,7 @@ class Server:
         """
         if not self._stop_requested.is_set():
             self._has_successor = True
-            self._shared.stop_idle_s = min(RETIRED_IDLE_S, self._drain_s / 2)
+            self._shared.stop_idle_s = min(self._shared.limits.retired_idle_s, self._drain_s / 2)
             self.stop(accepting=False)
 
     def stop(self, *, accepting: bool = True) -> None:

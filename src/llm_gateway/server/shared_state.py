@@ -48,6 +48,7 @@ class Limits:
     linger_s: float = 2.0  # in which data that follows a refused request is read and dropped
     sweep_s: float = 0.5  # between two looks for overdue connections
     stop_idle_s: float = 0.5  # for which an idle connection is kept when the server stops
+    retired_idle_s: float = 5.0  # the same when it retires: a client that uses it meanwhile sees no difference
     connect_s: float = 0.1  # for TCP handshakes that are under way when the server stops accepting
     head_bytes: int = 32 * 1024
     body_bytes: int = 9 * 1024 * 1024  # more than the application reads and drops, so that its own 413 comes first

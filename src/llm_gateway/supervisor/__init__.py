@@ -59,9 +59,10 @@ def run_supervisor(
     except SettingsRefused as refused:
         return refused.code
     settings = SupervisorSettings(document, leaving_s)
-    data_dir, sock = claim(settings)
+    data_dir, sockets = claim(settings)
     memory = _create_memory(settings.workers)
-    state = State(Generation.new(settings, store_settings(document)), data_dir, sock, memory)
+    current = Generation.new(settings, store_settings(document))
+    state = State(current, data_dir, sockets.public, memory, sockets.admin)
     return _run(Supervisor(launch, state, command=command), state)
 
 
@@ -94,7 +95,7 @@ def _run(supervisor: Supervisor, state: State) -> int:
     try:
         return supervisor.run()
     finally:
-        state.listener.close()
+        state.close_listeners()
         state.data_dir.close()
 
 

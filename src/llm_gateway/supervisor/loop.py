@@ -28,8 +28,8 @@ class Supervisor:
 
     Args:
         launch: starts a child.
-        state: what is held for the children. The listener is closed when the stop begins, so that the workers' copies
-            are the last.
+        state: what is held for the children. The listeners are closed when the stop begins, so that the children's
+            copies are the last.
         command: program and arguments of this process, see `run_supervisor`.
         is_resumed: this code has just taken over, and the replacement goes on with the children.
     """
@@ -94,6 +94,8 @@ class Supervisor:
         inherited = Inherited(settings=child.settings_file, leash=-1, memory=self._state.memory)
         if child.number is not None:
             inherited.listener, inherited.number = self._state.listener.fileno(), child.number
+        elif self._state.admin is not None:
+            inherited.listener = self._state.admin.fileno()
         try:
             child.start(self._launch, inherited, self._state.data_dir.shared_lock, time.monotonic())
         except OSError as error:
@@ -176,7 +178,7 @@ class Supervisor:
         is_first = not self._is_stopping
         if is_first:
             self._deadline = time.monotonic() + self._stop_s
-            self._state.listener.close()
+            self._state.close_listeners()
             if self._roll is not None:
                 self._roll.stop_reading()
             if self._rehearsal is not None:

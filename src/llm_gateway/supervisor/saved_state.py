@@ -33,16 +33,25 @@ class State:
     Attributes:
         current: the children that serve.
         data_dir: the data directory, whose lock the children keep; how replacements ended is written there.
-        listener: the TCP socket.
+        listener: the TCP socket of the workers.
+        admin: the TCP socket of control; None without an admin port.
         memory: descriptor of the memory that several workers share (host_memory); None for a single one.
         rolls: number of replacements that have begun.
         is_roll_due: a SIGHUP waits for its replacement.
     """
 
-    def __init__(self, current: Generation, data_dir: DataDir, listener: socket.socket, memory: int | None) -> None:
+    def __init__(
+        self,
+        current: Generation,
+        data_dir: DataDir,
+        listener: socket.socket,
+        memory: int | None,
+        admin: socket.socket | None = None,
+    ) -> None:
         self.current = current
         self.data_dir = data_dir
         self.listener = listener
+        self.admin = admin
         self.memory = memory
         self.rolls = 0
         self.is_roll_due = False
@@ -51,8 +60,15 @@ class State:
     def descriptors(self) -> list[int]:
         """All open descriptors that belong to the state."""
         leashes = [child.leash for child in self.current.children]
-        found = (self.current.settings_file, self.listener.fileno(), self.memory, *self.data_dir.locks, *leashes)
+        sockets = (self.listener.fileno(), self.admin.fileno() if self.admin is not None else None)
+        found = (self.current.settings_file, *sockets, self.memory, *self.data_dir.locks, *leashes)
         return [descriptor for descriptor in found if descriptor is not None]
+
+    def close_listeners(self) -> None:
+        """Close the TCP sockets, so that the children's copies are the last."""
+        self.listener.close()
+        if self.admin is not None:
+            self.admin.close()
 
     def save(self) -> bytes:
         """Return the state as a document for `restore`."""
@@ -64,6 +80,7 @@ class State:
                 "path": self.data_dir.path,
                 "locks": self.data_dir.locks,
                 "listener": self.listener.fileno(),
+                "admin": self.admin.fileno() if self.admin is not None else None,
                 "memory": self.memory,
                 "rolls": self.rolls,
                 "is_roll_due": self.is_roll_due,
@@ -86,12 +103,14 @@ def restore(descriptor: int, leaving_s: float) -> State:
         )
     settings_file = values["settings_file"]
     settings = SupervisorSettings(_contents(settings_file), leaving_s)
+    admin = values.get("admin")  # versions before the admin port do not save it
     control, *workers = [Child.restore(saved, settings_file) for saved in values["children"]]
     state = State(
         Generation(settings, settings_file, control, workers),
         DataDir.inherited(values["path"], values["locks"]),
         socket.socket(fileno=values["listener"]),
         values["memory"],
+        socket.socket(fileno=admin) if admin is not None else None,
     )
     state.rolls, state.is_roll_due = values["rolls"], values["is_roll_due"]
     return state

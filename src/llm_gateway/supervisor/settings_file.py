@@ -11,8 +11,10 @@ from llm_gateway.supervisor.launcher import Launch, exit_reason, failure_reason
 LEAVING_S = 15.0
 """Seconds that a child can take to end, beyond its time to accept and drain."""
 SETTINGS_MODULE = "llm_gateway.settings_child"
-FIXED = ("host", "port", "data_dir", "database_url")
+FIXED = ("host", "port", "admin_host", "admin_port", "data_dir", "database_url")
 """Settings that cannot change while the gateway runs."""
+ADDED: dict[str, object] = {"admin_host": "127.0.0.1", "admin_port": 0}
+"""Settings that documents of earlier versions do not have, with their defaults."""
 
 
 class SupervisorSettings:
@@ -22,9 +24,11 @@ class SupervisorSettings:
     """
 
     def __init__(self, document: bytes, leaving_s: float = LEAVING_S) -> None:
-        values = json.loads(document)
+        values = ADDED | json.loads(document)
         self.host: str = values["host"]
         self.port: int = values["port"]
+        self.admin_host: str = values["admin_host"]
+        self.admin_port: int = values["admin_port"]
         self.workers: int = values["workers"]
         self.data_dir: str = values["data_dir"]
         self.leaving_seconds = leaving_s

@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_gateway.domain.catalog import Snapshot
-from llm_gateway.error_format.paths import nothing_at
+from llm_gateway.domain.explanation import EXPLAIN_PATH
+from llm_gateway.error_format.paths import LONGEST, closest_path, nothing_at, without_query
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import NotFound
-from llm_gateway.gate.authentication import GENERATE_PATH
+from llm_gateway.gate.authentication import GENERATE_PATH, ME_PATH, OPEN_PATHS
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.descriptor import MODEL
 from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES, protocol_of
@@ -18,6 +19,32 @@ from llm_gateway.worker.endpoints.count_tokens import CountTokensEndpoint
 from llm_gateway.worker.endpoints.generate import GenerateEndpoint
 from llm_gateway.worker.endpoints.models import ModelsEndpoint
 from llm_gateway.worker.endpoints.protocol_endpoint import EndpointDependencies, ProtocolEndpoint
+
+PUBLIC_OF_CONTROL = OPEN_PATHS | {ME_PATH}
+"""Paths of the management API that are served beside calls even if there is an admin port."""
+
+
+class ManagementElsewhere:
+    """ASGI app in the place of the management API if that has a port of its own; it answers open paths only."""
+
+    def __init__(self, management: ASGIApp) -> None:
+        self._management = management
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request that no endpoint of the data plane is for."""
+        path: str = scope["path"]
+        if path in PUBLIC_OF_CONTROL:
+            await self._management(scope, receive, send)
+            return
+        meant = closest_path(path)
+        if meant is not None and (meant in (GENERATE_PATH, EXPLAIN_PATH) or meant.startswith(VENDOR_PATH_PREFIXES)):
+            message = nothing_at(path)
+        else:
+            message = (
+                f"There is nothing at {without_query(path)[:LONGEST]} on this port: the management API is served at "
+                "LLM_GATEWAY_ADMIN_HOST and LLM_GATEWAY_ADMIN_PORT."
+            )
+        await send_error(send, scope, NotFound(message))
 
 
 class Dispatch:

@@ -34,6 +34,7 @@ from llm_gateway.telemetry.process_log import ProcessLog
 from llm_gateway.telemetry.refusals import RefusalCounter
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.worker.app import Worker, WorkerDependencies
+from llm_gateway.worker.dispatch import ManagementElsewhere
 from llm_gateway.worker.endpoints.health import health_endpoints
 from llm_gateway.worker.endpoints.metrics import METRICS_PATH, MetricsEndpoint
 from llm_gateway.worker.loop_lag import LoopLag
@@ -118,13 +119,12 @@ class WorkerProcess(ProcessApplication):
         worker.changed(self._snapshot)
         self._background(worker.transport.recheck())
         self._background(self._loop_lag.run())
-        management = self._open_forwarder(channel)
+        management: ASGIApp = self._open_forwarder(channel)
+        metrics: dict[str, ASGIApp] = {METRICS_PATH: self._metrics_endpoint(channel, management)}
+        if settings.admin_port:
+            management, metrics = ManagementElsewhere(management), {}
         self._serving = True
-        own: dict[str, ASGIApp] = {
-            **health_endpoints(self, management),
-            METRICS_PATH: self._metrics_endpoint(channel, management),
-        }
-        return self._build_gate(worker.build(own, management))
+        return self._build_gate(worker.build({**health_endpoints(self, management), **metrics}, management))
 
     def _metrics_endpoint(self, channel: ChannelClient, management: ASGIApp) -> MetricsEndpoint:
         """Build the endpoint that reports this worker's own metrics while control is away."""
@@ -234,7 +234,7 @@ class WorkerProcess(ProcessApplication):
             log=self.refusals,
             dev_key=settings.dev_key,
             allowed_hosts=settings.own_hosts,
-            sign_in_page=build_page(settings.dev_key),
+            sign_in_page=None if settings.admin_port else build_page(settings.dev_key),
         )
         networks = settings.proxy_networks
         return ReverseProxy(gate, networks, settings.root_path) if networks or settings.root_path else gate
