@@ -35,6 +35,7 @@ class Inherited:
         listener: bound TCP socket of a worker, or of control's admin port; None for control without one.
         number: number of a worker, from 1; None for control.
         memory: memory shared by all processes.
+        model, model_alive: descriptors of a `ModelHandOver`; None for a worker.
     """
 
     def __init__(
@@ -45,17 +46,21 @@ class Inherited:
         listener: int | None = None,
         number: int | None = None,
         memory: int | None = None,
+        model: int | None = None,
+        model_alive: int | None = None,
     ) -> None:
         self.settings = settings
         self.leash = leash
         self.listener = listener
         self.number = number
         self.memory = memory
+        self.model = model
+        self.model_alive = model_alive
 
     @property
     def descriptors(self) -> list[int]:
         """All descriptors."""
-        found = (self.settings, self.leash, self.listener, self.memory)
+        found = (self.settings, self.leash, self.listener, self.memory, self.model, self.model_alive)
         return [descriptor for descriptor in found if descriptor is not None]
 
 
@@ -78,3 +83,14 @@ def from_arguments(arguments: Sequence[str]) -> Inherited:
     for descriptor in inherited.descriptors:
         os.set_inheritable(descriptor, False)
     return inherited
+
+
+def unnamed_file() -> int:
+    """Return the descriptor of an empty file that vanishes with its last descriptor."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("llm-gateway")
+    from tempfile import mkstemp  # noqa: PLC0415 - needs memory, and Linux needs it not
+
+    descriptor, path = mkstemp()
+    os.unlink(path)  # noqa: PTH108 - the supervisor, which must stay small, does not import pathlib
+    return descriptor

@@ -9,14 +9,14 @@ dialect). A separate process keeps crashes of native code, and its load on the p
                    │
        ended START_TRIES times ──> failed (only before the first answer; later it is restarted forever)
 
-Parent and child hold each other: the child ends when its stdin closes or, on Linux, when its parent dies.
+The child ends when its standard input does: with all processes that hold the other end of that pipe. A control process
+that is replaced leaves the child to the next one (`model_hand_over.py`), which finds it answering at the same address.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import importlib.util
 import os
 import secrets
@@ -28,7 +28,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from llm_gateway import __version__
 from llm_gateway.errors import ConfigurationError
+from llm_gateway.model_hand_over import ModelHandOver, read_description
+from llm_gateway.model_process import CAN_BE_LEFT, ModelProcess
 from llm_gateway.process import protect_process
 
 MODEL_NAME = "smollm2-135m-instruct"
@@ -53,18 +56,12 @@ START_TRIES = 3
 """Number of children that may end before the first answer until the start fails."""
 ASK_EVERY_S = 0.05
 ASK_TIMEOUT_S = 2.0
-TERMINATE_S = 5.0
-"""Seconds between SIGTERM and SIGKILL of the child."""
-LAST_WORDS_BYTES = 2000
-"""Bytes of the child's last output that are logged when it ends."""
 
 # With the template of the model file the answers are nonsense; the model was trained on plain ChatML.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Log = Callable[..., None]
 
@@ -119,7 +116,40 @@ class LocalModel:
         self._answers = asyncio.Event()
         self._failure: str | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: ModelProcess | None = None
+        self._found: ModelProcess | None = None
+        self._hand_over: ModelHandOver | None = None
+        self._is_left = False
+
+    async def take_over(self, hand_over: ModelHandOver) -> None:
+        """Go on with the child that another process has left, if it is of the same program and model; else end it.
+
+        Call it before `start`. The child of this object is described in `hand_over` from then on.
+        """
+        self._hand_over = hand_over
+        description = hand_over.read()
+        found = ModelProcess.find(description)
+        if found is None:
+            return
+        if description.get("program") != self._program():
+            await found.end()
+            return
+        self._found, self._port, self._key = found, description["port"], description["key"]
+
+    @property
+    def is_found(self) -> bool:
+        """Whether a child was taken over that has not been followed yet."""
+        return self._found is not None
+
+    def leave(self) -> None:
+        """Let the child go on for the next process when this object is stopped."""
+        self._is_left = CAN_BE_LEFT and self._hand_over is not None
+
+    def _program(self) -> list[str]:
+        """Return what the child is made of: a child of something else is not taken over."""
+        stat = self._path.stat()
+        file = f"{self._path} {stat.st_size} {stat.st_mtime_ns}"
+        return [__version__, self._python, file, str(self._threads), str(self._default_max_tokens)]
 
     @property
     def base_url(self) -> str:
@@ -165,7 +195,7 @@ class LocalModel:
             )
 
     async def stop(self) -> None:
-        """Stop restarting the child, terminate it, and wait for its end."""
+        """Stop restarting the child, terminate it, and wait for its end; or leave it, see `leave`."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
@@ -196,7 +226,30 @@ class LocalModel:
             pause = min(2 * pause, self._longest_pause_s)
 
     async def _run(self) -> tuple[int | None, str]:
-        """Start one child and wait for its end. Returns its exit code and its last output."""
+        """Start one child, or go on with one, and wait for its end. Returns its exit code and its last output."""
+        process, self._found = self._found, None
+        self._process = process = process or self._start()
+        asking = asyncio.get_running_loop().create_task(self._ask_until_it_answers())
+        try:
+            return await process.follow()
+        finally:
+            asking.cancel()
+            if not (self._is_left and self._answers.is_set()):
+                await process.end()
+                self._hand_over_of_this().write({})
+            process.forget()
+            self._process = None
+
+    def _start(self) -> ModelProcess:
+        """Start a child.
+
+        Raises:
+            OSError: the system cannot start a process.
+        """
+        hand_over = self._hand_over_of_this()
+        description = {"key": self._key, "port": self._port, "program": self._program()}
+        hand_over.write(description)
+        stdin = hand_over.open_stdin()
         command = [
             self._python,
             "-P",
@@ -206,32 +259,20 @@ class LocalModel:
             str(self._port),
             str(self._threads),
             str(self._default_max_tokens),
+            str(hand_over.file),
         ]
-        pipe = asyncio.subprocess.PIPE
-        self._process = process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=pipe,
-            stdout=pipe,
-            stderr=asyncio.subprocess.STDOUT,
-            env={name: text for name, text in os.environ.items() if not name.startswith("LLM_GATEWAY_")},
-            start_new_session=True,  # Ctrl-C must reach only the gateway: requests in flight still need the model
-        )
-        asking = asyncio.get_running_loop().create_task(self._ask_until_it_answers())
+        environment = {name: text for name, text in os.environ.items() if not name.startswith("LLM_GATEWAY_")}
         try:
-            return await self._follow(process)
+            process = ModelProcess.start(command, environment, stdin, hand_over.file)
         finally:
-            asking.cancel()
-            await _end(process)
-            self._process = None
+            os.close(stdin)
+        hand_over.write({**description, **process.describe()})
+        return process
 
-    async def _follow(self, process: asyncio.subprocess.Process) -> tuple[int | None, str]:
-        if process.stdin is None or process.stdout is None:
-            raise RuntimeError("The child has no pipes.")
-        process.stdin.write(f"{self._key}\n".encode())  # stdin stays open; the child ends when it closes
-        last_words = b""
-        while output := await process.stdout.read(LAST_WORDS_BYTES):
-            last_words = (last_words + output)[-LAST_WORDS_BYTES:]
-        return await process.wait(), last_words.decode("utf-8", "replace").strip()
+    def _hand_over_of_this(self) -> ModelHandOver:
+        if self._hand_over is None:
+            self._hand_over = ModelHandOver.create()
+        return self._hand_over
 
     async def _ask_until_it_answers(self) -> None:
         while True:
@@ -242,20 +283,6 @@ class LocalModel:
                         self._answers.set()
                         return
             await asyncio.sleep(ASK_EVERY_S)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), TERMINATE_S)
-        except TimeoutError:
-            process.kill()
-    await process.wait()
-    if process.stdin is not None:
-        process.stdin.close()
-        with contextlib.suppress(OSError):
-            await process.stdin.wait_closed()
 
 
 async def _is_healthy(port: int) -> bool:
@@ -277,22 +304,15 @@ def free_port() -> int:
     return port
 
 
-def run_child(path: str, port: int, threads: int, default_max_tokens: int) -> None:
-    """Serve the model in the child process until it is terminated or its parent has ended."""
-    die_with_parent()
-    key = sys.stdin.readline().strip()
-    if not key:
-        return  # stdin is closed: the parent has ended already
+def run_child(path: str, port: int, threads: int, default_max_tokens: int, file: int) -> None:
+    """Serve the model in the child process until it is terminated or its standard input ends.
+
+    `file` is the descriptor of its description, which has the key.
+    """
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    server = serve_model(path, port, threads, default_max_tokens, key)
+    server = serve_model(path, port, threads, default_max_tokens, read_description(file)["key"])
     while server is not None:
         signal.pause()
-
-
-def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends (Linux only: prctl(2), PR_SET_PDEATHSIG)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end_with_stdin() -> None:
@@ -322,4 +342,4 @@ def serve_model(path: str, port: int, threads: int, default_max_tokens: int, key
 if __name__ == "__main__":
     protect_process()
     os.nice(NICENESS)
-    run_child(sys.argv[1], *map(int, sys.argv[2:5]))
+    run_child(sys.argv[1], *map(int, sys.argv[2:6]))

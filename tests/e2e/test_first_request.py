@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.e2e.process import CommandProcess, GatewayProcess
+from llm_gateway.data_dir import running_gateway
+from tests.e2e.process import CommandProcess, GatewayProcess, Response, until
 from tests.upstream import UpstreamProcess
 
 QUESTION = "What is the capital of France?"
@@ -41,8 +48,45 @@ def test_a_fresh_start_answers_and_a_restart_keeps_its_usage(tmp_path: Path, moc
         assert gateway.call("GET", "/api/v1/providers").json == [provider]
         assert gateway.summary() == summary
         assert "Paris" in gateway.ask(QUESTION, no_store=False, **SURE).json["content"]
+        with asking(gateway) as answers:
+            gateway.process.send_signal(signal.SIGHUP)
+            until(lambda: ended(gateway) == 1)
+            os.kill(gateway.control_pid, signal.SIGKILL)
+            until(lambda: gateway.call("GET", "/api/v1/providers").status == 503)
+            until(lambda: gateway.call("GET", "/api/v1/providers").status == 200)
+        assert {(answer.status, answer.json.get("provider")) for answer in answers} == {(200, "local")}, answers
+        assert gateway.log.count("loading the embedded local model") == 1, "it goes on"
         gateway.provider("acme", mock.base_url)
         assert gateway.ask(QUESTION).json["provider"] == "acme", "a real provider comes first"
+        model = json.loads(next(line for line in gateway.log.splitlines() if "local model answers" in line))["pid"]
+        assert Path(f"/proc/{model}").exists()
+    until(lambda: not Path(f"/proc/{model}").exists())
+
+
+def ended(gateway: GatewayProcess) -> int:
+    """Return the number of replacements that have ended."""
+    found = running_gateway(gateway.directory / "data")
+    assert found is not None
+    return found.ended
+
+
+@contextmanager
+def asking(gateway: GatewayProcess) -> Iterator[list[Response]]:
+    """Ask the embedded model all the time. Returns the answers, which are all there at the end."""
+    answers: list[Response] = []
+    ends = threading.Event()
+
+    def ask() -> None:
+        while not ends.is_set():
+            answers.append(gateway.ask("Say yes", max_tokens=2))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        ends.set()
+        thread.join()
 
 
 def test_the_gateway_starts_without_the_embedded_model(tmp_path: Path, mock: UpstreamProcess) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import KEY, CommandProcess, GatewayProcess, until
+from llm_gateway.local_model import find_model
+from llm_gateway.model_hand_over import ModelHandOver
+from tests.e2e.process import KEY, CommandProcess, GatewayProcess, free_port, until
 from tests.e2e.streaming_vendor import BEGIN, DONE, Pause, StreamingVendor, delta, finish
 
 SURVIVED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -84,9 +86,12 @@ def signal_all(gateway: GatewayProcess) -> None:
 
 
 def test_the_local_models_process_survives_other_signals(tmp_path: Path) -> None:
-    """The event loop (libuv) starts child processes with default signal handling."""
-    command = [sys.executable, "-P", "-m", "llm_gateway.local_model", str(tmp_path / "no-model"), "1", "1", "1"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
+    """It has a session of its own, and goes on when the control process that started it is replaced."""
+    description = ModelHandOver.create()
+    description.write({"key": "key"})
+    numbers = (free_port(), 1, 1, description.file)
+    command = [sys.executable, "-P", "-m", "llm_gateway.local_model", str(find_model()), *map(str, numbers)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=tmp_path, pass_fds=[description.file]) as child:
         until(lambda: survives(Path(f"/proc/{child.pid}/status")))
         for number in SURVIVED:
             child.send_signal(number)

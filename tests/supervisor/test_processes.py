@@ -72,9 +72,11 @@ def test_children_have_only_the_descriptors_they_need(spawn: Start, tmp_path: Pa
     for name in ("control", "worker1", "worker2"):
         [pid] = gateway.pids(name)
         given, found = arguments(pid), descriptors(pid)
-        assert set(given) == ({"settings", "leash", "memory", *(() if name == "control" else ("listener", "number"))})
+        own = {"model", "model_alive"} if name == "control" else {"listener", "number"}
+        assert set(given) == {"settings", "leash", "memory", *own}
         given.pop("number", None)
-        assert {found[number].partition(":")[0] for number in given.values()} == {"/memfd", "socket"}
+        kinds = {found[number].partition(":")[0] for number in given.values()}
+        assert kinds == {"/memfd", "socket", *({"pipe"} if name == "control" else ())}
         lock = [number for number, target in found.items() if target == str(tmp_path / "data" / "gateway.lock")]
         others = set(found) - {0, 1, 2, *given.values(), *lock}
         assert len(lock) == 1
@@ -153,7 +155,7 @@ def test_forked_children_behave_like_started_ones(start: Start, tmp_path: Path) 
         [pid] = gateway.pids(name)
         assert os.getpgid(pid) == pid
         targets = sorted(target.partition(":")[0] for target in descriptors(pid).values())
-        own = ["pipe", "pipe"] if name == "control" else ["pipe", "pipe", "socket"]
+        own = ["pipe", "pipe", *(["/memfd", "pipe"] if name == "control" else ["socket"])]
         inherited = ["/memfd", "/memfd", str(tmp_path / "data" / "gateway.lock"), "socket"]
         assert [target for target in targets if target not in standard(pid)] == sorted([*own, *inherited])
     assert gateway.stop() == 0

@@ -1,7 +1,7 @@
 """Admin port: the management API on a TCP socket of control's own, behind the same gate as a worker's.
 
-The supervisor holds the socket, so that connections wait in it while one control process replaces another. The one that
-leaves closes its copy and answers the connections that it has; the next one accepts those that wait.
+The supervisor holds the socket, so that connections wait in it while one control process replaces another. The old
+control process closes its copy and answers on the connections that it has; the new one accepts those that wait.
 """
 
 from __future__ import annotations

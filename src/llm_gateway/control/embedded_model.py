@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.local_model import NOT_INSTALLED, LocalModel, find_model
+from llm_gateway.model_hand_over import ModelHandOver
+from llm_gateway.model_process import ModelProcess
 from llm_gateway.settings import Settings
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 
@@ -33,9 +35,15 @@ class OnlyModelWarning:
 
 
 async def start_embedded_model(
-    settings: Settings, providers: ProviderStore, stack: AsyncExitStack, log: Callable[..., None]
+    settings: Settings,
+    providers: ProviderStore,
+    stack: AsyncExitStack,
+    log: Callable[..., None],
+    hand_over: ModelHandOver | None = None,
 ) -> LocalModel | None:
     """Start the embedded model, if enabled, and return it. `stack` stops it.
+
+    One that another control process has left in `hand_over` goes on, or ends if it is not wanted any more.
 
     With LLM_GATEWAY_LOCAL_MODEL=auto it starts if a provider uses it, or in dev if no provider is configured yet. That
     first start registers it as a provider with priority 0, below the default of providers added later.
@@ -51,9 +59,15 @@ async def start_embedded_model(
     if path is None:
         if settings.local_model == "true":
             raise ConfigurationError(NOT_INSTALLED)
+        left = None if hand_over is None else ModelProcess.find(hand_over.read())
+        if left is not None:
+            await left.end()
         return None
-    log("loading the embedded local model")
     model = LocalModel(path, log=log)
+    if hand_over is not None:
+        await model.take_over(hand_over)
+    if not model.is_found:
+        log("loading the embedded local model")
     stack.push_async_callback(model.stop)
     await model.start()
     if not is_configured and first_start:

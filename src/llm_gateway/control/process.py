@@ -31,6 +31,8 @@ from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.journal.record_delivery import QuarantineCount, quarantine_file
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.throttle import Throttle
+from llm_gateway.local_model import LocalModel
+from llm_gateway.model_hand_over import ModelHandOver
 from llm_gateway.process_application import ProcessApplication
 from llm_gateway.settings import Settings
 from llm_gateway.store.retention import Retention
@@ -55,6 +57,7 @@ class ControlProcess(ProcessApplication):
         output: ProcessLog,
         *,
         memory: int | None = None,
+        model: ModelHandOver | None = None,
         on_prepared: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
@@ -66,6 +69,8 @@ class ControlProcess(ProcessApplication):
         """The log for refused requests, which counts them."""
         self._memory = memory if settings.workers > 1 else None
         self._workers: Workers | None = None
+        self._hand_over = model
+        self._local: LocalModel | None = None
         self._control: Control | None = None
 
     @property
@@ -79,6 +84,11 @@ class ControlProcess(ProcessApplication):
     def has_workers(self) -> bool:
         """True while a worker is connected."""
         return self._workers is not None and self._workers.are_connected()
+
+    def leave_model(self) -> None:
+        """Let the embedded model go on for the next control process."""
+        if self._local is not None:
+            self._local.leave()
 
     def announce_leaving(self) -> None:
         """Tell the workers to keep their requests for the next control process, and wait for its connection."""
@@ -110,7 +120,7 @@ class ControlProcess(ProcessApplication):
         if settings.env == "dev" and settings.service_keys is None:
             log("dev mode: anyone on this machine may call with the public development key", level="warning")
         stores = open_stores(settings, stack, log)
-        local = await start_embedded_model(settings, stores.providers, stack, log)
+        local = self._local = await start_embedded_model(settings, stores.providers, stack, log, self._hand_over)
         control = self._control = Control(settings, stores, local, self._output.redact, log)
         shipper = control.start_shipper()
         stack.callback(shipper.stop)

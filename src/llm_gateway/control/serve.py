@@ -13,6 +13,7 @@ from llm_gateway.control.process import ControlProcess
 from llm_gateway.forwarding.control_server import ControlServer
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.inherited import PREPARED, Inherited
+from llm_gateway.model_hand_over import ModelHandOver
 from llm_gateway.process import lower_priority
 from llm_gateway.settings import Settings
 from llm_gateway.telemetry.process_log import ProcessLog
@@ -38,7 +39,10 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
         with contextlib.suppress(OSError):  # the supervisor has died
             os.write(inherited.leash, PREPARED)
 
-    app = ControlProcess(settings, output, memory=inherited.memory, on_prepared=prepared)
+    model: ModelHandOver | None = None
+    if inherited.model is not None and inherited.model_alive is not None:
+        model = ModelHandOver(inherited.model, inherited.model_alive)
+    app = ControlProcess(settings, output, memory=inherited.memory, model=model, on_prepared=prepared)
     server = ControlServer(
         app,
         ControlSocket(settings.data_dir),
@@ -97,6 +101,7 @@ class Serving:
 
     def retire(self) -> None:
         """Begin to stop because another control process takes over."""
+        self._app.leave_model()
         if self._admin is not None and self._is_admin_open:
             self._admin.retire()
         else:

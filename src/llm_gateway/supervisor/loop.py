@@ -94,8 +94,10 @@ class Supervisor:
         inherited = Inherited(settings=child.settings_file, leash=-1, memory=self._state.memory)
         if child.number is not None:
             inherited.listener, inherited.number = self._state.listener.fileno(), child.number
-        elif self._state.admin is not None:
-            inherited.listener = self._state.admin.fileno()
+        else:
+            inherited.model, inherited.model_alive = self._state.model.descriptors
+            if self._state.admin is not None:
+                inherited.listener = self._state.admin.fileno()
         try:
             child.start(self._launch, inherited, self._state.data_dir.shared_lock, time.monotonic())
         except OSError as error:

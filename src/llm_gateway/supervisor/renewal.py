@@ -12,9 +12,10 @@ import os
 import signal
 from collections.abc import Sequence
 
+from llm_gateway.inherited import unnamed_file
 from llm_gateway.supervisor.launcher import exit_reason, failure_reason, keep_descriptors_private, spawn
 from llm_gateway.supervisor.saved_state import State
-from llm_gateway.supervisor.settings_file import store_settings, unnamed_file
+from llm_gateway.supervisor.settings_file import store_settings
 
 REHEARSE = "--rehearse"
 """Argument of a process that restores the state and ends at once: the number of the descriptor with the document."""

@@ -11,6 +11,7 @@ import os
 import socket
 
 from llm_gateway.data_dir import DataDir
+from llm_gateway.model_hand_over import ModelHandOver
 from llm_gateway.supervisor.child import Child
 from llm_gateway.supervisor.generation import Generation
 from llm_gateway.supervisor.settings_file import SupervisorSettings
@@ -35,6 +36,7 @@ class State:
         data_dir: the data directory, whose lock the children keep; how replacements ended is written there.
         listener: the TCP socket of the workers.
         admin: the TCP socket of control; None without an admin port.
+        model: what one control process hands over to the next of the embedded model.
         memory: descriptor of the memory that several workers share (host_memory); None for a single one.
         rolls: number of replacements that have begun.
         is_roll_due: a SIGHUP waits for its replacement.
@@ -47,12 +49,14 @@ class State:
         listener: socket.socket,
         memory: int | None,
         admin: socket.socket | None = None,
+        model: ModelHandOver | None = None,
     ) -> None:
         self.current = current
         self.data_dir = data_dir
         self.listener = listener
         self.admin = admin
         self.memory = memory
+        self.model = model or ModelHandOver.create()
         self.rolls = 0
         self.is_roll_due = False
 
@@ -61,7 +65,14 @@ class State:
         """All open descriptors that belong to the state."""
         leashes = [child.leash for child in self.current.children]
         sockets = (self.listener.fileno(), self.admin.fileno() if self.admin is not None else None)
-        found = (self.current.settings_file, *sockets, self.memory, *self.data_dir.locks, *leashes)
+        found = (
+            self.current.settings_file,
+            *sockets,
+            self.memory,
+            *self.model.descriptors,
+            *self.data_dir.locks,
+            *leashes,
+        )
         return [descriptor for descriptor in found if descriptor is not None]
 
     def close_listeners(self) -> None:
@@ -82,6 +93,7 @@ class State:
                 "listener": self.listener.fileno(),
                 "admin": self.admin.fileno() if self.admin is not None else None,
                 "memory": self.memory,
+                "model": self.model.descriptors,
                 "rolls": self.rolls,
                 "is_roll_due": self.is_roll_due,
             }
@@ -103,7 +115,7 @@ def restore(descriptor: int, leaving_s: float) -> State:
         )
     settings_file = values["settings_file"]
     settings = SupervisorSettings(_contents(settings_file), leaving_s)
-    admin = values.get("admin")  # versions before the admin port do not save it
+    admin, model = values.get("admin"), values.get("model")  # earlier versions do not save them
     control, *workers = [Child.restore(saved, settings_file) for saved in values["children"]]
     state = State(
         Generation(settings, settings_file, control, workers),
@@ -111,6 +123,7 @@ def restore(descriptor: int, leaving_s: float) -> State:
         socket.socket(fileno=values["listener"]),
         values["memory"],
         socket.socket(fileno=admin) if admin is not None else None,
+        ModelHandOver(*model) if model is not None else None,
     )
     state.rolls, state.is_roll_due = values["rolls"], values["is_roll_due"]
     return state

@@ -6,6 +6,7 @@ import json
 import os
 
 from llm_gateway.entry import complain
+from llm_gateway.inherited import unnamed_file
 from llm_gateway.supervisor.launcher import Launch, exit_reason, failure_reason
 
 LEAVING_S = 15.0
@@ -115,15 +116,4 @@ def store_settings(document: bytes) -> int:
     written = 0
     while written < len(document):
         written += os.pwrite(descriptor, document[written:], written)
-    return descriptor
-
-
-def unnamed_file() -> int:
-    """Return the descriptor of an empty file that vanishes with its last descriptor."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("settings")
-    from tempfile import mkstemp  # noqa: PLC0415 - needs memory, and Linux needs it not
-
-    descriptor, path = mkstemp()
-    os.unlink(path)
     return descriptor
