@@ -85,7 +85,8 @@ def test_a_key_that_was_made_on_the_admin_port_is_valid_on_both(gateway: Gateway
 
 
 def test_each_port_names_the_settings_of_the_other_one(gateway: GatewayProcess) -> None:
-    for path in ("/api/v1/providers", "/metrics", "/openapi.json", "/docs", "/api/v1/usage/summary", "/nothing"):
+    assert manage(gateway, "GET", "/ui/", key=None).status in (200, 303)
+    for path in ("/api/v1/providers", "/metrics", "/openapi.json", "/docs", "/ui", "/ui/", "/nothing"):
         response = gateway.call("GET", path)
         assert (response.status, detail(response)) == (404, f"There is nothing at {path} {ON_ADMIN}")
     assert gateway.call("GET", "/api/v1/providers", key=None).status == 401
