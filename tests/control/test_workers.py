@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llm_gateway.channel.messages import WorkerBeat, encode
 from llm_gateway.control.workers import Workers
-from llm_gateway.domain.metric_families import gauge
+from llm_gateway.domain.metric_families import MetricFamily, gauge
+from llm_gateway.telemetry.failed_authentications import FailedTotals
 from llm_gateway.telemetry.report_totals import ReportTotals
 from tests.channel.harness import collector, configuration, control, counter, raw_worker, worker
 from tests.waiting import until
@@ -28,10 +29,16 @@ class Plane:
 
 @pytest.fixture
 async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
-    totals = ReportTotals()
-    async with control(tmp_path, on_report=totals.update) as running:
+    totals, failed = ReportTotals(), FailedTotals()
+
+    def on_report(key: str, families: list[MetricFamily]) -> None:
+        totals.update(key, failed.take(key, families))
+
+    async with control(tmp_path, on_report=on_report) as running:
         events: list[tuple[str, dict[str, Any]]] = []
-        found = Plane(Workers(running.server, totals, lambda: [gauge("own", "Own", 7)], list, collector(events)))
+        found = Plane(
+            Workers(running.server, totals, lambda: [gauge("own", "Own", 7)], list, collector(events), failed)
+        )
         found.events = events
         yield found
 

@@ -109,6 +109,7 @@ def expected_totals(records: Iterable[UsageRecord]) -> Totals:
         output_tokens=sum(given.usage.output_tokens for given in all_of),
         cost_nanos=sum(given.cost_nanos for given in all_of),
         latency_ms=sum(given.latency_ms for given in successes),
+        saved_cost_nanos=sum(given.saved_cost_nanos for given in all_of if given.outcome == "cached"),
     )
 
 
@@ -200,7 +201,8 @@ def check_cube(database: Database) -> None:
         names = dict(zip((dimension.name for dimension in DIMENSIONS), row[2:], strict=False))
         totals = Totals(*row[2 + len(DIMENSIONS) :])
         # Reports leave hits of the cache out of the provider's requests; the cube has them where they were bought.
-        reached = totals.minus(Totals(requests=totals.cached_requests, cached_requests=totals.cached_requests))
+        cached, saved = totals.cached_requests, totals.saved_cost_nanos
+        reached = totals.minus(Totals(requests=cached, cached_requests=cached, saved_cost_nanos=saved))
         for dimension, counted in (("service", totals), ("provider", reached)):
             key = (dimension, row[0], row[1], names[dimension])
             cube[key] = cube.get(key, Totals()).plus(counted)

@@ -91,12 +91,12 @@ def test_a_record_is_a_row_of_its_hour_day_and_eight_days_with_all_dimensions(
     )
     counters = (1, 0, 0, 1, 0, 0, 10, 0, 10)
     assert cube_rows(database) == [
-        (1, HOUR_NUMBER, "m", "p", "i", "", "s", "general", "", *counters, 0),
-        (1, HOUR_NUMBER, "m", "p", "k", "t", "s", "g", "codex", *counters, 7),
-        (24, HOUR_NUMBER // 24, "m", "p", "i", "", "s", "general", "", *counters, 0),
-        (24, HOUR_NUMBER // 24, "m", "p", "k", "t", "s", "g", "codex", *counters, 7),
-        (192, HOUR_NUMBER // 192, "m", "p", "i", "", "s", "general", "", *counters, 0),
-        (192, HOUR_NUMBER // 192, "m", "p", "k", "t", "s", "g", "codex", *counters, 7),
+        (1, HOUR_NUMBER, "m", "p", "i", "", "s", "general", "", *counters, 0, 0),
+        (1, HOUR_NUMBER, "m", "p", "k", "t", "s", "g", "codex", *counters, 7, 0),
+        (24, HOUR_NUMBER // 24, "m", "p", "i", "", "s", "general", "", *counters, 0, 0),
+        (24, HOUR_NUMBER // 24, "m", "p", "k", "t", "s", "g", "codex", *counters, 7, 0),
+        (192, HOUR_NUMBER // 192, "m", "p", "i", "", "s", "general", "", *counters, 0, 0),
+        (192, HOUR_NUMBER // 192, "m", "p", "k", "t", "s", "g", "codex", *counters, 7, 0),
     ]
 
 

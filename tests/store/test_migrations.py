@@ -20,7 +20,7 @@ from llm_gateway.store.database import Database
 from llm_gateway.store.providers import list_providers
 from llm_gateway.store.tables import metadata
 from llm_gateway.store.usage import UsageStore
-from tests.store.histories import DAY_MS, NOW_MS, cube_rows, record
+from tests.store.histories import DAY_MS, NOW_MS, cube_rows, record, rollup_rows
 
 MIGRATE = """
 import sys
@@ -175,9 +175,44 @@ def test_days_of_the_cube_are_summed_to_eight_days(database: Database) -> None:
     before = cube_rows(database)
     with database.write() as connection:
         command.downgrade(migrations.configuration(connection), "0008")
-    assert {row[0] for row in cube_rows(database)} == {1, 24}
+    with database.read() as connection:  # a column of a later version is not there
+        assert set(connection.exec_driver_sql("SELECT DISTINCT hours FROM usage_cube").scalars()) == {1, 24}
     database.migrate()
     assert cube_rows(database) == before
+
+
+def test_what_hits_of_the_cache_saved_is_filled_into_the_sums(database: Database) -> None:
+    """Hits of the cache of two days, at several combinations, one with a name beyond the cube's length."""
+    names = [("ann", "shop", "m"), ("bob", "shop", None), ("ann", "s" * 300, "m")]
+    hits = [
+        record(
+            NOW_MS - number * DAY_MS // 3,
+            outcome="cached",
+            saved_cost_nanos=10**number,
+            key_id=None if number % 2 else "key",
+            **dict(zip(("user_id", "service", "model"), names[number % 3], strict=True)),
+        )
+        for number in range(6)
+    ]
+    UsageStore(database).write(hits)
+    UsageStore(database).write([record(NOW_MS, outcome="cached", user_id="ann"), record(NOW_MS, outcome="failed")])
+    rollups, cube = rollup_rows(database), cube_rows(database)
+    assert sum(row[-1] for row in cube) == 3 * 111_111
+    downgraded(database, "0010")
+    database.migrate()
+    assert (rollup_rows(database), cube_rows(database)) == (rollups, cube)
+
+    with database.write() as connection:  # the records are still to be added to the cube
+        connection.exec_driver_sql("UPDATE usage_cube_fill SET filled = '', until = 'z'")
+    downgraded(database, "0010")
+    database.migrate()
+    assert rollup_rows(database) == rollups
+    assert [row[-1] for row in cube_rows(database)] == [0] * len(cube)
+
+
+def downgraded(database: Database, version: str) -> None:
+    with database.write() as connection:
+        command.downgrade(migrations.configuration(connection), version)
 
 
 def test_a_failing_migration_leaves_the_database_as_it_was(empty_url: str) -> None:
@@ -234,12 +269,16 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0007_sessions.py",
         "0008_short_texts.py",
         "0009_long_buckets.py",
+        "0010_audit.py",
+        "0011_saved_cost.py",
     }
     with database.read() as connection:
         assert sorted(sa.inspect(connection).get_table_names()) == [
             "alembic_version",
             "api_key_secrets",
             "api_keys",
+            "audit_chains",
+            "audit_entries",
             "overrides",
             "providers",
             "sessions",

@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
 from llm_gateway import __version__
 from llm_gateway.cli.agents import agent_app
+from llm_gateway.cli.audit import audit_app
 from llm_gateway.cli.exits import BROKEN_PIPE, FAILED, SETTINGS, USAGE, CommandFailed
 from llm_gateway.cli.explain import explain
 from llm_gateway.cli.keys import keys_app
@@ -25,7 +26,7 @@ from llm_gateway.telemetry.redaction import Redactor
 
 ABOUT = """One API in front of every LLM vendor.
 
-`providers`, `overrides`, `keys`, `teams`, `apply`, `export` and `usage` talk to a running gateway: at
+`providers`, `overrides`, `keys`, `teams`, `apply`, `export`, `usage` and `audit` talk to a running gateway: at
 http://localhost:8200, unless --url or GATEWAY_URL says otherwise, with the service key in GATEWAY_KEY. The others work
 with the gateway's own settings and database.
 
@@ -141,7 +142,14 @@ def build_cli(arguments: Sequence[str] = ()) -> App:
     own, remote = Group("Start and maintain", sort_key=2), Group("Manage a running gateway", sort_key=1)
     for name, place, summary in LOCAL_COMMANDS:
         cli.command(place, name=name, help=None if name in arguments else summary, group=own)
-    remote_nouns = (providers_app(), overrides_app(), keys_app(), teams_app(), usage_app(arguments))
+    remote_nouns = (
+        providers_app(),
+        overrides_app(),
+        keys_app(),
+        teams_app(),
+        usage_app(arguments),
+        audit_app(arguments),
+    )
     for name, place, summary in FILE_COMMANDS:
         cli.command(place, name=name, help=None if name in arguments else summary, group=remote)
     cli.command(explain, group=remote)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from llm_gateway.cli.env_files import EnvFiles
 from llm_gateway.cli.output import Json, note, print_json
+from llm_gateway.domain.audit import Actor, acting
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import load_settings
+from llm_gateway.store.audit import AuditTrail
 from llm_gateway.store.database import Database, sqlite_file
 from llm_gateway.store.migrations import HEAD, OTHER_VERSION
 from llm_gateway.store.providers import ProviderStore
@@ -52,8 +56,9 @@ def rekey(*, env_file: EnvFiles = None, json: Json = False) -> None:
     keys = encryption_keys(settings)
     if keys is None:
         raise ConfigurationError("There is no encryption key: set LLM_GATEWAY_ENCRYPTION_KEYS, the new key first.")
-    with current_database(settings) as database:
-        count = ProviderStore(database, SecretBox(keys)).rekey()
+    with current_database(settings) as database, acting(command_actor("rekey")):
+        audit = AuditTrail(database, settings.data_dir.absolute())
+        count = ProviderStore(database, SecretBox(keys), audit).rekey()
     if json:
         print_json({"rekeyed": count})
     elif count:
@@ -61,6 +66,15 @@ def rekey(*, env_file: EnvFiles = None, json: Json = False) -> None:
         note("A gateway that was started without this key cannot use them: restart it with the same keys.")
     else:
         print("Every provider key is encrypted with the first encryption key already.")
+
+
+def command_actor(command: str) -> Actor:
+    """Return who makes the changes of a command in the audit trail: the command, and the user of the system."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no such user in a container
+        user = str(os.getuid())
+    return Actor(f"llm-gateway {command} (user {user})")
 
 
 @contextmanager

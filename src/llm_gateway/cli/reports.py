@@ -25,6 +25,7 @@ FIGURES = (
     Column("unpriced_requests", "No price", "count"),
     Column("total_tokens", "Tokens", "count"),
     Column("cost_usd", "Cost", "money"),
+    Column("saved_cost_usd", "Saved", "money", on_terminal=False),
     Column("previous_cost_usd", "Before", "money"),
     Column("cost_change", "Change", "share"),
 )

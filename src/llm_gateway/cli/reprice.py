@@ -12,11 +12,12 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from llm_gateway.cli.database import current_database
+from llm_gateway.cli.database import command_actor, current_database
 from llm_gateway.cli.env_files import EnvFiles
 from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Column, Flag, Json, is_terminal, print_json, print_rows
 from llm_gateway.control.offline import reprice_once
+from llm_gateway.domain.audit import acting
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.settings_reader import load_settings
 from llm_gateway.store.repricing import ModelDifference, RepriceReport
@@ -59,7 +60,11 @@ def reprice(
     if since_ms >= until_ms:
         raise CommandFailed("--since must be before --until, and not in the future.", USAGE)
     settings = load_settings(env_files=env_file)
-    with current_database(settings), _progress(since_ms, until_ms) as progress:
+    with (
+        current_database(settings),
+        acting(command_actor("reprice")),
+        _progress(since_ms, until_ms) as progress,
+    ):
         report = reprice_once(
             settings,
             since_ms=since_ms,

@@ -19,6 +19,7 @@ from llm_gateway.control.embedded_model import OnlyModelWarning
 from llm_gateway.control.key_use import KeyUse
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.app import build_management
+from llm_gateway.control.management.audit import audit_router
 from llm_gateway.control.management.breakdown import breakdown_router, series_router
 from llm_gateway.control.management.configuration import configuration_router
 from llm_gateway.control.management.erasure import erasure_router
@@ -27,6 +28,7 @@ from llm_gateway.control.management.freshness import up_to_date_by
 from llm_gateway.control.management.health import SharedCheck, health_router
 from llm_gateway.control.management.keys import EnvironmentKeys, keys_router, me_router
 from llm_gateway.control.management.overrides import overrides_router
+from llm_gateway.control.management.own_usage import OwnUsage
 from llm_gateway.control.management.prices import prices_router
 from llm_gateway.control.management.probe import Probe
 from llm_gateway.control.management.provider_rules import ProviderRules
@@ -54,6 +56,7 @@ from llm_gateway.providers.prices import PriceList
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.settings import Settings
+from llm_gateway.store.audit import AuditTrail
 from llm_gateway.store.database import Database
 from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.keys import KeyStore
@@ -89,6 +92,7 @@ class Stores(NamedTuple):
     overrides: OverrideStore
     keys: KeyStore
     teams: TeamStore
+    audit: AuditTrail
     replayed: int
 
 
@@ -127,10 +131,17 @@ def open_stores(settings: Settings, stack: AsyncExitStack, log: Log) -> Stores:
     report = replay(path, usage.write, log=log)
     if report.records:
         log("usage journal replayed", records=report.records)
-    providers = ProviderStore(database, SecretBox(keys))
-    service_keys = KeyStore(database, peppers, [name for name, _, _ in settings.callers()])
+    audit = AuditTrail(database, path, log)
     return Stores(
-        path, database, usage, providers, OverrideStore(database), service_keys, TeamStore(database), report.records
+        path,
+        database,
+        usage,
+        ProviderStore(database, SecretBox(keys), audit),
+        OverrideStore(database, audit),
+        KeyStore(database, peppers, [name for name, _, _ in settings.callers()], audit=audit),
+        TeamStore(database, audit),
+        audit,
+        report.records,
     )
 
 
@@ -207,6 +218,7 @@ class Control:
         )
         declared = ConfigurationStores(stores.providers, stores.overrides, stores.teams, stores.keys, rules)
         up_to_date = up_to_date_by(shipper.flush)
+        own = OwnUsage(lambda key_id: stores.keys.get(key_id).team_id)
         search, reports = RecordSearch(stores.database), UsageReports(stores.database)
         routers = (
             home_router(self._dev_key, self._root_path, is_behind_proxy=self._is_behind_proxy),
@@ -222,20 +234,30 @@ class Control:
             keys_router(stores.keys, configuration, self._environment_keys),
             me_router(stores.keys, self._environment_keys),
             teams_router(stores.teams),
-            configuration_router(Declaration(stores.database, declared, configuration.reload)),
+            configuration_router(Declaration(stores.database, declared, self._reload_after_apply)),
+            audit_router(stores.audit, workers.failed_authentications),
             usage_router(stores.usage, up_to_date),
-            records_router(search, up_to_date),
-            export_router(search, up_to_date),
-            breakdown_router(reports, up_to_date),
-            series_router(reports, up_to_date),
-            erasure_router(Erasure(stores.database), stores.overrides, up_to_date),
+            records_router(search, up_to_date, own),
+            export_router(search, up_to_date, own),
+            breakdown_router(reports, up_to_date, own),
+            series_router(reports, up_to_date, own),
+            erasure_router(Erasure(stores.database, audit=stores.audit), stores.overrides, up_to_date),
             prices_router(lambda: configuration.snapshot, reports, up_to_date),
             docs_page_router(self.sign_in_page),
         )
         management = build_management(routers, self._log, self._in_flight, workers.pending, self._root_path)
-        return WithDashboard(management, self._dashboard(management))
+        return WithDashboard(management, self._dashboard(management, workers.count_failed_sign_in))
 
-    def _dashboard(self, management: ASGIApp) -> ASGIApp:
+    def _reload_after_apply(self) -> None:
+        self._stores.audit.settle()
+        self.configuration.reload()
+
+    def _dashboard(self, management: ASGIApp, on_failure: Callable[[str], None]) -> ASGIApp:
         keyring = Keyring(self._callers, lambda: self.configuration.snapshot)
-        access = Access(SessionStore(self._stores.database), keyring, allows_plain_http=self._allows_plain_http)
+        access = Access(
+            SessionStore(self._stores.database),
+            keyring,
+            allows_plain_http=self._allows_plain_http,
+            on_failure=on_failure,
+        )
         return Dashboard(management, access, self._log, self._root_path, self._dev_key).build()

@@ -13,6 +13,7 @@ from llm_gateway.errors import ConfigurationError
 from llm_gateway.providers.presets import load_presets
 from llm_gateway.providers.prices import PriceList, attempt_quote
 from llm_gateway.settings import Settings
+from llm_gateway.store.audit import AuditTrail
 from llm_gateway.store.database import Database
 from llm_gateway.store.migrations import OTHER_VERSION
 from llm_gateway.store.providers import list_providers
@@ -67,11 +68,23 @@ def reprice_once(
         model=model,
     )
     with ExitStack() as stack:
-        return _build_repricing(settings, stack).run(wanted, dry_run=dry_run, progress=progress)
+        database = _open_current(settings, stack)
+        prices = partial(attempt_quote, PriceList(), load_presets())
+        repricing = Repricing(database, list_providers(database), prices)
+        if dry_run:
+            return repricing.run(wanted, dry_run=True, progress=progress)
+        audit = AuditTrail(database, settings.data_dir.absolute())
+        with audit.change("usage.reprice") as change:
+            change.about(None, None, after=wanted)
+        report = repricing.run(wanted, dry_run=False, progress=progress)
+        with audit.change("usage.repriced") as change:
+            costs = {name: getattr(report, name) for name in ("cost_before_nanos", "cost_after_nanos")}
+            change.about(None, None, after={"records": report.changed, **costs})
+        return report
 
 
-def _build_repricing(settings: Settings, stack: ExitStack) -> Repricing:
-    """Build the repricing of stored usage records with the configured providers' prices. Needs no encryption keys.
+def _open_current(settings: Settings, stack: ExitStack) -> Database:
+    """Open the database, which must be at this version.
 
     Raises:
         ConfigurationError: the database is not at this version.
@@ -81,4 +94,4 @@ def _build_repricing(settings: Settings, stack: ExitStack) -> Repricing:
     stack.callback(database.close)
     if not database.is_current():
         raise ConfigurationError(OTHER_VERSION)
-    return Repricing(database, list_providers(database), partial(attempt_quote, PriceList(), load_presets()))
+    return database

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from typing import TypeAlias
 
 from starlette.types import ASGIApp
 
@@ -27,6 +28,7 @@ from llm_gateway.control.measurements import gateway_gauges
 from llm_gateway.control.recent_calls import fill_shared_limits, recent_calls
 from llm_gateway.control.workers import Workers
 from llm_gateway.domain.catalog import Snapshot
+from llm_gateway.domain.metric_families import MetricFamily
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.journal.record_delivery import QuarantineCount, quarantine_file
 from llm_gateway.journal.shipper import Shipper
@@ -36,10 +38,13 @@ from llm_gateway.model_hand_over import ModelHandOver
 from llm_gateway.process_application import ProcessApplication
 from llm_gateway.settings import Settings
 from llm_gateway.store.retention import Retention
+from llm_gateway.telemetry.failed_authentications import FailedTotals
 from llm_gateway.telemetry.metrics import Metrics
 from llm_gateway.telemetry.process_log import ProcessLog
 from llm_gateway.telemetry.refusals import RefusalCounter
 from llm_gateway.telemetry.report_totals import ReportTotals
+
+OnReport: TypeAlias = Callable[[str, list[MetricFamily]], None]
 
 TOTALS = "metrics.totals"
 """File in the data directory with the counts of workers that have ended."""
@@ -65,7 +70,8 @@ class ControlProcess(ProcessApplication):
         self._output = output
         self._on_prepared = on_prepared
         self._log = output.log
-        self.refusals = RefusalCounter(output.log)
+        self._failed = FailedTotals()
+        self.refusals = RefusalCounter(output.log, self._failed.count)
         """The log for refused requests, which counts them."""
         self._memory = memory if settings.workers > 1 else None
         self._workers: Workers | None = None
@@ -128,14 +134,17 @@ class ControlProcess(ProcessApplication):
         await database()
         self._background(database.repeat(log))
         quarantined, root = QuarantineCount(quarantine_file(stores.path)), quarantine_file(stores.path).parent
-        totals = ReportTotals(stores.path / TOTALS)
+        totals, failed = ReportTotals(stores.path / TOTALS), self._failed
         stack.callback(save_totals, totals, log)
         workers = self._workers = Workers(
-            self._open_channel(stores, shipper, database, totals),
+            self._open_channel(
+                stores, shipper, database, lambda key, families: totals.update(key, failed.take(key, families))
+            ),
             totals,
             lambda: [*gateway_gauges(database_ok=database.is_ok), *journal_gauges(root, shipper, quarantined)],
             Metrics(lambda: [self.refusals.family()], lambda: self._output.writer.dropped).report,
             log,
+            failed,
         )
         self._background(save_totals_forever(totals, log))
         self._background(store_key_use_forever(control.key_use, log))
@@ -149,7 +158,7 @@ class ControlProcess(ProcessApplication):
         return control.build(shipper, database, workers)
 
     def _open_channel(
-        self, stores: Stores, shipper: Shipper, database: SharedCheck, totals: ReportTotals
+        self, stores: Stores, shipper: Shipper, database: SharedCheck, on_report: OnReport
     ) -> ChannelServer:
         recent = partial(
             recent_calls,
@@ -168,5 +177,5 @@ class ControlProcess(ProcessApplication):
             state=lambda: ControlBeat(database_ok=database.is_ok, shipping_lag_s=shipper.behind().seconds),
             log=self._log,
             recent_attempts=None if self._memory is not None else recent,
-            on_report=totals.update,
+            on_report=on_report,
         )

@@ -12,6 +12,7 @@ from llm_gateway.channel.server import ChannelServer
 from llm_gateway.domain.configuration import Configuration
 from llm_gateway.domain.metric_families import MetricFamily, Sample
 from llm_gateway.telemetry.exposition import render
+from llm_gateway.telemetry.failed_authentications import FailedCount, FailedTotals
 from llm_gateway.telemetry.report_totals import ReportTotals
 from llm_gateway.telemetry.text_format import METRICS_CONTENT_TYPE
 
@@ -24,8 +25,8 @@ REPORTS_S = 1.0
 class Workers:
     """All workers, behind the channel.
 
-    `totals` gets their reports. `own_gauges` returns what the control process measures itself, `own_counts` what it
-    counts.
+    `totals` and `failed` get their reports. `own_gauges` returns what the control process measures itself, `own_counts`
+    what it counts.
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class Workers:
         own_gauges: Callable[[], list[MetricFamily]],
         own_counts: Callable[[], list[MetricFamily]],
         log: Callable[..., None],
+        failed: FailedTotals,
     ) -> None:
+        self._failed = failed
         self._channel = channel
         self._totals = totals
         self._own_gauges = own_gauges
@@ -103,6 +106,15 @@ class Workers:
         living = {worker.key for worker in self._connected()}
         families = [*self._totals.total(living), self._versions(), *self._own_gauges()]
         return render(families), METRICS_CONTENT_TYPE
+
+    def count_failed_sign_in(self, address: str) -> None:
+        """Count a sign-in at the dashboard with a wrong key."""
+        self._failed.count(address)
+
+    async def failed_authentications(self) -> list[tuple[str, FailedCount]]:
+        """Return failed authentications by the client's address, most first."""
+        await self._channel.ask_reports(REPORTS_S)
+        return self._failed.counts()
 
     def _versions(self) -> MetricFamily:
         """Return the versions of the newest configuration and of those in force."""

@@ -36,7 +36,10 @@ class SignedIn(NamedTuple):
 
 
 class Access:
-    """Sign-in and sessions. `allows_plain_http` is LLM_GATEWAY_UI_INSECURE."""
+    """Sign-in and sessions. `allows_plain_http` is LLM_GATEWAY_UI_INSECURE.
+
+    `on_failure` is called with the client's address for each sign-in with a wrong key.
+    """
 
     def __init__(
         self,
@@ -45,7 +48,9 @@ class Access:
         *,
         allows_plain_http: bool,
         clock: Callable[[], float] = time.monotonic,
+        on_failure: Callable[[str], None] = lambda _address: None,
     ) -> None:
+        self._on_failure = on_failure
         self.sessions = sessions
         self._keyring = keyring
         self._allows_plain_http = allows_plain_http
@@ -82,6 +87,7 @@ class Access:
         caller = self._keyring.find(presented)
         if caller is None:
             self._failures.add(address)
+            self._on_failure(address)
             return self._keyring.problem_of(presented) or "This key is not known."
         if not caller.scopes & {"read", "admin", "own"}:
             return f"The key {caller.name!r} may only make calls: use one with the scope read, admin or own."

@@ -12,6 +12,8 @@ from llm_gateway.suggestions import closest
 
 MANAGEMENT_PATHS = (
     "/api/v1/configuration",
+    "/api/v1/audit",
+    "/api/v1/audit/failed-authentications",
     "/api/v1/health",
     "/api/v1/health/providers",
     "/api/v1/keys",

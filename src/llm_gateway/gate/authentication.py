@@ -34,6 +34,11 @@ ME_PATH = "/api/v1/me"
 UI_PATH = "/ui"
 UI_PREFIX = "/ui/"
 CONFIGURATION_PATH = "/api/v1/configuration"
+AUDIT_PATH = "/api/v1/audit"
+OWN_PATHS = frozenset(f"/api/v1/usage/{report}" for report in ("breakdown", "series", "records", "export"))
+OWN_RECORD = "/api/v1/usage/records/"
+"""Paths that a key with the scope `own` may get: they show only what the key and its team did."""
+WITH_OWN = "With 'own' it may get GET /api/v1/me and /api/v1/usage/breakdown, series, records and export."
 TWO_KEYS = "The request carries two different keys: send one."
 
 _CREDENTIALS = frozenset({b"x-service-key"}.union(*(each.credential_headers for each in PROTOCOLS.values())))
@@ -213,8 +218,13 @@ def check_scope(caller: Caller, scope: Scope) -> None:
     if "admin" in caller.scopes or _is_open(scope):
         return
     needed = scope_needed(scope["method"], scope["path"])
-    if needed is not None and needed not in caller.scopes:
-        raise Forbidden(f"This key lacks the scope {needed!r}, which this request needs.")
+    if needed is None or needed in caller.scopes:
+        return
+    if needed == "read" and "own" in caller.scopes:
+        if scope["path"] in OWN_PATHS or scope["path"].startswith(OWN_RECORD):
+            return  # narrowed by control/management/own_usage.py
+        raise Forbidden(f"This key lacks the scope 'read', which this request needs. {WITH_OWN}")
+    raise Forbidden(f"This key lacks the scope {needed!r}, which this request needs.")
 
 
 def _is_browser_at_docs(scope: Scope) -> bool:
@@ -265,4 +275,6 @@ def scope_needed(method: str, path: str) -> str | None:
         return "admin"  # it has the hashes of all keys
     if path == ME_PATH and method in ("GET", "HEAD"):
         return None
+    if path == AUDIT_PATH or path.startswith(f"{AUDIT_PATH}/"):
+        return "admin"
     return "read" if method in ("GET", "HEAD") else "admin"

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy import BigInteger, func
 from sqlalchemy.engine import Connection
 
+from llm_gateway.store.audit import AuditTrail, Unaudited
 from llm_gateway.store.database import Database
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS
 from llm_gateway.store.rollup_table import RollupTable
@@ -50,7 +51,7 @@ PASSES = 2
 
 _records, _rollups = usage_records.c, usage_rollups.c
 _HOUR: sa.ColumnElement[int] = sa.literal_column(f"at_ms / {HOUR_MS}", BigInteger)
-_FIGURES = ("input_tokens", "output_tokens", "cost_nanos", "latency_ms")
+_FIGURES = ("input_tokens", "output_tokens", "cost_nanos", "latency_ms", "saved_cost_nanos")
 
 
 class Erased(NamedTuple):
@@ -61,10 +62,16 @@ class Erased(NamedTuple):
 
 
 class Erasure:
-    """Runs over the stored usage of one customer each. `sleep` takes seconds."""
+    """Runs over the stored usage of one customer each. `sleep` takes seconds.
 
-    def __init__(self, database: Database, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    `audit` keeps the start and the end of each run, under the new label: no entry has the old one.
+    """
+
+    def __init__(
+        self, database: Database, *, audit: AuditTrail | None = None, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self._database = database
+        self._changes = audit or Unaudited(database)
         self._rollups = RollupTable(database)
         self._sleep = sleep
 
@@ -80,10 +87,19 @@ class Erasure:
         changed, is_known = 0, False
         for _ in range(PASSES):
             for day in self._busy_days(customer):
-                is_known = True
+                if not is_known:
+                    is_known = True
+                    self._note("customer.erase", run.label)
                 self._move_rest(run, day)
                 changed += self._erase_records(run, day)
-        return Erased(changed, run.label) if is_known else None
+        if not is_known:
+            return None
+        self._note("customer.erased", run.label, records=changed)
+        return Erased(changed, run.label)
+
+    def _note(self, action: str, label: str, **figures: int) -> None:
+        with self._changes.change(action) as change:
+            change.about(None, label, after=figures)
 
     def _busy_days(self, customer: str) -> Iterator[int]:
         """Yield the days since 1970 with requests of the customer."""
@@ -218,6 +234,8 @@ def _counted(hour: int, outcome: str, cost_status: str, number: int, *figures: i
         totals.latency_ms = 0
         totals.cached_requests = number if outcome == "cached" else 0
         totals.error_requests = number if outcome in ERRORS else 0
+    if outcome != "cached":
+        totals.saved_cost_nanos = 0
     totals.estimated_requests = number if cost_status == "estimated" else 0
     totals.unpriced_requests = number if cost_status == "unpriced" else 0
     return hour, totals

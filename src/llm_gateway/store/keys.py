@@ -16,6 +16,7 @@ from llm_gateway.domain.key_secret import HashedSecret, Hashers, Pepper, make_se
 from llm_gateway.domain.stored_key import KeySettings, StoredKey, StoredSecret
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict
+from llm_gateway.store.audit import AuditTrail, Changes, Unaudited
 from llm_gateway.store.identifiers import missing, stored_id
 from llm_gateway.store.key_family import check_family
 from llm_gateway.store.one_transaction import Transactions
@@ -61,6 +62,7 @@ class KeyStore:
         peppers: of the hashes; the first makes them.
         reserved: names that keys cannot have, those of the environment's keys.
         clock_ms: milliseconds UTC.
+        audit: keeps the changes.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class KeyStore:
         peppers: list[Pepper],
         reserved: Collection[str] = (),
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        audit: AuditTrail | None = None,
     ) -> None:
         self._database = database
+        self._changes: Changes = audit or Unaudited(database)
         self.peppers = peppers
         self._hashers = Hashers(peppers)
         self._reserved = frozenset(reserved)
@@ -80,6 +84,7 @@ class KeyStore:
         """Return the same store whose reads and writes are part of a transaction."""
         part = copy.copy(self)
         part._database = transaction
+        part._changes = self._changes.within(transaction)
         return part
 
     def list(self, *, name: str | None = None, team_id: str | None = None, after: str = "", limit: int = 100) -> Keys:
@@ -125,10 +130,12 @@ class KeyStore:
         )
         self._check_name(key.name)
         try:
-            with self._database.write() as connection:
+            with self._changes.change("key.create") as change:
+                connection = change.connection
                 check_family(connection, key, _key)
                 connection.execute(sa.insert(api_keys).values(_row(msgspec.structs.asdict(key))))
                 connection.execute(sa.insert(api_key_secrets).values(_secret_row(key.id, secret)))
+                change.about(key.id, key.name, after=key)
         except IntegrityError:
             raise _name_exists(key.name) from None
         return key
@@ -145,7 +152,8 @@ class KeyStore:
         if "name" in changes:
             self._check_name(changes["name"])
         try:
-            with self._database.write() as connection:
+            with self._changes.change("key.update") as change:
+                connection = change.connection
                 before = _get(connection, found, lock=True)
                 narrowed = {name: value for name, value in changes.items() if name in SETTINGS}
                 fields = {name: value for name, value in changes.items() if name not in SETTINGS}
@@ -159,6 +167,7 @@ class KeyStore:
                 values = _row(msgspec.structs.asdict(after))
                 del values["last_used_at_ms"]
                 connection.execute(sa.update(api_keys).where(api_keys.c.id == found).values(values))
+                change.about(found, after.name, before=before, after=after)
                 return after
         except IntegrityError:
             raise _name_exists(str(changes.get("name"))) from None
@@ -174,7 +183,8 @@ class KeyStore:
         secret, now_ms = make_secret(), self._clock_ms()
         until_ms = now_ms + round(overlap_s * 1000)
         of_key = api_key_secrets.c.key_id == found
-        with self._database.write() as connection:
+        with self._changes.change("key.rotate") as change:
+            connection = change.connection
             before = _get(connection, found, lock=True)
             ended = api_key_secrets.c.until_ms <= now_ms
             connection.execute(sa.delete(api_key_secrets).where(of_key, ended))
@@ -196,6 +206,8 @@ class KeyStore:
             )
             values = {"last4": after.last4, "updated_at_ms": after.updated_at_ms}
             connection.execute(sa.update(api_keys).where(api_keys.c.id == found).values(values))
+            rotated = {"last4": after.last4, "overlap_s": overlap_s}
+            change.about(found, after.name, before={"last4": before.last4}, after=rotated)
         return MadeKey(after, secret)
 
     def replace_secret(self, key_id: str, secret: HashedSecret) -> None:
@@ -205,20 +217,24 @@ class KeyStore:
             NotFound: no key has this id.
         """
         found = stored_id(key_id, "key")
-        with self._database.write() as connection:
+        with self._changes.change("key.rotate") as change:
+            connection = change.connection
             before = _get(connection, found, lock=True)
             connection.execute(sa.delete(api_key_secrets).where(api_key_secrets.c.key_id == found))
             connection.execute(sa.insert(api_key_secrets).values(_secret_row(found, secret)))
             updated_at_ms = max(self._clock_ms(), before.updated_at_ms + 1)
             values = {"last4": secret.last4, "updated_at_ms": updated_at_ms}
             connection.execute(sa.update(api_keys).where(api_keys.c.id == found).values(values))
+            change.about(found, before.name, before={"last4": before.last4}, after={"last4": secret.last4})
 
     def detach(self, ids: Collection[str]) -> None:
         """Take team and parent from keys that get others later in the same transaction."""
-        with self._database.write() as connection:
-            query = sa.update(api_keys).where(api_keys.c.id == sa.bindparam("key"))
-            if ids:
-                connection.execute(query.values(team_id=None, parent_id=None), [{"key": key_id} for key_id in ids])
+        if not ids:
+            return
+        query = sa.update(api_keys).where(api_keys.c.id == sa.bindparam("key")).values(team_id=None, parent_id=None)
+        with self._changes.change("key.detach") as change:
+            change.connection.execute(query, [{"key": key_id} for key_id in ids])
+            change.about(None, None, after={"keys": sorted(ids)})
 
     def delete(self, key_id: str) -> None:
         """Delete a key and its secrets. Usage keeps its id.
@@ -228,8 +244,9 @@ class KeyStore:
             Conflict: it is the parent of other keys.
         """
         found = stored_id(key_id, "key")
-        with self._database.write() as connection:
-            _get(connection, found, lock=True)
+        with self._changes.change("key.delete") as change:
+            connection = change.connection
+            key = _get(connection, found, lock=True)
             of_parent = sa.select(sa.func.count()).select_from(api_keys).where(api_keys.c.parent_id == found)
             children = connection.execute(of_parent).scalar_one()
             if children:
@@ -239,6 +256,7 @@ class KeyStore:
                 )
             connection.execute(sa.delete(api_key_secrets).where(api_key_secrets.c.key_id == found))
             connection.execute(sa.delete(api_keys).where(api_keys.c.id == found))
+            change.about(found, key.name, before=key)
 
     def versions(self) -> dict[str, int]:
         """Return the time of the last change of each key (`updated_at_ms`), by its id."""

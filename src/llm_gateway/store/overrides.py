@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from llm_gateway.domain.catalog import Override
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict, Invalid
+from llm_gateway.store.audit import AuditTrail, Changes, Unaudited
 from llm_gateway.store.identifiers import missing, stored_id
 from llm_gateway.store.one_transaction import Transactions
 from llm_gateway.store.tables import overrides, providers
@@ -33,15 +34,17 @@ class OverrideDraft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OverrideStore:
-    """The table of overrides. In the database an empty service name stands for all services."""
+    """The table of overrides; `audit` keeps its changes. In the database an empty service name stands for all."""
 
-    def __init__(self, database: Transactions) -> None:
+    def __init__(self, database: Transactions, audit: AuditTrail | None = None) -> None:
         self._database = database
+        self._changes: Changes = audit or Unaudited(database)
 
     def within(self, transaction: Transactions) -> Self:
         """Return the same store whose reads and writes are part of a transaction."""
         part = copy.copy(self)
         part._database = transaction
+        part._changes = self._changes.within(transaction)
         return part
 
     def list(self, user_id: str | None = None) -> Overrides:
@@ -72,9 +75,10 @@ class OverrideStore:
         )
         values = {**msgspec.structs.asdict(override), "service_name": draft.service_name or ""}
         try:
-            with self._database.write() as connection:
-                _require_model(connection, draft)
-                connection.execute(sa.insert(overrides).values(values))
+            with self._changes.change("override.create") as change:
+                _require_model(change.connection, draft)
+                change.connection.execute(sa.insert(overrides).values(values))
+                change.about(override.id, None, after=override)
         except IntegrityError:
             where = f"the service {draft.service_name!r}" if draft.service_name else "all services"
             raise Conflict(f"This user has an override for {where} already; delete it first.") from None
@@ -93,11 +97,16 @@ class OverrideStore:
             (overrides.c.updated_at_ms < (now_ms := time.time_ns() // 1_000_000), now_ms),
             else_=overrides.c.updated_at_ms + 1,
         )
-        with self._database.write() as connection:
+        named = overrides.c.id == found
+        with self._changes.change("override.update") as change:
+            connection = change.connection
             _require_model(connection, draft)
-            changed = sa.update(overrides).where(overrides.c.id == found).values(**values, updated_at_ms=later)
-            if connection.execute(changed).rowcount == 0:
+            row = connection.execute(sa.select(overrides).where(named).with_for_update()).one_or_none()
+            if row is None:
                 raise missing("override")
+            connection.execute(sa.update(overrides).where(named).values(**values, updated_at_ms=later))
+            after = connection.execute(sa.select(overrides).where(named)).one()
+            change.about(found, None, before=_override(row), after=_override(after))
 
     def delete(self, override_id: str) -> None:
         """Delete an override.
@@ -106,9 +115,13 @@ class OverrideStore:
             NotFound: no override has this id.
         """
         found = stored_id(override_id, "override")
-        with self._database.write() as connection:
-            if connection.execute(sa.delete(overrides).where(overrides.c.id == found)).rowcount == 0:
+        with self._changes.change("override.delete") as change:
+            named = overrides.c.id == found
+            row = change.connection.execute(sa.select(overrides).where(named).with_for_update()).one_or_none()
+            if row is None:
                 raise missing("override")
+            change.connection.execute(sa.delete(overrides).where(named))
+            change.about(found, None, before=_override(row))
 
 
 def _require_model(connection: Connection, draft: OverrideDraft) -> None:

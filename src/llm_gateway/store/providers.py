@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from llm_gateway.domain.catalog import Provider, TokensOfModels
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict
+from llm_gateway.store.audit import AuditTrail, Changes, Unaudited
 from llm_gateway.store.identifiers import missing, stored_id
 from llm_gateway.store.one_transaction import Transactions
 from llm_gateway.store.secrets import SecretBox
@@ -32,6 +33,9 @@ JSON_COLUMNS: dict[str, Any] = {
     "max_output_tokens": int | dict[str, int],
 }
 """Columns with JSON text, and the type of their values; a null stays None."""
+
+KEY_MASK, NEW_KEY_MASK = "***", "*** (new)"
+"""What the audit trail has in place of an API key, and of one that a change replaces."""
 
 PUBLIC_COLUMNS = tuple(column for column in providers.c if column.name != "api_key")
 
@@ -67,16 +71,18 @@ class ProviderDraft(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProviderStore:
-    """The table of providers. Fields that are derived when a snapshot is built are not set."""
+    """The table of providers; `audit` keeps its changes. Fields that are derived for a snapshot are not set."""
 
-    def __init__(self, database: Transactions, box: SecretBox) -> None:
+    def __init__(self, database: Transactions, box: SecretBox, audit: AuditTrail | None = None) -> None:
         self._database = database
+        self._changes: Changes = audit or Unaudited(database)
         self._box = box
 
     def within(self, transaction: Transactions) -> Self:
         """Return the same store whose reads and writes are part of a transaction."""
         part = copy.copy(self)
         part._database = transaction
+        part._changes = self._changes.within(transaction)
         return part
 
     def list(self) -> Providers:
@@ -119,9 +125,11 @@ class ProviderStore:
         values["api_key"] = self._box.seal(draft.api_key, provider_id)
         values["created_at_ms"] = values["updated_at_ms"] = _now_ms()
         try:
-            with self._database.write() as connection:
-                connection.execute(sa.insert(providers).values(values))
-                return _get(connection, provider_id)
+            with self._changes.change("provider.create") as change:
+                change.connection.execute(sa.insert(providers).values(values))
+                created = _get(change.connection, provider_id)
+                change.about(provider_id, created.name, after=_shown(created, KEY_MASK))
+                return created
         except IntegrityError:
             raise _name_exists(draft.name) from None
 
@@ -137,12 +145,15 @@ class ProviderStore:
         if "api_key" in changes:
             values["api_key"] = self._box.seal(changes["api_key"], found)
         try:
-            with self._database.write() as connection:
+            with self._changes.change("provider.update") as change:
+                connection = change.connection
                 before = _get(connection, found, lock=True)
                 values["updated_at_ms"] = max(_now_ms(), before.updated_at_ms + 1)
                 connection.execute(sa.update(providers).where(providers.c.id == found).values(values))
                 after = _get(connection, found)
                 _rename_in_overrides(connection, before, after)
+                mask = NEW_KEY_MASK if "api_key" in changes else KEY_MASK
+                change.about(found, after.name, before=_shown(before, KEY_MASK), after=_shown(after, mask))
                 return after
         except IntegrityError:
             raise _name_exists(str(changes.get("name"))) from None
@@ -154,9 +165,15 @@ class ProviderStore:
             NotFound: no provider has this id.
         """
         found = stored_id(provider_id, "provider")
-        with self._database.write() as connection:
-            if connection.execute(sa.delete(providers).where(providers.c.id == found)).rowcount == 0:
-                raise missing("provider")
+        with self._changes.change("provider.delete") as change:
+            before = _get(change.connection, found, lock=True)
+            change.connection.execute(sa.delete(providers).where(providers.c.id == found))
+            change.about(found, before.name, before=_shown(before, KEY_MASK))
+
+    def note_test(self, provider: Provider, error: str | None) -> None:
+        """Keep in the audit trail that a provider was tested, and how it ended; None if it passed."""
+        with self._changes.change("provider.test") as change:
+            change.about(provider.id, provider.name, after={"success": error is None, "error": error})
 
     def rekey(self) -> int:
         """Encrypt every API key with the first encryption key. Returns the number of keys changed.
@@ -165,11 +182,16 @@ class ProviderStore:
             ConfigurationError: no configured encryption key decrypts one of them; nothing was changed.
         """
         query = sa.select(providers.c.id, providers.c.api_key).with_for_update()
-        with self._database.write() as connection:
+        with self._changes.change("provider.rekey") as change:
+            connection = change.connection
             stale = [row for row in connection.execute(query).all() if not self._box.is_current(row.api_key)]
             for row in stale:
                 sealed = self._box.seal(self._box.open(row.api_key, row.id), row.id)
                 connection.execute(sa.update(providers).where(providers.c.id == row.id).values(api_key=sealed))
+            if stale:
+                change.about(None, None, after={"providers": [row.id for row in stale]})
+            else:
+                change.nothing()
         return len(stale)
 
 
@@ -186,6 +208,12 @@ def _get(connection: Connection, provider_id: str, *, lock: bool = False) -> Pro
     if row is None:
         raise missing("provider")
     return _provider(row)
+
+
+def _shown(provider: Provider, mask: str) -> dict[str, Any]:
+    """Return the stored fields of a provider for the audit trail."""
+    names = (column.name for column in PUBLIC_COLUMNS)
+    return {name: getattr(provider, name) for name in names} | {"api_key": mask}
 
 
 def _rename_in_overrides(connection: Connection, before: Provider, after: Provider) -> None:

@@ -57,7 +57,7 @@ class RecordFilter(msgspec.Struct, frozen=True, kw_only=True):
 def conditions(wanted: RecordFilter, *, is_sqlite: bool) -> list[sa.ColumnElement[bool]]:
     """Return the SQL conditions of a filter."""
     found = [_of.at_ms >= wanted.start_ms, _of.at_ms < wanted.end_ms]
-    found += [DIMENSION_BY_NAME[name].text == value for name, value in wanted.values.items()]
+    found += of_values(wanted.values)
     if wanted.client_request_id is not None:  # not a plain comparison: SQLite then overlooks the partial index
         found.append(sa.func.coalesce(_of.client_request_id, "") == wanted.client_request_id)
     if wanted.outcome is not None:
@@ -73,6 +73,11 @@ def conditions(wanted: RecordFilter, *, is_sqlite: bool) -> list[sa.ColumnElemen
     if wanted.min_latency_ms is not None:
         found.append(_of.latency_ms >= wanted.min_latency_ms)
     return found
+
+
+def of_values(values: Mapping[str, str]) -> list[sa.ColumnElement[bool]]:
+    """Return the SQL conditions for exact values by the name of a dimension."""
+    return [DIMENSION_BY_NAME[name].text == value for name, value in values.items()]
 
 
 class HourFinder:

@@ -14,7 +14,7 @@ from llm_gateway.store.tables import usage_records
 
 FIELDS = (
     *("id", "at_ms", "version", "key_name", "key_id", "team_id", "user_id", "service", "task_type", "agent"),
-    *("outcome", "provider", "model", "cost_nanos", "cost_status", "latency_ms"),
+    *("outcome", "provider", "model", "cost_nanos", "cost_status", "latency_ms", "saved_cost_nanos"),
 )
 SUMMED_COLUMNS = tuple(usage_records.c[name] for name in (*FIELDS, "attempts"))
 

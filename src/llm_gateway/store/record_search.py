@@ -13,7 +13,7 @@ sessions, failures and the client's own ids (`record_indexes.py`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -25,7 +25,7 @@ from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.store.attempts import AttemptTexts
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery
-from llm_gateway.store.record_filter import CLOCK_SLACK_MS, HourFinder, RecordFilter, conditions
+from llm_gateway.store.record_filter import CLOCK_SLACK_MS, HourFinder, RecordFilter, conditions, of_values
 from llm_gateway.store.record_indexes import CLIENT_IDS, FREQUENT_OUTCOMES, IS_FAILURE, SESSIONS
 from llm_gateway.store.tables import usage_cube_fill, usage_records
 from llm_gateway.store.usage import first_id, time_of
@@ -41,6 +41,8 @@ LATEST_MS = 2**47
 
 EXPORT_ROWS = 500
 """Records that an export reads at a time."""
+
+NO_VALUES: Mapping[str, str] = {}
 
 FAST_S, SLOW_S = 0.01, 0.04
 """Seconds of a window below which the next one is four times as long, and above which it is half as long."""
@@ -77,16 +79,19 @@ class RecordSearch:
         self._clock = clock
         self._attempts = AttemptTexts(database)
 
-    def find(self, record_id: str) -> UsageRecord | None:
-        """Return the record with this id, else the newest with it as the client's id; None if no record has it."""
+    def find(self, record_id: str, values: Mapping[str, str] = NO_VALUES) -> UsageRecord | None:
+        """Return the record with this id, else the newest with it as the client's id; None if no record has it.
+
+        `values` are those that the record must have, by the name of a dimension.
+        """
         if "\x00" in record_id:  # Postgres stores no such text
             return None
         if _UUID.fullmatch(record_id):
             with self._database.read() as connection:
-                query = sa.select(*_COLUMNS).where(usage_records.c.id == record_id)
+                query = sa.select(*_COLUMNS).where(usage_records.c.id == record_id, *of_values(values))
                 if found := self._records(connection, connection.execute(query).all()):
                     return found[0]
-        page = self.page(RecordFilter(start_ms=0, end_ms=LATEST_MS, client_request_id=record_id), 1)
+        page = self.page(RecordFilter(start_ms=0, end_ms=LATEST_MS, client_request_id=record_id, values=values), 1)
         return page.records[0] if page.records else None
 
     def page(self, wanted: RecordFilter, limit: int, position: str | None = None) -> RecordPage:
@@ -110,11 +115,24 @@ class RecordSearch:
             return RecordPage(records)
         return RecordPage(records, first_id(until_ms), min(until_ms, wanted.end_ms))
 
-    def in_order(self, start_ms: int, end_ms: int) -> Iterator[UsageRecord]:
-        """Yield the records of a period, oldest first. `EXPORT_ROWS` of them are read, and in memory, at a time."""
+    def in_order(self, start_ms: int, end_ms: int, values: Mapping[str, str] = NO_VALUES) -> Iterator[UsageRecord]:
+        """Yield the records of a period, oldest first; `values` are those that they must have.
+
+        `EXPORT_ROWS` of them are read, and in memory, at a time. Hours without a match are skipped.
+        """
+        wanted = RecordFilter(start_ms=start_ms, end_ms=end_ms, values=values)
+        with self._database.read() as connection:
+            hours = HourFinder(connection, wanted, is_cube_whole=_is_cube_whole(connection))
+            stretches = sorted(
+                (each.start_ms, each.end_ms) for each in hours.stretches() if each.start_ms < each.end_ms
+            )
+        for stretch in stretches:
+            yield from self._stretch_in_order(*stretch, values)
+
+    def _stretch_in_order(self, start_ms: int, end_ms: int, values: Mapping[str, str]) -> Iterator[UsageRecord]:
         records = usage_records.c
         last_id, end_id = first_id(start_ms - CLOCK_SLACK_MS), first_id(end_ms + CLOCK_SLACK_MS)
-        query = sa.select(*_COLUMNS).order_by(records.id).limit(EXPORT_ROWS)
+        query = sa.select(*_COLUMNS).where(*of_values(values)).order_by(records.id).limit(EXPORT_ROWS)
         while True:
             with self._database.read() as connection:
                 part = query.where(records.id > last_id, records.id < end_id)

@@ -53,6 +53,7 @@ _COUNTERS = (
     _sum(_of.output_tokens),
     _sum(_of.cost_nanos),
     _sum(_of.latency_ms, _of.outcome == "ok"),
+    _sum(_of.saved_cost_nanos, _of.outcome == "cached"),
 )
 """The counters of Totals, in their order."""
 

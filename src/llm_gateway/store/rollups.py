@@ -65,7 +65,8 @@ Key: TypeAlias = tuple[str, int, str]
 class Totals(msgspec.Struct, gc=False):
     """Counters of a bucket or a report; each field is a column of usage_rollups.
 
-    Tokens and `cost_nanos` (nano-dollars) are those billed by providers; `latency_ms` is the sum over `ok_requests`.
+    Tokens and `cost_nanos` (nano-dollars) are those billed by providers; `latency_ms` is the sum over `ok_requests`,
+    `saved_cost_nanos` what hits of the cache would have cost.
     """
 
     requests: int = 0
@@ -78,6 +79,7 @@ class Totals(msgspec.Struct, gc=False):
     output_tokens: int = 0
     cost_nanos: int = 0
     latency_ms: int = 0
+    saved_cost_nanos: int = 0
 
     @property
     def exact_requests(self) -> int:
@@ -108,6 +110,7 @@ class Totals(msgspec.Struct, gc=False):
             self.latency_ms += record.latency_ms
         elif outcome == "cached":
             self.cached_requests += 1
+            self.saved_cost_nanos += record.saved_cost_nanos
         elif outcome in ERRORS:
             self.error_requests += 1
         if cost_status == "estimated":
@@ -130,6 +133,7 @@ class Totals(msgspec.Struct, gc=False):
             self.latency_ms += record.latency_ms
         elif outcome == "cached":
             self.cached_requests += 1
+            self.saved_cost_nanos += record.saved_cost_nanos
         elif outcome in ERRORS:
             self.error_requests += 1
         if cost_status == "estimated":

@@ -15,6 +15,14 @@ SORTED_BY_BYTES = Text().with_variant(Text(collation="C"), "postgresql")
 NUMBERED = BigInteger().with_variant(sa.Integer, "sqlite")
 """Type of a key that the database numbers itself."""
 
+ADDED_COUNTERS = frozenset({"saved_cost_nanos"})
+"""Counters that tables got later: rows that an older gateway inserts have 0."""
+
+
+def _counter(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default=sa.text("0") if name in ADDED_COUNTERS else None)
+
+
 metadata = sa.MetaData()
 
 providers = sa.Table(
@@ -171,7 +179,7 @@ usage_rollups = sa.Table(
     Column("grain", SORTED_BY_BYTES, primary_key=True),
     Column("bucket_ms", BigInteger, primary_key=True, autoincrement=False),
     Column("name", SORTED_BY_BYTES, primary_key=True),
-    *(Column(counter, BigInteger, nullable=False) for counter in COUNTERS),
+    *map(_counter, COUNTERS),
     sqlite_with_rowid=False,
 )
 
@@ -198,7 +206,7 @@ usage_cube = sa.Table(
     Column("hours", BigInteger, primary_key=True, autoincrement=False),
     Column("bucket", BigInteger, primary_key=True, autoincrement=False),
     *(Column(dimension.name, BigInteger, primary_key=True, autoincrement=False) for dimension in DIMENSIONS),
-    *(Column(counter, BigInteger, nullable=False) for counter in COUNTERS),
+    *map(_counter, COUNTERS),
     sqlite_with_rowid=False,
 )
 
@@ -208,4 +216,34 @@ usage_cube_fill = sa.Table(
     metadata,
     Column("until", SORTED_BY_BYTES, primary_key=True),
     Column("filled", SORTED_BY_BYTES, nullable=False),
+)
+
+# What management writes changed (`audit.py`). `before` and `after` are JSON objects.
+audit_entries = sa.Table(
+    "audit_entries",
+    metadata,
+    Column("chain", SORTED_BY_BYTES, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("key_id", Text),
+    Column("address", Text, nullable=False),
+    Column("request_id", Text),
+    Column("action", Text, nullable=False),
+    Column("resource_id", Text),
+    Column("resource_name", Text),
+    Column("before", Text),
+    Column("after", Text),
+    Column("hash", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+sa.Index("audit_entries_at", audit_entries.c.at_ms, audit_entries.c.number, audit_entries.c.chain)
+
+# The number and hash of the last entry of each chain. Its row is locked while an entry is added.
+audit_chains = sa.Table(
+    "audit_chains",
+    metadata,
+    Column("chain", SORTED_BY_BYTES, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("hash", Text, nullable=False),
 )

@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from llm_gateway.domain.stored_key import Team
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict
+from llm_gateway.store.audit import AuditTrail, Changes, Unaudited
 from llm_gateway.store.identifiers import missing, stored_id
 from llm_gateway.store.one_transaction import Transactions
 from llm_gateway.store.tables import api_keys, teams
@@ -23,15 +24,17 @@ Teams: TypeAlias = list[Team]
 
 
 class TeamStore:
-    """The table of teams."""
+    """The table of teams; `audit` keeps its changes."""
 
-    def __init__(self, database: Transactions) -> None:
+    def __init__(self, database: Transactions, audit: AuditTrail | None = None) -> None:
         self._database = database
+        self._changes: Changes = audit or Unaudited(database)
 
     def within(self, transaction: Transactions) -> Self:
         """Return the same store whose reads and writes are part of a transaction."""
         part = copy.copy(self)
         part._database = transaction
+        part._changes = self._changes.within(transaction)
         return part
 
     def list(self, *, name: str | None = None, after: str = "", limit: int = 100) -> Teams:
@@ -61,8 +64,9 @@ class TeamStore:
         now_ms = time.time_ns() // 1_000_000
         team = Team(id=new_id(), name=name, description=description, created_at_ms=now_ms, updated_at_ms=now_ms)
         try:
-            with self._database.write() as connection:
-                connection.execute(sa.insert(teams).values(msgspec.structs.asdict(team)))
+            with self._changes.change("team.create") as change:
+                change.connection.execute(sa.insert(teams).values(msgspec.structs.asdict(team)))
+                change.about(team.id, name, after=team)
         except IntegrityError:
             raise _name_exists(name) from None
         return team
@@ -76,12 +80,15 @@ class TeamStore:
         """
         found = stored_id(team_id, "team")
         try:
-            with self._database.write() as connection:
+            with self._changes.change("team.update") as change:
+                connection = change.connection
                 before = _get(connection, found, lock=True)
                 updated_at_ms = max(time.time_ns() // 1_000_000, before.updated_at_ms + 1)
                 values = {**changes, "updated_at_ms": updated_at_ms}
                 connection.execute(sa.update(teams).where(teams.c.id == found).values(values))
-                return _get(connection, found)
+                after = _get(connection, found)
+                change.about(found, after.name, before=before, after=after)
+                return after
         except IntegrityError:
             raise _name_exists(str(changes.get("name"))) from None
 
@@ -93,8 +100,9 @@ class TeamStore:
             Conflict: keys belong to it.
         """
         found = stored_id(team_id, "team")
-        with self._database.write() as connection:
-            _get(connection, found, lock=True)
+        with self._changes.change("team.delete") as change:
+            connection = change.connection
+            team = _get(connection, found, lock=True)
             count = connection.execute(
                 sa.select(sa.func.count()).select_from(api_keys).where(api_keys.c.team_id == found)
             ).scalar_one()
@@ -104,6 +112,7 @@ class TeamStore:
                     "give them another team."
                 )
             connection.execute(sa.delete(teams).where(teams.c.id == found))
+            change.about(found, team.name, before=team)
 
 
 def _get(connection: Connection, team_id: str, *, lock: bool = False) -> Team:

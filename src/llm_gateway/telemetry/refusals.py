@@ -10,19 +10,28 @@ from llm_gateway.domain.metric_families import MetricFamily, Sample
 
 REFUSED = "request refused"
 """Log event of a refused request (`gate/request_context.py`, `server/shared_state.py`)."""
+UNAUTHORIZED = 401
 
 
 class RefusalCounter:
-    """A log that counts the refused requests whose lines it passes on, by status and error code."""
+    """A log that counts the refused requests whose lines it passes on, by status and error code.
 
-    def __init__(self, log: Callable[..., None]) -> None:
+    `on_unauthorized` is called with the client's address for each request without a valid key.
+    """
+
+    def __init__(
+        self, log: Callable[..., None], on_unauthorized: Callable[[str | None], None] = lambda _address: None
+    ) -> None:
         self._log = log
+        self._on_unauthorized = on_unauthorized
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def __call__(self, event: str, **fields: Any) -> None:
         """Pass a line on, and count the refused requests that it reports: one, or its `count`."""
         if event == REFUSED:
             self._counts[str(fields["status"]), str(fields["error_code"])] += fields.get("count", 1)
+            if fields["status"] == UNAUTHORIZED:
+                self._on_unauthorized(fields.get("client"))
         self._log(event, **fields)
 
     def family(self) -> MetricFamily:

@@ -29,6 +29,7 @@ from llm_gateway.providers.account_assembler import AccountAssembler
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.settings import Settings
+from llm_gateway.telemetry.failed_authentications import FailedAuthentications
 from llm_gateway.telemetry.metrics import Metrics
 from llm_gateway.telemetry.process_log import ProcessLog
 from llm_gateway.telemetry.refusals import RefusalCounter
@@ -60,7 +61,8 @@ class WorkerProcess(ProcessApplication):
         self._worker: Worker | None = None
         self._recent: list[SentAttempt] = []
         self._metrics = Metrics(self._gauges, lambda: output.writer.dropped)
-        self.refusals = RefusalCounter(self._log)
+        self._failed = FailedAuthentications()
+        self.refusals = RefusalCounter(self._log, self._failed.count)
         """The log for refused requests, which counts them."""
         self._loop_lag = LoopLag()
         assembler = AccountAssembler(dialects=DIALECTS, learn=output.redact.learn)
@@ -140,7 +142,7 @@ class WorkerProcess(ProcessApplication):
             on_configuration=self._configure,
             on_passed=self._lift,
             on_refill=self._keep_recent,
-            report=self._metrics.report,
+            report=lambda: [*self._metrics.report(), self._failed.family()],
             state=lambda: WorkerBeat(is_ready=self.is_serving(), can_record=self.can_record()),
         )
         channel = self._channel = ChannelClient(address, handlers, number=self._number, log=self._log)

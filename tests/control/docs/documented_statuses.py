@@ -37,6 +37,8 @@ STATUSES = {
     ("delete", "/api/v1/teams/{team_id}"): {204, 401, 403, 404, 409, 422},
     ("get", "/api/v1/configuration"): {200, 401, 403, 422},
     ("post", "/api/v1/configuration"): {200, 401, 403, 409, 422},
+    ("get", "/api/v1/audit"): {200, 401, 403, 422},
+    ("get", "/api/v1/audit/failed-authentications"): {200, 401, 403, 422},
     ("get", "/api/v1/prices"): {200, 401, 403, 422},
     ("delete", "/api/v1/usage/customers/{user_id}"): {200, 401, 403, 404, 422},
     ("get", "/api/v1/usage/summary"): {200, 401, 403, 422},

@@ -17,11 +17,12 @@ from llm_gateway.store.teams import TeamStore
 from llm_gateway.store.usage import UsageStore
 from llm_gateway.store.usage_reports import UsageReports
 from tests.application.driver import Client, assert_problem
-from tests.control.management.reports_api import client_of, copied
+from tests.control.management.reports_api import NO_TEAMS, client_of, copied
 from tests.rows import each_row
 from tests.store.histories import DAY_MS, NOW_MS, attempt, close, record
 
 BREAKDOWN, SERIES = "/api/v1/usage/breakdown", "/api/v1/usage/series"
+JANUARY_15_MS = 1_705_312_800_000
 LAST_WEEK = "from=2024-09-28&to=2024-10-05"
 """The week that ends with NOW_MS's day, 2024-10-04."""
 
@@ -30,8 +31,9 @@ LAST_WEEK = "from=2024-09-28&to=2024-10-05"
 def api(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with copied(migrated, tmp_path_factory.mktemp("breakdown")) as database:
         UsageStore(database).write(history(TeamStore(database).create("core").id))
+        UsageStore(database).write([record(JANUARY_15_MS, outcome="cached", saved_cost_nanos=each) for each in (7, 8)])
         reports = UsageReports(database)
-        yield client_of([router(reports, lambda: NOW_MS) for router in (breakdown_router, series_router)])
+        yield client_of([router(reports, lambda: NOW_MS, NO_TEAMS) for router in (breakdown_router, series_router)])
 
 
 def history(team_id: str) -> list[UsageRecord]:
@@ -65,6 +67,19 @@ async def test_rows_add_up_to_the_totals_and_show_the_change(api: Client) -> Non
     totals = found["totals"]
     change = (totals["cost_usd"] - totals["previous_cost_usd"]) / totals["previous_cost_usd"]
     assert totals["cost_change"] == pytest.approx(change)
+
+
+async def test_what_the_cache_saved_is_a_figure_and_a_metric(api: Client) -> None:
+    """Summed from the cube, from the customers' sums and from records: each must have it."""
+    day = "from=2024-01-15&to=2024-01-16"
+    for group_by in ("model", "customer", "session", "service,model"):
+        found = (await api.call("GET", f"{BREAKDOWN}?{day}&group_by={group_by}")).json
+        assert found["totals"]["saved_cost_usd"] == 1.5e-8, group_by
+        assert (found["totals"]["cached_requests"], found["totals"]["cost_usd"]) == (2, 0)
+    [line] = csv.DictReader((await api.call("GET", f"{BREAKDOWN}?{day}&format=csv")).body.decode().splitlines())
+    assert line["saved_cost_usd"] == "0.000000015"
+    series = (await api.call("GET", f"{SERIES}?{day}&metric=saved_cost_usd&group_by=model")).json
+    assert (series["total"], [each["values"] for each in series["series"]]) == (1.5e-8, [[1.5e-8]])
 
 
 async def test_a_team_is_named_beside_its_id(api: Client) -> None:

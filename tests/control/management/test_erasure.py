@@ -22,7 +22,7 @@ from llm_gateway.store.record_search import RecordSearch
 from llm_gateway.store.usage import UsageStore
 from llm_gateway.store.usage_reports import UsageReports
 from tests.application.driver import Client, assert_problem
-from tests.control.management.reports_api import client_of, copied
+from tests.control.management.reports_api import NO_TEAMS, client_of, copied
 from tests.rows import each_row
 from tests.store.histories import NOW_MS, attempt, close, record
 
@@ -63,8 +63,8 @@ def client(database: Database, scope: str, late: UsageStore | None = None) -> Cl
     routers = (
         erasure_router(Erasure(database, sleep=lambda _: None), OverrideStore(database), up_to_date),
         prices_router(lambda: SNAPSHOT, reports, up_to_date),
-        records_router(RecordSearch(database), up_to_date),
-        breakdown_router(reports, up_to_date),
+        records_router(RecordSearch(database), up_to_date, NO_TEAMS),
+        breakdown_router(reports, up_to_date, NO_TEAMS),
     )
     return client_of(routers, scope)
 

@@ -18,7 +18,7 @@ from llm_gateway.domain.usage import Usage, UsageRecord
 from llm_gateway.store.record_search import EXPORT_ROWS, RecordSearch
 from llm_gateway.store.usage import UsageStore
 from tests.application.driver import Client, assert_problem
-from tests.control.management.reports_api import client_of, copied
+from tests.control.management.reports_api import NO_TEAMS, client_of, copied
 from tests.rows import each_row
 from tests.store.histories import NOW_MS, attempt, close, record
 
@@ -47,7 +47,7 @@ HISTORY = [made(number) for number in range(EXPORT_ROWS + 7)]
 def api(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with copied(migrated, tmp_path_factory.mktemp("export")) as database:
         UsageStore(database).write(HISTORY)
-        yield client_of([export_router(RecordSearch(database), lambda: NOW_MS)])
+        yield client_of([export_router(RecordSearch(database), lambda: NOW_MS, NO_TEAMS)])
 
 
 async def lines_of(api: Client, path: str) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ from llm_gateway.store.database import Database
 from llm_gateway.store.record_search import RecordSearch
 from llm_gateway.store.usage import UsageStore
 from tests.application.driver import Client, assert_problem
-from tests.control.management.reports_api import client_of, copied
+from tests.control.management.reports_api import NO_TEAMS, client_of, copied
 from tests.rows import each_row
 from tests.store.histories import DAY_MS, NOW_MS, attempt, close, record
 
@@ -39,7 +39,7 @@ def database(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def api(database: Database) -> Client:
-    return client_of([records_router(RecordSearch(database), lambda: NOW_MS + DAY_MS)])
+    return client_of([records_router(RecordSearch(database), lambda: NOW_MS + DAY_MS, NO_TEAMS)])
 
 
 async def test_a_record_tells_plan_attempts_tokens_price_and_cost(api: Client) -> None:

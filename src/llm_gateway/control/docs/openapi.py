@@ -47,6 +47,7 @@ TAGS = [
     {"name": "keys", "description": "The keys of clients: what they may do, and how much."},
     {"name": "teams", "description": "Groups of keys, by which usage is reported."},
     {"name": "configuration", "description": "Providers, overrides, teams and keys as one document."},
+    {"name": "audit", "description": "What management requests changed, and failed authentications. For admins."},
     {"name": "usage", "description": "Requests, tokens and cost, up to the last response sent."},
     {"name": "health", "description": "Health of the gateway, its database and its providers."},
     {"name": "documentation", "description": "This description as JSON and as a page."},

@@ -21,6 +21,7 @@ from llm_gateway import __version__
 from llm_gateway.control.docs.openapi import openapi_document
 from llm_gateway.control.docs.routes import docs_router
 from llm_gateway.control.management.router import Router
+from llm_gateway.domain.audit import Actor, acting
 from llm_gateway.error_format.json_problem import not_json
 from llm_gateway.error_format.paths import nothing_at
 from llm_gateway.error_format.responses import PROBLEM, error_headers, problem_of
@@ -94,6 +95,8 @@ class Bounded:
 
     HEAD is handled as GET; the HTTP server drops the content (RFC 9110, section 9.3.2).
 
+    Changes are those of the request's key in the audit trail.
+
     The response to a change names the workers that do not apply it yet in the header `x-gateway-pending-workers`.
     """
 
@@ -131,7 +134,8 @@ class Bounded:
             headers = [pair for pair in scope["headers"] if pair[0] not in (b"content-type", b"content-length")]
             headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
             inner = {**scope, "method": "GET" if method == "HEAD" else method, "headers": headers}
-            await self._app(inner, _replay(body, receive), send_with_id)
+            with acting(_actor_of(scope)):
+                await self._app(inner, _replay(body, receive), send_with_id)
         except GatewayError as error:
             await send_error(send, scope, error)
         except ClientGone:
@@ -150,6 +154,12 @@ class Bounded:
         if any(route.matches(scope)[0] is Match.FULL for route in self._routes):
             return _normalised(bytes(body))
         return b""
+
+
+def _actor_of(scope: Scope) -> Actor:
+    context: RequestContext = scope[REQUEST_CONTEXT]
+    client = scope.get("client")
+    return Actor(context.caller.name, context.caller.key_id, client[0] if client else "", context.request_id)
 
 
 def _normalised(body: bytes) -> bytes:

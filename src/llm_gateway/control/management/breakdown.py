@@ -12,11 +12,13 @@ from typing import Annotated, Any
 
 from fastapi import Query
 from fastapi.responses import StreamingResponse
+from starlette.requests import Request
 
 from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.management.calendar_period import read_period
 from llm_gateway.control.management.cursor import open_cursor, seal
 from llm_gateway.control.management.freshness import UpToDate
+from llm_gateway.control.management.own_usage import OwnUsage
 from llm_gateway.control.management.report_schemas import (
     Breakdown,
     BreakdownQuery,
@@ -45,17 +47,17 @@ _TAG = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
 
 
-def breakdown_router(reports: UsageReports, up_to_date: UpToDate) -> Router:
+def breakdown_router(reports: UsageReports, up_to_date: UpToDate, own: OwnUsage) -> Router:
     """Build the endpoint of breakdowns."""
     router = Router("/api/v1/usage", "usage")
 
     @router.get("/breakdown", responses=problems(422) | CSV, response_model=Breakdown)
-    def usage_breakdown(query: Annotated[BreakdownQuery, Query()]) -> Any:
+    def usage_breakdown(request: Request, query: Annotated[BreakdownQuery, Query()]) -> Any:
         dimensions = read_dimensions(reports, query.group_by)
         period = read_period(query.start, query.end, query.tz, up_to_date())
         given = query.model_dump(exclude={"cursor", "limit", "format"})
         start = 0 if query.cursor is None else _position(open_cursor(query.cursor, given))
-        grouping = Grouping(dimensions, query.filters())
+        grouping = Grouping(dimensions, own.filters(request, query.filters()))
         before = period.previous()
         sums = _without_zeros(reports.totals(grouping, (period.start_ms, period.end_ms)))
         earlier = reports.totals(grouping, (before.start_ms, before.end_ms))
@@ -80,16 +82,16 @@ def breakdown_router(reports: UsageReports, up_to_date: UpToDate) -> Router:
     return router
 
 
-def series_router(reports: UsageReports, up_to_date: UpToDate) -> Router:
+def series_router(reports: UsageReports, up_to_date: UpToDate, own: OwnUsage) -> Router:
     """Build the endpoint of series."""
     router = Router("/api/v1/usage", "usage")
 
     @router.get("/series", responses=problems(422))
-    def usage_series(query: Annotated[SeriesQuery, Query()]) -> Series:
+    def usage_series(request: Request, query: Annotated[SeriesQuery, Query()]) -> Series:
         dimensions = read_dimensions(reports, query.group_by, most=1) if query.group_by else ()
         period = read_period(query.start, query.end, query.tz, up_to_date())
         parts = period.buckets(query.bucket)
-        sums = reports.series(Grouping(dimensions, query.filters()), parts)
+        sums = reports.series(Grouping(dimensions, own.filters(request, query.filters())), parts)
         lines = _lines(query.metric, sums, query.limit)
         return Series(
             metric=query.metric,

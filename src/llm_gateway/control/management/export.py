@@ -13,12 +13,15 @@ from typing import Annotated, Any, Literal
 from fastapi import Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
 
 from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.management.breakdown import CSV, csv_response
 from llm_gateway.control.management.calendar_period import read_period
 from llm_gateway.control.management.fields import iso
 from llm_gateway.control.management.freshness import UpToDate
+from llm_gateway.control.management.own_usage import OwnUsage
+from llm_gateway.control.management.record_schemas import Value
 from llm_gateway.control.management.report_schemas import csv_text, money
 from llm_gateway.control.management.router import Router
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
@@ -37,19 +40,22 @@ class ExportQuery(BaseModel):
         None
     )
     tz: Annotated[str, Field(max_length=64, description="time zone of dates without an offset")] = "UTC"
+    key: Annotated[Value | None, Field(description="id of a key, or name of a key of the environment")] = None
+    team: Annotated[Value | None, Field(description="id of a team")] = None
     format: Annotated[
         Literal["csv", "focus"], Field(description="csv: a line for each request; focus: one for each charge")
     ] = "csv"
 
 
-def export_router(search: RecordSearch, up_to_date: UpToDate) -> Router:
+def export_router(search: RecordSearch, up_to_date: UpToDate, own: OwnUsage) -> Router:
     """Build the endpoint of the export. Lines are sent while records are read, so memory stays bounded."""
     router = Router("/api/v1/usage", "usage")
 
     @router.get("/export", responses=problems(422) | CSV, response_class=StreamingResponse)
-    def usage_export(query: Annotated[ExportQuery, Query()]) -> StreamingResponse:
+    def usage_export(request: Request, query: Annotated[ExportQuery, Query()]) -> StreamingResponse:
         period = read_period(query.start, query.end, query.tz, up_to_date())
-        records = search.in_order(period.start_ms, period.end_ms)
+        given = {name: value for name in ("key", "team") if (value := getattr(query, name)) is not None}
+        records = search.in_order(period.start_ms, period.end_ms, own.filters(request, given))
         if query.format == "focus":
             return csv_response("usage-focus.csv", list(FOCUS), _charges(records))
         return csv_response("usage.csv", list(REQUEST), (_cells(REQUEST, record) for record in records))

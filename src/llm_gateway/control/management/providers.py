@@ -90,7 +90,9 @@ def providers_router(store: ProviderStore, config: LiveConfiguration, rules: Pro
 
     @router.post("/{provider_id}/test", responses=problems(404, 422))
     async def test_provider(provider_id: str) -> ProviderTest:
-        error = await probe(await run_in_threadpool(_in_force, store, config, provider_id))
+        provider = await run_in_threadpool(_in_force, store, config, provider_id)
+        error = await probe(provider)
+        await run_in_threadpool(store.note_test, provider, error)
         return ProviderTest(success=error is None, error=error)
 
     return router

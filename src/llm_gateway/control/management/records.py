@@ -6,12 +6,14 @@ import re
 from typing import Annotated
 
 from fastapi import Path, Query
+from starlette.requests import Request
 
 from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.management.calendar_period import read_moment, read_zone
 from llm_gateway.control.management.cursor import open_cursor, seal
 from llm_gateway.control.management.fields import iso
 from llm_gateway.control.management.freshness import UpToDate
+from llm_gateway.control.management.own_usage import OwnUsage
 from llm_gateway.control.management.record_schemas import RecordList, RecordOut, RecordQuery, shown_record
 from llm_gateway.control.management.router import Router
 from llm_gateway.domain.usage import NANOS_PER_USD
@@ -32,17 +34,18 @@ RecordId = Annotated[
 ]
 
 
-def records_router(search: RecordSearch, up_to_date: UpToDate) -> Router:
+def records_router(search: RecordSearch, up_to_date: UpToDate, own: OwnUsage) -> Router:
     """Build the endpoints of records."""
     router = Router("/api/v1/usage/records", "usage")
 
     @router.get("", responses=problems(422))
-    def usage_records(query: Annotated[RecordQuery, Query()]) -> RecordList:
+    def usage_records(request: Request, query: Annotated[RecordQuery, Query()]) -> RecordList:
         given = query.model_dump(exclude={"cursor", "limit"})
         position = None if query.cursor is None else open_cursor(query.cursor, given)
         if position is not None and not _POSITION.fullmatch(position):
             raise Invalid("cursor is not one that this API returned: leave it out.", loc=("query", "cursor"))
-        wanted = _wanted(query, up_to_date())
+        values = own.filters(request, _values(query))
+        wanted = _wanted(query, values, up_to_date())
         page = search.page(wanted, query.limit, position)
         return RecordList(
             records=list(map(shown_record, page.records)),
@@ -51,9 +54,9 @@ def records_router(search: RecordSearch, up_to_date: UpToDate) -> Router:
         )
 
     @router.get("/{record_id}", responses=problems(404, 422))
-    def usage_record(record_id: RecordId) -> RecordOut:
+    def usage_record(request: Request, record_id: RecordId) -> RecordOut:
         up_to_date()
-        found = search.find(record_id)
+        found = next(filter(None, (search.find(record_id, values) for values in own.alternatives(request))), None)
         if found is None:
             raise NotFound(
                 "No usage record has this id: it may be too old (LLM_GATEWAY_USAGE_RETENTION_DAYS), or the request was "
@@ -64,19 +67,23 @@ def records_router(search: RecordSearch, up_to_date: UpToDate) -> Router:
     return router
 
 
-def _wanted(query: RecordQuery, now_ms: int) -> RecordFilter:
+def _values(query: RecordQuery) -> dict[str, str]:
+    values = {each.name: getattr(query, each.parameter) for each in REPORT_DIMENSIONS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _wanted(query: RecordQuery, values: dict[str, str], now_ms: int) -> RecordFilter:
     zone = read_zone(query.tz)
     start_ms = 0 if query.start is None else read_moment(query.start, zone, "from")
     end_ms = now_ms + _AHEAD_MS if query.end is None else read_moment(query.end, zone, "to")
     if start_ms >= end_ms:
         raise Invalid("from must be before to, which is no part of the period.", loc=("query", "from"))
-    values = {each.name: getattr(query, each.parameter) for each in REPORT_DIMENSIONS}
     name, is_pair, value = (query.tag or "").partition("=")
     cost = query.min_cost_usd
     return RecordFilter(
         start_ms=start_ms,
         end_ms=end_ms,
-        values={name: value for name, value in values.items() if value is not None},
+        values=values,
         client_request_id=query.client_request_id,
         outcome=query.outcome,
         error_code=query.error_code,

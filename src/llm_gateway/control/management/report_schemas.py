@@ -20,8 +20,17 @@ from llm_gateway.suggestions import if_meant
 Digits = BeforeValidator(digits)
 GROUP_BY = f"{', '.join(DIMENSION_BY_NAME)}, or {TAG_PREFIX}NAME"
 Metric = Literal[
-    "cost_usd", "requests", "total_tokens", "input_tokens", "output_tokens", "cached_requests", "error_requests"
+    "cost_usd",
+    "requests",
+    "total_tokens",
+    "input_tokens",
+    "output_tokens",
+    "cached_requests",
+    "error_requests",
+    "saved_cost_usd",
 ]
+MONEY: dict[str, str] = {"cost_usd": "cost_nanos", "saved_cost_usd": "saved_cost_nanos"}
+"""Metrics in dollars, with the counters that they are shown from."""
 GroupBy = Annotated[str | None, Field(max_length=200, description=f"one of {GROUP_BY}")]
 
 
@@ -90,6 +99,7 @@ class Figures(BaseModel):
     output_tokens: int
     total_tokens: int
     cost_usd: float
+    saved_cost_usd: Annotated[float, Field(description="what answers from the cache would have cost")]
     avg_latency_ms: float
     previous_requests: int
     previous_cost_usd: float
@@ -146,7 +156,7 @@ def figures(totals: Totals, before: Totals) -> dict[str, Any]:
     cost_before = before.cost_nanos
     return {
         **{name: getattr(totals, name) for name in _COUNTS},
-        "cost_usd": totals.cost_nanos / NANOS_PER_USD,
+        **{name: getattr(totals, counter) / NANOS_PER_USD for name, counter in MONEY.items()},
         "avg_latency_ms": totals.avg_latency_ms,
         "previous_requests": before.requests,
         "previous_cost_usd": cost_before / NANOS_PER_USD,
@@ -156,13 +166,13 @@ def figures(totals: Totals, before: Totals) -> dict[str, Any]:
 
 def metric_value(metric: Metric, totals: Totals) -> int:
     """Return a metric as an integer: money in nano-dollars."""
-    value: int = getattr(totals, "cost_nanos" if metric == "cost_usd" else metric)
+    value: int = getattr(totals, MONEY.get(metric, metric))
     return value
 
 
 def shown_metric(metric: Metric, value: int) -> float:
     """Return a metric as the API shows it."""
-    return value / NANOS_PER_USD if metric == "cost_usd" else value
+    return value / NANOS_PER_USD if metric in MONEY else value
 
 
 def unknown_dimension(name: str) -> Invalid:
