@@ -41,8 +41,13 @@ from llm_gateway.journal.sync import Syncer, open_syncer
 Log: TypeAlias = Callable[..., None]
 """Signature of the gateway's log: log(event, level="info", **fields)."""
 
-ZEROS = bytes(1024 * 1024)
-"""Written in pieces to fill a new segment."""
+ZEROS = bytes(16 * 1024)
+"""Written again and again to fill a new segment.
+
+Of larger pieces, Linux makes larger folios in its page cache, and each later write of a few hundred bytes walks through
+all blocks of its folio. On ext4 it takes 20 to 36 µs of CPU after a sync where pieces of 1 to 16 MiB were written, and
+8 to 9 µs with 16 KiB.
+"""
 
 
 class Position(NamedTuple):
