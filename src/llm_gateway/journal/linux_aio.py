@@ -58,6 +58,12 @@ class _Event(ctypes.Structure):
     )
 
 
+_BLOCK_WORDS, _FD = ctypes.sizeof(_ControlBlock) // 4, _ControlBlock.fd.offset // 4
+"""Size of a control block, and the place of its descriptor, in words of 4 bytes."""
+_EVENT_WORDS, _RESULT = ctypes.sizeof(_Event) // 8, _Event.result.offset // 8
+"""Size of an event, and the place of its result, in words of 8 bytes."""
+
+
 class AioContext:
     """A Linux AIO context for up to 16 syncs at once; `eventfd` becomes readable when some have ended.
 
@@ -75,7 +81,6 @@ class AioContext:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         self._numbers = SYSCALLS[platform.machine()]
         self._syscall = ctypes.PyDLL(None, use_errno=True).syscall
-        self._syscall.argtypes = [ctypes.c_long] * 6
         self._syscall.restype = ctypes.c_long
         self._blocks = (_ControlBlock * MOST_AT_ONCE)()
         self._pointers = (ctypes.c_void_p * MOST_AT_ONCE)()
@@ -91,6 +96,14 @@ class AioContext:
         for number, block in enumerate(self._blocks):
             block.opcode, block.flags, block.eventfd = IOCB_CMD_FDSYNC, IOCB_FLAG_RESFD, self.eventfd
             self._pointers[number] = ctypes.addressof(block)
+        # Views of memory and converted arguments: to make a ctypes object takes as long as a system call.
+        self._block_words = memoryview(self._blocks).cast("B").cast("I")
+        self._event_words = memoryview(self._events).cast("B").cast("q")
+        self._count = ctypes.c_long(0)
+        self._submission = self._arguments("io_submit", context.value, self._count, ctypes.addressof(self._pointers))
+        self._collection = self._arguments(
+            "io_getevents", context.value, 0, MOST_AT_ONCE, ctypes.addressof(self._events)
+        )
 
     def submit(self, fds: Sequence[int]) -> int:
         """Start to sync up to 16 file descriptors. Returns how many the kernel accepted, counted from the first.
@@ -100,24 +113,40 @@ class AioContext:
         Raises:
             OSError: the kernel did not accept even the first.
         """
-        for block, fd in zip(self._blocks, fds, strict=False):
-            block.fd = fd
-        return self._call("io_submit", self._context, min(len(fds), MOST_AT_ONCE), ctypes.addressof(self._pointers))
+        taken = fds[:MOST_AT_ONCE]
+        for number, fd in enumerate(taken):
+            self._block_words[number * _BLOCK_WORDS + _FD] = fd
+        self._count.value = len(taken)
+        return self._made(self._submission)
 
     def results(self) -> list[int]:
         """Return the results of the syncs that have ended since the last call: 0, or a negative error number."""
         os.eventfd_read(self.eventfd)
-        count = self._call("io_getevents", self._context, 0, MOST_AT_ONCE, ctypes.addressof(self._events))
-        return [event.result for event in self._events[:count]]
+        count = self._made(self._collection)
+        return [self._event_words[number * _EVENT_WORDS + _RESULT] for number in range(count)]
 
     def close(self) -> None:
         """Wait for running syncs, then destroy the context and close `eventfd`."""
+        self._block_words.release()
+        self._event_words.release()
         self._call("io_destroy", self._context)
         os.close(self.eventfd)
 
     def _call(self, name: str, *arguments: int) -> int:
-        padding = [0] * (5 - len(arguments))
-        result: int = self._syscall(self._numbers[name], *arguments, *padding)
+        return self._made(self._arguments(name, *arguments))
+
+    def _arguments(self, name: str, *arguments: int | ctypes.c_long) -> list[ctypes.c_long]:
+        """Return the arguments of syscall(2) as C integers."""
+        numbers = [self._numbers[name], *arguments, *[0] * (5 - len(arguments))]
+        return [number if isinstance(number, ctypes.c_long) else ctypes.c_long(number) for number in numbers]
+
+    def _made(self, arguments: list[ctypes.c_long]) -> int:
+        """Make a system call.
+
+        Raises:
+            OSError: the call failed.
+        """
+        result: int = self._syscall(*arguments)
         if result < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
