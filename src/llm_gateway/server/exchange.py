@@ -182,7 +182,7 @@ class Exchange:
 
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         headers = [*headers]
-        place = _place_of_length(tuple([name for name, _ in headers]))
+        place = _place_of_length(next(zip(*headers, strict=True), ()))  # the first of two columns: the names
         if place is None:
             headers = self._read_fields(headers)
         else:

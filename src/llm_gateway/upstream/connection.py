@@ -213,11 +213,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _check_size(self) -> None:
         """Fail the response if its headers, its framing or all of it are too large; each could go on without end."""
-        if not self._is_waiting():
+        is_framing_large = self._since_body > MAX_HEAD_BYTES
+        if not (is_framing_large or self._received > self._limit + MAX_HEAD_BYTES) or not self._is_waiting():
             return
-        if self._since_body > MAX_HEAD_BYTES:
+        if is_framing_large:
             self._fail(f"The connection broke: the answer's framing is larger than {MAX_HEAD_BYTES} bytes")
-        elif self._received > self._limit + MAX_HEAD_BYTES:
+        else:
             self._fail(f"The provider's answer is larger than {self._limit} bytes, framing included")
 
     def _pause(self) -> None:
