@@ -72,7 +72,7 @@ async function* events(stream) {
 
 function ending(response, usage, first, whole) {
   const parts = [];
-  const id = response.headers.get("x-gateway-request-id");
+  const id = response.headers.get("x-gateway-request-id") ?? response.headers.get("x-request-id");
   if (first !== null) parts.push(`first token after ${Math.round(first)} ms`);
   parts.push(`${Math.round(whole)} ms in all`);
   if (usage) parts.push(`${usage.prompt_tokens} tokens in, ${usage.completion_tokens} out`);

@@ -1,0 +1,84 @@
+"""First run: from the first page to an answer of one's own provider in at most six clicks, and pictures for the docs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.process import KEY, GatewayProcess
+from tests.ui.conftest import Watched, filled_gateway
+from tests.upstream.forked import ForkedUpstream
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+MOST_CLICKS = 6
+
+
+def test_a_first_answer_takes_six_clicks_and_a_key_one_more_form(chromium: Browser, tmp_path: Path) -> None:
+    clicks = 0
+
+    with ForkedUpstream() as vendor, GatewayProcess(tmp_path) as gateway:
+        watched = Watched(chromium, gateway)
+        page = watched.page
+
+        def click(selector: str) -> None:
+            nonlocal clicks
+            page.click(selector)
+            clicks += 1
+
+        page.goto(f"{watched.root}/ui")
+        page.fill("[name=key]", KEY)
+        click("button.main")
+        click("text=Add a provider")
+        page.fill("#add [name=name]", "acme")
+        page.fill("#add [name=api_key]", "sk-test")
+        page.fill("#add [name=models]", "ok")
+        page.fill("#add [name=base_url]", vendor.base_url)
+        click("text=Add and test")
+        page.goto(f"{watched.root}/ui/playground")
+        clicks += 1
+        page.fill("[name=prompt]", "Say hello.")
+        click("button.main")
+        page.wait_for_selector("#answers article .text:not(:empty)")
+        page.wait_for_selector("#answers a")
+        assert clicks <= MOST_CLICKS
+        page.click("#answers a")
+        page.wait_for_selector(".attempt")
+        page.goto(f"{watched.root}/ui/keys")
+        page.fill("#add [name=name]", "shop")
+        page.click("#add button.main")
+        secret = page.inner_text("[data-secret]")
+        body = {"user_id": "u", "service": "s", "prompt": "Hi"}
+        assert gateway.call("POST", "/api/v1/generate", body, key=secret).status == 200
+        page.click("[data-tab=python]")
+        assert secret in page.inner_text("[data-panel=python]")
+        page.goto(f"{watched.root}/ui/routing")
+        page.click("text=Explain >> nth=-1")
+        page.wait_for_selector("[data-explanation] table")
+        assert "acme" in page.inner_text("[data-explanation]")
+        assert watched.problems == []
+        page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pictures_of_the_documentation(chromium: Browser, tmp_path: Path, scheme: str) -> None:
+    """Make the pictures of README and docs; `UI_PICTURES=1` keeps them."""
+    with filled_gateway(tmp_path, 4_000) as gateway:
+        watched = Watched(chromium, gateway, scheme=scheme)
+        watched.sign_in()
+        for name, path in (("overview", ""), ("requests", "/requests"), ("spend", "/spend?group=service")):
+            watched.open(path)
+            if name == "requests":
+                watched.page.click("#records tbody tr:nth-child(3) a")
+                watched.page.wait_for_selector("#drawer .details")
+            picture = watched.page.screenshot()
+            assert picture.startswith(b"\x89PNG")
+            if os.environ.get("UI_PICTURES") == "1":
+                (IMAGES / f"{name}-{scheme}.png").write_bytes(picture)
+        assert watched.problems == []
+        watched.page.close()
