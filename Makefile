@@ -26,6 +26,8 @@ AGENT_PACKAGES := $(AGENTS)/node_modules/.packages
 AIDER := .venv-aider
 AIDER_PACKAGES := $(AIDER)/.packages
 
+UI_PACKAGES := $(VENV)/.packages-ui
+
 RUNTIME := $(PACKAGES) $(MODEL) $(GATEWAY)
 EVERYTHING := $(DEV_PACKAGES) $(RUNTIME)
 
@@ -36,7 +38,7 @@ EVERYTHING := $(DEV_PACKAGES) $(RUNTIME)
 # Started processes compile every module anew without it, which takes four times as long as their start.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup serve test quick coverage test-clients test-agents lint bench fuzz faults lock release FORCE
+.PHONY: help setup serve test quick coverage test-clients test-agents test-ui lint bench fuzz faults lock release FORCE
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -80,6 +82,10 @@ test-clients: $(PACKAGES) $(GATEWAY) $(CLIENT_PACKAGES) $(NPM_PACKAGES) ## Run o
 test-agents: $(DEV_PACKAGES) $(GATEWAY) $(AGENT_PACKAGES) $(AIDER_PACKAGES) ## Run coding agents through the gateway, without a network
 	@$(BIN)/python -m tests.agents.isolated $(AGENTS_OPTIONS)
 
+# UI_PICTURES=1 keeps the pictures of README and docs.
+test-ui: $(EVERYTHING) $(UI_PACKAGES) ## Try the dashboard in a real Chromium (Debian's package chromium)
+	@TEST_UI=1 $(BIN)/python -m pytest tests/ui -s
+
 lint: $(EVERYTHING) ## Check style, types and the import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -112,6 +118,7 @@ lock: $(EVERYTHING) ## Pin the dependencies named in pyproject.toml
 	$(UV_COMPILE) --group release --constraint requirements-dev.lock --output-file requirements-release.lock >/dev/null
 	$(UV_COMPILE) --group local --no-deps --output-file requirements-local.lock >/dev/null
 	$(UV_COMPILE) --group clients --output-file requirements-clients.lock >/dev/null
+	$(UV_COMPILE) --group ui --constraint requirements-dev.lock --output-file requirements-ui.lock >/dev/null
 	$(UV_COMPILE) --group aider --output-file requirements-aider.lock >/dev/null
 
 release: $(MADE) ## Build wheel, sdist and SBOM into dist/, and try the wheel in a venv of its own
@@ -143,6 +150,11 @@ $(DEV_PACKAGES): $(MADE) requirements-dev.lock
 		$(BIN)/python $(PIP_INSTALL) $(LOCKED) requirements-dev.lock
 	@$(BIN)/python -c 'from hypothesis import strategies; strategies.text().validate()' # 2.5 s, else in every worker
 	@touch $(PACKAGES) $@
+
+$(UI_PACKAGES): $(DEV_PACKAGES) requirements-ui.lock
+	@$(QUIETLY) "Installing the driver of the browser (47 MB)" \
+		$(BIN)/python $(PIP_INSTALL) $(LOCKED) requirements-ui.lock
+	@touch $@
 
 $(MODEL): $(MADE) requirements-local.lock
 	@$(QUIETLY) "Installing the embedded language model (127 MB, about half a minute)" \

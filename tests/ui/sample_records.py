@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 
-from llm_gateway.domain.usage import RECORD_VERSION, AttemptRecord, Price, Usage, UsageRecord, cost
+from llm_gateway.domain.usage import RECORD_VERSION, AttemptRecord, Outcome, Price, Usage, UsageRecord, cost
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore
 
@@ -24,20 +24,21 @@ MODELS = (
     ("deepseek", "deepseek-chat", 270, 1_100, 1),
 )
 """Provider, model, price of a million input and output tokens in thousandths of a dollar, and share."""
+OUTCOMES: tuple[Outcome, ...] = ("ok", "cached", "failed", "cancelled", "rate_limited")
 DAYS = 60
 BATCH = 2_000
 
 
 def sample(count: int, now_ms: int) -> list[UsageRecord]:
     """Return made-up records, the same for the same `now_ms`, in the order of their time."""
-    choose = random.Random(4)  # noqa: S311 - made-up data
+    choose = random.Random(4)
     return sorted((_record(choose, now_ms) for _ in range(count)), key=lambda record: record.at_ms)
 
 
 def _record(choose: random.Random, now_ms: int) -> UsageRecord:
     at_ms = now_ms - int(choose.random() ** 1.3 * DAYS * 86_400_000)
-    (provider, model, input_price, output_price, _), = choose.choices(MODELS, [row[-1] for row in MODELS])
-    outcome, = choose.choices(("ok", "cached", "failed", "cancelled", "rate_limited"), (80, 12, 4, 2, 1))
+    provider, model, input_price, output_price, _ = choose.choices(MODELS, [row[-1] for row in MODELS])[0]
+    outcome = choose.choices(OUTCOMES, (80, 12, 4, 2, 1))[0]
     bought = Usage(input_tokens=choose.randint(200, 9_000), output_tokens=choose.randint(20, 1_500))
     price = Price(input=((0, input_price * 1_000_000),), output=((0, output_price * 1_000_000),))
     latency_ms = choose.randint(300, 6_000)
@@ -77,9 +78,7 @@ def _record(choose: random.Random, now_ms: int) -> UsageRecord:
     )
 
 
-def _attempts(
-    choose: random.Random, at_ms: int, latency_ms: int, provider: str, model: str
-) -> list[AttemptRecord]:
+def _attempts(choose: random.Random, at_ms: int, latency_ms: int, provider: str, model: str) -> list[AttemptRecord]:
     """Return the attempts of a request: one, or after a failed one a second."""
     first = AttemptRecord(
         id=_id(choose, at_ms), provider_id="x", provider=provider, kind=provider, model=model, started_ms=at_ms,
@@ -108,7 +107,7 @@ def main(path: str, count: int) -> None:
     store = UsageStore(database)
     for start in range(0, len(records), BATCH):
         store.write(records[start : start + BATCH])
-        print(f"\r{min(start + BATCH, count):,} of {count:,} records", end="", file=sys.stderr, flush=True)
+        sys.stderr.write(f"\r{min(start + BATCH, count):,} of {count:,} records")
     database.close()
 
 

@@ -1,4 +1,4 @@
-"""First run: from the first page to an answer of one's own provider in at most six clicks, and pictures for the docs."""
+"""First run: from the first page to an answer of one's own provider in six clicks at most, and pictures for docs."""
 
 from __future__ import annotations
 

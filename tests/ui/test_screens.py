@@ -1,7 +1,8 @@
-"""Each screen in a real browser: nothing forbidden happens, it is accessible, and it fits in both themes and on a phone."""
+"""Each screen in a real browser: nothing forbidden happens, and it is accessible, in both themes and on a phone."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -78,6 +79,6 @@ def test_first_paint_and_panels_are_quick(chromium: Browser, filled: GatewayProc
     for path in SCREENS:
         watched.open(path)
         response_ms, paint_ms = watched.page.evaluate(timing)
-        print(f"{path or '/':40} response {response_ms:5.0f} ms, first paint {paint_ms:5.0f} ms")
+        sys.stderr.write(f"{path or '/':40} response {response_ms:5.0f} ms, first paint {paint_ms:5.0f} ms\n")
         assert 0 < response_ms <= paint_ms
     watched.page.close()

@@ -14,6 +14,8 @@ from llm_gateway.errors import GatewayError, InternalError
 
 REQUEST_CONTEXT = "llm_gateway.request_context"
 """Key of the ASGI scope under which authentication stores the `RequestContext`."""
+GATEWAY_ID = b"x-gateway-request-id"
+"""Header of an answer with the gateway's own id; x-request-id has the client's if it sent one."""
 LONGEST_PATH = 200
 """Characters of a path that a log line quotes."""
 

@@ -361,6 +361,7 @@ async def test_a_clients_request_id_is_stored_beside_the_gateways_own(world: Wor
     assert UUID(request.id).version == 7
     response = await world.post(LEAST)
     assert response.headers["x-request-id"] == world.gateway.requests[-1].id
+    assert response.headers["x-gateway-request-id"] == world.gateway.requests[-1].id
 
 
 @pytest.mark.parametrize("field", ["user_id", "service", "task_type", "model"])

@@ -23,7 +23,7 @@ from llm_gateway.errors import GatewayError, Invalid
 from llm_gateway.gate.agent import agent_of
 from llm_gateway.gate.headers import caching, deadline, tags
 from llm_gateway.gate.in_flight import InFlight
-from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
+from llm_gateway.gate.request_context import GATEWAY_ID, REQUEST_CONTEXT, RequestContext
 from llm_gateway.gate.value_limit import checked_outline
 from llm_gateway.json_outline import SMALL_BYTES, Buffer, HeldTexts
 from llm_gateway.protocols.contract import EventStream, RawEvent
@@ -73,7 +73,7 @@ class GenerateEndpoint(Endpoint):
                 body, held = outline.text, outline.held
         context: RequestContext = scope[REQUEST_CONTEXT]
         request = self._request(context, self._decoded(bytes(body)), started, ClientPresence(receive, send), held)
-        ids = [(b"x-request-id", context.echo)]
+        ids = [(b"x-request-id", context.echo), (GATEWAY_ID, context.request_id.encode())]
         if request.stream:
             writer = GenerateEventWriter(lambda answer: self._encoded(answer, started), context.echo.decode())
             response = StreamedResponse(writer, receive, send, self._drain_limit, ids, partial(self.failed, context))

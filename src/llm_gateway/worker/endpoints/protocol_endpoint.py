@@ -23,7 +23,7 @@ from llm_gateway.errors import GatewayError, Invalid, NotSupported
 from llm_gateway.forked import Forks
 from llm_gateway.gate import headers as request_headers
 from llm_gateway.gate.in_flight import InFlight
-from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
+from llm_gateway.gate.request_context import GATEWAY_ID, REQUEST_CONTEXT, RequestContext
 from llm_gateway.json_outline import SMALL_BYTES, Buffer, HeldTexts, Piece
 from llm_gateway.protocols.call_ids import make_calls_unique
 from llm_gateway.protocols.contract import RawEvent, ReplyContext, StreamWriter, Unsupported
@@ -94,6 +94,7 @@ class ProtocolEndpoint(Endpoint):
             query=scope["query_string"],
         )
         ids: Headers = [(name, context.echo) for name in self._protocol.id_headers]
+        ids.append((GATEWAY_ID, context.request_id.encode()))
         if request.stream and self._protocol.stream_writer is not None:
             writer = ProtocolEventWriter(
                 self._protocol, self._protocol.stream_writer(reply_context), document, large and large.held
