@@ -30,17 +30,18 @@ HEADERS = {
     "cache-control": "no-store",
 }
 NAVIGATION = (
-    ("", "Overview"),
-    ("requests", "Requests"),
-    ("spend", "Spend"),
-    ("keys", "Keys and teams"),
-    ("providers", "Providers"),
-    ("routing", "Routing"),
-    ("playground", "Playground"),
-    ("prices", "Prices"),
-    ("health", "Health"),
+    ("", "Overview", "own"),
+    ("requests", "Requests", "own"),
+    ("spend", "Spend", "own"),
+    ("keys", "Keys and teams", "read"),
+    ("providers", "Providers", "read"),
+    ("routing", "Routing", "read"),
+    ("playground", "Playground", "call"),
+    ("prices", "Prices", "read"),
+    ("audit", "Audit", "admin"),
+    ("health", "Health", "read"),
 )
-"""Path below /ui and name of each screen."""
+"""Path below /ui and name of each screen, and the scope that it needs; `read` includes `own`."""
 MOST_FORM_BYTES = 256 * 1024
 
 
@@ -68,7 +69,6 @@ class Pages:
             ui=f"{root}/ui",
             root=root,
             static=lambda name: f"{root}/ui/static/{name}?{files.version(name)}",
-            navigation=NAVIGATION,
             version=__version__,
             usd=usd,
         )
@@ -107,9 +107,9 @@ class Page:
         return self.request.query_params.get(name, default).strip()
 
     def may(self, scope: str) -> bool:
-        """Return whether the person has a scope, as admins have all."""
+        """Return whether the person has a scope: admins have all, and who reads all reads the own, too."""
         scopes = self.signed_in.caller.scopes
-        return scope in scopes or "admin" in scopes
+        return scope in scopes or "admin" in scopes or (scope == "own" and "read" in scopes)
 
     def render(self, template: str, status: int = 200, **values: Any) -> Response:
         """Return a page, or a part of one."""
@@ -119,6 +119,7 @@ class Page:
             here=self.request.url.path.removeprefix("/ui").strip("/").partition("/")[0],
             person=self.signed_in.caller.name,
             may_change=self.may("admin"),
+            navigation=[(path, name) for path, name, scope in NAVIGATION if self.may(scope)],
             timezone=self.timezone,
             **values,
         )

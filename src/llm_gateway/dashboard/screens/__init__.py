@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from llm_gateway.dashboard.page import Page
 from llm_gateway.dashboard.screens import (
+    audit,
     health,
     keys,
     overview,
@@ -44,6 +45,7 @@ SCREENS: dict[str, dict[str, Callable[[Page], Awaitable[Response]]]] = {
     "/routing/{id}/remove": {"POST": routing.remove},
     "/playground": {"GET": playground.show},
     "/prices": {"GET": prices.show},
+    "/audit": {"GET": audit.show},
     "/health": {"GET": health.show},
     "/health/sessions/{id}/end": {"POST": health.end_session},
 }

@@ -19,17 +19,15 @@ async def show(page: Page) -> Response:
     """Show the overview of a period."""
     period = period_of(page)
     series_query = {**period.query, "metric": "cost_usd", "group_by": "model", "bucket": period.bucket, "limit": 7}
-    by_model, by_service, series, failed, providers, health, prices = await page.api.get_all(
+    by_model, by_service, series, failed = await page.api.get_all(
         [
             ("/usage/breakdown", {**period.query, "group_by": "model", "limit": 50}),
             ("/usage/breakdown", {**period.query, "group_by": "service", "limit": 500}),
             ("/usage/series", series_query),
             ("/usage/records", {"outcome": "failed", "limit": FAILURES}),
-            ("/providers", None),
-            ("/health", None),
-            ("/prices", None),
         ]
     )
+    providers, health, unpriced = await _gateway(page)
     totals = by_model["totals"]
     return page.render(
         "overview.html",
@@ -43,9 +41,17 @@ async def show(page: Page) -> Response:
         failures=failed["records"],
         providers=providers,
         health=health,
-        unpriced=prices["unpriced"],
-        has_vendor=any(each["kind"] != "local" for each in providers),
+        unpriced=unpriced,
+        has_vendor=not page.may("read") or any(each["kind"] != "local" for each in providers),
     )
+
+
+async def _gateway(page: Page) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]:
+    """Return providers, health and unpriced models, of which those see nothing who read only their own usage."""
+    if not page.may("read"):
+        return [], {"status": "ok"}, []
+    providers, health, prices = await page.api.get_all([("/providers", None), ("/health", None), ("/prices", None)])
+    return providers, health, prices["unpriced"]
 
 
 def chart_of(series: dict[str, Any], period: Period) -> Any:

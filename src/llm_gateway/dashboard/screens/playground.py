@@ -9,7 +9,7 @@ from llm_gateway.dashboard.page import Page
 
 async def show(page: Page) -> Response:
     """Show the playground."""
-    providers = await page.api.get("/providers")
+    providers = await page.api.get("/providers") if page.may("read") else []
     enabled = [each for each in providers if each["is_enabled"]]
     return page.render(
         "playground.html",
