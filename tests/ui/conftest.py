@@ -1,4 +1,4 @@
-"""Fixtures of the dashboard's tests in a real Chromium (`make test-ui`): gateways with 0, 1 and many records, and pages.
+"""Fixtures of the dashboard's tests in a real Chromium (`make test-ui`): gateways with few and many records, and pages.
 
 Without `TEST_UI=1`, which `make test-ui` sets, pytest collects nothing here.
 """
