@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from llm_gateway.domain.budget import Budget
 from llm_gateway.domain.catalog import Override, Provider
 from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.domain.public_prices import PublicPrices
@@ -49,7 +50,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
 
     `has_vendor`: a provider other than the embedded one is enabled, whether it can be used or not. `public_prices`
     contains the price lists that the providers' `price_vendor` refers to. `service_keys` and `peppers` are as in
-    `Snapshot`, too.
+    `Snapshot`, too. `budgets` are all that requests are compared with.
     """
 
     accounts: tuple[Account, ...] = ()
@@ -58,6 +59,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     has_vendor: bool = False
     service_keys: ServiceKeys = {}
     peppers: tuple[Pepper, ...] = ()
+    budgets: tuple[Budget, ...] = ()
     format: int = FORMAT
 
 
