@@ -61,7 +61,7 @@ class Ledger:
         with closing(Database.open(where, read_limit_s=60)) as database, database.read() as connection:
             found = fetch_rows(connection, f"SELECT {names} FROM usage_records", ())
             sums = fetch_rows(connection, SUMS, ())
-            texts = [(values[1], values[-1]) for values in found]
+            texts = [(values[1], values[-1], "") for values in found]
             attempts = AttemptTexts(database).read(connection, texts)
         self.rows = [msgspec.convert((*v[:-1], each), Row) for v, each in zip(found, attempts, strict=True)]
         self.by_id = {row.id: row for row in self.rows}

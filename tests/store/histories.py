@@ -67,9 +67,10 @@ def record_rows(database: Database) -> list[tuple[Any, ...]]:
 
 def stored_attempts(database: Database) -> list[list[AttemptRecord]]:
     """Return the attempts of every record that has some, in the order of the records' ids."""
-    query = sa.select(usage_records.c.at_ms, usage_records.c.attempts).order_by(usage_records.c.id)
+    query = sa.select(usage_records.c.at_ms, usage_records.c.attempts, usage_records.c.user_id)
     with database.read() as connection:
-        texts = [(row.at_ms, row.attempts) for row in connection.execute(query)]
+        query = query.order_by(usage_records.c.id)
+        texts = [(row.at_ms, row.attempts, row.user_id) for row in connection.execute(query)]
         return [each for each in AttemptTexts(database).read(connection, texts) if each]
 
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from hypothesis import given as for_any
 from hypothesis import strategies as st
 
+from llm_gateway.domain.budget import AccountRef
 from llm_gateway.domain.usage import FREE, AttemptRecord, Price, Usage, UsageRecord
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.store.attempts import MOST_ORIGINS, AttemptTexts
@@ -20,6 +21,12 @@ from tests.store.effort import few, many
 from tests.store.histories import CHEAP, DEAR, NOW_MS, attempt, id_at, record
 
 texts = st.one_of(st.none(), st.text(max_size=5))
+accounts = st.builds(
+    AccountRef,
+    st.sampled_from([id_at(NOW_MS), "b", "c"]),
+    st.one_of(st.sampled_from(["", "u"]), st.text(max_size=3)),
+    st.integers(0, 2**53),
+)
 counts = st.one_of(st.just(0), st.integers(0, 2**53))
 any_attempts = st.builds(
     AttemptRecord,
@@ -51,6 +58,7 @@ any_attempts = st.builds(
     why=texts,
     service_tier=texts,
     units=st.one_of(st.none(), st.dictionaries(st.text(max_size=3), counts, max_size=2)),
+    accounts=st.lists(accounts, max_size=3),
 )
 
 
@@ -61,7 +69,7 @@ def stored(database: Database, *records: UsageRecord) -> list[str | None]:
 
 def restored(database: Database, *written: tuple[int, str | None]) -> list[list[AttemptRecord]]:
     with database.read() as connection:
-        return AttemptTexts(database).read(connection, written)
+        return AttemptTexts(database).read(connection, [(at_ms, text, "u") for at_ms, text in written])
 
 
 def origin_count(database: Database) -> int:

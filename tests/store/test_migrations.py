@@ -271,6 +271,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0009_long_buckets.py",
         "0010_audit.py",
         "0011_saved_cost.py",
+        "0012_budgets.py",
     }
     with database.read() as connection:
         assert sorted(sa.inspect(connection).get_table_names()) == [
@@ -279,6 +280,9 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
             "api_keys",
             "audit_chains",
             "audit_entries",
+            "budget_backfill",
+            "budget_spend",
+            "budgets",
             "overrides",
             "providers",
             "sessions",
@@ -289,4 +293,5 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
             "usage_origins",
             "usage_records",
             "usage_rollups",
+            "webhook_messages",
         ]

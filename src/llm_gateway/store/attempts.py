@@ -1,9 +1,15 @@
 """Write a record's attempts as short JSON, a quarter of the size of their fields with names, and read it back.
 
 What repeats for millions of attempts, the provider, its models and their price, is an origin: a numbered text of
-`usage_origins`. The other fields are an array in a fixed order; those that most attempts lack are an object at its end:
+`usage_origins`. The other fields are an array in a fixed order; those that most attempts lack are an object behind
+them, and the accounts of budgets come last:
 
     [[7,"cACAAAAAAAAAAA",3,1523,200,4500,null,[3210,1000],1081500,"stop","req_0123456789abcdef",{"why":"retry:503"}]]
+    [[7,"cACAAAAAAAAAAA",3,1523,200,4500,null,[3210,1000],1081500,"stop",null,null,[9,1764547200000,""]]]
+
+Of each account there are the number of its budget (of `usage_names`), the start of its period, and its value. A value
+of null is the record's customer, so that it changes with the customer's label (`erasure.py`). The list is flat, since
+`],[` tells records with several attempts (`record_sums.py`).
 
 Records of version 1 were stored as an array of objects (`[{"id":…`). They stay as they are, and are read as well.
 """
@@ -11,18 +17,21 @@ Records of version 1 were stored as an array of objects (`[{"id":…`). They sta
 from __future__ import annotations
 
 from binascii import a2b_base64, a2b_hex, b2a_base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import msgspec
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from llm_gateway.domain.budget import AccountRef
 from llm_gateway.domain.usage import AttemptRecord, CostStatus, Price, Usage, UsageRecord
 from llm_gateway.store.bulk import Pause, no_pause, with_pauses
 from llm_gateway.store.database import Database
+from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.numbered_texts import LONGEST_TEXT, NumberedTexts
-from llm_gateway.store.tables import usage_origins
+from llm_gateway.store.tables import budgets, usage_names, usage_origins
 
 MOST_ORIGINS = 100_000
 """Number from which origins are written out in each attempt: a provider reports a new model name for every call."""
@@ -69,6 +78,7 @@ class _Stored(msgspec.Struct, array_like=True):
     finish_reason: str | None = None
     upstream_request_id: str | None = None
     rest: _Rest | None = None
+    accounts: list[int | str | None] = []
 
 
 class Place:
@@ -82,8 +92,23 @@ class Place:
         self.is_looked_up = False
 
 
-Places: TypeAlias = dict[tuple[Any, ...], Place]
-"""The origins of a transaction, by their names, or by names and price (`_placed`)."""
+class BudgetPlace(NamedTuple):
+    """The number of a budget in the texts of a transaction, and whether it counts by customer."""
+
+    number: int
+    is_by_customer: bool
+
+
+class Places(dict[tuple[Any, ...], Place]):
+    """The origins of a transaction, by their names, or by names and price (`_placed`); and its budgets by their id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.budgets: dict[str, BudgetPlace] = {}
+
+
+Text: TypeAlias = tuple[int, str | None, str]
+"""Time of a record's arrival (`at_ms`), the text of its attempts, and its customer."""
 
 
 class AttemptTexts:
@@ -91,6 +116,8 @@ class AttemptTexts:
 
     def __init__(self, database: Database) -> None:
         self._origins = NumberedTexts(database, usage_origins)
+        self._budgets = NumberedTexts(database, usage_names)
+        self._by_customer = CompiledQuery(database, sa.select(budgets.c.accounts_id).where(budgets.c.per == "user_id"))
 
     def write(
         self,
@@ -101,25 +128,48 @@ class AttemptTexts:
     ) -> list[str | None]:
         """Return each record's text, None for a record without attempts; new origins are stored.
 
-        `pause` is called after every few records. Give the same `places`, at first an empty dictionary, to all calls of
-        one transaction: then each origin is looked up once.
+        `pause` is called after every few records. Give the same `places`, at first empty, to all calls of one
+        transaction: then each origin and budget is looked up once.
         """
         attempts = [attempt for record in records for attempt in record.attempts]
-        numbers = iter(self._numbered(connection, attempts, pause, {} if places is None else places))
-        return [_text(record, numbers) if record.attempts else None for record in with_pauses(records, pause)]
+        places = Places() if places is None else places
+        numbers = iter(self._numbered(connection, attempts, pause, places))
+        self._find_budgets(connection, attempts, pause, places.budgets)
+        known = places.budgets
+        return [_text(record, numbers, known) if record.attempts else None for record in with_pauses(records, pause)]
 
-    def read(self, connection: Connection, texts: Iterable[tuple[int, str | None]]) -> list[list[AttemptRecord]]:
-        """Return the attempts in each text, given with the time of the record's arrival (`at_ms`)."""
-        parsed: list[tuple[int, list[AttemptRecord] | list[_Stored]]] = [
-            (at_ms, _parsed(text) if text else []) for at_ms, text in texts
+    def read(self, connection: Connection, texts: Iterable[Text]) -> list[list[AttemptRecord]]:
+        """Return the attempts in each text."""
+        parsed: list[tuple[int, str, list[AttemptRecord] | list[_Stored]]] = [
+            (at_ms, customer, _parsed(text) if text else []) for at_ms, text, customer in texts
         ]
-        numbers = {one.origin for _, attempts in parsed for one in attempts if isinstance(one, _Stored)}
-        found = self._origins.texts(connection, (number for number in numbers if isinstance(number, int)))
+        stored = [one for _, _, attempts in parsed for one in attempts if isinstance(one, _Stored)]
+        found = self._origins.texts(connection, (one.origin for one in stored if isinstance(one.origin, int)))
         origins = {number: _origin_decoder.decode(text) for number, text in found.items()}
+        numbers = {cast(int, number) for one in stored for number in one.accounts[::3]}
+        budget_ids = self._budgets.texts(connection, numbers)
+
+        def restored(one: _Stored, at_ms: int, customer: str) -> AttemptRecord:
+            return _restored(one, at_ms, origins, _accounts(one, customer, budget_ids))
+
         return [
-            [_restored(one, at_ms, origins) if isinstance(one, _Stored) else one for one in attempts]
-            for at_ms, attempts in parsed
+            [restored(one, at_ms, customer) if isinstance(one, _Stored) else one for one in attempts]
+            for at_ms, customer, attempts in parsed
         ]
+
+    def _find_budgets(
+        self,
+        connection: Connection,
+        attempts: Sequence[AttemptRecord],
+        pause: Pause,
+        known: dict[str, BudgetPlace],
+    ) -> None:
+        """Add the budgets of the attempts' accounts to `known`."""
+        ids = {account.budget_id for attempt in attempts if attempt.accounts for account in attempt.accounts}
+        if missing := ids - known.keys():
+            by_customer = {found for (found,) in self._by_customer.rows(connection)}
+            for budget_id, number in self._budgets.numbers(connection, missing, pause).items():
+                known[budget_id] = BudgetPlace(number, budget_id in by_customer)
 
     def _numbered(
         self, connection: Connection, attempts: Sequence[AttemptRecord], pause: Pause, places: Places
@@ -154,11 +204,34 @@ def _placed(places: Places, attempt: AttemptRecord) -> Place:
     return place
 
 
-def _text(record: UsageRecord, origins: Iterator[int | Origin]) -> str:
+def _text(record: UsageRecord, origins: Iterator[int | Origin], budget_places: Mapping[str, BudgetPlace]) -> str:
     at_ms, attempts = record.at_ms, record.attempts
     if len(attempts) == 1:  # nearly always; a comprehension takes half as long again
-        return _encoder.encode([_array(attempts[0], at_ms, next(origins))]).decode()
-    return _encoder.encode([_array(one, at_ms, next(origins)) for one in attempts]).decode()
+        arrays = [_array(attempts[0], at_ms, next(origins))]
+    else:
+        arrays = [_array(one, at_ms, next(origins)) for one in attempts]
+    if budget_places:
+        for array, attempt in zip(arrays, attempts, strict=True):
+            if attempt.accounts:
+                array.extend([None] * (_ACCOUNTS - len(array)))
+                array.append(_flat(attempt.accounts, record.user_id, budget_places))
+    return _encoder.encode(arrays).decode()
+
+
+def _flat(accounts: Iterable[AccountRef], customer: str, places: Mapping[str, BudgetPlace]) -> list[int | str | None]:
+    found: list[int | str | None] = []
+    for budget_id, value, period_start_ms in accounts:
+        number, is_by_customer = places[budget_id]
+        found += (number, period_start_ms, None if is_by_customer and value == customer else value)
+    return found
+
+
+def _accounts(stored: _Stored, customer: str, budget_ids: Mapping[int, str]) -> list[AccountRef]:
+    each = cast("Iterator[Any]", iter(stored.accounts))
+    return [
+        AccountRef(budget_ids[number], customer if value is None else value, period_start_ms)
+        for number, period_start_ms, value in zip(each, each, each, strict=True)
+    ]
 
 
 def _array(attempt: AttemptRecord, at_ms: int, origin: int | Origin) -> list[Any]:
@@ -210,7 +283,7 @@ def _parsed(text: str) -> list[AttemptRecord] | list[_Stored]:
     return _old_decoder.decode(text) if text.startswith("[{") else _decoder.decode(text)
 
 
-def _restored(stored: _Stored, at_ms: int, origins: dict[int, Origin]) -> AttemptRecord:
+def _restored(stored: _Stored, at_ms: int, origins: Mapping[int, Origin], accounts: list[AccountRef]) -> AttemptRecord:
     origin = stored.origin if isinstance(stored.origin, Origin) else origins[stored.origin]
     usage, rest = Usage(**dict(zip(_KINDS, stored.usage, strict=False))), stored.rest or _NO_REST
     limit_tokens = stored.limit_tokens
@@ -231,6 +304,7 @@ def _restored(stored: _Stored, at_ms: int, origins: dict[int, Origin]) -> Attemp
         price=origin.price,
         cost_nanos=stored.cost_nanos,
         latency_ms=stored.latency_ms,
+        accounts=accounts,
         **msgspec.structs.asdict(rest),
     )
 
@@ -267,6 +341,7 @@ def _uuid_text(value: bytes) -> str:
 
 _KINDS = Usage.__struct_fields__
 _NO_REST = _Rest()
+_ACCOUNTS = _Stored.__struct_fields__.index("accounts")
 _rest_values = attrgetter(*_Rest.__struct_fields__)
 _names = attrgetter(*(name for name in Origin.__struct_fields__ if name != "price"))
 _encoder = msgspec.json.Encoder()

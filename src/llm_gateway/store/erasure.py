@@ -23,6 +23,7 @@ from sqlalchemy import BigInteger, func
 from sqlalchemy.engine import Connection
 
 from llm_gateway.store.audit import AuditTrail, Unaudited
+from llm_gateway.store.budget_spend import rename_customer
 from llm_gateway.store.database import Database
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS
 from llm_gateway.store.rollup_table import RollupTable
@@ -94,6 +95,8 @@ class Erasure:
                 changed += self._erase_records(run, day)
         if not is_known:
             return None
+        with self._database.write() as connection:
+            rename_customer(connection, customer, run.label)
         self._note("customer.erased", run.label, records=changed)
         return Erased(changed, run.label)
 

@@ -258,6 +258,13 @@ class KeyStore:
             connection.execute(sa.delete(api_keys).where(api_keys.c.id == found))
             change.about(found, key.name, before=key)
 
+    def expiring(self, since_ms: int, until_ms: int, limit: int = ROWS) -> Keys:
+        """Return up to `limit` keys that end between two times (milliseconds UTC), those that end first."""
+        ends = api_keys.c.expires_at_ms
+        query = sa.select(api_keys).where(ends > since_ms, ends <= until_ms, api_keys.c.disabled.is_(sa.false()))
+        with self._database.read() as connection:
+            return [_key(row) for row in connection.execute(query.order_by(ends).limit(limit))]
+
     def versions(self) -> dict[str, int]:
         """Return the time of the last change of each key (`updated_at_ms`), by its id."""
         with self._database.read() as connection:

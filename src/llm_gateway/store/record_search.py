@@ -213,7 +213,7 @@ class RecordSearch:
         return None if oldest is None else time_of(oldest) - CLOCK_SLACK_MS
 
     def _records(self, connection: Connection, rows: Sequence[sa.Row[Any]]) -> list[UsageRecord]:
-        attempts = self._attempts.read(connection, [(row.at_ms, row.attempts) for row in rows])
+        attempts = self._attempts.read(connection, [(row.at_ms, row.attempts, row.user_id) for row in rows])
         return [_record(row, each) for row, each in zip(rows, attempts, strict=True)]
 
 

@@ -21,6 +21,8 @@ from llm_gateway.domain.quote import Quote
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord, worst_status
 from llm_gateway.errors import RecordsRefused
 from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.budget_charges import charge_changes
+from llm_gateway.store.budget_spend import SpendTable
 from llm_gateway.store.cube import cube_change
 from llm_gateway.store.cube_table import CubeTable
 from llm_gateway.store.database import Database
@@ -133,6 +135,7 @@ class Repricing:
         self._attempts = AttemptTexts(database)
         self._rollups = RollupTable(database)
         self._cube = CubeTable(database)
+        self._spend = SpendTable(database)
 
     def run(self, wanted: Wanted, *, dry_run: bool, progress: Callable[[RepriceReport], None]) -> RepriceReport:
         """Reprice the matching attempts, or only compute the report if `dry_run`.
@@ -209,6 +212,7 @@ class Repricing:
                     self._rollups.add(connection, change(before, after))
                     counted = cube_change(filter(filling.is_counted, before), filter(filling.is_counted, after))
                     self._cube.add(connection, counted)
+                    self._spend.change(connection, charge_changes(before, after))
                 return repriced
         except (DataError, OverflowError) as error:
             cause = getattr(error, "orig", None) or error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Boolean, Column, Float, LargeBinary, Text
 
+from llm_gateway.domain.budget import Balance
 from llm_gateway.domain.usage import Usage
 from llm_gateway.store.cube import DIMENSIONS
 from llm_gateway.store.rollups import COUNTERS
@@ -123,6 +124,56 @@ sessions = sa.Table(
     Column("used_at_ms", BigInteger, nullable=False),
     Column("ends_at_ms", BigInteger, nullable=False),
     sa.UniqueConstraint("digest", name="sessions_digest"),
+)
+
+# Settings are those of `domain/budget.py`. Accounts have an id of their own, which changes with what they count.
+budgets = sa.Table(
+    "budgets",
+    metadata,
+    Column("id", SORTED_BY_BYTES, primary_key=True),
+    Column("name", SORTED_BY_BYTES, nullable=False),
+    Column("accounts_id", SORTED_BY_BYTES, nullable=False, comment="budget_id of its accounts"),
+    Column("per", Text),
+    Column("settings", Text, nullable=False, comment="JSON object"),
+    Column("defined_at_ms", BigInteger, nullable=False),
+    Column("counted_from_ms", BigInteger, comment="null: older records are not added yet"),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    sa.UniqueConstraint("name", name="budgets_name"),
+)
+
+# What was spent in a period, and in `budget_backfill` the part of it from records older than the budget.
+# `notified` is the highest part of the limit that the webhook got a message for, in units of 1/10,000.
+budget_spend = sa.Table(
+    "budget_spend",
+    metadata,
+    Column("budget_id", SORTED_BY_BYTES, primary_key=True),
+    Column("value", SORTED_BY_BYTES, primary_key=True),
+    Column("period_start_ms", BigInteger, primary_key=True, autoincrement=False),
+    *(Column(amount, BigInteger, nullable=False) for amount in Balance._fields),
+    Column("notified", BigInteger, nullable=False, server_default=sa.text("0")),
+    sqlite_with_rowid=False,
+)
+sa.Index("budget_spend_period", budget_spend.c.budget_id, budget_spend.c.period_start_ms)
+budget_backfill = sa.Table(
+    "budget_backfill",
+    metadata,
+    Column("budget_id", SORTED_BY_BYTES, primary_key=True),
+    Column("value", SORTED_BY_BYTES, primary_key=True),
+    Column("period_start_ms", BigInteger, primary_key=True, autoincrement=False),
+    *(Column(amount, BigInteger, nullable=False) for amount in Balance._fields),
+    sqlite_with_rowid=False,
+)
+
+# Messages to the webhook. Delivered ones stay for a while, so that the same event is not told twice.
+webhook_messages = sa.Table(
+    "webhook_messages",
+    metadata,
+    Column("id", SORTED_BY_BYTES, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("body", Text, nullable=False, comment="JSON object"),
+    Column("attempts", BigInteger, nullable=False),
+    Column("next_attempt_ms", BigInteger, comment="null: delivered or given up"),
 )
 
 # `instance_id` is a number of usage_names; `instance` is empty then. Records of version 1 have the name itself.

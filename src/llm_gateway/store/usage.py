@@ -19,6 +19,8 @@ from llm_gateway.domain.usage import SentAttempt, Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
 from llm_gateway.store.attempts import AttemptTexts, Places
 from llm_gateway.store.batch_sums import BatchSums
+from llm_gateway.store.budget_charges import charges_of
+from llm_gateway.store.budget_spend import BudgetSpend, SpendTable
 from llm_gateway.store.bulk import Pause, no_pause, with_pauses
 from llm_gateway.store.cube import cube_sums
 from llm_gateway.store.cube_fill import CubeFill, FilledStep
@@ -90,6 +92,7 @@ class UsageStore:
         self._names = NumberedTexts(database, usage_names)
         self._rollups = RollupTable(database)
         self._cube = CubeTable(database)
+        self._spend = SpendTable(database)
         self._cube_fill = CubeFill(database)
 
     def write(self, records: Sequence[UsageRecord], pause: Pause = no_pause) -> None:
@@ -117,11 +120,11 @@ class UsageStore:
         Attempts that started more than `longest_request_ms` after their request are not found.
         """
         records = usage_records.c
-        query = sa.select(records.at_ms, records.attempts).where(
+        query = sa.select(records.at_ms, records.attempts, records.user_id).where(
             records.id >= first_id(since_ms - longest_request_ms), records.last_attempt_ms >= since_ms
         )
         with self._database.read() as connection:
-            texts = [(row.at_ms, row.attempts) for row in connection.execute(query)]
+            texts = [(row.at_ms, row.attempts, row.user_id) for row in connection.execute(query)]
             attempts = chain.from_iterable(self._attempts.read(connection, texts))
         return [
             SentAttempt(attempt.provider_id, attempt.started_ms, attempt.limit_tokens)
@@ -143,6 +146,10 @@ class UsageStore:
         oldest = sa.select(ids).where(ids < first_id(before_ms)).order_by(ids).limit(limit)
         with self._database.write() as connection:
             return connection.execute(sa.delete(usage_records).where(ids.in_(oldest))).rowcount
+
+    def prune_spending(self, before_ms: int, now_ms: int) -> int:
+        """Delete what was spent of budgets in old periods (`BudgetSpend.prune`). Returns the number of rows."""
+        return BudgetSpend(self._database).prune(before_ms, now_ms)
 
     def build_block(self, until_ms: int) -> bool:
         """Build the next block of days that ends by `until_ms`, for faster reports; False if none is missing."""
@@ -213,6 +220,7 @@ class UsageStore:
         self._rollups.add(connection, sums.rollups, pause)
         counted = sums.cube if filling.is_over else cube_sums(filter(filling.is_counted, with_pauses(records, pause)))
         self._cube.add(connection, counted, pause)
+        self._spend.add(connection, charges_of(with_pauses(records, pause)), pause)
 
     def _stored_already(self, connection: Connection, by_id: dict[str, UsageRecord]) -> list[str]:
         """Return the ids that are stored. Ids ascend with time, so that only those up to the newest are looked up."""

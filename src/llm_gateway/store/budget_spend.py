@@ -1,0 +1,195 @@
+"""Spending from the accounts of budgets: one row for each account and period. Nothing is ever set to zero."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from llm_gateway.domain.budget import AccountRef, Balance
+from llm_gateway.domain.stored_budget import StoredBudget, carried, limit_at
+from llm_gateway.store.budget_charges import NOTHING, Charges
+from llm_gateway.store.budgets import BudgetStore
+from llm_gateway.store.bulk import Pause, adding, no_pause
+from llm_gateway.store.database import Database
+from llm_gateway.store.set_insert import row_insert
+from llm_gateway.store.tables import budget_backfill, budget_spend, budgets
+
+AMOUNTS = Balance._fields
+KEY = AccountRef._fields
+VALUES_AT_ONCE = 500
+"""Values of a query at most: databases bound the parameters of a statement."""
+OF_UNIT: Mapping[str, sa.ColumnElement[Any]] = {
+    "usd": budget_spend.c.nanos,
+    "tokens": budget_spend.c.tokens,
+    "requests": budget_spend.c.requests,
+}
+
+
+class SpendTable:
+    """The table budget_spend, as those write it who store records. Its methods run in the caller's transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._insert = row_insert(database, budget_spend, (*KEY, *AMOUNTS), adding(budget_spend, AMOUNTS))
+
+    def add(self, connection: Connection, charges: Charges, pause: Pause = no_pause) -> None:
+        """Add charges to their accounts. `pause` is called before each statement."""
+        if charges:
+            self._insert.run(connection, [(*account, *balance) for account, balance in charges.items()], pause)
+
+    def change(self, connection: Connection, changes: Charges) -> None:
+        """Add to accounts that exist, in their order, so that transactions that do so do not wait for each other."""
+        if changes:
+            query = _where_key(sa.update(budget_spend)).values(
+                {name: budget_spend.c[name] + sa.bindparam(f"more_{name}") for name in AMOUNTS}
+            )
+            connection.execute(query, [_named(account, changes[account]) for account in sorted(changes)])
+
+
+class Spending(NamedTuple):
+    """An account of a period: its value, what was spent, and its limit with what was carried over, in its unit."""
+
+    value: str
+    balance: Balance
+    limit: int
+
+
+class BudgetSpend:
+    """Reports of what was spent, and deletion of what is not needed any more."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._budgets = BudgetStore(database)
+
+    def balances(self, now_ms: int) -> Iterator[tuple[AccountRef, Balance]]:
+        """Yield all accounts of all budgets with spending in the period that contains `now_ms` (milliseconds UTC).
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        for stored in self._budgets.list():
+            start_ms = stored.period(now_ms).start_ms
+            with self._database.read() as connection:
+                rows = connection.execute(_of_period(stored, start_ms)).all()
+            for value, *amounts in rows:
+                yield AccountRef(stored.budget.id, value, start_ms), Balance(*amounts)
+
+    def carried_over(self, now_ms: int) -> Iterator[tuple[AccountRef, int]]:
+        """Yield what is added to the limits of accounts in the period that contains `now_ms`, for spending before it.
+
+        Only accounts with spending in the period before are named. Others of the same budget have all of its carry,
+        `carried(budget, 0)`, if `StoredBudget.period_before` returns a period.
+        """
+        for stored in self._budgets.list():
+            period = stored.period(now_ms)
+            before = stored.period_before(period)
+            if before is not None:
+                with self._database.read() as connection:
+                    rows = connection.execute(_of_period(stored, before.start_ms)).all()
+                for value, *amounts in rows:
+                    account = AccountRef(stored.budget.id, value, period.start_ms)
+                    yield account, carried(stored.budget, Balance(*amounts).of(stored.budget.unit))
+
+    def page(
+        self,
+        stored: StoredBudget,
+        now_ms: int,
+        limit: int,
+        after: tuple[int, str] | None = None,
+        value: str | None = None,
+    ) -> list[Spending]:
+        """Return up to `limit` accounts of the current period, those that spent most first.
+
+        `after` is the amount and value of the last account of the page before; `value` selects one account.
+        """
+        budget, period = stored.budget, stored.period(now_ms)
+        amount = OF_UNIT[budget.unit]
+        query = _of_period(stored, period.start_ms).order_by(amount.desc(), budget_spend.c.value).limit(limit)
+        if after is not None:
+            most, last = after
+            query = query.where(sa.or_(amount < most, sa.and_(amount == most, budget_spend.c.value > last)))
+        if value is not None:
+            query = query.where(budget_spend.c.value == value)
+        before = stored.period_before(period)
+        with self._database.read() as connection:
+            found = {row[0]: Balance(*row[1:]) for row in connection.execute(query)}
+            if after is None and not found and (value is not None or budget.per is None):
+                found[value or ""] = NOTHING
+            past = {} if before is None else _balances(connection, stored, before.start_ms, found)
+        own = limit_at(budget, now_ms)
+        return [
+            Spending(
+                each,
+                balance,
+                own if before is None else own + carried(budget, past.get(each, NOTHING).of(budget.unit)),
+            )
+            for each, balance in found.items()
+        ]
+
+    def prune(self, before_ms: int, now_ms: int) -> int:
+        """Delete rows of deleted budgets, and those of periods that began before `before_ms`. Returns how many.
+
+        The period that contains `now_ms` and the one before it stay, whatever their age.
+        """
+        spend = budget_spend.c
+        every = self._budgets.list()
+        of_none = [table.c.budget_id.not_in(sa.select(budgets.c.accounts_id)) for table in _TABLES]
+        with self._database.write() as connection:
+            deleted = sum(
+                connection.execute(sa.delete(table).where(condition)).rowcount
+                for table, condition in zip(_TABLES, of_none, strict=True)
+            )
+        for stored in every:
+            now = stored.period(now_ms)
+            until_ms = min(before_ms, stored.period(now.start_ms - 1).start_ms if now.start_ms else 0)
+            with self._database.read() as connection:
+                oldest = connection.execute(
+                    sa.select(sa.func.min(spend.period_start_ms)).where(spend.budget_id == stored.budget.id)
+                ).scalar()
+            if oldest is not None and oldest < until_ms:
+                with self._database.write() as connection:
+                    for table in _TABLES:
+                        old = sa.delete(table).where(table.c.budget_id == stored.budget.id)
+                        deleted += connection.execute(old.where(table.c.period_start_ms < until_ms)).rowcount
+        return deleted
+
+
+def rename_customer(connection: Connection, customer: str, label: str) -> None:
+    """Give the accounts of a customer another label, in the budgets that count by customer."""
+    by_customer = sa.select(budgets.c.accounts_id).where(budgets.c.per == "user_id")
+    for table in _TABLES:
+        own = sa.update(table).where(table.c.value == customer, table.c.budget_id.in_(by_customer))
+        connection.execute(own.values(value=label))
+
+
+_TABLES = (budget_spend, budget_backfill)
+
+
+def _of_period(stored: StoredBudget, start_ms: int) -> sa.Select[Any]:
+    spend = budget_spend.c
+    columns = (spend.value, *(spend[name] for name in AMOUNTS))
+    return sa.select(*columns).where(spend.budget_id == stored.budget.id, spend.period_start_ms == start_ms)
+
+
+def _balances(
+    connection: Connection, stored: StoredBudget, start_ms: int, values: Collection[str]
+) -> dict[str, Balance]:
+    """Return what these accounts spent in a period."""
+    wanted = list(values)
+    found: dict[str, Balance] = {}
+    for start in range(0, len(wanted), VALUES_AT_ONCE):
+        part = budget_spend.c.value.in_(wanted[start : start + VALUES_AT_ONCE])
+        found |= {row[0]: Balance(*row[1:]) for row in connection.execute(_of_period(stored, start_ms).where(part))}
+    return found
+
+
+def _where_key(statement: Any) -> Any:
+    return statement.where(*(budget_spend.c[name] == sa.bindparam(f"of_{name}") for name in KEY))
+
+
+def _named(account: AccountRef, more: Balance) -> dict[str, Any]:
+    return {f"of_{name}": each for name, each in zip(KEY, account, strict=True)} | {
+        f"more_{name}": each for name, each in zip(AMOUNTS, more, strict=True)
+    }

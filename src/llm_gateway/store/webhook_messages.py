@@ -1,0 +1,82 @@
+"""Keep messages for the webhook until they are delivered, so that no restart or absent receiver loses one.
+
+Each message has an id that names its event. It is stored once: an event that happens again, or is found again after a
+restart, adds nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from llm_gateway.store.database import Database
+from llm_gateway.store.rollups import DAY_MS
+from llm_gateway.store.tables import webhook_messages
+
+MOST_WAITING = 1000
+"""Maximum number of messages that wait; further ones are dropped."""
+KEPT_MS = 40 * DAY_MS
+"""Milliseconds for which a message stays after its event."""
+
+_of = webhook_messages.c
+
+
+class Message(NamedTuple):
+    """A message: its id, the event's time (milliseconds UTC), its JSON text, and how often it was sent in vain."""
+
+    id: str
+    at_ms: int
+    body: str
+    attempts: int
+
+
+class WebhookMessages:
+    """The table of messages."""
+
+    def __init__(self, database: Database, most_waiting: int = MOST_WAITING) -> None:
+        self._database = database
+        self._most_waiting = most_waiting
+
+    def add(self, message_id: str, at_ms: int, kind: str, data: dict[str, Any]) -> bool:
+        """Store a message in a transaction of its own. Returns False if it was dropped, since too many wait."""
+        with self._database.write() as connection:
+            return self.add_in(connection, message_id, at_ms, kind, data)
+
+    def add_in(self, connection: Connection, message_id: str, at_ms: int, kind: str, data: dict[str, Any]) -> bool:
+        """Store a message in the caller's transaction; otherwise as `add`."""
+        if connection.execute(sa.select(_of.id).where(_of.id == message_id)).first() is not None:
+            return True
+        waiting = sa.select(sa.func.count()).select_from(webhook_messages).where(_of.next_attempt_ms.is_not(None))
+        if connection.execute(waiting).scalar_one() >= self._most_waiting:
+            return False
+        body = msgspec.json.encode({"id": message_id, "type": kind, "at_ms": at_ms, "data": data}).decode()
+        row = {"id": message_id, "at_ms": at_ms, "body": body, "attempts": 0, "next_attempt_ms": at_ms}
+        connection.execute(sa.insert(webhook_messages).values(row))
+        return True
+
+    def due(self, now_ms: int, limit: int) -> list[Message]:
+        """Return up to `limit` messages that are to be sent now, the oldest first."""
+        query = (
+            sa.select(_of.id, _of.at_ms, _of.body, _of.attempts)
+            .where(_of.next_attempt_ms <= now_ms)
+            .order_by(_of.at_ms, _of.id)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [Message(*row) for row in connection.execute(query)]
+
+    def note(self, message: Message, next_attempt_ms: int | None) -> None:
+        """Store that a message was sent: delivered or given up (None), or to be sent again at a time."""
+        update = sa.update(webhook_messages).where(_of.id == message.id)
+        with self._database.write() as connection:
+            connection.execute(update.values(attempts=message.attempts + 1, next_attempt_ms=next_attempt_ms))
+
+    def prune(self, now_ms: int) -> None:
+        """Delete messages of old events that do not wait any more."""
+        with self._database.write() as connection:
+            connection.execute(
+                sa.delete(webhook_messages).where(_of.next_attempt_ms.is_(None), _of.at_ms < now_ms - KEPT_MS)
+            )
