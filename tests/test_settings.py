@@ -256,6 +256,9 @@ REFUSED = [
     ({"ALLOWED_HOSTS": "gateway,box:8200"}, r"LLM_GATEWAY_ALLOWED_HOSTS takes host names .*; not 'box:8200'"),
     ({"ALLOWED_HOSTS": "*"}, r"LLM_GATEWAY_ALLOWED_HOSTS takes host names without scheme, port or wildcard"),
     ({"TRUSTED_PROXIES": "10.0.0.1,proxy"}, r"LLM_GATEWAY_TRUSTED_PROXIES takes addresses .*'proxy' does not appear"),
+    ({"WEBHOOK_URL": "https://x.example/h"}, r"WEBHOOK_URL and LLM_GATEWAY_WEBHOOK_SECRET need each other"),
+    ({"WEBHOOK_URL": "ftp://x", "WEBHOOK_SECRET": "s" * 16}, r"LLM_GATEWAY_WEBHOOK_URL must be a URL such as"),
+    ({"WEBHOOK_URL": "https://a:b@x.example", "WEBHOOK_SECRET": "s" * 15}, r"16 characters or more.*without user name"),
     ({"TRUSTED_PROXIES": "10.0.0.1/8"}, r"LLM_GATEWAY_TRUSTED_PROXIES takes addresses .*10.0.0.1/8 has host bits set"),
     *(
         ({"ROOT_PATH": path}, rf"LLM_GATEWAY_ROOT_PATH takes a path that begins .*; not {re.escape(repr(path))}\.")

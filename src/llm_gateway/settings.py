@@ -17,7 +17,7 @@ from llm_gateway.errors import ConfigurationError
 PREFIX = "LLM_GATEWAY_"
 DEV_KEY = "dev-gateway-key"
 SCOPES = frozenset({"call", "read", "admin"})
-SECRETS = frozenset({"database_url", "service_keys", "encryption_keys", "key_peppers"})
+SECRETS = frozenset({"database_url", "service_keys", "encryption_keys", "key_peppers", "webhook_url", "webhook_secret"})
 """Settings whose values never appear in a repr or an error message."""
 
 
@@ -77,6 +77,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     trusted_proxies: Annotated[
         str, Meta(description="addresses or networks of proxies whose forwarding headers are believed, comma-separated")
     ] = ""
+    webhook_url: Annotated[str | None, Meta(description="URL that gets messages about budgets and keys")] = None
+    webhook_secret: Annotated[str | None, Meta(description="secret that messages to the webhook are signed with")] = (
+        None
+    )
     root_path: Annotated[str, Meta(description="path at which a proxy serves the gateway, such as /llm")] = ""
     ui_insecure: Annotated[
         Literal["true", "false"], Meta(description="dashboard without https, beyond this machine")

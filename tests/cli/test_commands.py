@@ -13,6 +13,7 @@ import pytest
 from cyclopts import App
 
 from llm_gateway.cli.audit import LOCAL_COMMANDS as OF_AUDIT
+from llm_gateway.cli.budgets import VERIFY
 from llm_gateway.cli.commands import FILE_COMMANDS, IMPORT, LOCAL_COMMANDS, build_cli
 from llm_gateway.cli.reports import DIMENSIONS
 from llm_gateway.cli.usage import LOCAL_COMMANDS as OF_USAGE
@@ -49,7 +50,8 @@ def test_the_tree_has_every_command() -> None:
         "serve", "reload", "check", "migrate", "rekey", "reprice", "completion", "keys new",
         "keys list", "keys add", "keys show", "keys set", "keys rotate", "keys remove",
         "teams list", "teams add", "teams show", "teams set", "teams remove",
-        "backup", "restore", "compact", "audit list", "audit failures", "audit verify",
+        "budgets list", "budgets add", "budgets update", "budgets remove", "budgets accounts", "budgets override",
+        "budgets verify", "backup", "restore", "compact", "audit list", "audit failures", "audit verify",
         "agent claude", "agent codex", "agent gemini", "agent opencode", "agent qwen", "agent aider",
         "providers list", "providers show", "providers add", "providers update", "providers test",
         "providers enable", "providers disable", "providers remove",
@@ -102,6 +104,7 @@ LAZY = [
     LITELLM,
     *((f"usage {name}", place, summary) for name, place, summary in OF_USAGE),
     *((f"audit {name}", place, summary) for name, place, summary in OF_AUDIT),
+    (f"budgets {VERIFY[0]}", *VERIFY[1:]),
 ]
 
 

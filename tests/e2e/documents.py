@@ -13,7 +13,9 @@ from tests.e2e.process import GatewayProcess, Response
 REPOSITORY = Path(__file__).parents[2]
 ADDRESS = "http://localhost:8200"
 
-VOLATILE = re.compile(r"id|version|secret|last4|request_id|erased_as|chain|number|hash|at|\w+_at|(avg_)?latency_ms")
+VOLATILE = re.compile(
+    r"id|version|secret|last4|request_id|erased_as|chain|number|hash|at|counts_from|period_start|\w+_at|(avg_)?latency_ms"
+)
 """Fields that differ from run to run: only their types are compared."""
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -23,6 +23,7 @@ from tests.server.harness import WAIT_S, Client, Response
 VOLATILE = (
     (re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), b"<id>"),
     (re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)"), b"<time>"),
+    (re.compile(rb"spl_[0-9a-f]{32}"), b"<id>"),
     (re.compile(rb'"(secret|last4|version|hash)":"[\w:]+"'), b'"secret":""'),
     (re.compile(rb'"latency_ms":\d+'), b'"latency_ms":0'),
 )
@@ -32,6 +33,7 @@ PROVIDER = (
 )
 OVERRIDE = b'{"user_id": "u", "service_name": "s", "provider_name": "p", "model_name": "m"}'
 NAMED = b'{"name": "n"}'
+BUDGET = b'{"name": "n", "limit_usd": 1}'
 INVALID = (b"", b"{", b"[]", b"{}", b'{"nme": 1, "models": "m"}', b'"' + b"\xff" + b'"', b"[" * 1000)
 BODIES = {
     ("POST", "/api/v1/providers"): (PROVIDER, PROVIDER),  # the second one is a conflict
@@ -41,6 +43,10 @@ BODIES = {
     ("POST", "/api/v1/keys"): (NAMED, NAMED),
     ("PATCH", "/api/v1/keys/{key_id}"): (b'{"rpm": 5}',),
     ("POST", "/api/v1/keys/{key_id}/rotate"): (b'{"overlap_s": 5}',),
+    ("POST", "/api/v1/budgets"): (BUDGET, BUDGET),
+    ("PATCH", "/api/v1/budgets/{budget_id}"): (b'{"limit_usd": 5}',),
+    ("PUT", "/api/v1/budgets/{budget_id}/override"): (b'{"amount_usd": 5, "until": "2099-01-01T00:00:00Z"}',),
+    ("POST", "/v1/organizations/spend_limits"): (b'{"scope": {"type": "organization"}, "amount": "500"}',),
     ("POST", "/api/v1/teams"): (NAMED, NAMED),
     ("PATCH", "/api/v1/teams/{team_id}"): (b'{"description": "d"}',),
     ("POST", "/api/v1/configuration"): (b'{"document": {"teams": [{"name": "t"}]}, "dry_run": true}',),
@@ -62,6 +68,7 @@ class World:
         self.port = port
         self.routes = routes
         self.ids = {"name": "swagger-ui.css", "record_id": "01890a5d-ac96-774b-bcce-b302099a8057", "user_id": "nobody"}
+        self.ids["spend_limit_id"] = UNKNOWN_ID
 
     async def ask(self, method: str, path: str, body: bytes = b"", *fields: bytes, key: str | None = KEY) -> Response:
         client = Client(*await asyncio.open_connection("127.0.0.1", self.port))

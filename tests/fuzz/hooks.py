@@ -21,6 +21,11 @@ IN_HEADER = "in header - object with unexpected properties"
 VALID = "Valid data should have been accepted"
 OF_REPORTS_AND_ROUTES = frozenset({"from", "to", "tz", "cursor", "group_by", "path"})
 """Fields whose valid texts no schema tells: dates, time zones, cursors, dimensions, and paths of requests."""
+OF_BUDGETS = (
+    *("is not a time zone", "limit_usd", "are both given", "must be an amount in USD", "not in the unit"),
+    *("anchor", "amount_", "carry:", "until", "takes up to 10 parts"),
+)
+"""Words of errors for fields of budgets that depend on each other, on the time, or on the zones of this system."""
 CHANGES = frozenset({"PATCH", "DELETE"})
 
 _URL = re.compile(r"https?://", re.IGNORECASE)
@@ -109,6 +114,7 @@ def _is_not_in_the_document(problem: dict[str, Any]) -> bool:
         or "is not in models" in error["msg"]
         or "with this id" in error["msg"]
         or "expires_at" in error["msg"]
+        or any(words in error["msg"] for words in OF_BUDGETS)
         or error["loc"][-1] in OF_REPORTS_AND_ROUTES
         or error["loc"][1:2] == ["document"]
         for error in problem["errors"]

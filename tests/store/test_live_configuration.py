@@ -9,13 +9,14 @@ import msgspec
 import pytest
 
 from llm_gateway.control.effective_keys import EffectiveKeys
-from llm_gateway.control.live_configuration import LiveConfiguration
+from llm_gateway.control.live_configuration import LiveConfiguration, Sources
 from llm_gateway.domain.catalog import Provider, Snapshot, Target
 from llm_gateway.domain.configuration import Account
 from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.domain.public_prices import PublicPrices, VendorPrices
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.routing.snapshot import SnapshotBuilder
+from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from llm_gateway.store.keys import KeyStore
 from llm_gateway.store.overrides import OverrideDraft, OverrideStore
@@ -43,9 +44,12 @@ class House:
         self.logged: list[tuple[str, str]] = []
         self.public_prices = PublicPrices()
         self.configuration = LiveConfiguration(
-            self.providers,
-            self.overrides,
-            EffectiveKeys(KeyStore(database, [Pepper(1, b"pepper")])),
+            Sources(
+                self.providers,
+                self.overrides,
+                EffectiveKeys(KeyStore(database, [Pepper(1, b"pepper")])),
+                BudgetStore(database),
+            ),
             resolve,
             lambda: self.public_prices,
             SnapshotBuilder(aimed, self._log).build,

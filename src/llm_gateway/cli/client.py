@@ -92,6 +92,10 @@ class Client:
         """Send PATCH and return the decoded response."""
         return self._call("PATCH", path, body)
 
+    def put(self, path: str, body: object) -> Any:
+        """Send PUT and return the decoded response."""
+        return self._call("PUT", path, body)
+
     def delete(self, path: str) -> Any:
         """Send DELETE and return the decoded response, None if it has no body."""
         return self._call("DELETE", path)

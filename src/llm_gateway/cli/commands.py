@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 from llm_gateway import __version__
 from llm_gateway.cli.agents import agent_app
 from llm_gateway.cli.audit import audit_app
+from llm_gateway.cli.budgets import budgets_app
 from llm_gateway.cli.exits import BROKEN_PIPE, FAILED, SETTINGS, USAGE, CommandFailed
 from llm_gateway.cli.explain import explain
 from llm_gateway.cli.keys import keys_app
@@ -26,7 +27,7 @@ from llm_gateway.telemetry.redaction import Redactor
 
 ABOUT = """One API in front of every LLM vendor.
 
-`providers`, `overrides`, `keys`, `teams`, `apply`, `export`, `usage` and `audit` talk to a running gateway: at
+`providers`, `overrides`, `keys`, `teams`, `budgets`, `apply`, `export`, `usage` and `audit` talk to a running gateway: at
 http://localhost:8200, unless --url or GATEWAY_URL says otherwise, with the service key in GATEWAY_KEY. The others work
 with the gateway's own settings and database.
 
@@ -147,6 +148,7 @@ def build_cli(arguments: Sequence[str] = ()) -> App:
         overrides_app(),
         keys_app(),
         teams_app(),
+        budgets_app(arguments),
         usage_app(arguments),
         audit_app(arguments),
     )

@@ -231,10 +231,10 @@ def pages(client: Client, noun: str, **filters: Any) -> Iterator[dict[str, Any]]
 
 
 def find(client: Client, noun: str, which: str) -> dict[str, Any]:
-    """Return the key or team with this name or id.
+    """Return the key, team or budget with this name or id.
 
     Raises:
-        CommandFailed: no key or team has this name or id.
+        CommandFailed: nothing has this name or id.
     """
     if _ID.fullmatch(which):
         found: dict[str, Any] = client.get(f"/{noun}s/{which}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp
 
@@ -17,15 +17,18 @@ from llm_gateway.control.docs.routes import docs_page_router
 from llm_gateway.control.effective_keys import EffectiveKeys
 from llm_gateway.control.embedded_model import OnlyModelWarning
 from llm_gateway.control.key_use import KeyUse
-from llm_gateway.control.live_configuration import LiveConfiguration
+from llm_gateway.control.live_configuration import LiveConfiguration, Sources
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.audit import audit_router
 from llm_gateway.control.management.breakdown import breakdown_router, series_router
+from llm_gateway.control.management.budget_match import MatchCheck
+from llm_gateway.control.management.budgets import accounts_router, budget_override_router, budgets_router
 from llm_gateway.control.management.configuration import configuration_router
 from llm_gateway.control.management.erasure import erasure_router
 from llm_gateway.control.management.export import export_router
-from llm_gateway.control.management.freshness import up_to_date_by
+from llm_gateway.control.management.freshness import UpToDate, up_to_date_by
 from llm_gateway.control.management.health import SharedCheck, health_router
+from llm_gateway.control.management.key_spending import KeySpending
 from llm_gateway.control.management.keys import EnvironmentKeys, keys_router, me_router
 from llm_gateway.control.management.overrides import overrides_router
 from llm_gateway.control.management.own_usage import OwnUsage
@@ -34,12 +37,17 @@ from llm_gateway.control.management.probe import Probe
 from llm_gateway.control.management.provider_rules import ProviderRules
 from llm_gateway.control.management.providers import providers_router
 from llm_gateway.control.management.records import records_router
+from llm_gateway.control.management.router import Router
+from llm_gateway.control.management.spend_limits import spend_limits_router
 from llm_gateway.control.management.teams import teams_router
 from llm_gateway.control.management.usage import usage_router
+from llm_gateway.control.webhook_delivery import WebhookDelivery, tell_webhook_forever
+from llm_gateway.control.webhook_events import WebhookEvents
 from llm_gateway.control.workers import Workers
 from llm_gateway.dashboard.access import Access
 from llm_gateway.dashboard.app import Dashboard, WithDashboard
 from llm_gateway.docs_page.page import build_page
+from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.gate.authentication import Keyring
 from llm_gateway.gate.in_flight import InFlight
@@ -49,6 +57,7 @@ from llm_gateway.journal.throttle import Throttle
 from llm_gateway.local_model import NOT_INSTALLED, LocalModel, find_model
 from llm_gateway.provider_calls.model_list import ModelLists
 from llm_gateway.provider_calls.pool_factory import PoolFactory
+from llm_gateway.provider_calls.webhook import Webhook
 from llm_gateway.providers.account_assembler import AccountAssembler
 from llm_gateway.providers.account_resolver import AccountResolver
 from llm_gateway.providers.presets import load_presets
@@ -57,6 +66,8 @@ from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.settings import Settings
 from llm_gateway.store.audit import AuditTrail
+from llm_gateway.store.budget_spend import BudgetSpend
+from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.keys import KeyStore
@@ -64,11 +75,13 @@ from llm_gateway.store.overrides import OverrideStore
 from llm_gateway.store.peppers import open_peppers, parse_peppers
 from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.record_search import RecordSearch
+from llm_gateway.store.retention import system_clock_ms
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
 from llm_gateway.store.sessions import SessionStore
 from llm_gateway.store.teams import TeamStore
 from llm_gateway.store.usage import UsageStore
 from llm_gateway.store.usage_reports import UsageReports
+from llm_gateway.store.webhook_messages import WebhookMessages
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
 
@@ -93,6 +106,7 @@ class Stores(NamedTuple):
     keys: KeyStore
     teams: TeamStore
     audit: AuditTrail
+    budgets: BudgetStore
     replayed: int
 
 
@@ -133,15 +147,16 @@ def open_stores(settings: Settings, stack: AsyncExitStack, log: Log) -> Stores:
         log("usage journal replayed", records=report.records)
     audit = AuditTrail(database, path, log)
     return Stores(
-        path,
-        database,
-        usage,
-        ProviderStore(database, SecretBox(keys), audit),
-        OverrideStore(database, audit),
-        KeyStore(database, peppers, [name for name, _, _ in settings.callers()], audit=audit),
-        TeamStore(database, audit),
-        audit,
-        report.records,
+        path=path,
+        database=database,
+        usage=usage,
+        providers=ProviderStore(database, SecretBox(keys), audit),
+        overrides=OverrideStore(database, audit),
+        keys=KeyStore(database, peppers, [name for name, _, _ in settings.callers()], audit=audit),
+        teams=TeamStore(database, audit),
+        audit=audit,
+        budgets=BudgetStore(database, audit),
+        replayed=report.records,
     )
 
 
@@ -167,6 +182,10 @@ class Control:
         self._local = local
         self._redact = redact
         self._log = log
+        self._webhook = (settings.webhook_url, settings.webhook_secret)
+        messages = WebhookMessages(stores.database)
+        events = WebhookEvents(stores.database, messages, stores.keys, log)
+        self.webhook_events = None if settings.webhook_url is None else events
         self._in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight)
         self._presets = load_presets()
         self._unusable: dict[str, str] = {}
@@ -181,9 +200,7 @@ class Control:
         )
         assembler = AccountAssembler(dialects=DIALECTS, learn=redact.learn)
         self.configuration = LiveConfiguration(
-            stores.providers,
-            stores.overrides,
-            EffectiveKeys(stores.keys),
+            Sources(stores.providers, stores.overrides, EffectiveKeys(stores.keys), stores.budgets),
             resolver.resolve,
             lambda: prices.public,
             SnapshotBuilder(assembler.assemble, self._cannot_be_used).build,
@@ -200,9 +217,23 @@ class Control:
         throttle = Throttle(work_s=SHIPPING_WORK_S, rest_s=SHIPPING_REST_S)
         sink = partial(self._stores.usage.write, pause=throttle)
         self.key_use = KeyUse(sink, self._stores.keys)
-        shipper = Shipper(self.path / "journal", self.key_use.write, log=self._log, pause=throttle)
+        shipper = Shipper(self.path / "journal", self._store_usage, log=self._log, pause=throttle)
         shipper.start()
         return shipper
+
+    def _store_usage(self, records: list[UsageRecord]) -> None:
+        self.key_use.write(records)
+        if self.webhook_events is not None:
+            self.webhook_events.note(records)
+
+    def webhook_job(self) -> Coroutine[Any, Any, None] | None:
+        """Return the job that finds events and delivers their messages; None without a webhook."""
+        url, secret = self._webhook
+        if self.webhook_events is None or url is None or secret is None:
+            return None
+        receiver = Webhook(url, secret, self.egress)
+        delivery = WebhookDelivery(WebhookMessages(self._stores.database), receiver.post, self._log)
+        return tell_webhook_forever(self.webhook_events, delivery, self._log)
 
     def build(self, shipper: Shipper, database: SharedCheck, workers: Workers) -> ASGIApp:
         """Build the management API as an ASGI application."""
@@ -232,12 +263,13 @@ class Control:
             providers_router(stores.providers, configuration, rules, probe),
             overrides_router(stores.overrides, configuration),
             keys_router(stores.keys, configuration, self._environment_keys),
-            me_router(stores.keys, self._environment_keys),
+            me_router(stores.keys, self._environment_keys, self._key_spending(reports, up_to_date)),
             teams_router(stores.teams),
             configuration_router(Declaration(stores.database, declared, self._reload_after_apply)),
+            *self._budget_routers(reports, up_to_date),
             audit_router(stores.audit, workers.failed_authentications),
             usage_router(stores.usage, up_to_date),
-            records_router(search, up_to_date, own),
+            records_router(search, up_to_date, own, stores.budgets),
             export_router(search, up_to_date, own),
             breakdown_router(reports, up_to_date, own),
             series_router(reports, up_to_date, own),
@@ -261,3 +293,18 @@ class Control:
             on_failure=on_failure,
         )
         return Dashboard(management, access, self._log, self._root_path, self._dev_key).build()
+
+    def _key_spending(self, reports: UsageReports, up_to_date: UpToDate) -> KeySpending:
+        stores, configuration = self._stores, self.configuration
+        spend = BudgetSpend(stores.database)
+        return KeySpending(reports, stores.budgets, spend, lambda: configuration.snapshot, up_to_date)
+
+    def _budget_routers(self, reports: UsageReports, up_to_date: UpToDate) -> tuple[Router, ...]:
+        stores, configuration = self._stores, self.configuration
+        check = MatchCheck(stores.teams, self._environment_keys, lambda: configuration.snapshot)
+        return (
+            budgets_router(stores.budgets, configuration, check),
+            budget_override_router(stores.budgets, configuration, system_clock_ms),
+            spend_limits_router(stores.budgets, configuration),
+            accounts_router(stores.budgets, BudgetSpend(stores.database), reports.names, up_to_date),
+        )

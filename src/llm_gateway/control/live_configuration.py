@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -13,6 +13,7 @@ from llm_gateway.domain.catalog import Provider, Snapshot
 from llm_gateway.domain.configuration import Account, Configuration, by_key
 from llm_gateway.domain.public_prices import PublicPrices
 from llm_gateway.errors import reason_without_key
+from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.overrides import OverrideStore
 from llm_gateway.store.providers import ProviderStore
 
@@ -21,6 +22,15 @@ Build: TypeAlias = Callable[[Configuration], Snapshot]
 Log: TypeAlias = Callable[[str, str], None]
 Subscriber: TypeAlias = Callable[[Snapshot], object]
 Distribute: TypeAlias = Callable[[Configuration], object]
+
+
+class Sources(NamedTuple):
+    """The stores that a configuration is read from."""
+
+    providers: ProviderStore
+    overrides: OverrideStore
+    keys: EffectiveKeys
+    budgets: BudgetStore
 
 
 class LiveConfiguration:
@@ -33,18 +43,14 @@ class LiveConfiguration:
 
     def __init__(
         self,
-        providers: ProviderStore,
-        overrides: OverrideStore,
-        keys: EffectiveKeys,
+        sources: Sources,
         resolve: Resolve,
         public_prices: Callable[[], PublicPrices],
         build: Build,
         log: Log,
     ) -> None:
         self.snapshot = build(Configuration())
-        self._providers = providers
-        self._overrides = overrides
-        self._keys = keys
+        self._providers, self._overrides, self._keys, self._budgets = sources
         self._resolve = resolve
         self._public_prices = public_prices
         self._build = build
@@ -76,6 +82,7 @@ class LiveConfiguration:
                 has_vendor=has_enabled_vendor(provider for provider, _ in loaded),  # an unusable one counts as well
                 service_keys=self._keys.refresh(),
                 peppers=self._keys.peppers,
+                budgets=self._budgets.in_force(),
             )
             snapshot = self._build(configuration)
             self.snapshot = snapshot

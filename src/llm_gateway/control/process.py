@@ -12,12 +12,14 @@ from starlette.types import ASGIApp
 from llm_gateway.channel.messages import NAME, ControlBeat
 from llm_gateway.channel.server import ChannelServer
 from llm_gateway.control.app import Control, Stores, check_settings, open_stores
+from llm_gateway.control.budget_upkeep import count_older_usage_forever
 from llm_gateway.control.control_lock import take_control_lock
 from llm_gateway.control.embedded_model import start_embedded_model
 from llm_gateway.control.journal_metrics import journal_gauges
 from llm_gateway.control.key_use import store_key_use_forever
 from llm_gateway.control.maintenance import (
     delete_old_usage_forever,
+    ignore,
     refresh_prices_forever,
     save_totals,
     save_totals_forever,
@@ -37,6 +39,7 @@ from llm_gateway.local_model import LocalModel
 from llm_gateway.model_hand_over import ModelHandOver
 from llm_gateway.process_application import ProcessApplication
 from llm_gateway.settings import Settings
+from llm_gateway.store.budget_backfill import BudgetBackfill
 from llm_gateway.store.retention import Retention
 from llm_gateway.telemetry.failed_authentications import FailedTotals
 from llm_gateway.telemetry.metrics import Metrics
@@ -154,6 +157,11 @@ class ControlProcess(ProcessApplication):
         self._background(refresh_prices_forever(control.configuration, log))
         retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log, pause=Throttle())
         self._background(delete_old_usage_forever(retention, log))
+        backfill = BudgetBackfill(stores.database, pause=Throttle())
+        self._background(count_older_usage_forever(backfill, ignore, log))
+        webhook = control.webhook_job()
+        if webhook is not None:
+            self._background(webhook)
         self._background(shorten_log_forever(stores.database.shorten_log, log))
         return control.build(shipper, database, workers)
 

@@ -24,7 +24,7 @@ from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
 from llm_gateway.gate.key_problem import explain
 from llm_gateway.gate.request_context import NOBODY, REQUEST_CONTEXT, Caller, RequestContext
 from llm_gateway.gate.sign_in import SignInPage, send_sign_in
-from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES, keys_in_query
+from llm_gateway.protocols.registry import MANAGEMENT_PREFIXES, PROTOCOLS, VENDOR_PATH_PREFIXES, keys_in_query
 
 HOME_PATH = "/"
 OPEN_PATHS = frozenset({HOME_PATH, "/api/v1/health", "/healthz", "/readyz"})
@@ -267,7 +267,7 @@ def _key_in_query(scope: Scope) -> bytes | None:
 
 def scope_needed(method: str, path: str) -> str | None:
     """Return the scope that this request requires: `call`, `read` or `admin`; None if any key may make it."""
-    if path == GENERATE_PATH or path.startswith(VENDOR_PATH_PREFIXES):
+    if (path == GENERATE_PATH or path.startswith(VENDOR_PATH_PREFIXES)) and not path.startswith(MANAGEMENT_PREFIXES):
         return "call"
     if path == EXPLAIN_PATH:
         return "read"  # it is posted because it has a body

@@ -184,6 +184,8 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
     """True if requests can be translated for providers of other protocols, by way of a `Conversation`."""
     translations: Mapping[str, DocumentTranslation] = {}
     """Direct translations, by the name of the provider's protocol."""
+    management_path: str | None = None
+    """Path of a part of the vendor's own management API that the gateway's has in the same shape."""
     count_tokens: TokenCount | None = None
     models: ModelList | None = None
     user_fields: tuple[tuple[str, ...], ...] = ()

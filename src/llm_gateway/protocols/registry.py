@@ -44,6 +44,10 @@ VENDOR_PATH_PREFIXES = tuple(
 """First path segments of all vendor protocols, with both slashes: `/v1/`, `/v1beta/`."""
 
 
+MANAGEMENT_PREFIXES = tuple(each.management_path for each in PROTOCOLS.values() if each.management_path is not None)
+"""Starts of paths that the management API serves in the shape of a vendor's."""
+
+
 def field_name(protocol: str, field: str) -> str:
     """Return the protocol's name for a field of `Conversation` or an attribute of its parts."""
     known = PROTOCOLS.get(protocol)
@@ -56,6 +60,8 @@ def protocol_at(path: str) -> Descriptor | None:
         if any(_is_at(route.path, path) for route in descriptor.routes):
             return descriptor
         if descriptor.count_tokens is not None and any(_is_at(r.path, path) for r in descriptor.count_tokens.routes):
+            return descriptor
+        if descriptor.management_path is not None and _is_at(descriptor.management_path, path):
             return descriptor
     for descriptor in PROTOCOLS.values():
         if descriptor.namespace is not None and path.startswith(f"{descriptor.namespace}/"):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
@@ -15,8 +16,9 @@ from llm_gateway.domain.budget import Budget
 from llm_gateway.domain.stored_budget import COUNTED, StoredBudget
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict
-from llm_gateway.store.database import Database
+from llm_gateway.store.audit import AuditTrail, Changes, Unaudited
 from llm_gateway.store.identifiers import missing, stored_id
+from llm_gateway.store.one_transaction import Transactions
 from llm_gateway.store.tables import budget_backfill, budget_spend, budgets
 
 MOST_BUDGETS = 1000
@@ -28,11 +30,24 @@ Change: TypeAlias = Callable[[Budget], Budget]
 
 
 class BudgetStore:
-    """The table of budgets. `clock_ms` returns milliseconds UTC."""
+    """The table of budgets; `audit` keeps its changes. `clock_ms` returns milliseconds UTC."""
 
-    def __init__(self, database: Database, clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+    def __init__(
+        self,
+        database: Transactions,
+        audit: AuditTrail | None = None,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
         self._database = database
+        self._changes: Changes = audit or Unaudited(database)
         self._clock_ms = clock_ms
+
+    def within(self, transaction: Transactions) -> Self:
+        """Return the same store whose reads and writes are part of a transaction."""
+        part = copy.copy(self)
+        part._database = transaction
+        part._changes = self._changes.within(transaction)
+        return part
 
     def list(self, *, name: str | None = None, after: str = "", limit: int = MOST_BUDGETS) -> Budgets:
         """Return up to `limit` budgets in the order of their creation, those whose id is greater than `after`."""
@@ -72,7 +87,8 @@ class BudgetStore:
             updated_at_ms=now_ms,
         )
         try:
-            with self._database.write() as connection:
+            with self._changes.change("budget.create") as change:
+                connection = change.connection
                 count = connection.execute(sa.select(sa.func.count()).select_from(budgets)).scalar_one()
                 if count >= MOST_BUDGETS:
                     raise Conflict(
@@ -80,11 +96,12 @@ class BudgetStore:
                         "accounts with per."
                     )
                 connection.execute(sa.insert(budgets).values(_row(made)))
+                change.about(budget_id, budget.name, after=made.budget)
         except IntegrityError:
             raise _name_exists(budget.name) from None
         return made
 
-    def update(self, budget_id: str, change: Change) -> StoredBudget:
+    def update(self, budget_id: str, changed: Change) -> StoredBudget:
         """Change a budget. If it counts something else then, its accounts end, and new ones begin.
 
         Raises:
@@ -93,9 +110,10 @@ class BudgetStore:
         """
         found, name = stored_id(budget_id, "budget"), ""
         try:
-            with self._database.write() as connection:
+            with self._changes.change("budget.update") as change:
+                connection = change.connection
                 before = _get(connection, found, lock=True)
-                budget = change(before.budget)
+                budget = changed(before.budget)
                 name, now_ms = budget.name, max(self._clock_ms(), before.updated_at_ms + 1)
                 after = msgspec.structs.replace(before, budget=budget, updated_at_ms=now_ms)
                 if any(getattr(budget, field) != getattr(before.budget, field) for field in COUNTED):
@@ -103,6 +121,7 @@ class BudgetStore:
                     budget = msgspec.structs.replace(budget, id=new_id())
                     after = msgspec.structs.replace(after, budget=budget, defined_at_ms=now_ms, counted_from_ms=None)
                 connection.execute(sa.update(budgets).where(budgets.c.id == found).values(_row(after)))
+                change.about(found, budget.name, before=before.budget, after=after.budget)
                 return after
         except IntegrityError:
             raise _name_exists(name) from None
@@ -114,10 +133,12 @@ class BudgetStore:
             NotFound: no budget has this id.
         """
         found = stored_id(budget_id, "budget")
-        with self._database.write() as connection:
+        with self._changes.change("budget.delete") as change:
+            connection = change.connection
             before = _get(connection, found, lock=True)
             _delete_accounts(connection, before.budget.id)
             connection.execute(sa.delete(budgets).where(budgets.c.id == found))
+            change.about(found, before.budget.name, before=before.budget)
 
 
 def stored_budget(row: Row[Any]) -> StoredBudget:

@@ -14,7 +14,7 @@ from llm_gateway.errors import NotFound
 from llm_gateway.gate.authentication import GENERATE_PATH, ME_PATH, OPEN_PATHS
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.descriptor import MODEL
-from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES, protocol_of
+from llm_gateway.protocols.registry import MANAGEMENT_PREFIXES, PROTOCOLS, VENDOR_PATH_PREFIXES, protocol_of
 from llm_gateway.worker.endpoints.count_tokens import CountTokensEndpoint
 from llm_gateway.worker.endpoints.generate import GenerateEndpoint
 from llm_gateway.worker.endpoints.models import ModelsEndpoint
@@ -97,7 +97,8 @@ class Dispatch:
             if path.startswith(start):
                 return endpoint
         # Below a vendor's prefix, a client expects an unknown path to be refused in that vendor's error format.
-        return _not_found if path.startswith(VENDOR_PATH_PREFIXES) else self._management
+        is_management = path.startswith(MANAGEMENT_PREFIXES) or not path.startswith(VENDOR_PATH_PREFIXES)
+        return self._management if is_management else _not_found
 
 
 def build_endpoints(

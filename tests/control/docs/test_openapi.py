@@ -42,6 +42,10 @@ async def document(reader: Client) -> Any:
     return (await reader.call("GET", "/openapi.json")).json
 
 
+SPEND_LIMITS = "/v1/organizations/spend_limits"
+"""A part of Anthropic's Admin API, which its vendor describes."""
+
+
 def operations(document: Any, start: str = "/") -> dict[tuple[str, str], Any]:
     """Return the operations whose path starts with `start`; by default those with problem documents as errors."""
     return {
@@ -74,6 +78,8 @@ def test_the_document_describes_every_route(document: Any, reader: Client) -> No
     assert registered - described == {
         ("GET", "/"),
         ("GET", "/docs/ID"),
+        *((method, SPEND_LIMITS) for method in ("GET", "POST")),
+        *((method, f"{SPEND_LIMITS}/ID") for method in ("GET", "DELETE")),
     }
     assert described - registered == set()
 

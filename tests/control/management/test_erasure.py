@@ -15,6 +15,7 @@ from llm_gateway.control.management.prices import prices_router
 from llm_gateway.control.management.records import records_router
 from llm_gateway.domain.catalog import Provider, Snapshot
 from llm_gateway.domain.usage import FREE, Price, Usage
+from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.overrides import OverrideStore
@@ -63,7 +64,7 @@ def client(database: Database, scope: str, late: UsageStore | None = None) -> Cl
     routers = (
         erasure_router(Erasure(database, sleep=lambda _: None), OverrideStore(database), up_to_date),
         prices_router(lambda: SNAPSHOT, reports, up_to_date),
-        records_router(RecordSearch(database), up_to_date, NO_TEAMS),
+        records_router(RecordSearch(database), up_to_date, NO_TEAMS, BudgetStore(database)),
         breakdown_router(reports, up_to_date, NO_TEAMS),
     )
     return client_of(routers, scope)

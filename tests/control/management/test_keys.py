@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
+from unittest.mock import ANY
 
 import pytest
 
@@ -60,7 +61,8 @@ async def test_a_key_from_creation_to_deletion(client: Client, capfd: pytest.Cap
     assert (await client.call("GET", f"{PATH}/{key['id']}")).json == key
     own = Client(client.app, secret)
     assert (await own.call("POST", "/api/v1/generate", ASK)).status == 200
-    assert (await own.call("GET", "/api/v1/me")).json == key
+    spent = {"since": ANY, "cost_usd": ANY, "tokens": ANY, "requests": 1}
+    assert (await own.call("GET", "/api/v1/me")).json == {**key, "last_used_at": ANY, "spend": spent, "budgets": []}
     assert_problem(await own.call("GET", PATH), 403, "forbidden")
     assert (await client.call("DELETE", f"{PATH}/{key['id']}")).status == 204
     await refused(client, {"secret": secret}, "The key is not known: it was deleted or replaced")

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from llm_gateway.control.management.records import records_router
+from llm_gateway.domain.budget import AccountRef, Budget
 from llm_gateway.domain.usage import Price, Usage
+from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from llm_gateway.store.record_search import RecordSearch
 from llm_gateway.store.usage import UsageStore
@@ -26,8 +28,12 @@ def database(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with copied(migrated, tmp_path_factory.mktemp("records")) as database:
         store = UsageStore(database)
         failed = attempt(NOW_MS + 3, "a", status=503, error="overloaded", why=None, latency_ms=7)
+        budget = BudgetStore(database).create(Budget(id="", name="core", per="user_id", limit=1))
+        accounts = [AccountRef(budget.budget.id, "alice", 0), AccountRef("gone", "", 0)]
+        failed.accounts = accounts[:1]
         answered = attempt(NOW_MS + 9, "b", status=200, why="failover:503", price=PRICE, usage=Usage(
             input_tokens=1000, output_tokens=100, cache_read_tokens=10), cost_nanos=210_000)  # fmt: skip
+        answered.accounts = accounts
         made = record(
             NOW_MS, user_id="alice", client_request_id="mine-1", session="s1", tags={"project": "apollo"},
             outcome="ok", status=200, route="priority", attempts=[failed, answered], latency_ms=20,
@@ -39,7 +45,8 @@ def database(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def api(database: Database) -> Client:
-    return client_of([records_router(RecordSearch(database), lambda: NOW_MS + DAY_MS, NO_TEAMS)])
+    search = RecordSearch(database)
+    return client_of([records_router(search, lambda: NOW_MS + DAY_MS, NO_TEAMS, BudgetStore(database))])
 
 
 async def test_a_record_tells_plan_attempts_tokens_price_and_cost(api: Client) -> None:
@@ -59,6 +66,10 @@ async def test_a_record_tells_plan_attempts_tokens_price_and_cost(api: Client) -
         ],
         "output": 0.6,
     }
+    charge = {"period_start": "1970-01-01T00:00:00.000Z", "cost_usd": 0.00021, "tokens": 1100}
+    [own, gone] = found["budgets"]
+    assert own == {"budget_id": own["budget_id"], "name": "core", "value": "alice", **charge}
+    assert gone == {"budget_id": "gone", "name": None, "value": "", **charge}
     assert not {"prompt", "content", "messages"} & set(found)
 
 

@@ -48,6 +48,7 @@ TAGS = [
     {"name": "teams", "description": "Groups of keys, by which usage is reported."},
     {"name": "configuration", "description": "Providers, overrides, teams and keys as one document."},
     {"name": "audit", "description": "What management requests changed, and failed authentications. For admins."},
+    {"name": "budgets", "description": "What requests may spend in a period, and what they have spent."},
     {"name": "usage", "description": "Requests, tokens and cost, up to the last response sent."},
     {"name": "health", "description": "Health of the gateway, its database and its providers."},
     {"name": "documentation", "description": "This description as JSON and as a page."},

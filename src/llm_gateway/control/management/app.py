@@ -24,14 +24,15 @@ from llm_gateway.control.management.router import Router
 from llm_gateway.domain.audit import Actor, acting
 from llm_gateway.error_format.json_problem import not_json
 from llm_gateway.error_format.paths import nothing_at
-from llm_gateway.error_format.responses import PROBLEM, error_headers, problem_of
-from llm_gateway.error_format.send_error import send_error
+from llm_gateway.error_format.responses import JSON, PROBLEM, error_headers, problem_of
+from llm_gateway.error_format.send_error import send_error, status_of
 from llm_gateway.error_format.validation import MOST_ERRORS
 from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotFound
 from llm_gateway.gate.body import WITH_BODY, ClientGone, read_body, refuse_compressed
 from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect, log_error
 from llm_gateway.gate.value_limit import check_number_of_values
+from llm_gateway.protocols.registry import MANAGEMENT_PREFIXES, protocol_of
 from llm_gateway.suggestions import if_meant
 
 CHANGES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -58,27 +59,19 @@ def build_management(
         routes.extend(route for route in router.routes if isinstance(route, APIRoute))
     app.router.routes.extend(routes)  # including a router would build each of its routes a second time
 
-    def render(request: Request, error: GatewayError) -> Response:
-        context: RequestContext = request.scope[REQUEST_CONTEXT]
-        log_error(request.scope, error, error.status)
-        problem = problem_of(error, context.echo.decode())
-        response = Response(msgspec.json.encode(problem), error.status, media_type=PROBLEM.decode())
-        response.headers.update({name.decode(): value.decode() for name, value in error_headers(error)})
-        return response
-
     async def on_gateway_error(request: Request, error: Exception) -> Response:
-        return render(request, cast(GatewayError, error))
+        return _rendered(request, cast(GatewayError, error))
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         path = request.scope["path"]  # decoded, unlike request.url.path
-        return render(request, _translated(cast(HTTPException, error), routes, path))
+        return _rendered(request, _translated(cast(HTTPException, error), routes, path))
 
     async def on_validation_error(request: Request, error: Exception) -> Response:
-        return render(request, _unfit(cast(RequestValidationError, error), _body_fields(request)))
+        return _rendered(request, _unfit(cast(RequestValidationError, error), _body_fields(request)))
 
     async def on_defect(request: Request, _: Exception) -> Response:
         # Starlette raises the exception again after this response; Bounded logs it.
-        return render(request, defect(request.scope[REQUEST_CONTEXT]))
+        return _rendered(request, defect(request.scope[REQUEST_CONTEXT]))
 
     app.add_exception_handler(GatewayError, on_gateway_error)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -160,6 +153,22 @@ def _actor_of(scope: Scope) -> Actor:
     context: RequestContext = scope[REQUEST_CONTEXT]
     client = scope.get("client")
     return Actor(context.caller.name, context.caller.key_id, client[0] if client else "", context.request_id)
+
+
+def _rendered(request: Request, error: GatewayError) -> Response:
+    """Log an error, and return its response: a problem document, or the vendor's own on paths in a vendor's shape."""
+    context: RequestContext = request.scope[REQUEST_CONTEXT]
+    path, echo = request.scope["path"], context.echo.decode()
+    if path.startswith(MANAGEMENT_PREFIXES):
+        status, media_type = status_of(error), JSON.decode()
+        body = protocol_of(path, context.headers, b"").write_error(error, echo)
+    else:
+        status, media_type = error.status, PROBLEM.decode()
+        body = msgspec.json.encode(problem_of(error, echo))
+    log_error(request.scope, error, status)
+    response = Response(body, status, media_type=media_type)
+    response.headers.update({name.decode(): value.decode() for name, value in error_headers(error)})
+    return response
 
 
 def _normalised(body: bytes) -> bytes:

@@ -228,6 +228,40 @@ class KeyOut(BaseModel):
     updated_at: Timestamp | None
 
 
+class KeySpend(BaseModel):
+    """Usage of a key since the start of the month (UTC)."""
+
+    since: Timestamp
+    cost_usd: float
+    tokens: int
+    requests: int
+
+
+class KeyBudget(BaseModel):
+    """A budget that requests of a key can count in. `spent`, `limit` and `remaining` are in its unit.
+
+    `spent` is null if the account depends on the request, such as with one for each session.
+    """
+
+    name: str
+    match: dict[str, str]
+    per: str | None
+    mode: str
+    unit: str
+    limit: float
+    spent: float | None
+    remaining: float | None
+    period: str
+    resets_at: Timestamp | None
+
+
+class KeyMe(KeyOut):
+    """The key of the request, with what it spent. `spend` is null while older usage is still being summed."""
+
+    spend: KeySpend | None
+    budgets: list[KeyBudget]
+
+
 class KeyMade(KeyOut):
     """A key with its new secret, which is shown only now."""
 

@@ -14,7 +14,8 @@ from starlette.requests import Request
 from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.fields import Reference, Text, iso
-from llm_gateway.control.management.key_schemas import KeyCreate, KeyMade, KeyOut, KeyPage, KeyPatch, Rotation
+from llm_gateway.control.management.key_schemas import KeyCreate, KeyMade, KeyMe, KeyOut, KeyPage, KeyPatch, Rotation
+from llm_gateway.control.management.key_spending import KeySpending
 from llm_gateway.control.management.router import Router
 from llm_gateway.domain.service_key import SCOPE_BITS
 from llm_gateway.domain.stored_key import Allowed, Fixed, KeySettings, StoredKey
@@ -110,21 +111,24 @@ def keys_router(store: KeyStore, config: LiveConfiguration, environment: Environ
     return router
 
 
-def me_router(store: KeyStore, environment: EnvironmentKeys) -> Router:
+def me_router(store: KeyStore, environment: EnvironmentKeys, spending: KeySpending) -> Router:
     """Build the endpoint that shows the key of the request. Any key may call it."""
     router = Router("/api/v1/me", "keys")
 
     @router.get("", responses=problems(404))
-    def get_me(request: Request) -> KeyOut:
-        """Return the key of this request: its name, scopes and limits."""
+    def get_me(request: Request) -> KeyMe:
+        """Return the key of this request: its name, scopes and limits, and what it spent."""
         context: RequestContext = request.scope[REQUEST_CONTEXT]
         caller = context.caller
         if caller.key_id is not None:
-            return shown_key(store.get(caller.key_id))
-        named = environment.named(caller.name)
-        if not named:
-            raise missing("key")
-        return named[0]
+            shown = shown_key(store.get(caller.key_id))
+        else:
+            named = environment.named(caller.name)
+            if not named:
+                raise missing("key")
+            shown = named[0]
+        key = caller.key_id or caller.name
+        return KeyMe(**dict(shown), spend=spending.of_month(key), budgets=spending.budgets(key, caller.key_id))
 
     return router
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from llm_gateway.control.management.fields import Timestamp, iso
 from llm_gateway.control.management.usage import digits
+from llm_gateway.domain.stored_budget import StoredBudget
 from llm_gateway.domain.usage import NANOS_PER_USD, AttemptRecord, Outcome, Price, Usage, UsageRecord
+from llm_gateway.store.budget_charges import charges_of_record
 
 Value = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
 PER_MILLION = "USD per million tokens, by kind of token. A list has a price for each size of input."
@@ -93,6 +96,17 @@ class AttemptOut(BaseModel):
     cost_status: str
 
 
+class BudgetCharge(BaseModel):
+    """Charge of a request to an account of a budget. `name` is null if the account is not counted any more."""
+
+    budget_id: str
+    name: str | None
+    value: str
+    period_start: Timestamp
+    cost_usd: float
+    tokens: int
+
+
 class SavedByCache(BaseModel):
     """Tokens and cost of a cached answer when it was bought."""
 
@@ -133,6 +147,7 @@ class RecordOut(BaseModel):
     queued_ms: int
     first_token_ms: int | None
     latency_ms: int
+    budgets: Annotated[list[BudgetCharge], Field(description="the accounts of budgets that it was charged to")]
     attempts: list[AttemptOut]
 
 
@@ -148,8 +163,8 @@ class RecordList(BaseModel):
     scanned_until: Timestamp | None
 
 
-def shown_record(record: UsageRecord) -> RecordOut:
-    """Return a record as the API shows it."""
+def shown_record(record: UsageRecord, budgets: Mapping[str, StoredBudget]) -> RecordOut:
+    """Return a record as the API shows it; `budgets` are by the ids of their accounts."""
     same = {name: getattr(record, name) for name in _SAME}
     return RecordOut(
         **same,
@@ -163,6 +178,17 @@ def shown_record(record: UsageRecord) -> RecordOut:
         ),
         tokens=_tokens(record.usage),
         cost_usd=record.cost_nanos / NANOS_PER_USD,
+        budgets=[
+            BudgetCharge(
+                budget_id=budgets[account.budget_id].id if account.budget_id in budgets else account.budget_id,
+                name=budgets[account.budget_id].budget.name if account.budget_id in budgets else None,
+                value=account.value,
+                period_start=iso(account.period_start_ms),
+                cost_usd=charge.nanos / NANOS_PER_USD,
+                tokens=charge.tokens,
+            )
+            for account, charge in charges_of_record(record).items()
+        ],
         attempts=list(map(_attempt, record.attempts)),
     )
 

@@ -16,8 +16,9 @@ from llm_gateway.control.management.freshness import UpToDate
 from llm_gateway.control.management.own_usage import OwnUsage
 from llm_gateway.control.management.record_schemas import RecordList, RecordOut, RecordQuery, shown_record
 from llm_gateway.control.management.router import Router
-from llm_gateway.domain.usage import NANOS_PER_USD
+from llm_gateway.domain.usage import NANOS_PER_USD, UsageRecord
 from llm_gateway.errors import Invalid, NotFound
+from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.record_filter import RecordFilter
 from llm_gateway.store.record_search import RecordSearch
 from llm_gateway.store.report_dimensions import REPORT_DIMENSIONS
@@ -34,9 +35,14 @@ RecordId = Annotated[
 ]
 
 
-def records_router(search: RecordSearch, up_to_date: UpToDate, own: OwnUsage) -> Router:
+def records_router(search: RecordSearch, up_to_date: UpToDate, own: OwnUsage, budgets: BudgetStore) -> Router:
     """Build the endpoints of records."""
     router = Router("/api/v1/usage/records", "usage")
+
+    def shown(records: list[UsageRecord]) -> list[RecordOut]:
+        is_charged = any(attempt.accounts for record in records for attempt in record.attempts)
+        by_accounts = {each.budget.id: each for each in budgets.list()} if is_charged else {}
+        return [shown_record(record, by_accounts) for record in records]
 
     @router.get("", responses=problems(422))
     def usage_records(request: Request, query: Annotated[RecordQuery, Query()]) -> RecordList:
@@ -48,7 +54,7 @@ def records_router(search: RecordSearch, up_to_date: UpToDate, own: OwnUsage) ->
         wanted = _wanted(query, values, up_to_date())
         page = search.page(wanted, query.limit, position)
         return RecordList(
-            records=list(map(shown_record, page.records)),
+            records=shown(page.records),
             next_cursor=None if page.position is None else seal(given, page.position),
             scanned_until=None if page.scanned_until_ms is None else iso(page.scanned_until_ms),
         )
@@ -62,7 +68,7 @@ def records_router(search: RecordSearch, up_to_date: UpToDate, own: OwnUsage) ->
                 "No usage record has this id: it may be too old (LLM_GATEWAY_USAGE_RETENTION_DAYS), or the request was "
                 "refused before it had one."
             )
-        return shown_record(found)
+        return shown([found])[0]
 
     return router
 

@@ -61,6 +61,7 @@ DESCRIPTOR = Descriptor(
         ),
         write=lambda tokens: msgspec.json.encode({"input_tokens": tokens}),
     ),
+    management_path="/v1/organizations/spend_limits",
     models=ModelList(
         paths=("/v1/models",),
         operation="Model",

@@ -1,0 +1,49 @@
+"""Periodic job of budgets: add older requests to new ones."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeAlias
+
+from llm_gateway.errors import StoreUnavailable
+from llm_gateway.store.budget_backfill import BudgetBackfill
+from llm_gateway.store.budget_charges import Charges
+
+LOOK_EVERY_S = 1.0
+"""Seconds between two looks for new budgets."""
+
+OnAdded: TypeAlias = Callable[[Charges], object]
+"""Called in the job's thread with what was added to accounts, after it is stored."""
+
+
+async def count_older_usage_forever(
+    backfill: BudgetBackfill, on_added: OnAdded, log: Callable[..., None], *, every_s: float = LOOK_EVERY_S
+) -> None:
+    """Add older requests to budgets that are new, or that count something else now. Runs until cancelled."""
+    is_failing = False
+    while True:
+        try:
+            while await asyncio.to_thread(_step, backfill, on_added, log):
+                pass
+            is_failing = False
+        except StoreUnavailable:  # logged by the health check
+            pass
+        except Exception as error:  # edge: the job logs any failure once and goes on
+            if not is_failing:
+                log("older usage cannot be added to budgets", level="error", exc_info=error)
+            is_failing = True
+        await asyncio.sleep(every_s)
+
+
+def _step(backfill: BudgetBackfill, on_added: OnAdded, log: Callable[..., None]) -> bool:
+    found = backfill.step()
+    if found is None:
+        return False
+    name = found.budget.budget.name
+    if not found.is_complete:
+        log("older usage is not added to a budget: it has too many accounts", level="warning", budget=name)
+    elif found.charges:
+        on_added(found.charges)
+        log("older usage is added to a budget", budget=name, accounts=len(found.charges))
+    return True

@@ -1,0 +1,93 @@
+"""Spending of one key: its usage of the current month, and the budgets that its requests can count in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from llm_gateway.control.management.budget_fields import shown_amount
+from llm_gateway.control.management.fields import iso
+from llm_gateway.control.management.freshness import UpToDate
+from llm_gateway.control.management.key_schemas import KeyBudget, KeySpend
+from llm_gateway.domain.budget_period import FAR_MS
+from llm_gateway.domain.catalog import Snapshot
+from llm_gateway.domain.model_aliases import matches
+from llm_gateway.domain.stored_budget import StoredBudget
+from llm_gateway.domain.usage import NANOS_PER_USD
+from llm_gateway.errors import StoreUnavailable
+from llm_gateway.store.budget_spend import BudgetSpend
+from llm_gateway.store.budgets import BudgetStore
+from llm_gateway.store.rollups import Totals
+from llm_gateway.store.usage_reports import Grouping, UsageReports
+
+
+class KeySpending:
+    """Looks up what keys have spent. `snapshot` returns the configuration in force."""
+
+    def __init__(
+        self,
+        reports: UsageReports,
+        budgets: BudgetStore,
+        spend: BudgetSpend,
+        snapshot: Callable[[], Snapshot],
+        up_to_date: UpToDate,
+    ) -> None:
+        self._reports = reports
+        self._budgets = budgets
+        self._spend = spend
+        self._snapshot = snapshot
+        self._up_to_date = up_to_date
+
+    def of_month(self, key: str) -> KeySpend | None:
+        """Return what a key spent in this month (UTC), None while older usage is still being summed.
+
+        `key` is its id, or the name of a key of the environment.
+        """
+        now_ms = self._up_to_date()
+        now = datetime.fromtimestamp(now_ms / 1000, UTC)
+        start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        start_ms = round(start.timestamp() * 1000)
+        try:
+            found = self._reports.totals(Grouping(filters={"key": key}), (start_ms, now_ms + 1))
+        except StoreUnavailable:
+            return None
+        totals = found.get((), Totals())
+        return KeySpend(
+            since=iso(start_ms),
+            cost_usd=totals.cost_nanos / NANOS_PER_USD,
+            tokens=totals.total_tokens,
+            requests=totals.requests,
+        )
+
+    def budgets(self, key: str, key_id: str | None) -> list[KeyBudget]:
+        """Return the budgets that requests of a key can count in, by its key and team."""
+        teams = (each.team_id for each in self._snapshot().service_keys.values() if each.id == key_id)
+        now_ms = self._up_to_date()
+        own = {"key": key, "team": next(teams, None) or ""}
+        return [
+            self._shown(stored, own, now_ms)
+            for stored in self._budgets.list()
+            if all(matches(stored.budget.match.get(name, "*"), value) for name, value in own.items())
+        ]
+
+    def _shown(self, stored: StoredBudget, own: dict[str, str], now_ms: int) -> KeyBudget:
+        budget = stored.budget
+        period = stored.period(now_ms)
+        value = own.get(budget.per) if budget.per is not None else ""
+        account = None
+        if value is not None:
+            [account] = self._spend.page(stored, now_ms, 1, value=value)
+        spent = None if account is None else account.balance.of(budget.unit)
+        limit = budget.limit if account is None else account.limit
+        return KeyBudget(
+            name=budget.name,
+            match=budget.match,
+            per=budget.per,
+            mode=budget.mode,
+            unit=budget.unit,
+            limit=shown_amount(limit, budget.unit),
+            spent=None if spent is None else shown_amount(spent, budget.unit),
+            remaining=None if spent is None else shown_amount(max(0, limit - spent), budget.unit),
+            period=budget.period,
+            resets_at=None if period.end_ms >= FAR_MS else iso(period.end_ms),
+        )

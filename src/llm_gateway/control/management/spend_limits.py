@@ -1,0 +1,153 @@
+"""Endpoints of spend limits in the shape of Anthropic's Admin API, for tools that know it. Each limit is a budget.
+
+Source of the shape: https://platform.claude.com/docs/en/manage-claude/spend-limits-api (amounts in cents, scopes and
+periods; a limit is identified by its scope and period).
+
+    scope                          budget
+    {"type": "organization"}       match {}, per user_id: the limit of each customer
+    {"type": "user", "user_id"}    match {"user_id": …}, one account
+"""
+
+from __future__ import annotations
+
+import uuid
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from fastapi import Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from llm_gateway.control.live_configuration import LiveConfiguration
+from llm_gateway.control.management.budget_fields import changed_budget, new_budget
+from llm_gateway.control.management.fields import Label, iso
+from llm_gateway.control.management.router import Router
+from llm_gateway.domain.budget import Budget, PeriodName
+from llm_gateway.domain.model_aliases import is_glob
+from llm_gateway.domain.stored_budget import StoredBudget
+from llm_gateway.errors import Invalid
+from llm_gateway.protocols.registry import MANAGEMENT_PREFIXES
+from llm_gateway.store.budgets import BudgetStore
+from llm_gateway.store.identifiers import missing
+
+NANOS_PER_CENT = 10_000_000
+PERIODS: dict[str, PeriodName] = {"daily": "day", "weekly": "week", "monthly": "month"}
+NAME_OF_PERIOD = {period: name for name, period in PERIODS.items()}
+USUAL_ANCHOR = {"day": 0, "week": 1, "month": 1}
+PREFIX = "spl_"
+MOST_CHARACTERS = 100
+"""Characters of a budget's name."""
+
+
+class Scope(BaseModel):
+    """Scope of a limit: each customer, or one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["organization", "user"]
+    user_id: Label | None = None
+
+
+class SpendLimitBody(BaseModel):
+    """A limit to set: cents as text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scope: Scope
+    amount: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,10}$", description="cents")]
+    period: Literal["daily", "weekly", "monthly"] = "monthly"
+
+
+def spend_limits_router(store: BudgetStore, config: LiveConfiguration) -> Router:
+    """Build the endpoints. They are no part of the OpenAPI document, as the paths of the vendor's own API."""
+    router = Router(MANAGEMENT_PREFIXES[0])
+
+    @router.get("", include_in_schema=False)
+    def list_spend_limits(
+        limit: Annotated[int, Query(ge=1, le=1000)] = 20, page: Annotated[str | None, Query(max_length=64)] = None
+    ) -> dict[str, Any]:
+        found = [each for each in store.list(after="" if page is None else _id(page)) if _scope(each.budget)]
+        next_page = f"{PREFIX}{uuid.UUID(found[limit - 1].id).hex}" if len(found) > limit else None
+        return {"data": [_shown(each) for each in found[:limit]], "next_page": next_page}
+
+    @router.post("", include_in_schema=False)
+    def set_spend_limit(body: SpendLimitBody) -> dict[str, Any]:
+        """Make the limit of a scope and period, or replace its amount."""
+        if (body.scope.type == "user") != (body.scope.user_id is not None):
+            raise Invalid("scope.user_id is required for the scope user, and for no other.", loc=("body", "scope"))
+        if body.scope.user_id is not None and is_glob(body.scope.user_id):
+            raise Invalid("scope.user_id must not have a *.", loc=("body", "scope", "user_id"))
+        wanted = body.scope.model_dump(exclude_none=True)
+        fields: dict[str, Any] = {"limit_usd": int(body.amount) * NANOS_PER_CENT}
+        for each in store.list():
+            if _scope(each.budget) == wanted and NAME_OF_PERIOD[each.budget.period] == body.period:
+                stored = store.update(each.id, lambda before: changed_budget(before, fields))
+                break
+        else:
+            stored = store.create(new_budget(fields | _fields(body)))
+        config.reload()
+        return _shown(stored)
+
+    @router.get("/{spend_limit_id}", include_in_schema=False)
+    def get_spend_limit(spend_limit_id: str) -> dict[str, Any]:
+        return _shown(_find(store, spend_limit_id))
+
+    @router.delete("/{spend_limit_id}", include_in_schema=False)
+    def delete_spend_limit(spend_limit_id: str) -> dict[str, Any]:
+        stored = _find(store, spend_limit_id)
+        store.delete(stored.id)
+        config.reload()
+        return {"type": "spend_limit_deleted", "id": _shown(stored)["id"]}
+
+    return router
+
+
+def _fields(body: SpendLimitBody) -> dict[str, Any]:
+    customer = body.scope.user_id
+    of_scope: dict[str, Any] = {"per": "user_id"} if customer is None else {"match": {"user_id": customer}}
+    name = f"spend limit, {body.period}, {'each customer' if customer is None else customer}"
+    return {"name": name[:MOST_CHARACTERS], "period": PERIODS[body.period], **of_scope}
+
+
+def _scope(budget: Budget) -> dict[str, Any] | None:
+    """Return the scope of a budget, None if the vendor's API has no such limit."""
+    is_usual = (budget.unit, budget.timezone, budget.mode, budget.carry) == ("usd", "UTC", "hard", 0)
+    if not is_usual or USUAL_ANCHOR.get(budget.period) != budget.anchor:
+        return None
+    if not budget.match and budget.per == "user_id":
+        return {"type": "organization"}
+    if budget.match.keys() == {"user_id"} and not is_glob(budget.match["user_id"]) and budget.per in (None, "user_id"):
+        return {"type": "user", "user_id": budget.match["user_id"]}
+    return None
+
+
+def _find(store: BudgetStore, spend_limit_id: str) -> StoredBudget:
+    stored = store.get(_id(spend_limit_id))
+    if _scope(stored.budget) is None:
+        raise missing("spend limit")
+    return stored
+
+
+def _id(text: str) -> str:
+    """Return the id of the budget of a limit.
+
+    Raises:
+        NotFound: it is no id of a limit.
+    """
+    try:
+        return str(uuid.UUID(hex=text.removeprefix(PREFIX)))
+    except ValueError:
+        raise missing("spend limit") from None
+
+
+def _shown(stored: StoredBudget) -> dict[str, Any]:
+    cents = Decimal(stored.budget.limit) / NANOS_PER_CENT
+    return {
+        "type": "spend_limit",
+        "id": f"{PREFIX}{uuid.UUID(stored.id).hex}",
+        "created_at": iso(stored.created_at_ms),
+        "updated_at": iso(stored.updated_at_ms),
+        "scope": _scope(stored.budget),
+        "amount": format(cents.normalize(), "f"),
+        "currency": "USD",
+        "period": NAME_OF_PERIOD[stored.budget.period],
+    }

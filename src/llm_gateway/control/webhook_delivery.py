@@ -1,0 +1,105 @@
+"""Periodic jobs of the webhook: look for events, and deliver their messages.
+
+sent, 2xx                       no place left among those that wait
+waiting ───────────▶ delivered     event ──────────────────────────────────▶ dropped
+│  ▲
+│  └── fails: again after 5 s, 30 s, 2 min, 10 min, 1 h, 6 h, 12 h
+└── fails for the eighth time ──▶ given up
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from llm_gateway.control.webhook_events import WebhookEvents
+from llm_gateway.domain.upstream_call import UpstreamResult
+from llm_gateway.errors import StoreUnavailable
+from llm_gateway.store.webhook_messages import Message, WebhookMessages
+
+LOOK_EVERY_S = 1.0
+"""Seconds between two looks for events and for messages to send."""
+TIMEOUT_S = 10.0
+"""Seconds that a receiver has for an answer."""
+BACKOFF_S = (5, 30, 120, 600, 3600, 6 * 3600, 12 * 3600)
+"""Seconds before each further attempt."""
+AT_ONCE = 20
+"""Messages read at a time; they are sent one after the other."""
+
+Post: TypeAlias = Callable[[str, bytes, int, float], Awaitable[UpstreamResult]]
+"""Send a message: its id, its body, the time in seconds since 1970, and the timeout in seconds."""
+
+
+class WebhookDelivery:
+    """Sends messages that wait. `clock_ms` returns milliseconds UTC."""
+
+    def __init__(
+        self,
+        messages: WebhookMessages,
+        post: Post,
+        log: Callable[..., None],
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._messages = messages
+        self._post = post
+        self._log = log
+        self._clock_ms = clock_ms
+        self._is_failing = False
+
+    async def deliver(self) -> int:
+        """Send the messages that are due, up to the first that fails. Returns how many were delivered.
+
+        Raises:
+            StoreUnavailable: the database does not answer; a message that was sent may be sent again.
+        """
+        delivered = 0
+        for message in await asyncio.to_thread(self._messages.due, self._clock_ms(), AT_ONCE):
+            now_ms = self._clock_ms()
+            result = await self._post(message.id, message.body.encode(), now_ms // 1000, TIMEOUT_S)
+            if not 200 <= result.status < 300:
+                await asyncio.to_thread(self._failed, message, result)
+                break
+            await asyncio.to_thread(self._messages.note, message, None)
+            delivered += 1
+            if self._is_failing:
+                self._is_failing = False
+                self._log("the webhook takes messages again")
+        return delivered
+
+    def _failed(self, message: Message, result: UpstreamResult) -> None:
+        reason = f"status {result.status}" if result.status else result.message
+        is_last = message.attempts >= len(BACKOFF_S)
+        next_ms = None if is_last else self._clock_ms() + BACKOFF_S[message.attempts] * 1000
+        self._messages.note(message, next_ms)
+        if is_last:
+            self._log("a webhook message is given up", level="error", message=message.id, reason=reason)
+        elif not self._is_failing:
+            self._log("the webhook does not take messages", level="warning", reason=reason)
+        self._is_failing = True
+
+
+async def tell_webhook_forever(
+    events: WebhookEvents, delivery: WebhookDelivery, log: Callable[..., None], *, every_s: float = LOOK_EVERY_S
+) -> None:
+    """Look for events and deliver messages, each second. Runs until cancelled."""
+    await asyncio.gather(
+        _repeat(lambda: asyncio.to_thread(events.check, time.time_ns() // 1_000_000), log, every_s),
+        _repeat(delivery.deliver, log, every_s),
+    )
+
+
+async def _repeat(step: Callable[[], Awaitable[object]], log: Callable[..., None], every_s: float) -> None:
+    is_failing = False
+    while True:
+        try:
+            await step()
+            is_failing = False
+        except StoreUnavailable:  # logged by the health check
+            pass
+        except Exception as error:  # edge: the job logs any failure once and goes on
+            if not is_failing:
+                log("the webhook's messages cannot be handled", level="error", exc_info=error)
+            is_failing = True
+        await asyncio.sleep(every_s)
