@@ -68,7 +68,7 @@ def spend(database: Database, events: WebhookEvents, account: AccountRef, nanos:
 
 def test_each_part_of_a_limit_has_one_message_whatever_is_restarted(database: Database) -> None:
     budget = Budget(id="", name="core", per="user_id", limit=100 * 10**9, notify_at=(0.5, 0.8, 1.0))
-    stored = BudgetStore(database, lambda: NOW_MS).create(budget)
+    stored = BudgetStore(database, clock_ms=lambda: NOW_MS).create(budget)
     account = AccountRef(stored.budget.id, "ann", stored.period(NOW_MS).start_ms)
     spend(database, events_of(database), account, 49 * 10**9)
     assert waiting(database) == []

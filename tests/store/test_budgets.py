@@ -39,7 +39,7 @@ def charged(*accounts: AccountRef, nanos: int = 7, tokens: int = 3) -> Any:
 
 def made(database: Database, name: str = "core", now_ms: int = NOW_MS, **fields: Any) -> StoredBudget:
     budget = Budget(id="", name=name, **{"limit": 100, **fields})
-    return BudgetStore(database, lambda: now_ms).create(budget)
+    return BudgetStore(database, clock_ms=lambda: now_ms).create(budget)
 
 
 def account(stored: StoredBudget, value: str = "", start_ms: int = MONTH_MS) -> AccountRef:

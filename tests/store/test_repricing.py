@@ -404,7 +404,7 @@ def test_repricing_beside_other_writers_keeps_the_reports_exact(store: UsageStor
 
 
 def test_accounts_of_budgets_follow_new_prices(database: Database) -> None:
-    stored = BudgetStore(database, lambda: NOW_MS).create(Budget(id="", name="core", limit=1))
+    stored = BudgetStore(database, clock_ms=lambda: NOW_MS).create(Budget(id="", name="core", limit=1))
     account = AccountRef(stored.budget.id, "", stored.period(NOW_MS).start_ms)
     UsageStore(database).write([made(bought(accounts=[account])), made(bought(accounts=[AccountRef("gone", "", 0)]))])
     with database.write() as connection:

@@ -19,6 +19,9 @@ FROM = {"x-forwarded-for": "6.6.6.6, 203.0.113.7, 127.0.0.1"}
 ASK = {"user_id": "alice", "service": "shop", "prompt": "Hello"}
 
 
+OVERRIDE = {"amount_usd": 9, "until": "2099-01-01T00:00:00Z"}
+SPEND_LIMITS = "/v1/organizations/spend_limits"
+SPEND_LIMIT = {"scope": {"type": "user", "user_id": "ann"}, "amount": "75000"}
 DECLARED = {"document": {"teams": [{"name": "one"}, {"name": "two"}]}}
 
 
@@ -46,6 +49,13 @@ def writes(vendor: str) -> list[Write]:
         Write("POST", "/api/v1/configuration", DECLARED, "team.create"),
         Write("POST", "/api/v1/teams", {"name": "core"}, "team.create", "team_id"),
         Write("PATCH", "/api/v1/teams/{team_id}", {"description": "d"}, "team.update"),
+        Write("POST", "/api/v1/budgets", {"name": "all", "limit_usd": 5}, "budget.create", "budget_id"),
+        Write("PATCH", "/api/v1/budgets/{budget_id}", {"limit_usd": 6}, "budget.update"),
+        Write("PUT", "/api/v1/budgets/{budget_id}/override", OVERRIDE, "budget.update"),
+        Write("DELETE", "/api/v1/budgets/{budget_id}/override", b"", "budget.update"),
+        Write("DELETE", "/api/v1/budgets/{budget_id}", b"", "budget.delete"),
+        Write("POST", SPEND_LIMITS, SPEND_LIMIT, "budget.create", "spend_limit_id"),
+        Write("DELETE", f"{SPEND_LIMITS}/{{spend_limit_id}}", b"", "budget.delete"),
         Write("POST", "/api/v1/keys", {"name": "shop"}, "key.create", "key_id"),
         Write("PATCH", "/api/v1/keys/{key_id}", {"rpm": 5}, "key.update"),
         Write("POST", "/api/v1/keys/{key_id}/rotate", {"overlap_s": 5}, "key.rotate"),
@@ -105,7 +115,7 @@ async def check_reading(app: GatewayInOneLoop, ann: Client, number: int) -> None
     assert (await ann.call("POST", "/api/v1/teams", {"nme": "x"})).status == 422
     assert (await newest(ann))["number"] == number
     first = (await ann.call("GET", f"{AUDIT}?limit=10")).json
-    rest = (await ann.call("GET", f"{AUDIT}?limit=10&cursor={first['next_cursor']}")).json
+    rest = (await ann.call("GET", f"{AUDIT}?limit=30&cursor={first['next_cursor']}")).json
     numbers = [entry["number"] for page in (first, rest) for entry in page["entries"]]
     assert (numbers, rest["next_cursor"]) == (list(range(number, 0, -1)), None)
     found = (await ann.call("GET", f"{AUDIT}?resource=team&actor=ann&action=team.update&from=2026-01-01")).json

@@ -16,6 +16,7 @@ from llm_gateway.control.management.records import records_router
 from llm_gateway.error_format.paths import MANAGEMENT_PATHS
 from llm_gateway.gate.authentication import OPEN_PATHS, OWN_PATHS, Keyring
 from llm_gateway.gate.request_context import Caller
+from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from llm_gateway.store.record_search import RecordSearch
 from llm_gateway.store.usage import UsageStore
@@ -69,7 +70,7 @@ def database(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def client(database: Database, caller: Caller, team: str | None) -> Client:
     own, search, reports = OwnUsage(lambda _: team), RecordSearch(database), UsageReports(database)
     routers = (
-        records_router(search, lambda: NOW_MS, own),
+        records_router(search, lambda: NOW_MS, own, BudgetStore(database)),
         export_router(search, lambda: NOW_MS, own),
         breakdown_router(reports, lambda: NOW_MS, own),
         series_router(reports, lambda: NOW_MS, own),
