@@ -22,6 +22,8 @@ GatewayError
 ├─ WebSocketNotSupported     426  websocket_not_supported     send the request by POST
 ├─ RateLimited               429  rate_limited                retry: every candidate is at its limit
 ├─ RequestExceedsLimit       429  request_exceeds_limit       larger than every limit, do not retry
+├─ BudgetExceeded            429  budget_exceeded             a budget has no room until it resets, do not retry
+├─ BudgetReserved            429  budget_reserved             retry: requests in flight hold what is left of a budget
 ├─ InternalError             500  internal_error              a defect of the gateway
 ├─ ProviderFailed            502  provider_error              retry: attempts were made and the last failed
 ├─ ProviderAccountRefused    502  provider_account_refused    bad key or no credit at every provider, do not retry
@@ -220,6 +222,45 @@ class RequestExceedsLimit(GatewayError):
     """The request is larger than the whole rate limit of all candidates, so that a retry cannot help."""
 
     status, code, title = 429, "request_exceeds_limit", "Request exceeds limit"
+
+
+class BudgetStatus(NamedTuple):
+    """A budget's account as a refusal shows it. Amounts are in the budget's `unit`; dollars as nano-dollars.
+
+    `scope` says which of the budget's accounts it is. `resets_at` is the end of its period on the budget's clock (ISO
+    8601), `resets_s` the same in seconds UTC; both are None for a budget without an end.
+    """
+
+    name: str
+    scope: str
+    unit: str
+    limit: int
+    spent: int
+    held: int
+    resets_at: str | None = None
+    resets_s: int | None = None
+
+
+class BudgetRefused(GatewayError):
+    """A budget that the request counts in has no room for it."""
+
+    status = 429
+
+    def __init__(self, detail: str, budget: BudgetStatus, *, retry_after_s: float | None = None) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
+        self.budget = budget
+
+
+class BudgetExceeded(BudgetRefused):
+    """A budget that the request counts in is used up, or has less left than the request can cost."""
+
+    code, title = "budget_exceeded", "Budget exceeded"
+
+
+class BudgetReserved(BudgetRefused):
+    """What is left of a budget that the request counts in is held for other requests in flight."""
+
+    code, title, retryable = "budget_reserved", "Budget reserved", True
 
 
 class InternalError(GatewayError):

@@ -92,7 +92,7 @@ def test_fields_of_newer_versions_are_skipped_and_missing_ones_have_defaults(bui
     account = Account(provider=stored("a"), base_url="https://a.test", api_key="the-key")
     sent = msgspec.to_builtins(Configuration(accounts=(account,), overrides=by_key([rule])))
     sent["format"] = 99
-    sent["budgets"] = [1, 2]
+    sent["regions"] = [1, 2]
     sent["accounts"][0]["region"] = "eu"
     for field in ("public_prices", "has_vendor"):
         del sent[field]

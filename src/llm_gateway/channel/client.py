@@ -16,6 +16,7 @@ from llm_gateway.channel.messages import (
     Applied,
     AskReport,
     Begin,
+    Budgets,
     ControlBeat,
     Decoder,
     End,
@@ -209,7 +210,7 @@ class ChannelClient:
             case Begin():
                 if not self._receiver.begin(message):
                     self._send(writer, NeedAll())
-            case Accounts() | Overrides() | Keys() | Prices():
+            case Accounts() | Overrides() | Keys() | Budgets() | Prices():
                 self._receiver.take(message)
             case End():
                 configuration = self._receiver.end(message)

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from llm_gateway.domain.budget import Budget
 from llm_gateway.domain.catalog import Override
 from llm_gateway.domain.configuration import FORMAT, Account
 from llm_gateway.domain.key_secret import Pepper
@@ -89,13 +90,15 @@ class Refill(Message):
 class Begin(Message):
     """The next messages are a configuration, or with `base` the changes since that version.
 
-    `has_prices`: the price lists follow, in place of those before. `peppers` of service keys are always all.
+    `has_prices`: the price lists follow, in place of those before, and with `has_budgets` the budgets. `peppers` of
+    service keys are always all.
     """
 
     version: int
     base: int | None = None
     has_vendor: bool = False
     has_prices: bool = False
+    has_budgets: bool = False
     peppers: tuple[Pepper, ...] = ()
     format: int = FORMAT
 
@@ -119,6 +122,12 @@ class Keys(Message):
 
     keys: list[ServiceKey] = []
     removed: list[bytes] = []
+
+
+class Budgets(Message):
+    """A part of the budgets; all of them come if any is new, changed or deleted (`Begin.has_budgets`)."""
+
+    budgets: list[Budget]
 
 
 class Prices(Message):
@@ -157,7 +166,8 @@ class AskReport(Message):
 
 
 FromWorker: TypeAlias = Hello | Applied | NeedAll | WorkerBeat | Report | Goodbye
-FromControl: TypeAlias = Refill | Begin | Accounts | Overrides | Keys | Prices | End | Passed | ControlBeat | AskReport
+Part: TypeAlias = Accounts | Overrides | Keys | Budgets | Prices
+FromControl: TypeAlias = Refill | Begin | Part | End | Passed | ControlBeat | AskReport
 
 
 class _AnyMessage(msgspec.Struct):

@@ -2,8 +2,8 @@
 
 A version is collected beside the one in force, message by message, and becomes the next one at its `End`:
 
-    ┌─▶ nothing or a version in force ──Begin──▶ collecting: Accounts*, Overrides*, Keys*, Prices* ──End──┐
-    └─────────────────────────────────────────────────────────────────────────────────────────────────────┘
+    ┌─▶ nothing or a version in force ──Begin──▶ collecting: Accounts*, Overrides*, Keys*, Budgets*, Prices* ──End──┐
+    └───────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from llm_gateway.channel.messages import Accounts, Begin, End, Keys, MalformedFrame, Overrides, Prices
+from llm_gateway.channel.messages import Accounts, Begin, Budgets, End, Keys, MalformedFrame, Overrides, Part, Prices
+from llm_gateway.domain.budget import Budget
 from llm_gateway.domain.catalog import Override
 from llm_gateway.domain.configuration import Account, Configuration, OverrideKey, override_key
 from llm_gateway.domain.public_prices import PublicPrices, VendorPrices
 from llm_gateway.domain.service_key import ServiceKey
 
-Part = Accounts | Overrides | Keys | Prices
 Row = TypeVar("Row")
 RowKey = TypeVar("RowKey")
 
@@ -36,6 +36,7 @@ class ConfigurationReceiver:
         self._overrides: _Rows[OverrideKey, Override] = _Rows(override_key)
         self._keys: _Rows[bytes, ServiceKey] = _Rows(lambda key: key.public_id)
         self._prices = PublicPrices()
+        self._budgets: tuple[Budget, ...] = ()
         self._begin: Begin | None = None
         self._new = _Collected()
 
@@ -62,6 +63,8 @@ class ConfigurationReceiver:
                 self._overrides.take(part.overrides, part.removed)
             case Keys():
                 self._keys.take(part.keys, part.removed)
+            case Budgets():
+                new.budgets += part.budgets
             case Prices():
                 for name, vendor in part.vendors.items():
                     first = new.vendors.get(name)
@@ -89,6 +92,8 @@ class ConfigurationReceiver:
             self._accounts = {**kept, **changed}
         if begin.has_prices:
             self._prices = PublicPrices(new.vendors)
+        if begin.has_budgets:
+            self._budgets = tuple(new.budgets)
         configuration = Configuration(
             accounts=tuple(self._accounts.values()),
             overrides=self._overrides.end(is_whole=is_whole),
@@ -96,6 +101,7 @@ class ConfigurationReceiver:
             has_vendor=begin.has_vendor,
             service_keys=self._keys.end(is_whole=is_whole),
             peppers=begin.peppers,
+            budgets=self._budgets,
             format=begin.format,
         )
         self._version = begin.version
@@ -154,3 +160,4 @@ class _Collected:
         self.accounts: dict[str, Account] = {}
         self.removed_accounts: set[str] = set()
         self.vendors: dict[str, VendorPrices] = {}
+        self.budgets: list[Budget] = []

@@ -8,7 +8,8 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from llm_gateway.channel.messages import Accounts, Begin, End, Keys, Message, Overrides, Prices
+from llm_gateway.channel.messages import Accounts, Begin, Budgets, End, Keys, Message, Overrides, Prices
+from llm_gateway.domain.budget import Budget
 from llm_gateway.domain.catalog import Override
 from llm_gateway.domain.configuration import Account, Configuration, OverrideKey
 from llm_gateway.domain.key_secret import Pepper
@@ -16,7 +17,7 @@ from llm_gateway.domain.public_prices import PublicPrices
 from llm_gateway.domain.service_key import ServiceKey
 
 ROWS = 500
-"""Rows of a message at most, so that its reader decodes it in about a millisecond: overrides, keys, models."""
+"""Rows of a message at most, so that its reader decodes it in about a millisecond: overrides, keys, budgets, models."""
 
 Row = TypeVar("Row")
 
@@ -29,7 +30,7 @@ class Published(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """Differences of a version from `base`, the one before. `prices` is None if they are the same."""
+    """Differences of a version from `base`, the one before. `prices` and `budgets` are None if they are the same."""
 
     version: int
     base: int
@@ -43,6 +44,7 @@ class Changes(NamedTuple):
     removed_keys: list[bytes]
     peppers: tuple[Pepper, ...]
     prices: PublicPrices | None
+    budgets: tuple[Budget, ...] | None
 
 
 def all_of(published: Published) -> Iterator[Message]:
@@ -52,6 +54,7 @@ def all_of(published: Published) -> Iterator[Message]:
         version=version,
         has_vendor=configuration.has_vendor,
         has_prices=True,
+        has_budgets=True,
         peppers=configuration.peppers,
         format=configuration.format,
     )
@@ -61,6 +64,8 @@ def all_of(published: Published) -> Iterator[Message]:
         yield Overrides(overrides=overrides)
     for keys in parts(configuration.service_keys.values(), ROWS):
         yield Keys(keys=keys)
+    for budgets in parts(configuration.budgets, ROWS):
+        yield Budgets(budgets=budgets)
     yield from _price_parts(configuration.public_prices)
     yield End(version=version)
 
@@ -86,6 +91,7 @@ def changes_between(before: Published, after: Published) -> Changes:
         removed_keys=[] if same_keys else [key for key in old.service_keys if key not in new.service_keys],
         peppers=new.peppers,
         prices=None if new.public_prices == old.public_prices else new.public_prices,
+        budgets=None if new.budgets == old.budgets else new.budgets,
     )
 
 
@@ -96,6 +102,7 @@ def changes_of(changes: Changes) -> Iterator[Message]:
         base=changes.base,
         has_vendor=changes.has_vendor,
         has_prices=changes.prices is not None,
+        has_budgets=changes.budgets is not None,
         peppers=changes.peppers,
         format=changes.format,
     )
@@ -111,6 +118,8 @@ def changes_of(changes: Changes) -> Iterator[Message]:
         yield Keys(keys=service_keys)
     for public_ids in parts(changes.removed_keys, ROWS):
         yield Keys(removed=public_ids)
+    for budgets in parts(changes.budgets or (), ROWS):
+        yield Budgets(budgets=budgets)
     if changes.prices is not None:
         yield from _price_parts(changes.prices)
     yield End(version=changes.version)

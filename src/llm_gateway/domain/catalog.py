@@ -205,7 +205,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     `provider/model`, for that provider alone; the latter keys are `pinned_models`. The embedded model is in `tiers`
     only if no other provider is enabled. `aliases` is None if no provider is enabled. `public_prices` contains the
     price lists that the providers' `price_vendor` refers to. `service_keys` are those made over the API, and `hashers`
-    compares their secrets.
+    compares their secrets. `budgets` is a `domain.budget_table.BudgetTable`, None without budgets.
     """
 
     providers: dict[str, Provider]
@@ -217,6 +217,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     aliases: ModelAliases | None = None
     service_keys: ServiceKeys = {}
     hashers: Hashers | None = None
+    budgets: Any = None
 
     def resolve(self, name: str) -> ResolvedModel | None:
         """Return what a model's name or alias leads to, None if it leads nowhere."""

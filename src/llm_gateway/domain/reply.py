@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from llm_gateway.domain.conversation import Completion
@@ -44,7 +46,8 @@ class Answer(msgspec.Struct, kw_only=True, gc=False):
     """The answer for one client: the reply, the provider and model behind it, and its cost (integer nano-dollars).
 
     `route` says why this provider answered, as `Plan.route_to` returns it. `queued_ms` is the time that the request
-    waited for a rate limit, `window` what is left of the provider's limits.
+    waited for a rate limit, `window` what is left of the provider's limits, and `budget` the headers that tell what is
+    left of the budget.
     """
 
     reply: Reply
@@ -56,3 +59,4 @@ class Answer(msgspec.Struct, kw_only=True, gc=False):
     cached: bool = False
     queued_ms: int = 0
     window: WindowState | None = None
+    budget: Sequence[tuple[bytes, bytes]] = ()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAGIC = 0x4C4C4D_47_5348_4D31
-VERSION = 4
+VERSION = 5
 """Version of the layout. Raise it with each change of the constants below or of what a word means."""
 WORD = 8
 
@@ -61,7 +61,21 @@ KEY_WINDOWS = 65_536
 (`limiter/shared_window.py`): more than there can be keys, and none of them takes a provider's slot."""
 KEY_WINDOW_WORDS = WINDOW_WORDS + ROW_WORDS
 KEY_WINDOWS_AT = KEYS_AT + KEYS * KEY_WORDS
-WORDS = KEY_WINDOWS_AT + KEY_WINDOWS * KEY_WINDOW_WORDS
+BUDGETS_AT = KEY_WINDOWS_AT + KEY_WINDOWS * KEY_WINDOW_WORDS
+"""Header of the budgets' accounts (`budget_lock.py`). They have a lock of their own."""
+BUDGETS_HEADER_WORDS = 8
+HOLDERS = 64
+"""Workers that hold amounts in accounts, those that have died and are not cleared yet included (`budget_holds.py`)."""
+HOLDER_WORDS = 8
+HOLD_ROWS = 8_192
+"""Accounts in which one worker can hold amounts at the same time."""
+HOLD_ROW_WORDS = 4
+HOLDERS_AT = BUDGETS_AT + BUDGETS_HEADER_WORDS
+ACCOUNT_WORDS = 8
+FIRST_ACCOUNTS, ACCOUNT_TABLES = 1_024, 10
+"""Slots of the first table of accounts, and tables, each twice as large as the one before (`budget_slots.py`)."""
+ACCOUNTS_AT = HOLDERS_AT + HOLDERS * (HOLDER_WORDS + HOLD_ROWS * HOLD_ROW_WORDS)
+WORDS = ACCOUNTS_AT + FIRST_ACCOUNTS * ((1 << ACCOUNT_TABLES) - 1) * ACCOUNT_WORDS
 SIZE = WORDS * WORD
 """Bytes of the memory. The system allocates a page when it is first written, so that most of it is never there."""
 

@@ -1,4 +1,4 @@
-"""Lock between the processes of one host, on the first byte of a file that all have inherited open.
+"""Lock between the processes of one host, on a byte of a file that all have inherited open.
 
 It is a POSIX record lock (`F_SETLK`): the system releases it when its holder is killed. Three traps:
 
@@ -28,18 +28,23 @@ BUSY = (errno.EAGAIN, errno.EACCES)
 
 
 class HostLock:
-    """A lock that is held for some microseconds, and never across an `await`. `release` gives it back."""
+    """A lock that is held for some microseconds, and never across an `await`. `release` gives it back.
 
-    __slots__ = ("_descriptor", "_is_stuck", "_try", "release")
+    Locks on different bytes of the file have nothing to do with each other.
+    """
 
-    def __init__(self, descriptor: int) -> None:
+    __slots__ = ("_byte", "_descriptor", "_is_stuck", "_try", "release")
+
+    def __init__(self, descriptor: int, byte: int = 0) -> None:
         self._descriptor = descriptor
+        self._byte = byte
         self._try: Callable[[], int]
         self.release: Callable[[], object]
         if sys.platform == "linux":
-            self._try, self.release = _system_calls(descriptor)
+            self._try, self.release = _system_calls(descriptor, byte)
         else:
-            self._try, self.release = partial(_try_lock, descriptor), partial(fcntl.lockf, descriptor, fcntl.LOCK_UN, 1)
+            self._try = partial(_try_lock, descriptor, byte)
+            self.release = partial(fcntl.lockf, descriptor, fcntl.LOCK_UN, 1, byte)
         self._is_stuck = False
 
     def acquire(self) -> bool:
@@ -64,13 +69,13 @@ class HostLock:
             time.sleep(NAP_S)
             if not self._try():
                 return True
-        if not _try_lock(self._descriptor):  # other errors than a held lock are raised here
+        if not _try_lock(self._descriptor, self._byte):  # other errors than a held lock are raised here
             return True
         self._is_stuck = True
         return False
 
 
-def _system_calls(descriptor: int) -> tuple[Callable[[], int], Callable[[], object]]:
+def _system_calls(descriptor: int, byte: int) -> tuple[Callable[[], int], Callable[[], object]]:
     """Return functions that try to take the lock and release it, by the system's own call; 0 for success.
 
     Arguments that are C objects already, and no copy of errno, save a third of the time.
@@ -79,19 +84,20 @@ def _system_calls(descriptor: int) -> tuple[Callable[[], int], Callable[[], obje
     file, command = ctypes.c_int(descriptor), ctypes.c_int(fcntl.F_SETLK)
     # struct flock of 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid. The functions keep it in memory.
     take, release = (
-        ctypes.create_string_buffer(struct.pack("hhqqi4x", kind, 0, 0, 1, 0)) for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK)
+        ctypes.create_string_buffer(struct.pack("hhqqi4x", kind, 0, byte, 1, 0))
+        for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK)
     )
     return partial(call, file, command, take), partial(call, file, command, release)
 
 
-def _try_lock(descriptor: int) -> int:
+def _try_lock(descriptor: int, byte: int) -> int:
     """Try to take the lock by Python's own call; 0 for success.
 
     Raises:
         OSError: the system cannot lock the file.
     """
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
     except OSError as error:
         if error.errno in BUSY:
             return -1

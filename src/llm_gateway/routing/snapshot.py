@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from llm_gateway.domain.budget import Budget
+from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Tiers
 from llm_gateway.domain.configuration import Account, Configuration, OverrideKey
 from llm_gateway.domain.key_secret import Hashers, Pepper
@@ -31,6 +33,8 @@ class SnapshotBuilder:
         self._last: tuple[list[Provider], bool, Snapshot] | None = None
         self._peppers: tuple[Pepper, ...] = ()
         self._hashers = Hashers(())
+        self._budgets: tuple[Budget, ...] = ()
+        self._budget_table: BudgetTable | None = None
 
     def build(self, configuration: Configuration) -> Snapshot:
         """Return the snapshot of a configuration."""
@@ -41,7 +45,15 @@ class SnapshotBuilder:
         )
         if self._peppers != configuration.peppers:
             self._peppers, self._hashers = configuration.peppers, Hashers(configuration.peppers)
-        snapshot = msgspec.structs.replace(snapshot, service_keys=configuration.service_keys, hashers=self._hashers)
+        if self._budgets != configuration.budgets:
+            self._budgets = configuration.budgets
+            self._budget_table = BudgetTable(configuration.budgets) if configuration.budgets else None
+        snapshot = msgspec.structs.replace(
+            snapshot,
+            service_keys=configuration.service_keys,
+            hashers=self._hashers,
+            budgets=self._budget_table,
+        )
         self._last = providers, configuration.has_vendor, snapshot
         return snapshot
 

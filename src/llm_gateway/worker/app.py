@@ -15,6 +15,7 @@ from llm_gateway.domain.usage import SentAttempt, UsageRecord
 from llm_gateway.forked import Forks
 from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.host_memory import HostMemory
+from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 from llm_gateway.host_memory.key_counts import KeyCounts
 from llm_gateway.host_memory.workers import WorkerPlace
 from llm_gateway.journal.writer import JournalWriter
@@ -35,6 +36,7 @@ from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
 from llm_gateway.worker.pipeline.availability import CONFIGURATION_CHANGED, ProviderAvailability
 from llm_gateway.worker.pipeline.availability.host_states import HostStates
+from llm_gateway.worker.pipeline.budgets import Budgets
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.explanation import Explainer
 from llm_gateway.worker.pipeline.failover import Failover
@@ -88,12 +90,15 @@ class Worker:
         self._known: dict[str, Provider] = {}
         counts = None if memory is None or shared_place is None else KeyCounts(memory, shared_place)
         key_limits = KeyLimits(dependencies.key_limiter or open_key_limiter(), counts)
+        accounts = None if memory is None else BudgetAccounts(memory, dependencies.journal.name, _now_ms)
+        self._budgets = Budgets(accounts, log=log)
         recorder = UsageRecorder(
             dependencies.journal,
             instance=dependencies.journal.name,
             list_price=PriceLookup(lambda: dependencies.snapshot().public_prices).find,
             observe=dependencies.observe,
             release=key_limits.release,
+            charge=self._budgets.charge,
         )
         self.cache = open_cache(settings.cache_max_bytes // settings.workers)
         caching = Caching(
@@ -103,7 +108,9 @@ class Worker:
         )
         translation = Translation()
         failover = self._build_failover(recorder, translation)
-        self.gateway = Gateway(dependencies.snapshot, caching, failover, recorder, self._admission.state, key_limits)
+        self.gateway = Gateway(
+            dependencies.snapshot, caching, failover, recorder, self._admission.state, key_limits, self._budgets
+        )
         self._explainer = Explainer(
             dependencies.snapshot, caching, failover, self.availability, self._admission, translation
         )
@@ -118,6 +125,7 @@ class Worker:
                 dialects=DIALECTS,
                 translation=translation,
                 redact=self._dependencies.redact,
+                budgets=self._budgets,
             )
         )
         return Failover(
@@ -166,6 +174,7 @@ class Worker:
             elif after.updated_at_ms != before.updated_at_ms:
                 self._change(before, after)
         self._affinity.clear()
+        self._budgets.change(snapshot.budgets)
         self.transport.keep_only(snapshot)
         self._known = providers
 
@@ -179,9 +188,14 @@ class Worker:
 
     async def close(self) -> None:
         """Close the connections to providers."""
+        self._budgets.close()
         await self.transport.close()
 
 
 def _calls_of(provider: Provider) -> tuple[object, ...]:
     """Return what decides how a provider is called, so that a change of it may put right what failed."""
     return provider.target, provider.kind, provider.protocols, provider.timeout_s
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -35,6 +35,7 @@ from llm_gateway.error_format.rate_limit_headers import rate_limit_headers
 from llm_gateway.errors import GatewayError, InternalError
 from llm_gateway.routing.restricted_plan import restrict_plan
 from llm_gateway.routing.route import route
+from llm_gateway.worker.pipeline.budgets import Budgets
 from llm_gateway.worker.pipeline.caching import Caching, Lookup
 from llm_gateway.worker.pipeline.failover import Failover
 from llm_gateway.worker.pipeline.key_limits import KeyLimits
@@ -47,7 +48,8 @@ T = TypeVar("T")
 class Gateway:
     """The pipeline of LLM calls; each call uses one immutable snapshot of the configuration throughout.
 
-    `limits` returns what is left of a provider's rate limits for a model. `key_limits` are those of service keys.
+    `limits` returns what is left of a provider's rate limits for a model. `key_limits` are those of service keys, and
+    `budgets` are held by the attempts of `failover`.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Gateway:
         recorder: UsageRecorder,
         limits: Callable[[Provider, str], WindowState],
         key_limits: KeyLimits | None = None,
+        budgets: Budgets | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._caching = caching
@@ -65,6 +68,7 @@ class Gateway:
         self._recorder = recorder
         self._limits = limits
         self._key_limits = key_limits
+        self._budgets = budgets
 
     def generate(self, request: Request) -> Coroutine[Any, Any, Answer]:
         """Return the whole answer to one request; its usage record is durable by then.
@@ -120,6 +124,7 @@ class Gateway:
         try:
             served = await self._failover.run(request, plan, record)
             route_taken = _route_taken(plan, record, served.provider)
+            accounts = () if self._budgets is None else self._budgets.accounts_of(record)
             answer = await self._recorder.settle_success(record, served, route_taken)
         except BaseException as error:  # edge: waiting requests must be woken by any end, cancellation included
             self._caching.abandon(lookup, error)
@@ -127,16 +132,21 @@ class Gateway:
         # Only now: an answer whose record could not be made durable must not be served from the cache.
         await self._caching.keep(lookup, served)
         answer.window = self._window(plan, answer.provider)
+        if accounts and self._budgets is not None:
+            answer.budget = self._budgets.headers(accounts)
         return answer
 
     async def _open(self, request: Request, plan: Plan, lookup: Lookup, record: UsageRecord) -> Relay | Answer:
         """Run step 3 until content begins; the relay that is returned runs steps 4 and 5 at its end."""
         opened = await self._failover.open(request, plan, record)
         route_taken = _route_taken(plan, record, opened.provider)
+        accounts = () if self._budgets is None else self._budgets.accounts_of(record)
+        budget = self._budgets.headers(accounts) if accounts and self._budgets is not None else []
         settled = partial(self._settle, lookup, record, route_taken)
         if isinstance(opened, Success):
             answer = await settled(opened)
             answer.window = self._window(plan, answer.provider)
+            answer.budget = budget
             return answer
         self._recorder.note_first_token(record)
         relay = Relay(
@@ -147,6 +157,7 @@ class Gateway:
             gone=partial(self._recorder.settle_cancelled, record),
         )
         relay.window = self._window(plan, opened.provider)
+        relay.budget = budget
         return relay
 
     async def _restricted(self, request: Request, plan: Plan, rights: KeyRights) -> Plan:

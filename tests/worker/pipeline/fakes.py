@@ -17,6 +17,7 @@ from llm_gateway.domain.reply import Reply
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.upstream_call import Success, UpstreamCall, UpstreamResult
 from llm_gateway.domain.usage import AttemptRecord, Price, Usage, UsageRecord, decode_attempt, decode_record
+from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.limiter.memory import MemoryLimiter
@@ -29,6 +30,7 @@ from llm_gateway.upstream.pool import send_always
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
 from llm_gateway.worker.pipeline.availability import ProviderAvailability, Wait
+from llm_gateway.worker.pipeline.budgets import Budgets
 from llm_gateway.worker.pipeline.failover import Failover
 from llm_gateway.worker.pipeline.timing import Timing
 from llm_gateway.worker.pipeline.translation import Translation
@@ -260,11 +262,12 @@ class LimiterSpy(MemoryLimiter):
 class World:
     """Failover over real availability, admission and recording, with a scripted upstream and a clock that tests set.
 
-    The pause before a retry is drawn as `pause_s` and takes no time but the clock's.
+    The pause before a retry is drawn as `pause_s` and takes no time but the clock's. `budgets` has no table yet.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, accounts: BudgetAccounts | None = None) -> None:
         self.clock = Clock()
+        self.budgets = Budgets(accounts, log=self._log, clock=self.clock, retry_after=lambda low, _high: low)
         self.limiter = LimiterSpy(self.clock)
         self.admission = Admission(self.limiter)
         self.upstream = Upstream()
@@ -281,6 +284,7 @@ class World:
             instance="instance",
             list_price=lambda vendor, model: self.reported.get((vendor or "", model)),
             observe=self.observed.append,
+            charge=self.budgets.charge,
         )
         self.failover = self.with_admission(self.admission)
 
@@ -305,6 +309,7 @@ class World:
             translation=translation,
             redact=Redactor([KEY]),
             clock=timing.clock,
+            budgets=self.budgets,
         )
         return Failover(
             availability=self.availability,
@@ -321,6 +326,12 @@ class World:
 
     def open(self, request: Request) -> UsageRecord:
         return self.recorder.start(request)
+
+    async def begin(self, record: UsageRecord, asked: Request, candidate: Candidate, reserved: int) -> AttemptRecord:
+        """Write the intent of an attempt."""
+        made = self.recorder.new_attempt(asked, candidate, reserved)
+        await self.recorder.write_intent(record, made)
+        return made
 
     def after(self, seconds: float, then: UpstreamResult | BaseException) -> Step:
         """Return a step that moves the clock by `seconds`."""

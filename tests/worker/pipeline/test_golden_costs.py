@@ -307,7 +307,8 @@ async def recorded(world: World, row: Row) -> UsageRecord:
     candidate = Candidate.of(account(row), row.model)
     asked = request()
     record = world.recorder.start(asked)
-    attempt = await world.recorder.write_intent(record, asked, candidate, 0)
+    attempt = world.recorder.new_attempt(asked, candidate, 0)
+    await world.recorder.write_intent(record, attempt)
     attempt.started_ms = record.at_ms = AT_MS
     codec = DIALECTS[candidate.provider.kind].codecs[row.protocol]
     reply = reply_of(codec.read_reply(msgspec.json.encode(row.reply)))

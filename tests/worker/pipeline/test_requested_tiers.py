@@ -37,7 +37,7 @@ async def test_the_bound_of_an_intent_has_the_price_of_a_dearer_tier_that_is_req
     account = provider("one", kind=kind, models=(model,), price_vendor=vendor, protocols=(protocol,))
     asked = request(client_request=ClientRequest(protocol, settings, _unread))
 
-    made = await world.recorder.write_intent(world.open(asked), asked, Candidate.of(account, model), 118)
+    made = world.recorder.new_attempt(asked, Candidate.of(account, model), 118)
 
     assert (made.cost_nanos, made.cost_status) == (3_360 * percent, "estimated")
     assert (made.service_tier is not None) is (percent > 100)
@@ -62,7 +62,7 @@ async def test_a_setting_that_is_not_translated_does_not_raise_the_bound(
     account = provider("one", kind=kind, models=(model,), price_vendor=vendor)
     asked = request(client_request=ClientRequest(protocol, settings, read))
 
-    made = await world.recorder.write_intent(world.open(asked), asked, Candidate.of(account, model), 118)
+    made = world.recorder.new_attempt(asked, Candidate.of(account, model), 118)
 
     assert made.cost_nanos == 3_360 * percent
 
@@ -70,7 +70,7 @@ async def test_a_setting_that_is_not_translated_does_not_raise_the_bound(
 async def test_an_answer_at_the_standard_tier_costs_the_standard_price_whatever_was_requested(world: World) -> None:
     account = provider("one", models=("gpt-5.4",), price_vendor="openai")
     asked = request(client_request=ClientRequest("openai_chat", {"service_tier": "priority"}, _unread))
-    made = await world.recorder.write_intent(world.open(asked), asked, Candidate.of(account, "gpt-5.4"), 118)
+    made = world.recorder.new_attempt(asked, Candidate.of(account, "gpt-5.4"), 118)
 
     world.recorder.set_cost(account, made, reply())
 

@@ -88,7 +88,7 @@ class TestAttempts:
     async def test_an_intent_holds_the_upper_bound_of_the_cost(self, world: World) -> None:
         record = world.open(request())
         before = time.time_ns() // 1_000_000
-        made = await world.recorder.write_intent(record, request(), ONE, 118)
+        made = await world.begin(record, request(), ONE, 118)
 
         assert record.attempts == [made]
         assert (made.provider_id, made.provider, made.kind, made.model) == ("id-one", "one", "openai", "m1")
@@ -102,15 +102,15 @@ class TestAttempts:
         assert world.journal.records("intent") == [record]
 
     async def test_an_intent_without_a_price_is_unpriced(self, world: World) -> None:
-        made = await world.recorder.write_intent(world.open(request()), request(), UNPRICED, 118)
+        made = await world.begin(world.open(request()), request(), UNPRICED, 118)
 
         assert (made.price, made.cost_nanos, made.cost_status) == (None, 0, "unpriced")
         assert made.usage_estimated is True
 
     async def test_a_later_intent_holds_only_its_own_attempt(self, world: World) -> None:
         record = world.open(request())
-        first = await world.recorder.write_intent(record, request(), ONE, 1)
-        second = await world.recorder.write_intent(record, request(), ONE, 2)
+        first = await world.begin(record, request(), ONE, 1)
+        second = await world.begin(record, request(), ONE, 2)
 
         assert record.attempts == [first, second]
         assert first.id != second.id
@@ -118,10 +118,10 @@ class TestAttempts:
 
     async def test_an_intent_that_cannot_be_written_adds_no_attempt(self, world: World) -> None:
         record = world.open(request())
-        first = await world.recorder.write_intent(record, request(), ONE, 1)
+        first = await world.begin(record, request(), ONE, 1)
         world.journal.fails["intent"] = JournalUnavailable("disk full")
         with pytest.raises(JournalUnavailable):
-            await world.recorder.write_intent(record, request(), ONE, 2)
+            await world.begin(record, request(), ONE, 2)
 
         assert record.attempts == [first]
 
@@ -140,21 +140,21 @@ class TestAttempts:
         assert world.journal.entries[0][1] == "request"
 
     async def test_usage_and_cost_of_an_answered_attempt_are_recorded(self, world: World) -> None:
-        made = await world.recorder.write_intent(world.open(request()), request(), ONE, 118)
+        made = await world.begin(world.open(request()), request(), ONE, 118)
         world.recorder.set_cost(ONE.provider, made, reply(upstream_model="m1-2026"))
 
         assert made.usage == Usage(input_tokens=20, output_tokens=30)
         assert (made.cost_nanos, made.cost_status, made.usage_estimated) == (130_000, "exact", False)
 
     async def test_estimated_usage_makes_the_cost_an_estimate(self, world: World) -> None:
-        made = await world.recorder.write_intent(world.open(request()), request(), ONE, 118)
+        made = await world.begin(world.open(request()), request(), ONE, 118)
         world.recorder.set_cost(ONE.provider, made, reply(usage_estimated=True))
 
         assert (made.cost_nanos, made.cost_status, made.usage_estimated) == (130_000, "estimated", True)
 
     async def test_the_price_of_the_configured_model_is_preferred(self, world: World) -> None:
         world.reported["one", "m1-2026"] = Price(input=((0, 1),), output=((0, 1),))
-        made = await world.recorder.write_intent(world.open(request()), request(), ONE, 118)
+        made = await world.begin(world.open(request()), request(), ONE, 118)
         world.recorder.set_cost(ONE.provider, made, reply(upstream_model="m1-2026"))
 
         assert made.price == PRICE
@@ -165,7 +165,7 @@ class TestAttempts:
     ) -> None:
         cheap = Price(input=((0, 1_000_000),), output=((0, 0),))
         world.reported["one", "m1-2026"] = cheap
-        made = await world.recorder.write_intent(world.open(request()), request(), UNPRICED, 118)
+        made = await world.begin(world.open(request()), request(), UNPRICED, 118)
         world.recorder.set_cost(ONE.provider, made, reply(upstream_model=reported))
 
         if reported is None:
@@ -174,7 +174,7 @@ class TestAttempts:
             assert (made.price, made.cost_nanos, made.cost_status) == (cheap, 20, "exact")
 
     async def test_a_free_attempt_costs_exactly_nothing(self, world: World) -> None:
-        made = await world.recorder.write_intent(world.open(request()), request(), UNPRICED, 118)
+        made = await world.begin(world.open(request()), request(), UNPRICED, 118)
         world.recorder.set_free(made)
 
         assert (made.usage, made.cost_nanos, made.cost_status) == (Usage(), 0, "exact")
@@ -353,7 +353,7 @@ class TestCancel:
 
     async def test_a_request_cancelled_during_an_attempt_has_an_estimated_cost(self, world: World) -> None:
         record = world.open(request())
-        await world.recorder.write_intent(record, request(), ONE, 118)
+        await world.begin(record, request(), ONE, 118)
         world.recorder.settle_cancelled(record)
 
         assert (record.provider, record.model) == ("one", "m1")

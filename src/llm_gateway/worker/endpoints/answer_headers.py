@@ -59,4 +59,5 @@ def provider_and_route(came: Relay | Answer) -> Headers:
         (b"x-gateway-provider", came.provider.encode()),
         (b"x-gateway-route", came.route),
         *rate_limit_headers(came.window, came.queued_ms),
+        *came.budget,
     ]

@@ -33,6 +33,7 @@ from llm_gateway.upstream.pool import CancelledBeforeSend
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.availability import Permit, ProviderAvailability
 from llm_gateway.worker.pipeline.availability.rate_limit_gate import MAX_RETRY_AFTER_S
+from llm_gateway.worker.pipeline.budgets import Budgets
 from llm_gateway.worker.pipeline.open_stream import AttemptCallbacks, OpenStream
 from llm_gateway.worker.pipeline.refusals import Refusal, read_refusal, read_reported_error, report_refusal
 from llm_gateway.worker.pipeline.routing_state import Failure, RoutingState
@@ -62,7 +63,7 @@ class AttemptDependencies(NamedTuple):
     """Dependencies of `Attempts`.
 
     `dialects` are keyed by kind; `redact` removes secrets from providers' messages; `clock` gives seconds of
-    `time.monotonic()`.
+    `time.monotonic()`. Without `budgets` nothing is held.
     """
 
     availability: ProviderAvailability
@@ -73,6 +74,7 @@ class AttemptDependencies(NamedTuple):
     translation: Translation
     redact: Callable[[str], str]
     clock: Callable[[], float] = time.monotonic
+    budgets: Budgets | None = None
 
 
 class Attempts:
@@ -87,6 +89,7 @@ class Attempts:
         self._translation = dependencies.translation
         self._redact = dependencies.redact
         self._clock = dependencies.clock
+        self._budgets = dependencies.budgets
 
     async def make(
         self,
@@ -98,21 +101,23 @@ class Attempts:
     ) -> Success | OpenStream | None:
         """Make one attempt, and release `permit` and `reservation` however it ends.
 
-        Returns a whole answer, a stream whose content has begun, or None if the attempt failed; the failure is then
-        noted in `state`.
+        Returns a whole answer, a stream whose content has begun, or None if the attempt failed or a budget has no room
+        for it; that is then noted in `state`.
         """
         provider_id = candidate.provider.id
         self._availability.begin(provider_id)
         stream = None
         try:
             try:
-                attempt = await self._recorder.write_intent(
-                    state.record, state.request, candidate, reservation.tokens, state.why(candidate)
-                )
+                attempt = await self._begun(state, candidate, reservation.tokens)
             except BaseException:  # edge: nothing was sent, so the reservation and the permit are released
                 self._admission.never_sent(reservation)
                 permit.release()
                 raise
+            if attempt is None:
+                self._admission.never_sent(reservation)
+                permit.release()
+                return None
             this = _Try(state, candidate, call, permit, reservation, attempt)
             came = await self._send(this)
             if isinstance(came, UpstreamResult):
@@ -125,6 +130,27 @@ class Attempts:
         finally:
             if stream is None:  # a stream stays in flight until the relay concludes it
                 self._availability.end(provider_id)
+
+    async def _begun(self, state: RoutingState, candidate: Candidate, reserved: int) -> AttemptRecord | None:
+        """Hold what an attempt can cost in its budgets, and journal that it is about to be sent.
+
+        Returns None if a budget has no room for it, which `state` notes.
+        """
+        attempt = self._recorder.new_attempt(state.request, candidate, reserved, state.why(candidate))
+        budgets = self._budgets
+        if budgets is None or budgets.table is None:
+            await self._recorder.write_intent(state.record, attempt)
+            return attempt
+        error = await budgets.hold(state.request, candidate, attempt, state.record)
+        if error is not None:
+            state.note_budget(error, candidate)
+            return None
+        try:
+            await self._recorder.write_intent(state.record, attempt)
+        except BaseException:  # edge: cancelled or not journalled, so nobody settles this attempt
+            budgets.give_back(state.record)
+            raise
+        return attempt
 
     async def _send(self, this: _Try) -> UpstreamResult | UpstreamEvents:
         request, provider = this.state.request, this.candidate.provider

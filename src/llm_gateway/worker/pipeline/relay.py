@@ -11,7 +11,7 @@ A stream that ends too early ends with an error for the client, never as if it w
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from llm_gateway.domain.rate_limits import WindowState
@@ -53,11 +53,11 @@ class Relay:
         route: why this provider answers (`Plan.route_to`).
 
     `answer` is None until the stream is complete and its record durable. `window` is what is left of the provider's
-    rate limits, for the client.
+    rate limits, for the client, and `budget` the headers that tell what was left of the budget when it began.
     """
 
     __slots__ = (
-        "_failed", "_gone", "_is_abandoned", "_last", "_settled", "_stream", "_take", "answer", "dropped",
+        "_failed", "_gone", "_is_abandoned", "_last", "_settled", "_stream", "_take", "answer", "budget", "dropped",
         "is_native", "model", "provider", "queued_ms", "route", "window",
     )  # fmt: skip
 
@@ -73,6 +73,7 @@ class Relay:
         self.provider, self.model, self.route = stream.provider, stream.model, route
         self.is_native, self.dropped, self.queued_ms = stream.is_native, stream.dropped, stream.queued_ms
         self.window: WindowState | None = None
+        self.budget: Sequence[tuple[bytes, bytes]] = ()
         self.answer: Answer | None = None
         self._stream = stream
         self._settled = settled

@@ -94,6 +94,7 @@ class RoutingState(msgspec.Struct, eq=False):
         answered_429: the candidates that answered this request with 429, by their `cache_part`: the end of their
             Retry-After.
         mended: the calls with a mended history, by the `cache_part` of the candidate that refused the one as it was.
+        budget: the error of the first candidate that a budget has no room for.
         passed: why the candidate before was not the one to answer; None if there was none before.
         last: the candidate that was tried, or passed over, before the present one.
         paid_for: the id of the provider whose budget of retries has paid for this request's next call to it.
@@ -117,6 +118,7 @@ class RoutingState(msgspec.Struct, eq=False):
     mended: dict[bytes, UpstreamCall] = {}
     unsupported: tuple[str, Unsupported] | None = None
     unreadable: Unreadable | None = None
+    budget: GatewayError | None = None
     passed: str | None = None
     last: Candidate | None = None
     paid_for: str | None = None
@@ -194,6 +196,12 @@ class RoutingState(msgspec.Struct, eq=False):
         self.passed = "unsupported"
         self.unreadable = error
 
+    def note_budget(self, error: GatewayError, candidate: Candidate) -> None:
+        """Note that a budget has no room for a call of this candidate."""
+        self.passed = "budget"
+        self.forget_wait(candidate)
+        self.budget = self.budget or error
+
     def note_failure(self, failure: Failure, candidate: Candidate) -> None:
         """Note a failed attempt. After one failure other than a 429, the client's error is not a 429 either."""
         self.passed = failure.cause or str(failure.status)
@@ -235,6 +243,8 @@ class RoutingState(msgspec.Struct, eq=False):
             return self._error_of(self.failed)
         if limited:
             return RateLimited(f"{AT_LIMIT}{self._limit_named()}", retry_after_s=retry_after_s)
+        if self.budget is not None:
+            return self.budget
         if self.unavailable:
             return ProvidersUnavailable(
                 "Every provider that could serve this request failed recently and is paused.",

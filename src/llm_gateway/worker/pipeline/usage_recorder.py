@@ -28,7 +28,7 @@ from llm_gateway.domain.usage import (
     worst_status,
 )
 from llm_gateway.domain.uuid7 import new_id
-from llm_gateway.errors import GatewayError, NoProvider, RateLimited, RequestExceedsLimit
+from llm_gateway.errors import BudgetRefused, GatewayError, NoProvider, RateLimited, RequestExceedsLimit
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.protocols.counts import requested_tier
 from llm_gateway.protocols.registry import PROTOCOLS
@@ -45,8 +45,9 @@ class CancelledAndRecorded(asyncio.CancelledError):
 class UsageRecorder:
     """The writer of every request's usage record.
 
-    Order of the calls for one record: `start`; for each attempt `write_intent`, then `set_cost` or `set_free`, then
-    `write_outcome`; at the end one of `settle_success`, `settle_hit`, `settle_error` or `settle_cancelled`.
+    Order of the calls for one record: `start`; for each attempt `new_attempt` and `write_intent`, then `set_cost` or
+    `set_free`, then `write_outcome`; at the end one of `settle_success`, `settle_hit`, `settle_error` or
+    `settle_cancelled`.
 
     Args:
         journal: where records are written.
@@ -55,6 +56,8 @@ class UsageRecorder:
             the configured model name has no price.
         observe: called with every settled record (metrics, the request's log line).
         release: called first with every settled record of a key that was made over the API.
+        charge: called with every settled record that has an attempt with budgets' accounts, just before it is
+            journalled.
     """
 
     def __init__(
@@ -65,12 +68,14 @@ class UsageRecorder:
         list_price: Callable[[str | None, str], Price | None],
         observe: Callable[[UsageRecord], None],
         release: Callable[[UsageRecord], None] = lambda _record: None,
+        charge: Callable[[UsageRecord], None] = lambda _record: None,
     ) -> None:
         self._journal = journal
         self._instance = instance
         self._list_price = list_price
         self._observe = observe
         self._release = release
+        self._charge = charge
 
     def start(self, request: Request) -> UsageRecord:
         """Return a new record of a request that has just arrived; nothing is written yet."""
@@ -95,14 +100,9 @@ class UsageRecorder:
             team_id=None if key is None else key.team_id,
         )
 
-    async def write_intent(
-        self, record: UsageRecord, request: Request, candidate: Candidate, reserved: int, why: str | None = None
-    ) -> AttemptRecord:
-        """Journal that an attempt is about to be sent, with the most it can cost as its bound, and `why` it is made.
-
-        Raises:
-            JournalUnavailable: the intent cannot be written, so the attempt must not be sent.
-        """
+    @staticmethod
+    def new_attempt(request: Request, candidate: Candidate, reserved: int, why: str | None = None) -> AttemptRecord:
+        """Return an attempt that is about to be sent, with the most it can cost as its bound, and `why` it is made."""
         provider = candidate.provider
         bound = Usage(input_tokens=request.estimated_input_tokens(), output_tokens=request.max_tokens)
         attempt = AttemptRecord(
@@ -121,13 +121,20 @@ class UsageRecorder:
         _price(attempt, "estimated")
         if not request.client_request.is_canonical:
             _price_requested_tier(attempt, request.client_request, provider)
+        return attempt
+
+    async def write_intent(self, record: UsageRecord, attempt: AttemptRecord) -> None:
+        """Journal that an attempt is about to be sent, and add it to the record.
+
+        Raises:
+            JournalUnavailable: the intent cannot be written, so the attempt must not be sent.
+        """
         # The entry holds this attempt only: earlier ones have entries of their own.
         earlier, record.attempts = record.attempts, [attempt]
         payload = encode_record(record)
         record.attempts = earlier
         await self._journal.intent(record.id, payload)
         record.attempts.append(attempt)
-        return attempt
 
     def write_outcome(self, record: UsageRecord, attempt: AttemptRecord) -> None:
         """Journal how a failed attempt ended. Set its fields before.
@@ -237,19 +244,23 @@ class UsageRecorder:
         self._close(record)
 
     def _close(self, record: UsageRecord) -> None:
-        attempts = record.attempts
+        attempts, is_charged = record.attempts, False
         if len(attempts) == 1:  # nearly always
             only = attempts[0]
             record.usage, record.cost_nanos, record.cost_status = only.usage, only.cost_nanos, only.cost_status
+            is_charged = bool(only.accounts)
         elif attempts:
             for attempt in attempts:
                 record.usage = add_usage(record.usage, attempt.usage)
                 record.cost_nanos += attempt.cost_nanos
+                is_charged = is_charged or bool(attempt.accounts)
             record.cost_status = worst_status(attempt.cost_status for attempt in attempts)
         if record.key_id is not None:
             self._release(record)
         latency_ms = time.time_ns() // 1_000_000 - record.at_ms
         record.latency_ms = latency_ms if latency_ms > 0 else 0  # noqa: FURB136 - max() takes five times as long
+        if is_charged:
+            self._charge(record)
         self._journal.settle(record.id, encode_record(record))
         self._observe(record)
 
@@ -285,6 +296,8 @@ def _price_requested_tier(attempt: AttemptRecord, client_request: ClientRequest,
 def _outcome_of(error: GatewayError) -> Outcome:
     if isinstance(error, RateLimited | RequestExceedsLimit):
         return "rate_limited"
+    if isinstance(error, BudgetRefused):
+        return "refused_budget"
     if isinstance(error, NoProvider):
         return "no_provider"
     return "failed"

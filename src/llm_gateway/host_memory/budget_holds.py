@@ -1,0 +1,78 @@
+"""What each worker holds in the budgets' accounts: rows of a place in shared memory that it alone writes to.
+
+A place belongs to the journal of its worker, whose digest is its owner. It is cleared by the control process, after
+the requests that the journal leaves open were booked, and not by the next worker. An account's sums are those of all
+rows; they can be computed again after a process was killed between two stores.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from llm_gateway.host_memory import HOLD_ROW_WORDS, HOLD_ROWS, HOLDER_WORDS, HOLDERS, HOLDERS_AT
+from llm_gateway.host_memory.budget_slots import GAP, HELD
+from llm_gateway.host_memory.slots import Key
+
+OWNER, OWNER_HIGH, PID, ROWS_USED = range(4)
+"""Words of a place: the digest of its journal's name, its process, and the number of rows that were ever used."""
+ROW_ACCOUNT, ROW_HELD, ROW_GAP = range(3)
+"""Words of a row: its account's slot, and what is held there."""
+HOLDER_SIZE = HOLDER_WORDS + HOLD_ROWS * HOLD_ROW_WORDS
+
+
+def find_place(words: Any, owner: Key) -> int | None:
+    """Return the number of an owner's place, None if it has none."""
+    for number in range(HOLDERS):
+        at = HOLDERS_AT + number * HOLDER_SIZE
+        if words[at + OWNER] == owner.low and words[at + OWNER_HIGH] == owner.high:
+            return number
+    return None
+
+
+def claim_place(words: Any, owner: Key) -> int | None:
+    """Take a free place for this process; None if there is none. Needs the accounts' lock."""
+    for number in range(HOLDERS):
+        at = HOLDERS_AT + number * HOLDER_SIZE
+        if not words[at + OWNER]:
+            words[at + PID] = os.getpid()
+            words[at + OWNER_HIGH] = owner.high
+            words[at + OWNER] = owner.low
+            return number
+    return None
+
+
+def owners(words: Any) -> list[Key]:
+    """Return the owners of all places that are taken."""
+    places = [HOLDERS_AT + number * HOLDER_SIZE for number in range(HOLDERS)]
+    return [Key(words[at + OWNER], words[at + OWNER_HIGH]) for at in places if words[at + OWNER]]
+
+
+def clear_rows(words: Any, number: int) -> None:
+    """Release all that is held at a place, and free the place. Needs the lock, with `DIRTY` set around it."""
+    place = HOLDERS_AT + number * HOLDER_SIZE
+    for row in _rows(words, place):
+        account, held, gap = words[row + ROW_ACCOUNT], words[row + ROW_HELD], words[row + ROW_GAP]
+        if held or gap:
+            words[row + ROW_HELD] = words[row + ROW_GAP] = 0
+            words[account + HELD] -= held
+            words[account + GAP] -= gap
+    words[place + ROWS_USED] = 0
+    words[place + OWNER] = 0
+
+
+def recompute_sums(words: Any) -> None:
+    """Compute what is held in each account in which any worker has a row. Needs the lock."""
+    sums: dict[int, tuple[int, int]] = {}
+    for number in range(HOLDERS):
+        for row in _rows(words, HOLDERS_AT + number * HOLDER_SIZE):
+            held, gap = sums.get(words[row + ROW_ACCOUNT], (0, 0))
+            sums[words[row + ROW_ACCOUNT]] = held + words[row + ROW_HELD], gap + words[row + ROW_GAP]
+    for account, (held, gap) in sums.items():
+        words[account + HELD] = held
+        words[account + GAP] = gap
+
+
+def _rows(words: Any, place: int) -> range:
+    first = place + HOLDER_WORDS
+    return range(first, first + words[place + ROWS_USED] * HOLD_ROW_WORDS, HOLD_ROW_WORDS)

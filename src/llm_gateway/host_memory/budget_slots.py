@@ -1,0 +1,65 @@
+"""Slots of the budgets' accounts in shared memory: what each has spent in its period, and what is held in it.
+
+A slot is found by the digest of its account's name. The slots are in tables that double in size; one has a slot in the
+first table whose places for it are not all taken. So 10,000 accounts are in the first megabyte of 64. An account whose
+period is over, or that has spent nothing, gives its slot up if nothing is held in it and another one needs it: unknown
+accounts have spent nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm_gateway.host_memory import ACCOUNT_TABLES, ACCOUNT_WORDS, ACCOUNTS_AT, FIRST_ACCOUNTS
+from llm_gateway.host_memory.slots import FREED, KEY_HIGH, KEY_LOW, NEVER, Key
+
+SPENT, HELD, GAP, UNTIL, CARRIED = range(2, 7)
+"""Words of a slot. `HELD`: for requests in flight, over all holders; `GAP`: by how much these can exceed it. `UNTIL`:
+the time (milliseconds UTC) until which it is needed. `CARRIED`: what the period before left for this one."""
+PROBES = 16
+
+
+class BudgetSlots:
+    """The tables. All methods need the accounts' lock."""
+
+    __slots__ = ("_tables", "_words")
+
+    def __init__(self, words: Any) -> None:
+        self._words = words
+        self._tables = [
+            (ACCOUNTS_AT + FIRST_ACCOUNTS * ((1 << number) - 1) * ACCOUNT_WORDS, FIRST_ACCOUNTS << number)
+            for number in range(ACCOUNT_TABLES)
+        ]
+
+    def find(self, key: Key) -> int | None:
+        """Return the word at which an account's slot begins; None if it has none."""
+        words = self._words
+        for start, count in self._tables:
+            for probe in range(PROBES):
+                at = start + ((key.low >> 1) + probe) % count * ACCOUNT_WORDS
+                low = words[at]
+                if low == key.low and words[at + KEY_HIGH] == key.high:
+                    return at
+                if low == NEVER:  # it would have got this one
+                    return None
+        return None
+
+    def claim(self, key: Key, now_ms: int, until_ms: int, *, spent: int = 0, carried: int = 0) -> int | None:
+        """Give an account a slot, which has none; None if there is no room."""
+        words = self._words
+        for start, count in self._tables:
+            for probe in range(PROBES):
+                at = start + ((key.low >> 1) + probe) % count * ACCOUNT_WORDS
+                if words[at] in (NEVER, FREED) or self._is_idle(at, now_ms):
+                    if words[at] != NEVER:
+                        words[at + KEY_LOW] = FREED
+                    for word, value in ((SPENT, spent), (HELD, 0), (GAP, 0), (UNTIL, until_ms), (CARRIED, carried)):
+                        words[at + word] = value
+                    words[at + KEY_HIGH] = key.high
+                    words[at + KEY_LOW] = key.low
+                    return at
+        return None
+
+    def _is_idle(self, at: int, now_ms: int) -> bool:
+        words = self._words
+        return not words[at + HELD] and (not words[at + SPENT] or words[at + UNTIL] <= now_ms)

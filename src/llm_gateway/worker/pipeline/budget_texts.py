@@ -1,0 +1,109 @@
+"""Texts about budgets for clients: the sentence of a refusal, and the headers of an answer."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import NamedTuple
+
+from llm_gateway.domain.budget import AccountRef, Budget, Unit
+from llm_gateway.domain.budget_period import FAR_MS
+from llm_gateway.domain.budget_table import BudgetRule
+from llm_gateway.domain.usage import NANOS_PER_USD
+from llm_gateway.error_format.responses import shown
+from llm_gateway.errors import BudgetExceeded, BudgetRefused, BudgetReserved, BudgetStatus
+
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 5.0
+"""Bounds of the random time after which requests in flight may have left enough for another one."""
+MOST_CHARACTERS = 100
+"""Characters of a budget's name, and of an account's value, that are shown."""
+_NO_TOKEN = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+class Amounts(NamedTuple):
+    """What an account may spend in its period, what it has spent, and what is held in it, in its budget's unit."""
+
+    limit: int
+    spent: int
+    held: int
+
+    @property
+    def left(self) -> int:
+        """What is neither spent nor held, at least 0."""
+        return max(0, self.limit - self.spent - self.held)
+
+
+def amount_text(amount: int, unit: Unit | str) -> str:
+    """Return an amount as people read it: dollars with two decimals, amounts of less than a dollar with six."""
+    if unit != "usd":
+        return str(amount)
+    return f"{amount / NANOS_PER_USD:.{2 if amount >= NANOS_PER_USD or not amount else 6}f}"
+
+
+def reset_text(rule: BudgetRule, end_ms: int) -> str | None:
+    """Return the end of a period on the budget's clock; None for a budget that never resets."""
+    if end_ms >= FAR_MS:
+        return None
+    return datetime.fromtimestamp(end_ms / 1000, rule.zone).isoformat(timespec="seconds")
+
+
+def refusal(
+    rule: BudgetRule, ref: AccountRef, end_ms: int, amounts: Amounts, needed: int, *, retry_after_s: float | None
+) -> BudgetRefused:
+    """Return the error for a request that needs more than its account has left.
+
+    `retry_after_s`: the seconds after which requests in flight may have left enough; None if they cannot.
+    """
+    budget, resets_at = rule.budget, reset_text(rule, end_ms)
+    status = BudgetStatus(
+        name=shown(budget.name, MOST_CHARACTERS),
+        scope=_scope(budget, ref),
+        unit=budget.unit,
+        limit=amounts.limit,
+        spent=amounts.spent,
+        held=amounts.held,
+        resets_at=resets_at,
+        resets_s=None if resets_at is None else end_ms // 1000,
+    )
+    unit = "USD" if budget.unit == "usd" else budget.unit
+    spent, limit = amount_text(amounts.spent, budget.unit), amount_text(amounts.limit, budget.unit)
+    resets = "it does not reset" if resets_at is None else f"it resets {resets_at}"
+    of_account = f" for {status.scope}" if budget.per is not None else ""
+    name = f"Budget '{status.name}'{of_account}"
+    if retry_after_s is not None:
+        held = amount_text(amounts.held, budget.unit)
+        return BudgetReserved(
+            f"{name} has {spent} of {limit} {unit} spent, and requests in flight hold {held}: try again in a moment.",
+            status,
+            retry_after_s=retry_after_s,
+        )
+    if amounts.spent >= amounts.limit:
+        return BudgetExceeded(f"{name} is used up: {spent} of {limit} {unit}; {resets}.", status)
+    return BudgetExceeded(
+        f"{name} has too little left: {spent} of {limit} {unit} are spent, and this request can take "
+        f"{amount_text(needed, budget.unit)}. Lower its limit of output tokens or shorten it; {resets}.",
+        status,
+    )
+
+
+def _scope(budget: Budget, ref: AccountRef) -> str:
+    return "all" if budget.per is None else f"{budget.per} {shown(ref.value, MOST_CHARACTERS)!r}"
+
+
+def budget_header(rule: BudgetRule, end_ms: int, amounts: Amounts) -> tuple[bytes, bytes]:
+    """Return the header that tells the client of a success what is left of its budget."""
+    resets = reset_text(rule, end_ms) or "never"
+    value = f"{header_name(rule.budget)}; remaining={amount_text(amounts.left, rule.budget.unit)}; resets={resets}"
+    return b"x-gateway-budget", value.encode()
+
+
+def warning_header(rule: BudgetRule, amounts: Amounts) -> tuple[bytes, bytes]:
+    """Return the header that tells the client of a success that a `soft` budget is exceeded."""
+    unit = rule.budget.unit
+    spent, limit = amount_text(amounts.spent + amounts.held, unit), amount_text(amounts.limit, unit)
+    return b"x-gateway-budget-warning", f"{header_name(rule.budget)}; spent={spent}; limit={limit}".encode()
+
+
+def header_name(budget: Budget) -> str:
+    """Return a budget's name as a header can carry it, or its id."""
+    return _NO_TOKEN.sub("-", budget.name).strip("-")[:MOST_CHARACTERS] or budget.id

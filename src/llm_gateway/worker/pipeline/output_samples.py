@@ -1,0 +1,53 @@
+"""Output tokens of the last answers of each key and model, from which the output of the next one is expected."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import OrderedDict, deque
+
+SAMPLES, FEWEST = 1_000, 20
+"""Answers that are remembered of a key and model, and the fewest from which anything is expected."""
+MOST_SERIES = 256
+"""Pairs of key and model that are remembered: those used last."""
+PERCENT = 95
+
+
+class OutputSamples:
+    """The samples of one process. Those of its neighbours are not known, so each worker learns by itself."""
+
+    def __init__(self) -> None:
+        self._series: OrderedDict[tuple[str, str], _Series] = OrderedDict()
+
+    def add(self, key: str, model: str, tokens: int) -> None:
+        """Remember the output of an answer."""
+        series = self._series.get((key, model))
+        if series is None:
+            series = self._series[key, model] = _Series()
+            if len(self._series) > MOST_SERIES:
+                self._series.popitem(last=False)
+        else:
+            self._series.move_to_end((key, model))
+        series.add(tokens)
+
+    def expected(self, key: str, model: str) -> int | None:
+        """Return the output that 95 % of the last answers did not exceed; None with too few of them."""
+        series = self._series.get((key, model))
+        return None if series is None else series.percentile()
+
+
+class _Series:
+    __slots__ = ("_by_age", "_by_size")
+
+    def __init__(self) -> None:
+        self._by_age: deque[int] = deque()
+        self._by_size: list[int] = []
+
+    def add(self, tokens: int) -> None:
+        self._by_age.append(tokens)
+        insort(self._by_size, tokens)
+        if len(self._by_age) > SAMPLES:
+            del self._by_size[bisect_left(self._by_size, self._by_age.popleft())]
+
+    def percentile(self) -> int | None:
+        count = len(self._by_size)
+        return None if count < FEWEST else self._by_size[-(-count * PERCENT // 100) - 1]
