@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp
 
+from llm_gateway.control.budget_balances import BudgetBalances
 from llm_gateway.control.declared_configuration.declaration import Declaration
 from llm_gateway.control.declared_configuration.sections import ConfigurationStores
 from llm_gateway.control.docs.home import home_router
@@ -51,6 +52,7 @@ from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.gate.authentication import Keyring
 from llm_gateway.gate.in_flight import InFlight
+from llm_gateway.journal.record_delivery import Sink
 from llm_gateway.journal.replay import replay
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.throttle import Throttle
@@ -125,8 +127,12 @@ def check_settings(settings: Settings) -> None:
         raise ConfigurationError(NOT_INSTALLED)
 
 
-def open_stores(settings: Settings, stack: AsyncExitStack, log: Log) -> Stores:
+def open_stores(
+    settings: Settings, stack: AsyncExitStack, log: Log, wrap: Callable[[Sink], Sink] = lambda sink: sink
+) -> Stores:
     """Migrate the database, and move journal entries of earlier gateways into it. The data directory must be locked.
+
+    `wrap` returns the sink of these entries, given the one that stores them.
 
     Raises:
         ConfigurationError: the encryption keys or the peppers are not valid, or the journal cannot be read.
@@ -142,7 +148,7 @@ def open_stores(settings: Settings, stack: AsyncExitStack, log: Log) -> Stores:
         keys = load_or_create_key_file(path / "encryption.key")
     peppers = open_peppers(settings.key_peppers, path)
     usage = UsageStore(database)
-    report = replay(path, usage.write, log=log)
+    report = replay(path, wrap(usage.write), log=log)
     if report.records:
         log("usage journal replayed", records=report.records)
     audit = AuditTrail(database, path, log)
@@ -212,12 +218,14 @@ class Control:
         self._unusable[name] = reason
         self._log("provider cannot be used", level="error", provider=name, reason=reason)
 
-    def start_shipper(self) -> Shipper:
+    def start_shipper(self, balances: BudgetBalances) -> Shipper:
         """Start the thread that moves journal entries to the database. Stop it after all workers have ended."""
         throttle = Throttle(work_s=SHIPPING_WORK_S, rest_s=SHIPPING_REST_S)
-        sink = partial(self._stores.usage.write, pause=throttle)
+        sink = balances.sink(partial(self._stores.usage.write, pause=throttle))
         self.key_use = KeyUse(sink, self._stores.keys)
-        shipper = Shipper(self.path / "journal", self._store_usage, log=self._log, pause=throttle)
+        shipper = Shipper(
+            self.path / "journal", self._store_usage, log=self._log, pause=throttle, ended=balances.clear
+        )
         shipper.start()
         return shipper
 

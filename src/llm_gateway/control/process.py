@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeAlias
 
@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from llm_gateway.channel.messages import NAME, ControlBeat
 from llm_gateway.channel.server import ChannelServer
 from llm_gateway.control.app import Control, Stores, check_settings, open_stores
+from llm_gateway.control.budget_balances import BudgetBalances
 from llm_gateway.control.budget_upkeep import count_older_usage_forever
 from llm_gateway.control.control_lock import take_control_lock
 from llm_gateway.control.embedded_model import start_embedded_model
@@ -29,9 +30,12 @@ from llm_gateway.control.management.health import SharedCheck
 from llm_gateway.control.measurements import gateway_gauges
 from llm_gateway.control.recent_calls import fill_shared_limits, recent_calls
 from llm_gateway.control.workers import Workers
+from llm_gateway.domain.budget import AccountRef, Balance
 from llm_gateway.domain.catalog import Snapshot
+from llm_gateway.domain.configuration import Configuration
 from llm_gateway.domain.metric_families import MetricFamily
 from llm_gateway.forwarding.control_socket import ControlSocket
+from llm_gateway.host_memory import HostMemory, UnusableMemory
 from llm_gateway.journal.record_delivery import QuarantineCount, quarantine_file
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.throttle import Throttle
@@ -57,6 +61,7 @@ class ControlProcess(ProcessApplication):
     """The application of the control process, which `ControlServer` serves. The data directory must be locked.
 
     It calls `on_prepared` when it has nothing left to do before the control process before it, if any, has ended.
+    `balances` returns what the budgets' accounts have spent in their current periods.
     """
 
     def __init__(
@@ -67,16 +72,19 @@ class ControlProcess(ProcessApplication):
         memory: int | None = None,
         model: ModelHandOver | None = None,
         on_prepared: Callable[[], None] = lambda: None,
+        balances: Callable[[], Iterable[tuple[AccountRef, Balance]]] = tuple,
     ) -> None:
         super().__init__()
         self._settings = settings
         self._output = output
         self._on_prepared = on_prepared
+        self._read_balances = balances
         self._log = output.log
         self._failed = FailedTotals()
         self.refusals = RefusalCounter(output.log, self._failed.count)
         """The log for refused requests, which counts them."""
         self._memory = memory if settings.workers > 1 else None
+        self._balances = BudgetBalances(_open_memory(memory), output.log)
         self._workers: Workers | None = None
         self._hand_over = model
         self._local: LocalModel | None = None
@@ -128,10 +136,11 @@ class ControlProcess(ProcessApplication):
         stack.callback(os.close, await take_control_lock(settings.data_dir))
         if settings.env == "dev" and settings.service_keys is None:
             log("dev mode: anyone on this machine may call with the public development key", level="warning")
-        stores = open_stores(settings, stack, log)
+        stores = open_stores(settings, stack, log, self._balances.sink)
+        self._balances.clear_ended(stores.path / "journal")
         local = self._local = await start_embedded_model(settings, stores.providers, stack, log, self._hand_over)
         control = self._control = Control(settings, stores, local, self._output.redact, log)
-        shipper = control.start_shipper()
+        shipper = control.start_shipper(self._balances)
         stack.callback(shipper.stop)
         database = SharedCheck(stores.database.check)
         await database()
@@ -151,7 +160,7 @@ class ControlProcess(ProcessApplication):
         )
         self._background(save_totals_forever(totals, log))
         self._background(store_key_use_forever(control.key_use, log))
-        control.configuration.connect(workers.distribute)
+        control.configuration.connect(partial(self._distribute, workers))
         control.configuration.reload()
         stack.push_async_callback(workers.stop)
         self._background(refresh_prices_forever(control.configuration, log))
@@ -164,6 +173,11 @@ class ControlProcess(ProcessApplication):
             self._background(webhook)
         self._background(shorten_log_forever(stores.database.shorten_log, log))
         return control.build(shipper, database, workers)
+
+    def _distribute(self, workers: Workers, configuration: Configuration) -> None:
+        """Send a configuration to all workers, once the balances of its budgets are in the memory that they share."""
+        self._balances.load(configuration.budgets, self._read_balances)
+        workers.distribute(configuration)
 
     def _open_channel(
         self, stores: Stores, shipper: Shipper, database: SharedCheck, on_report: OnReport
@@ -187,3 +201,13 @@ class ControlProcess(ProcessApplication):
             recent_attempts=None if self._memory is not None else recent,
             on_report=on_report,
         )
+
+
+def _open_memory(memory: int | None) -> HostMemory | None:
+    """Return the memory that the processes share; None if there is none, or it is of another version."""
+    if memory is None:
+        return None
+    try:
+        return HostMemory(memory)
+    except UnusableMemory:
+        return None

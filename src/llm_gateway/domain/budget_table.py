@@ -7,11 +7,8 @@ no budget uses is never read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from hashlib import blake2b
 from typing import NamedTuple, TypeAlias
 from zoneinfo import ZoneInfo
-
-import msgspec
 
 from llm_gateway.domain.budget import DIMENSIONS, AccountRef, Budget
 from llm_gateway.domain.budget_period import BudgetPeriod, period_at
@@ -55,7 +52,7 @@ def _getter(dimension: str) -> Callable[[Request, str, str], str]:
 class BudgetRule(NamedTuple):
     """A budget, compiled: its clock, the globs by the place of their dimension in `Values`, and that of `per`.
 
-    `name` is of the budget and of what decides what counts in it: if that changes, its accounts are others.
+    `name` is the first part of its accounts' names in the memory, which count in the budget's unit.
     """
 
     budget: Budget
@@ -121,16 +118,16 @@ def _compiled(budget: Budget, places: dict[str, int]) -> BudgetRule:
     return BudgetRule(
         budget=budget,
         zone=ZoneInfo(budget.timezone),
-        name=account_base(budget),
+        name=f"{budget.id}\0{budget.unit}",
         globs=tuple((places[dimension], glob) for dimension, glob in budget.match.items()),
         per=None if budget.per is None else places[budget.per],
     )
 
 
-def account_base(budget: Budget) -> str:
-    """Return a name for a budget that changes with whatever decides which requests count in which account."""
-    counted = (
-        sorted(budget.match.items()), budget.per, budget.unit, budget.period, budget.timezone, budget.anchor
-    )  # fmt: skip
-    digest = blake2b(msgspec.json.encode(counted), digest_size=8).hexdigest()
-    return f"{budget.id}\0{digest}"
+def needed_until_ms(rule: BudgetRule, ref: AccountRef) -> int:
+    """Return the time until which an account's balance is needed: the end of its period, or with `carry` of the next.
+
+    The next period may ask what this one left.
+    """
+    end_ms = rule.period_at(ref.period_start_ms).end_ms
+    return rule.period_at(end_ms).end_ms if rule.budget.carry else end_ms

@@ -11,6 +11,7 @@ Amounts that cannot be released, since a process that holds the lock does not ru
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from llm_gateway.host_memory import HOLD_ROW_WORDS, HOLD_ROWS, HOLDER_WORDS, HOLDERS_AT, HostMemory
@@ -25,7 +26,7 @@ from llm_gateway.host_memory.budget_holds import (
     recompute_sums,
 )
 from llm_gateway.host_memory.budget_lock import DIRTY, BudgetLock
-from llm_gateway.host_memory.budget_slots import CARRIED, GAP, HELD, SPENT, BudgetSlots
+from llm_gateway.host_memory.budget_slots import CARRIED, GAP, HELD, NOT_CARRIED, SPENT, BudgetSlots
 from llm_gateway.host_memory.slots import key_of
 
 NO_LIMIT = 2**62
@@ -116,7 +117,8 @@ class BudgetAccounts:
         """Rows in use, in the order of their last use, if there are many."""
         self._unused: list[int] = []
         self._late: list[Sequence[Used]] = []
-        self._join()
+        with suppress(NoRoom):  # it may be gone when a budget needs it
+            self._join()
 
     def hold(self, wanted: Sequence[Wanted]) -> Full | bool:
         """Hold all of these amounts, or none. Returns True if they are held, and False if the accounts are locked.
@@ -168,7 +170,8 @@ class BudgetAccounts:
         words, at = self._words, place.at
         if not at or words[at] != place.low:
             return 0, 0, 0
-        return words[at + SPENT], words[at + HELD], words[at + CARRIED]
+        carried = words[at + CARRIED]
+        return words[at + SPENT], words[at + HELD], max(0, carried)
 
     def close(self) -> None:
         """Carry out what is late. The place is freed once the journal of this process is in the database."""
@@ -238,7 +241,7 @@ class BudgetAccounts:
         at = self._slots.find(place.key)
         if at is None:
             now_ms = self._clock_ms()
-            carried = 0
+            carried = NOT_CARRIED
             if place.carried is not None and place.before is not None:
                 before = self._slots.find(place.before)
                 carried = place.carried(0 if before is None else self._words[before + SPENT])

@@ -2,8 +2,8 @@
 
 A slot is found by the digest of its account's name. The slots are in tables that double in size; one has a slot in the
 first table whose places for it are not all taken. So 10,000 accounts are in the first megabyte of 64. An account whose
-period is over, or that has spent nothing, gives its slot up if nothing is held in it and another one needs it: unknown
-accounts have spent nothing.
+period is over, or that has spent nothing and got nothing from the period before, gives its slot up if nothing is held
+in it and another one needs it: unknown accounts have spent nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from llm_gateway.host_memory.slots import FREED, KEY_HIGH, KEY_LOW, NEVER, Key
 
 SPENT, HELD, GAP, UNTIL, CARRIED = range(2, 7)
 """Words of a slot. `HELD`: for requests in flight, over all holders; `GAP`: by how much these can exceed it. `UNTIL`:
-the time (milliseconds UTC) until which it is needed. `CARRIED`: what the period before left for this one."""
+the time (milliseconds UTC) until which it is needed. `CARRIED`: what the period before left for this one, or
+`NOT_CARRIED`."""
+NOT_CARRIED = -1
 PROBES = 16
 
 
@@ -44,7 +46,7 @@ class BudgetSlots:
                     return None
         return None
 
-    def claim(self, key: Key, now_ms: int, until_ms: int, *, spent: int = 0, carried: int = 0) -> int | None:
+    def claim(self, key: Key, now_ms: int, until_ms: int, *, spent: int = 0, carried: int = NOT_CARRIED) -> int | None:
         """Give an account a slot, which has none; None if there is no room."""
         words = self._words
         for start, count in self._tables:
@@ -62,4 +64,6 @@ class BudgetSlots:
 
     def _is_idle(self, at: int, now_ms: int) -> bool:
         words = self._words
-        return not words[at + HELD] and (not words[at + SPENT] or words[at + UNTIL] <= now_ms)
+        if words[at + HELD]:
+            return False
+        return words[at + UNTIL] <= now_ms or (not words[at + SPENT] and words[at + CARRIED] == NOT_CARRIED)

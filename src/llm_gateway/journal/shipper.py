@@ -79,6 +79,7 @@ class Shipper:
         *,
         log: Log,
         pause: Callable[[], None] = lambda: None,
+        ended: Callable[[str], None] = lambda _writer: None,
     ) -> None:
         """Prepare the thread without starting it.
 
@@ -87,10 +88,12 @@ class Shipper:
             sink: stores the records.
             log: log of the gateway.
             pause: called between small pieces of work (Throttle).
+            ended: called with the name of each writer that has ended, once all of its records are stored.
         """
         self._root = root
         self._new_tail = partial(WriterTail, sink=sink, log=self._safe_log, pause=pause)
         self._log = log
+        self._ended = ended
         self._tails: dict[str, WriterTail] = {}
         self._finished: set[str] = set()
         self._wake = threading.Event()
@@ -245,6 +248,7 @@ class Shipper:
         with self._shared:
             del self._tails[name]
             tail.close()
+        self._ended(name)
 
     def _end_flushes(self) -> None:
         with self._shared:

@@ -31,6 +31,7 @@ from llm_gateway.providers.dialect import Dialect
 from llm_gateway.providers.reported_errors import error_in_answer
 from llm_gateway.upstream.pool import CancelledBeforeSend
 from llm_gateway.worker.pipeline.admission import Admission
+from llm_gateway.worker.pipeline.attempt_start import begin_attempt
 from llm_gateway.worker.pipeline.availability import Permit, ProviderAvailability
 from llm_gateway.worker.pipeline.availability.rate_limit_gate import MAX_RETRY_AFTER_S
 from llm_gateway.worker.pipeline.budgets import Budgets
@@ -109,7 +110,7 @@ class Attempts:
         stream = None
         try:
             try:
-                attempt = await self._begun(state, candidate, reservation.tokens)
+                attempt = await begin_attempt(self._recorder, self._budgets, state, candidate, reservation.tokens)
             except BaseException:  # edge: nothing was sent, so the reservation and the permit are released
                 self._admission.never_sent(reservation)
                 permit.release()
@@ -130,27 +131,6 @@ class Attempts:
         finally:
             if stream is None:  # a stream stays in flight until the relay concludes it
                 self._availability.end(provider_id)
-
-    async def _begun(self, state: RoutingState, candidate: Candidate, reserved: int) -> AttemptRecord | None:
-        """Hold what an attempt can cost in its budgets, and journal that it is about to be sent.
-
-        Returns None if a budget has no room for it, which `state` notes.
-        """
-        attempt = self._recorder.new_attempt(state.request, candidate, reserved, state.why(candidate))
-        budgets = self._budgets
-        if budgets is None or budgets.table is None:
-            await self._recorder.write_intent(state.record, attempt)
-            return attempt
-        error = await budgets.hold(state.request, candidate, attempt, state.record)
-        if error is not None:
-            state.note_budget(error, candidate)
-            return None
-        try:
-            await self._recorder.write_intent(state.record, attempt)
-        except BaseException:  # edge: cancelled or not journalled, so nobody settles this attempt
-            budgets.give_back(state.record)
-            raise
-        return attempt
 
     async def _send(self, this: _Try) -> UpstreamResult | UpstreamEvents:
         request, provider = this.state.request, this.candidate.provider

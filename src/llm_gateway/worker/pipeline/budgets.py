@@ -33,13 +33,13 @@ from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.errors import BudgetRefused, GatewayError, Overloaded, RequestNotAllowed
 from llm_gateway.host_memory.budget_accounts import (
     NO_LIMIT,
-    AccountPlace,
     BudgetAccounts,
     Full,
     NoRoom,
     Used,
     Wanted,
 )
+from llm_gateway.worker.pipeline.budget_account import Account, Matched
 from llm_gateway.worker.pipeline.budget_amounts import cost_of, expected_cost, largest_cost
 from llm_gateway.worker.pipeline.budget_texts import (
     FIRST_RETRY_S,
@@ -58,41 +58,6 @@ MOST_REMEMBERED = 4_096
 LOG_EVERY_S = 60.0
 MOST_KEYS = 1_024
 """Keys whose refusals are counted for the log."""
-
-
-class Account:
-    """An account of one period: its budget, its name in records, and its place in the memory."""
-
-    __slots__ = ("__weakref__", "end_ms", "place", "ref", "rule")
-
-    def __init__(self, rule: BudgetRule, ref: AccountRef, end_ms: int) -> None:
-        self.rule = rule
-        self.ref = ref
-        self.end_ms = end_ms
-        before, until_ms = None, end_ms
-        if rule.budget.carry:  # the account is needed until the next period is over, which may ask what it left
-            start_ms = rule.period_at(ref.period_start_ms - 1).start_ms
-            before = rule.account_name(ref._replace(period_start_ms=start_ms))
-            until_ms = rule.period_at(end_ms).end_ms
-        self.place = AccountPlace(rule.account_name(ref), until_ms, before, self._carried if before else None)
-
-    def _carried(self, spent_before: int) -> int:
-        return int(self.rule.budget.carry * max(0, self.rule.budget.limit - spent_before))
-
-    def limit(self, now_ms: int) -> int:
-        """Return the limit at a moment, without what was carried over."""
-        budget = self.rule.budget
-        if budget.override_limit is not None and now_ms < budget.override_until_ms:
-            return budget.override_limit
-        return budget.limit
-
-
-class Matched(msgspec.Struct, frozen=True, eq=False):
-    """The accounts of a combination of values until `until_ms`. `refs` is the list that attempts name them by."""
-
-    accounts: tuple[Account, ...]
-    refs: list[AccountRef]
-    until_ms: int
 
 
 class AttemptHold(msgspec.Struct, eq=False):
@@ -164,10 +129,10 @@ class Budgets:
             self._note_refusal(record.key_name, error)
         return error
 
-    def give_back(self, record: UsageRecord) -> None:
+    def give_back(self, record: UsageRecord, attempt: AttemptRecord) -> None:
         """Release what the last attempt of a record holds, which was not even journalled."""
         holds = self._held.get(record.id)
-        if holds is not None and self._accounts is not None:
+        if holds is not None and holds[-1].attempt is attempt and self._accounts is not None:
             last = holds.pop()
             if not holds:
                 del self._held[record.id]

@@ -1,0 +1,180 @@
+"""Balances of budgets: from the database into the memory that workers share, and what workers that died had spent.
+
+    cold start      journals left over are replayed, then all balances are copied: the memory counts nothing yet
+    budget changed  balances of accounts that the memory has not are copied, before workers learn of the budget
+    backfill        what older records add to an account is added
+    worker died     its open requests are stored at their bound, then added here, then what it held is cleared
+
+An account that the memory has is never copied again: the memory has counted each settled attempt, of which the newest
+are not in the database yet. If this process is killed right after it stored the open requests of a worker, they are
+added once more by the next one: too much is counted until the next cold start, never too little.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from llm_gateway.domain.budget import AccountRef, Balance, Budget
+from llm_gateway.domain.budget_table import BudgetRule, BudgetTable, needed_until_ms
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.host_memory import HostMemory
+from llm_gateway.host_memory.budget_holds import clear_rows, find_place, owners, recompute_sums
+from llm_gateway.host_memory.budget_lock import DIRTY, LOADED, BudgetLock
+from llm_gateway.host_memory.budget_slots import NOT_CARRIED, SPENT, BudgetSlots
+from llm_gateway.host_memory.slots import Key, key_of
+from llm_gateway.journal.record_assembler import CRASHED
+from llm_gateway.journal.segments import find_writers
+
+Balances: TypeAlias = Iterable[tuple[AccountRef, Balance]]
+Sink: TypeAlias = Callable[[list[UsageRecord]], None]
+AT_ONCE = 64
+"""Accounts that are written under one lock."""
+LONGEST_WAIT_S, STEP_S = 2.0, 0.01
+"""Longest wait for a process that holds the lock."""
+_NOTHING = Balance()
+
+
+class BudgetBalances:
+    """The accounts as the control process changes them. All methods are for all threads.
+
+    Args:
+        memory: shared by the processes of the host; None if the system refused it.
+        log: `log(event, level=…, **fields)`.
+        clock_ms: the time of day in milliseconds.
+    """
+
+    def __init__(
+        self,
+        memory: HostMemory | None,
+        log: Callable[..., None],
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._words: Any = None if memory is None else memory.words
+        self._log = log
+        self._clock_ms = clock_ms
+        self._turn = threading.Lock()
+        self._budgets: tuple[Budget, ...] = ()
+        self._rules: dict[str, BudgetRule] = {}
+        if memory is not None:
+            self._slots = BudgetSlots(memory.words)
+            self._lock = BudgetLock(memory, None, lambda: recompute_sums(memory.words))
+
+    def load(
+        self,
+        budgets: tuple[Budget, ...],
+        balances: Callable[[], Balances],
+        carried: Callable[[], Iterable[tuple[AccountRef, int]]] = tuple,
+    ) -> None:
+        """Copy the balances of these budgets' accounts that the memory has not. Call it before workers get them.
+
+        `balances` returns those of the current periods, `carried` what the periods before left for them.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        if self._words is None or (budgets == self._budgets and self._words[LOADED]):
+            return
+        self._rules = {rule.budget.id: rule for rule in BudgetTable(budgets).rules}
+        left = dict(carried()) if budgets else {}
+        found = {ref: balance for ref, balance in balances() if ref.budget_id in self._rules} if budgets else {}
+        found = {**dict.fromkeys((ref for ref in left if ref.budget_id in self._rules), _NOTHING), **found}
+        self._write(found.items(), left, only_missing=True)
+        self._budgets = budgets
+        self._words[LOADED] = 1
+
+    def add(self, charges: Balances) -> None:
+        """Add to what accounts have spent. Accounts of unknown budgets are ignored."""
+        if self._words is not None:
+            self._write(((ref, each) for ref, each in charges if ref.budget_id in self._rules), {}, only_missing=False)
+
+    def sink(self, store: Sink) -> Sink:
+        """Return a sink that stores records with `store`, and then counts those of requests that a crash cut off."""
+
+        def write(records: list[UsageRecord]) -> None:
+            store(records)
+            if self._words is not None and self._words[LOADED]:
+                cut_off = [record for record in records if record.error_code == CRASHED]
+                if cut_off:
+                    self.add(_charges(cut_off))
+
+        return write
+
+    def clear(self, writer: str) -> None:
+        """Release what a worker held whose journal has this name, which is in the database now."""
+        if self._words is not None:
+            self._clear(key_of(writer))
+
+    def clear_ended(self, root: Path) -> None:
+        """Release what workers held that have no journal in the directory `root` any more."""
+        if self._words is None:
+            return
+        holders = owners(self._words)  # before the directories are listed, so that a new one has its directory
+        living = {key_of(path.name) for path in find_writers(root)}
+        for owner in holders:
+            if owner not in living:
+                self._clear(owner)
+
+    def _clear(self, owner: Key) -> None:
+        words = self._words
+        with self._locked() as is_locked:
+            number = find_place(words, owner)
+            if is_locked and number is not None:
+                words[DIRTY] = 1
+                clear_rows(words, number)
+                words[DIRTY] = 0
+
+    def _write(self, balances: Balances, carried: dict[AccountRef, int], *, only_missing: bool) -> None:
+        """Write or add balances, some under each lock, so that workers do not wait for long."""
+        rest, now_ms, lost = iter(balances), self._clock_ms(), 0
+        while part := list(islice(rest, AT_ONCE)):
+            named = [(self._rules[ref.budget_id], ref, balance) for ref, balance in part]
+            prepared = [
+                (key_of(rule.account_name(ref)), needed_until_ms(rule, ref), balance.of(rule.budget.unit), ref)
+                for rule, ref, balance in named
+            ]
+            with self._locked() as is_locked:
+                for key, until_ms, amount, ref in prepared:
+                    at = self._slots.find(key) if is_locked else None
+                    if at is not None and not only_missing:
+                        self._words[at + SPENT] += amount
+                    elif at is None and is_locked:
+                        left = carried.get(ref, NOT_CARRIED)
+                        at = self._slots.claim(key, now_ms, until_ms, spent=amount, carried=left)
+                    lost += at is None
+        if lost:
+            self._log("balances of budgets are not counted: their memory is full or locked", level="error", count=lost)
+
+    @contextmanager
+    def _locked(self) -> Iterator[bool]:
+        """Hold the lock; tells False if a process does not give it back."""
+        with self._turn:
+            deadline = time.monotonic() + LONGEST_WAIT_S
+            while not (is_locked := self._lock.acquire()) and time.monotonic() < deadline:
+                time.sleep(STEP_S)
+            try:
+                yield is_locked
+            finally:
+                if is_locked:
+                    self._lock.elect()
+                    self._lock.release()
+
+
+def _charges(records: Iterable[UsageRecord]) -> Balances:
+    """Return what records were charged to each account: requests count once."""
+    charges: dict[AccountRef, Balance] = {}
+    for record in records:
+        seen = set()
+        for attempt in record.attempts:
+            tokens = attempt.usage.input_tokens + attempt.usage.output_tokens
+            for ref in attempt.accounts:
+                before = charges.get(ref, _NOTHING)
+                requests = before.requests + (ref not in seen)
+                charges[ref] = Balance(before.nanos + attempt.cost_nanos, before.tokens + tokens, requests)
+                seen.add(ref)
+    return charges.items()
