@@ -67,6 +67,23 @@ class ReportedError(NamedTuple):
     limit: int | None = None
 
 
+class BudgetStatus(NamedTuple):
+    """A budget's account as a refusal shows it. Amounts are in the budget's `unit`; dollars as nano-dollars.
+
+    `scope` says which of the budget's accounts it is. `resets_at` is the end of its period on the budget's clock (ISO
+    8601), `resets_s` the same in seconds UTC; both are None for a budget without an end.
+    """
+
+    name: str
+    scope: str
+    unit: str
+    limit: int
+    spent: int
+    held: int
+    resets_at: str | None = None
+    resets_s: int | None = None
+
+
 class GatewayError(Exception):
     """An error that is sent to the client.
 
@@ -91,6 +108,8 @@ class GatewayError(Exception):
     """Name of the provider whose response the error reports; becomes `x-gateway-provider`."""
     reported: ReportedError | None = None
     """The provider's own error, which vendor-compatible APIs pass on."""
+    budget: BudgetStatus | None = None
+    """The budget's account that has no room for the request."""
 
     def __init__(self, detail: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(detail)
@@ -224,43 +243,16 @@ class RequestExceedsLimit(GatewayError):
     status, code, title = 429, "request_exceeds_limit", "Request exceeds limit"
 
 
-class BudgetStatus(NamedTuple):
-    """A budget's account as a refusal shows it. Amounts are in the budget's `unit`; dollars as nano-dollars.
-
-    `scope` says which of the budget's accounts it is. `resets_at` is the end of its period on the budget's clock (ISO
-    8601), `resets_s` the same in seconds UTC; both are None for a budget without an end.
-    """
-
-    name: str
-    scope: str
-    unit: str
-    limit: int
-    spent: int
-    held: int
-    resets_at: str | None = None
-    resets_s: int | None = None
-
-
-class BudgetRefused(GatewayError):
-    """A budget that the request counts in has no room for it."""
-
-    status = 429
-
-    def __init__(self, detail: str, budget: BudgetStatus, *, retry_after_s: float | None = None) -> None:
-        super().__init__(detail, retry_after_s=retry_after_s)
-        self.budget = budget
-
-
-class BudgetExceeded(BudgetRefused):
+class BudgetExceeded(GatewayError):
     """A budget that the request counts in is used up, or has less left than the request can cost."""
 
-    code, title = "budget_exceeded", "Budget exceeded"
+    status, code, title = 429, "budget_exceeded", "Budget exceeded"
 
 
-class BudgetReserved(BudgetRefused):
+class BudgetReserved(GatewayError):
     """What is left of a budget that the request counts in is held for other requests in flight."""
 
-    code, title, retryable = "budget_reserved", "Budget reserved", True
+    status, code, title, retryable = 429, "budget_reserved", "Budget reserved", True
 
 
 class InternalError(GatewayError):

@@ -58,7 +58,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """The route that a request would take at this moment.
 
     `route` says why the first candidates come first, as the header x-gateway-route does. `session`: its requests keep
-    to one of equal providers. `cache`: whether a cached answer would be served instead of a call.
+    to one of equal providers. `cache`: whether a cached answer would be served instead of a call. `budgets`: names of
+    those that it would count in.
     """
 
     route: Literal["priority", "only", "model", "override"]
@@ -66,3 +67,4 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     session: str | None
     cache: Literal["hit", "miss", "bypass"]
     candidates: tuple[ExplainedCandidate, ...]
+    budgets: tuple[str, ...] = ()

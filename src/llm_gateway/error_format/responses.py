@@ -9,7 +9,9 @@ from collections.abc import Iterable
 import msgspec
 from starlette.types import Send
 
+from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.errors import (
+    BudgetStatus,
     CodingNotSupported,
     GatewayError,
     Invalid,
@@ -39,8 +41,28 @@ class FieldError(msgspec.Struct):
     type: str
 
 
+class ProblemBudget(msgspec.Struct, omit_defaults=True):
+    """The budget's account in which a request has no room. Amounts are in dollars, tokens or requests.
+
+    `scope` is `all`, or the dimension and value of the account. A budget that never resets has no `resets_at`.
+    """
+
+    name: str
+    scope: str
+    limit_usd: float | msgspec.UnsetType = msgspec.UNSET
+    spent_usd: float | msgspec.UnsetType = msgspec.UNSET
+    held_usd: float | msgspec.UnsetType = msgspec.UNSET
+    limit_tokens: int | msgspec.UnsetType = msgspec.UNSET
+    spent_tokens: int | msgspec.UnsetType = msgspec.UNSET
+    held_tokens: int | msgspec.UnsetType = msgspec.UNSET
+    limit_requests: int | msgspec.UnsetType = msgspec.UNSET
+    spent_requests: int | msgspec.UnsetType = msgspec.UNSET
+    held_requests: int | msgspec.UnsetType = msgspec.UNSET
+    resets_at: str | msgspec.UnsetType = msgspec.UNSET
+
+
 class Problem(msgspec.Struct):
-    """The body of an error response. `detail` says what to do; `errors` exists with 422 only."""
+    """The body of an error response. `detail` says what to do; `errors` exists with 422 only, `budget` with 429."""
 
     type: str
     title: str
@@ -49,6 +71,7 @@ class Problem(msgspec.Struct):
     code: str
     request_id: str
     errors: list[FieldError] | msgspec.UnsetType = msgspec.UNSET
+    budget: ProblemBudget | msgspec.UnsetType = msgspec.UNSET
 
 
 def problem_of(error: GatewayError, request_id: str) -> Problem:
@@ -61,7 +84,18 @@ def problem_of(error: GatewayError, request_id: str) -> Problem:
         code=error.code,
         request_id=request_id,
         errors=_field_errors(error) if isinstance(error, Invalid) else msgspec.UNSET,
+        budget=msgspec.UNSET if error.budget is None else _problem_budget(error.budget),
     )
+
+
+def _problem_budget(budget: BudgetStatus) -> ProblemBudget:
+    per_unit = NANOS_PER_USD if budget.unit == "usd" else 1
+    amounts = {"limit": budget.limit, "spent": budget.spent, "held": budget.held}
+    named = {f"{name}_{budget.unit}": amount / per_unit if per_unit > 1 else amount for name, amount in amounts.items()}
+    shown_budget = ProblemBudget(budget.name, budget.scope, **named)  # type: ignore[arg-type]  # by its unit
+    if budget.resets_at is not None:
+        shown_budget.resets_at = budget.resets_at
+    return shown_budget
 
 
 def shown(text: str, longest: int) -> str:

@@ -105,7 +105,7 @@ def test_every_error_is_a_problem_with_its_codes(document: Any) -> None:
             assert valid(document, content["schema"], example["value"])
             assert not valid(document, content["schema"], {**example["value"], "status": 200})
         codes[int(status)] = set(content["examples"])
-    assert codes[429] == {"rate_limited", "request_exceeds_limit"}
+    assert codes[429] == {"rate_limited", "request_exceeds_limit", "budget_exceeded", "budget_reserved"}
     assert codes[503] == {
         "no_provider", "providers_unavailable", "overloaded", "journal_unavailable", "database_unavailable",
         "management_unavailable",

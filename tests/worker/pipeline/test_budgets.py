@@ -92,5 +92,6 @@ async def test_a_budget_that_is_used_up_refuses_with_the_whole_story(memory: Hos
         BudgetExceeded, match=r"'core monthly' has too little left: 0\.000130 of 0\.000336 USD"
     ) as error:
         await scene.gateway.generate(request(id="2", use_cache=False))
+    assert error.value.budget is not None
     assert (error.value.budget.spent, error.value.budget.held) == (COST, 0)
     assert [len(each.accounts) for record in scene.world.observed for each in record.attempts] == [1]

@@ -21,7 +21,7 @@ ERRORS = {
     404: "No enabled provider lists the model; the message names the available ones.",
     413: "The request body is larger than 32 MiB, or holds more than 200,000 values.",
     422: "A provider rejected the request.",
-    429: "All providers that could serve the request are at their rate limit.",
+    429: "All providers that could serve the request are at their rate limit, or a budget has no room for it.",
     500: "A defect of the gateway.",
     502: "The last attempt at a provider failed.",
     503: "No provider is available, or the gateway is stopping or at its limit of requests in flight.",

@@ -70,6 +70,9 @@ def write_error(error: GatewayError, request_id: str) -> bytes:
     if field:
         violation = {"field": field, "description": error.detail}
         details.append({"@type": f"{TYPE}BadRequest", "fieldViolations": [violation]})
+    if error.budget is not None and not error.retryable:
+        violation = {"subject": f"{error.budget.name} ({error.budget.scope})", "description": error.detail}
+        details.append({"@type": f"{TYPE}QuotaFailure", "violations": [violation]})
     if error.retry_after_s is not None:
         details.append({"@type": f"{TYPE}RetryInfo", "retryDelay": duration(error.retry_after_s)})
     status = 400 if isinstance(error, Invalid) else error.status

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from llm_gateway.errors import GatewayError, Invalid, NotSupported
+from llm_gateway.errors import BudgetExceeded, GatewayError, Invalid, NotSupported
 
 VOCABULARIES = ("openai", "local")
 """Kinds of providers whose errors have OpenAI's codes and types."""
@@ -24,6 +24,8 @@ TYPES = {
     429: "rate_limit_error",
 }
 """OpenAI's error `type` by HTTP status; every other status is a `server_error`."""
+QUOTA = "insufficient_quota"
+"""OpenAI's `type` of an account without credit, on which its clients do not try again."""
 SCHEMA: dict[str, Any] = {
     "title": "OpenAIError",
     "type": "object",
@@ -38,11 +40,13 @@ SCHEMA: dict[str, Any] = {
                 "param": {"type": ["string", "null"]},
                 "code": {"type": "string"},
                 "request_id": {"type": "string"},
+                "resets_at": {"type": "integer"},
             },
         }
     },
 }
-"""JSON schema of an error response; `request_id` is the gateway's addition."""
+"""JSON schema of an error response; `request_id` is the gateway's addition. `resets_at` (seconds UTC) comes with
+`usage_limit_reached` of the Responses API."""
 
 
 def write_error(error: GatewayError, request_id: str) -> bytes:
@@ -59,13 +63,18 @@ def write_error(error: GatewayError, request_id: str) -> bytes:
         {
             "error": {
                 "message": error.detail,
-                "type": (own.type if own is not None else None) or kind,
+                "type": (own.type if own is not None else None) or type_of(error, kind),
                 "param": own.param if own is not None else param_of(error),
                 "code": code_of(error),
                 "request_id": request_id,
             }
         }
     )
+
+
+def type_of(error: GatewayError, kind: str) -> str:
+    """Return the type of an error: OpenAI's own for a budget that is used up, else `kind`."""
+    return QUOTA if isinstance(error, BudgetExceeded) else kind
 
 
 def code_of(error: GatewayError) -> str:

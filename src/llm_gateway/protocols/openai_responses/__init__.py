@@ -7,7 +7,8 @@ Modules and their functions follow `protocols/contract.py`; DESCRIPTOR registers
 
 from llm_gateway.protocols.counts import requested_tier
 from llm_gateway.protocols.descriptor import PART_KINDS, Descriptor, Route
-from llm_gateway.protocols.openai_chat.errors import SCHEMA, code_of, write_error
+from llm_gateway.protocols.openai_chat.errors import SCHEMA, code_of
+from llm_gateway.protocols.openai_responses.errors import write_error
 from llm_gateway.protocols.openai_responses.pass_through import passthrough_request
 from llm_gateway.protocols.openai_responses.reply import read_reply, write_reply
 from llm_gateway.protocols.openai_responses.request_reader import read_request, refuse_state

@@ -11,7 +11,7 @@ from llm_gateway.domain.budget_period import FAR_MS
 from llm_gateway.domain.budget_table import BudgetRule
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.error_format.responses import shown
-from llm_gateway.errors import BudgetExceeded, BudgetRefused, BudgetReserved, BudgetStatus
+from llm_gateway.errors import BudgetExceeded, BudgetReserved, BudgetStatus
 
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 5.0
 """Bounds of the random time after which requests in flight may have left enough for another one."""
@@ -49,7 +49,7 @@ def reset_text(rule: BudgetRule, end_ms: int) -> str | None:
 
 def refusal(
     rule: BudgetRule, ref: AccountRef, end_ms: int, amounts: Amounts, needed: int, *, retry_after_s: float | None
-) -> BudgetRefused:
+) -> BudgetExceeded | BudgetReserved:
     """Return the error for a request that needs more than its account has left.
 
     `retry_after_s`: the seconds after which requests in flight may have left enough; None if they cannot.
@@ -70,20 +70,22 @@ def refusal(
     resets = "it does not reset" if resets_at is None else f"it resets {resets_at}"
     of_account = f" for {status.scope}" if budget.per is not None else ""
     name = f"Budget '{status.name}'{of_account}"
+    error: BudgetExceeded | BudgetReserved
     if retry_after_s is not None:
         held = amount_text(amounts.held, budget.unit)
-        return BudgetReserved(
+        error = BudgetReserved(
             f"{name} has {spent} of {limit} {unit} spent, and requests in flight hold {held}: try again in a moment.",
-            status,
             retry_after_s=retry_after_s,
         )
-    if amounts.spent >= amounts.limit:
-        return BudgetExceeded(f"{name} is used up: {spent} of {limit} {unit}; {resets}.", status)
-    return BudgetExceeded(
-        f"{name} has too little left: {spent} of {limit} {unit} are spent, and this request can take "
-        f"{amount_text(needed, budget.unit)}. Lower its limit of output tokens or shorten it; {resets}.",
-        status,
-    )
+    elif amounts.spent >= amounts.limit:
+        error = BudgetExceeded(f"{name} is used up: {spent} of {limit} {unit}; {resets}.")
+    else:
+        error = BudgetExceeded(
+            f"{name} has too little left: {spent} of {limit} {unit} are spent, and this request can take "
+            f"{amount_text(needed, budget.unit)}. Lower its limit of output tokens or shorten it; {resets}."
+        )
+    error.budget = status
+    return error
 
 
 def _scope(budget: Budget, ref: AccountRef) -> str:

@@ -30,7 +30,7 @@ from llm_gateway.domain.budget_table import BudgetRule, BudgetTable, Values
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
-from llm_gateway.errors import BudgetRefused, GatewayError, Overloaded, RequestNotAllowed
+from llm_gateway.errors import GatewayError, Overloaded, RequestNotAllowed
 from llm_gateway.host_memory.budget_accounts import (
     NO_LIMIT,
     BudgetAccounts,
@@ -125,8 +125,8 @@ class Budgets:
             error = None
         if error is None:
             attempt.accounts = matched.refs
-        elif isinstance(error, BudgetRefused):
-            self._note_refusal(record.key_name, error)
+        elif error.budget is not None:
+            self._note_refusal(record.key_name, error.budget.name, error.code)
         return error
 
     def give_back(self, record: UsageRecord, attempt: AttemptRecord) -> None:
@@ -243,7 +243,7 @@ class Budgets:
                 return came
         return False
 
-    def _refused(self, account: Account, full: Full, held: AttemptHold) -> BudgetRefused:
+    def _refused(self, account: Account, full: Full, held: AttemptHold) -> GatewayError:
         retry_after_s = None if full.is_used_up else self._retry_after(FIRST_RETRY_S, LAST_RETRY_S)
         amounts = Amounts(full.limit, full.spent, full.held)
         needed = held.helds[full.number]
@@ -282,7 +282,7 @@ class Budgets:
                 gaps.append(bound.of(budget.unit) - helds[-1])
         return helds, gaps
 
-    def _note_refusal(self, key: str, error: BudgetRefused) -> None:
+    def _note_refusal(self, key: str, budget: str, code: str) -> None:
         now = self._clock()
         since, count = self._refusals.get(key, (now - LOG_EVERY_S, 0))
         if now - since < LOG_EVERY_S:
@@ -295,8 +295,8 @@ class Budgets:
             "requests refused by a budget",
             level="warning",
             key=key,
-            budget=error.budget.name,
-            error_code=error.code,
+            budget=budget,
+            error_code=code,
             count=count + 1,
         )
 

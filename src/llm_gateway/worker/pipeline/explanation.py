@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.catalog import Candidate, Snapshot
 from llm_gateway.domain.explanation import ExplainedCandidate, Explanation, Reason, Verdict
+from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.request import Request
 from llm_gateway.protocols.contract import Unreadable, Unsupported
 from llm_gateway.routing.restricted_plan import restrict_plan
@@ -60,6 +62,7 @@ class Explainer(NamedTuple):
             session=request.session,
             cache=await self.caching.peek(request, plan),
             candidates=tuple(explained),
+            budgets=_budgets(self.snapshot().budgets, request, plan),
         )
 
     def _reasons(self, request: Request, candidate: Candidate) -> tuple[Reason, ...]:
@@ -80,6 +83,18 @@ class Explainer(NamedTuple):
         elif (seconds := self.admission.next_free(request, candidate)) > 0:
             found.append(Reason("rate_limited", retry_after_s=round(seconds, 3)))
         return tuple(found)
+
+
+def _budgets(table: BudgetTable | None, request: Request, plan: Plan) -> tuple[str, ...]:
+    """Return the names of the budgets that the request would count in at any of its candidates."""
+    if table is None:
+        return ()
+    found = {
+        rule.budget.name: None
+        for candidate in plan.candidates
+        for rule in table.matching(table.values(request, candidate.provider.name, candidate.model))
+    }
+    return tuple(found)
 
 
 def _name_last_resort(explained: list[ExplainedCandidate]) -> None:

@@ -28,7 +28,14 @@ from llm_gateway.domain.usage import (
     worst_status,
 )
 from llm_gateway.domain.uuid7 import new_id
-from llm_gateway.errors import BudgetRefused, GatewayError, NoProvider, RateLimited, RequestExceedsLimit
+from llm_gateway.errors import (
+    BudgetExceeded,
+    BudgetReserved,
+    GatewayError,
+    NoProvider,
+    RateLimited,
+    RequestExceedsLimit,
+)
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.protocols.counts import requested_tier
 from llm_gateway.protocols.registry import PROTOCOLS
@@ -296,7 +303,7 @@ def _price_requested_tier(attempt: AttemptRecord, client_request: ClientRequest,
 def _outcome_of(error: GatewayError) -> Outcome:
     if isinstance(error, RateLimited | RequestExceedsLimit):
         return "rate_limited"
-    if isinstance(error, BudgetRefused):
+    if isinstance(error, BudgetExceeded | BudgetReserved):
         return "refused_budget"
     if isinstance(error, NoProvider):
         return "no_provider"
