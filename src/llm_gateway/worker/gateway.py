@@ -106,6 +106,8 @@ class Gateway:
                 return hit
             return await serve(request, plan, lookup, record)
         except GatewayError as error:
+            if error.budget is not None and self._budgets is not None:
+                self._budgets.note_refusal(record.key_name, error)
             await self._recorder.settle_error(record, error)
             error.is_recorded = True  # the record writes the log line; the error response must not write another
             if not error.headers:  # identical requests that waited for one of them share its error

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from llm_gateway.cache.memory import MemoryCache
-from llm_gateway.domain.budget import Budget
+from llm_gateway.domain.budget import AccountRef, Budget
 from llm_gateway.domain.budget_table import BudgetTable
-from llm_gateway.errors import BudgetExceeded, BudgetReserved
+from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.reply import Answer
+from llm_gateway.errors import BudgetExceeded, BudgetReserved, GatewayError, JournalUnavailable, RequestNotAllowed
 from llm_gateway.host_memory import HostMemory, create
-from llm_gateway.host_memory.budget_accounts import BudgetAccounts
+from llm_gateway.host_memory.budget_accounts import AccountPlace, BudgetAccounts, Wanted
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.caching import Caching
-from tests.worker.pipeline.fakes import Step, World, answer, provider, request, snapshot
+from tests.worker.pipeline.fakes import TIMEOUT, Step, World, answer, provider, refusal, request, snapshot
 
 NOW_MS = 1_700_000_000_000
 BOUND = 336_000
@@ -33,13 +36,17 @@ def budget(**changes: Any) -> Budget:
 
 
 class Scene:
-    """A gateway with budgets over real accounts, and a fake upstream whose provider `a` answers."""
+    """A gateway with budgets over real accounts, and a fake upstream; its providers are `a`, and `b` after it."""
 
-    def __init__(self, memory: HostMemory, *budgets: Budget) -> None:
+    def __init__(self, memory: HostMemory, *budgets: Budget, **changes: Any) -> None:
         self.accounts = BudgetAccounts(memory, "worker", lambda: NOW_MS)
         self.world = World(self.accounts)
         self.world.budgets.change(BudgetTable(budgets))
-        state = snapshot([provider("a", rate_limit_rpm=10**6, rate_limit_tpm=10**9)])
+        providers = [
+            provider(name, priority=priority, rate_limit_rpm=10**6, rate_limit_tpm=10**9, **changes)
+            for name, priority in (("a", 20), ("b", 10))
+        ]
+        state = snapshot(providers)
         self.gateway = Gateway(
             lambda: state,
             Caching(MemoryCache(1_000_000), ttl_s=3600, shared=False),
@@ -49,9 +56,24 @@ class Scene:
             budgets=self.world.budgets,
         )
 
-    def script(self, *steps: Step) -> Scene:
-        self.world.script(a=steps)
+    def script(self, *steps: Step, b: tuple[Step, ...] = ()) -> Scene:
+        self.world.script(a=steps, b=b)
         return self
+
+    async def ask(self, number: int = 1, **changes: Any) -> Answer:
+        return await self.gateway.generate(request(id=f"{number}", use_cache=False, **changes))
+
+    def balances(self, *refs: AccountRef) -> list[tuple[int, int]]:
+        """Return what is spent and held in these accounts, or in those that the records name."""
+        named = refs or dict.fromkeys(
+            ref for record in self.world.observed for attempt in record.attempts for ref in attempt.accounts
+        )
+        budgets = self.world.budgets.table
+        assert budgets is not None
+        rules = {rule.budget.id: rule for rule in budgets.rules}
+        places = [AccountPlace(rules[ref.budget_id].account_name(ref), 2**60) for ref in named]
+        assert self.accounts.hold([Wanted(place, 0, 0) for place in places]) is True
+        return [self.accounts.amounts(place)[:2] for place in places]
 
 
 @pytest.fixture
@@ -71,7 +93,7 @@ async def test_of_200_parallel_requests_with_room_for_10_exactly_10_are_sent(mem
 
     async def ask(number: int) -> None:
         try:
-            await scene.gateway.generate(request(id=f"{number}", use_cache=False))
+            await scene.ask(number)
         except BudgetReserved:
             refused.append(number)
             if len(refused) == 190:
@@ -86,12 +108,158 @@ async def test_of_200_parallel_requests_with_room_for_10_exactly_10_are_sent(mem
 
 async def test_a_budget_that_is_used_up_refuses_with_the_whole_story(memory: HostMemory) -> None:
     scene = Scene(memory, budget(limit=BOUND)).script(answer(), answer())
-    first = await scene.gateway.generate(request(id="1", use_cache=False))
+    first = await scene.ask(1)
     assert dict(first.budget)[b"x-gateway-budget"].startswith(b"core-monthly; remaining=0.000206; resets=20")
     with pytest.raises(
         BudgetExceeded, match=r"'core monthly' has too little left: 0\.000130 of 0\.000336 USD"
     ) as error:
-        await scene.gateway.generate(request(id="2", use_cache=False))
+        await scene.ask(2)
     assert error.value.budget is not None
     assert (error.value.budget.spent, error.value.budget.held) == (COST, 0)
     assert [len(each.accounts) for record in scene.world.observed for each in record.attempts] == [1]
+
+
+async def test_all_matching_budgets_count_and_the_first_full_one_is_named(memory: HostMemory) -> None:
+    scene = Scene(
+        memory,
+        budget(id="all", name="all"),
+        budget(id="users", name="users", per="user_id", limit=2 * BOUND, hold="bound"),
+        budget(id="tokens", name="tokens", unit="tokens", limit=10_000, match={"service": "ch*"}),
+        budget(id="requests", name="requests", unit="requests", limit=2, match={"user_id": "ann"}),
+        budget(id="other", name="other", limit=0, match={"service": "other"}),
+    ).script(*[answer()] * 4)
+    await scene.ask(1, user_id="ann")
+    await scene.ask(2, user_id="bob")
+    names = [(ref.budget_id, ref.value) for record in scene.world.observed for ref in record.attempts[0].accounts]
+    assert names == [
+        ("all", ""), ("users", "ann"), ("tokens", ""), ("requests", ""), ("all", ""), ("users", "bob"), ("tokens", "")
+    ]  # fmt: skip
+    assert scene.balances() == [(2 * COST, 0), (COST, 0), (100, 0), (1, 0), (COST, 0)]
+    await scene.ask(3, user_id="ann")
+    with pytest.raises(BudgetExceeded, match="'requests' is used up: 2 of 2 requests"):
+        await scene.ask(4, user_id="ann")
+    assert scene.balances() == [(3 * COST, 0), (2 * COST, 0), (150, 0), (2, 0), (COST, 0)]
+
+
+async def test_an_answer_from_the_cache_charges_nothing_and_is_not_refused(memory: HostMemory) -> None:
+    scene = Scene(memory, budget(limit=BOUND)).script(answer())
+    for number in (1, 2):
+        assert (await scene.gateway.generate(request(id=f"{number}"))).cached is (number == 2)
+    assert scene.balances() == [(COST, 0)]
+
+
+@pytest.mark.parametrize("mode", ["soft", "observe"])
+async def test_budgets_that_are_not_hard_count_and_refuse_nothing(memory: HostMemory, mode: Any) -> None:
+    scene = Scene(memory, budget(limit=COST, mode=mode)).script(answer(), answer())
+    await scene.ask(1)
+    names = [name for name, _ in (await scene.ask(2)).budget]
+    assert names == ([b"x-gateway-budget", b"x-gateway-budget-warning"] if mode == "soft" else [])
+    assert scene.balances() == [(2 * COST, 0)]
+
+
+async def test_a_candidate_whose_own_budget_is_full_is_passed_over(memory: HostMemory) -> None:
+    scene = Scene(memory, budget(match={"provider": "a"}, limit=1)).script(b=(answer(), answer()))
+    assert (await scene.ask(1)).provider == "b"
+    record = scene.world.observed[0]
+    assert [(each.provider, each.why, each.accounts) for each in record.attempts] == [("b", "failover:budget", [])]
+
+
+async def test_what_a_failed_attempt_may_have_cost_stays_held_and_without_room_there_is_no_failover(
+    memory: HostMemory,
+) -> None:
+    scene = Scene(memory, budget(limit=2 * BOUND - 1)).script(TIMEOUT, b=(answer(),))
+    with pytest.raises(GatewayError) as error:
+        await scene.ask(1)
+    assert (error.value.code, scene.world.upstream.called) == ("provider_error", ["a"])
+    assert scene.balances() == [(BOUND, 0)]
+    scene.script(refusal(503), b=(answer(),))
+    with pytest.raises(BudgetExceeded):
+        await scene.ask(2, max_tokens=101)
+    assert (await scene.ask(3, max_tokens=99)).provider == "b", "an error that costs nothing gives its room back"
+    assert scene.balances() == [(BOUND + COST, 0)]
+
+
+async def test_a_request_that_is_cancelled_or_not_journalled_holds_nothing_after_it(memory: HostMemory) -> None:
+    scene = Scene(memory, budget()).script(asyncio.CancelledError())
+    with pytest.raises(asyncio.CancelledError):
+        await scene.ask(1)
+    assert scene.balances() == [(BOUND, 0)]
+    scene.world.journal.fails["intent"] = JournalUnavailable("disk full")
+    with pytest.raises(JournalUnavailable):
+        await scene.ask(2)
+    assert scene.balances() == [(BOUND, 0)]
+
+
+async def test_a_model_without_a_price_is_refused_unless_the_budget_allows_it(memory: HostMemory) -> None:
+    scene = Scene(memory, budget(), price_by_model={}, price_vendor=None)
+    with pytest.raises(RequestNotAllowed, match="the price of a/m1 is not known"):
+        await scene.ask(1)
+    scene.world.budgets.change(BudgetTable([budget(unpriced="allow")]))
+    await scene.script(answer()).ask(2)
+    assert scene.balances() == [(0, 0)]
+
+
+async def test_the_expected_output_is_learnt_and_requests_beyond_the_overdraft_go_one_at_a_time(
+    memory: HostMemory,
+) -> None:
+    """A request of 10,000 tokens has a bound of 30,036,000 nano-dollars; answers of 30 tokens cost 130,000."""
+    scene = Scene(memory, budget(limit=31_000_000, overdraft=30_000_000)).script(*[answer()] * 30)
+    for number in range(20):
+        await scene.ask(number)
+    with pytest.raises(BudgetExceeded, match=r"can take 0\.030036"):  # 20 samples of another model are none of this one
+        await scene.ask(20, max_tokens=10_000, requested_model="m2")
+    held: list[tuple[int, int]] = []
+    sent, release = asyncio.Event(), asyncio.Event()
+
+    async def wait(_timeout_s: float) -> Any:
+        held.extend(scene.balances())
+        sent.set()
+        await release.wait()
+        return answer()
+
+    scene.script(wait, answer())
+    first = asyncio.ensure_future(scene.ask(21, max_tokens=10_000))
+    await sent.wait()
+    with pytest.raises(BudgetReserved, match=r"requests in flight hold 0\.000126"):
+        await scene.ask(22, max_tokens=10_000)
+    release.set()
+    await first
+    assert held == [(20 * COST, 126_000)]
+    await scene.ask(23, max_tokens=10_000)
+    assert scene.balances() == [(22 * COST, 0)]
+
+
+async def test_an_override_and_what_was_carried_over_raise_the_limit(memory: HostMemory) -> None:
+    until_ms = time.time_ns() // 1_000_000 + 3_600_000
+    changed = budget(limit=1, override_limit=BOUND, override_until_ms=until_ms)
+    scene = Scene(memory, changed).script(*[answer()] * 3)
+    await scene.ask(1)
+    scene.world.budgets.change(BudgetTable([budget(id="c", limit=BOUND, carry=0.5)]))
+    await scene.ask(2)
+    answered = await scene.ask(3)
+    assert dict(answered.budget)[b"x-gateway-budget"].startswith(b"core-monthly; remaining=0.000244;")
+
+
+async def test_refusals_of_a_key_are_one_log_line_a_minute_with_their_count(memory: HostMemory) -> None:
+    scene = Scene(memory, budget(limit=1))
+    for number in range(6):
+        scene.world.clock.now += 60 if number == 5 else 0
+        with pytest.raises(BudgetExceeded):
+            await scene.ask(number, deadline=10**9)
+    lines = [fields for event, fields in scene.world.logged if event == "requests refused by a budget"]
+    assert [(line["count"], line["key"], line["budget"]) for line in lines] == [
+        (1, "key", "core monthly"),
+        (5, "key", "core monthly"),
+    ]
+
+
+async def test_without_memory_only_hard_budgets_refuse() -> None:
+    world = World()
+    world.budgets.change(BudgetTable([budget(mode="soft")]))
+    asked, one = request(), Candidate.of(provider(), "m1")
+    made = world.recorder.new_attempt(asked, one, 1)
+    assert await world.budgets.hold(asked, one, made, world.open(asked)) is None
+    assert [ref.budget_id for ref in made.accounts] == ["b"], "the database counts all the same"
+    world.budgets.change(BudgetTable([budget()]))
+    error = await world.budgets.hold(asked, one, made, world.open(asked))
+    assert (error and error.status, "restart the gateway" in str(error)) == (503, True)

@@ -125,8 +125,6 @@ class Budgets:
             error = None
         if error is None:
             attempt.accounts = matched.refs
-        elif error.budget is not None:
-            self._note_refusal(record.key_name, error.budget.name, error.code)
         return error
 
     def give_back(self, record: UsageRecord, attempt: AttemptRecord) -> None:
@@ -155,6 +153,27 @@ class Budgets:
         """Release what could not be released yet."""
         if self._accounts is not None:
             self._accounts.close()
+
+    def note_refusal(self, key: str, error: GatewayError) -> None:
+        """Count a request of a key that ended with this error, for the log if a budget refused it."""
+        if error.budget is None:
+            return
+        now = self._clock()
+        since, count = self._refusals.get(key, (now - LOG_EVERY_S, 0))
+        if now - since < LOG_EVERY_S:
+            self._refusals[key] = since, count + 1
+            return
+        if len(self._refusals) >= MOST_KEYS:
+            self._refusals.clear()
+        self._refusals[key] = now, 0
+        self._log(
+            "requests refused by a budget",
+            level="warning",
+            key=key,
+            budget=error.budget.name,
+            error_code=error.code,
+            count=count + 1,
+        )
 
     def accounts_of(self, record: UsageRecord) -> tuple[Account, ...]:
         """Return the accounts of a record's last attempt, until it is charged."""
@@ -281,24 +300,6 @@ class Budgets:
                 helds.append(expected.of(budget.unit))
                 gaps.append(bound.of(budget.unit) - helds[-1])
         return helds, gaps
-
-    def _note_refusal(self, key: str, budget: str, code: str) -> None:
-        now = self._clock()
-        since, count = self._refusals.get(key, (now - LOG_EVERY_S, 0))
-        if now - since < LOG_EVERY_S:
-            self._refusals[key] = since, count + 1
-            return
-        if len(self._refusals) >= MOST_KEYS:
-            self._refusals.clear()
-        self._refusals[key] = now, 0
-        self._log(
-            "requests refused by a budget",
-            level="warning",
-            key=key,
-            budget=budget,
-            error_code=code,
-            count=count + 1,
-        )
 
 
 def _spent(held: AttemptHold) -> list[int]:
