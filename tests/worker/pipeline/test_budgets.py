@@ -263,3 +263,11 @@ async def test_without_memory_only_hard_budgets_refuse() -> None:
     world.budgets.change(BudgetTable([budget()]))
     error = await world.budgets.hold(asked, one, made, world.open(asked))
     assert (error and error.status, "restart the gateway" in str(error)) == (503, True)
+
+
+async def test_identical_requests_do_not_share_the_refusal_of_a_budget(memory: HostMemory) -> None:
+    scene = Scene(memory, budget(limit=1, match={"service": "poor"})).script(answer())
+    ends = await asyncio.gather(
+        *(scene.gateway.generate(request(id=name, service=name)) for name in ("poor", "rich")), return_exceptions=True
+    )
+    assert [type(end) for end in ends] == [BudgetExceeded, Answer]

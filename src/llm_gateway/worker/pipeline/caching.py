@@ -22,7 +22,7 @@ from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.upstream_call import Success
 from llm_gateway.domain.usage import CacheStatus
-from llm_gateway.errors import DeadlineExceeded, GatewayError, InternalError
+from llm_gateway.errors import BudgetExceeded, BudgetReserved, DeadlineExceeded, GatewayError, InternalError
 from llm_gateway.protocols.registry import PROTOCOLS
 
 _encoder = msgspec.msgpack.Encoder()
@@ -93,14 +93,14 @@ class Caching:
             served = await self._kept(base, candidates)
             if served is not None:
                 return self._hit(lookup, served)
-            if request.stream:  # waiting for another request's whole answer would not be a stream
-                return lookup
             flight = self._flights.get(flight_key)
-            if flight is None:
+            if flight is None or request.stream:
                 return self._miss(lookup, flight_key, request)
             landed = await self._wait(flight, request)
             if isinstance(landed, Success):
                 return self._hit(lookup, landed)
+            if isinstance(landed, BudgetExceeded | BudgetReserved):
+                return lookup  # the budgets of another key are not this request's: it tries by itself
             if landed is None:
                 continue
             if waited and not isinstance(landed, DeadlineExceeded):
@@ -117,7 +117,8 @@ class Caching:
         return "miss" if await self._kept(self._base(request), plan.candidates) is None else "hit"
 
     def _miss(self, lookup: Lookup, flight_key: tuple[bytes, ...], request: Request) -> Lookup:
-        if request.store_in_cache:  # an answer that must not be stored is not shared either
+        # An answer that must not be stored is not shared either, and another request's whole answer is no stream.
+        if request.store_in_cache and not request.stream:
             lookup.flight = self._flights[flight_key] = Flight(flight_key, request.presence)
         return lookup
 

@@ -1,0 +1,133 @@
+"""Balances of budgets in the memory that workers share, as the control process writes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_gateway.control.budget_balances import BudgetBalances
+from llm_gateway.domain.budget import AccountRef, Balance, Budget
+from llm_gateway.domain.budget_table import BudgetTable
+from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
+from llm_gateway.host_memory import HostMemory, create
+from llm_gateway.host_memory.budget_accounts import AccountPlace, BudgetAccounts, Used, Wanted
+from llm_gateway.journal.record_assembler import CRASHED
+
+NOW_MS = 1_700_000_000_000
+FAR_MS = 2 * NOW_MS
+DOLLARS = Budget(id="dollars", name="dollars", limit=1_000)
+TOKENS = Budget(id="tokens", name="tokens", limit=1_000, unit="tokens", per="user_id", carry=1.0)
+REQUESTS = Budget(id="requests", name="requests", limit=1_000, unit="requests")
+BUDGETS = (DOLLARS, TOKENS, REQUESTS)
+START_MS = 1_698_796_800_000
+REFS = [
+    AccountRef("dollars", "", START_MS),
+    AccountRef("tokens", "ann", START_MS),
+    AccountRef("requests", "", START_MS),
+]
+RULES = {rule.budget.id: rule for rule in BudgetTable(BUDGETS).rules}
+
+
+@pytest.fixture
+def memory() -> Iterator[HostMemory]:
+    descriptor = create()
+    yield HostMemory(descriptor)
+    os.close(descriptor)
+
+
+def loaded(memory: HostMemory | None, *balances: tuple[AccountRef, Balance], **more: Any) -> BudgetBalances:
+    made = BudgetBalances(memory, log=lambda *_, **__: None, clock_ms=lambda: NOW_MS)
+    made.load(BUDGETS, lambda: balances, **more)
+    return made
+
+
+def amounts(memory: HostMemory, *refs: AccountRef) -> list[tuple[int, int, int]]:
+    """Return what is spent, held and carried over in accounts."""
+    accounts = BudgetAccounts(memory, "looks", lambda: NOW_MS)
+    places = [AccountPlace(RULES[ref.budget_id].account_name(ref), FAR_MS) for ref in refs]
+    assert accounts.hold([Wanted(place, 0, 0) for place in places]) is True
+    return [accounts.amounts(place) for place in places]
+
+
+def record(error_code: str | None, attempts: int) -> UsageRecord:
+    made = [
+        AttemptRecord(
+            id=f"{number}", provider_id="p", provider="p", kind="openai", model="m", started_ms=0,
+            usage=Usage(input_tokens=3, output_tokens=4), cost_nanos=50, accounts=REFS,
+        )
+        for number in range(attempts)
+    ]  # fmt: skip
+    labels: dict[str, Any] = {"key_name": "k", "user_id": "u", "service": "s", "task_type": "t", "surface": "generate"}
+    return UsageRecord(id="r", at_ms=0, instance="i", error_code=error_code, attempts=made, **labels)
+
+
+def test_balances_are_copied_in_each_budgets_unit_and_only_where_the_memory_has_none(memory: HostMemory) -> None:
+    balance = Balance(700, 80, 9)
+    before = loaded(memory, *((ref, balance) for ref in REFS), carried=lambda: [(REFS[1], 33)])
+    assert amounts(memory, *REFS) == [(700, 0, 0), (80, 0, 33), (9, 0, 0)]
+    again = ((ref, Balance(1, 1, 1)) for ref in REFS)
+    new = AccountRef("tokens", "bob", START_MS)
+    before.load((*BUDGETS, Budget(id="new", name="new", limit=1)), lambda: [*again, (new, balance)])
+    loaded(memory, (REFS[0], Balance(1, 1, 1)))
+    assert amounts(memory, *REFS, new) == [(700, 0, 0), (80, 0, 33), (9, 0, 0), (80, 0, 0)]
+
+
+def test_what_was_carried_over_is_kept_for_accounts_that_have_spent_nothing_yet(memory: HostMemory) -> None:
+    loaded(memory, carried=lambda: [(REFS[1], 0)])
+    assert amounts(memory, REFS[1]) == [(0, 0, 0)]
+    accounts = BudgetAccounts(memory, "worker", lambda: NOW_MS)
+    place = AccountPlace(RULES["tokens"].account_name(REFS[1]), FAR_MS, "before", lambda spent: 500 - spent)
+    assert accounts.hold([Wanted(place, 11, 0, 10)]) is not True, "nothing was left for it"
+    other = AccountPlace("another", FAR_MS, "before", lambda spent: 500 - spent)
+    assert accounts.hold([Wanted(other, 510, 0, 10)]) is True
+    accounts.settle([Used(other, 510, 0, 100)])
+    later = AccountPlace("later", FAR_MS, "another", lambda spent: 500 - spent)
+    assert accounts.hold([Wanted(later, 410, 0, 10)]) is True
+    assert accounts.amounts(later) == (0, 410, 400)
+
+
+def test_requests_that_a_crash_cut_off_are_counted_once_they_are_stored(memory: HostMemory) -> None:
+    cold = BudgetBalances(memory, log=lambda *_, **__: None, clock_ms=lambda: NOW_MS)
+    stored: list[UsageRecord] = []
+    cold.sink(stored.extend)([record(CRASHED, 1)])
+    assert amounts(memory, *REFS) == [(0, 0, 0)] * 3, "a cold start copies balances that have them"
+    balances = loaded(memory)
+    balances.sink(stored.extend)([record(None, 1), record(CRASHED, 2)])
+    assert len(stored) == 3
+    assert amounts(memory, *REFS) == [(100, 0, 0), (14, 0, 0), (1, 0, 0)]
+    balances.add([(REFS[0], Balance(1, 1, 1)), (AccountRef("deleted", "", START_MS), Balance(1, 1, 1))])
+    assert amounts(memory, REFS[0]) == [(101, 0, 0)]
+
+
+def test_a_worker_without_a_journal_holds_nothing_any_more(memory: HostMemory, tmp_path: Path) -> None:
+    place = AccountPlace(RULES["dollars"].account_name(REFS[0]), FAR_MS)
+    for name in ("gone", "living"):
+        assert BudgetAccounts(memory, name, lambda: NOW_MS).hold(
+            [Wanted(AccountPlace(RULES["dollars"].account_name(REFS[0]), FAR_MS), 5, 2)]
+        )
+    (tmp_path / "living").mkdir()
+    loaded(memory).clear_ended(tmp_path)
+    accounts = BudgetAccounts(memory, "looks", lambda: NOW_MS)
+    assert accounts.hold([Wanted(place, 0, 0)]) is True
+    assert accounts.amounts(place) == (0, 5, 0)
+
+
+def test_without_memory_nothing_is_counted_and_records_are_stored() -> None:
+    balances, stored = loaded(None), list[UsageRecord]()
+    balances.sink(stored.extend)([record(CRASHED, 1)])
+    balances.add([(REFS[0], Balance(1, 1, 1))])
+    balances.clear("worker")
+    balances.clear_ended(Path("nowhere"))
+    assert len(stored) == 1
+
+
+def test_ten_thousand_accounts_take_little_memory(memory: HostMemory) -> None:
+    refs = [AccountRef("tokens", f"customer {number}", START_MS) for number in range(10_000)]
+    before = os.fstat(memory.descriptor).st_blocks
+    loaded(memory, *((ref, Balance(1, 1, 1)) for ref in refs))
+    assert (os.fstat(memory.descriptor).st_blocks - before) * 512 <= 2 * 1024 * 1024
+    assert amounts(memory, refs[0], refs[-1]) == [(1, 0, 0)] * 2
