@@ -14,7 +14,7 @@ from llm_gateway.domain.budget import AccountRef, Balance, Budget
 from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.host_memory import HostMemory, create
-from llm_gateway.host_memory.budget_accounts import AccountPlace, BudgetAccounts, Used, Wanted
+from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
 from llm_gateway.journal.record_assembler import CRASHED
 
 NOW_MS = 1_700_000_000_000
@@ -49,7 +49,7 @@ def amounts(memory: HostMemory, *refs: AccountRef) -> list[tuple[int, int, int]]
     """Return what is spent, held and carried over in accounts."""
     accounts = BudgetAccounts(memory, "looks", lambda: NOW_MS)
     places = [AccountPlace(RULES[ref.budget_id].account_name(ref), FAR_MS) for ref in refs]
-    assert accounts.hold([Wanted(place, 0, 0) for place in places]) is True
+    assert accounts.hold([(place, 0, 0, NO_LIMIT, NO_LIMIT) for place in places]) is True
     return [accounts.amounts(place) for place in places]
 
 
@@ -81,12 +81,12 @@ def test_what_was_carried_over_is_kept_for_accounts_that_have_spent_nothing_yet(
     assert amounts(memory, REFS[1]) == [(0, 0, 0)]
     accounts = BudgetAccounts(memory, "worker", lambda: NOW_MS)
     place = AccountPlace(RULES["tokens"].account_name(REFS[1]), FAR_MS, "before", lambda spent: 500 - spent)
-    assert accounts.hold([Wanted(place, 11, 0, 10)]) is not True, "nothing was left for it"
+    assert accounts.hold([(place, 11, 0, 10, NO_LIMIT)]) is not True, "nothing was left for it"
     other = AccountPlace("another", FAR_MS, "before", lambda spent: 500 - spent)
-    assert accounts.hold([Wanted(other, 510, 0, 10)]) is True
-    accounts.settle([Used(other, 510, 0, 100)])
+    assert accounts.hold([(other, 510, 0, 10, NO_LIMIT)]) is True
+    accounts.settle([(other, 510, 0, 100)])
     later = AccountPlace("later", FAR_MS, "another", lambda spent: 500 - spent)
-    assert accounts.hold([Wanted(later, 410, 0, 10)]) is True
+    assert accounts.hold([(later, 410, 0, 10, NO_LIMIT)]) is True
     assert accounts.amounts(later) == (0, 410, 400)
 
 
@@ -107,12 +107,12 @@ def test_a_worker_without_a_journal_holds_nothing_any_more(memory: HostMemory, t
     place = AccountPlace(RULES["dollars"].account_name(REFS[0]), FAR_MS)
     for name in ("gone", "living"):
         assert BudgetAccounts(memory, name, lambda: NOW_MS).hold(
-            [Wanted(AccountPlace(RULES["dollars"].account_name(REFS[0]), FAR_MS), 5, 2)]
+            [(AccountPlace(RULES["dollars"].account_name(REFS[0]), FAR_MS), 5, 2, NO_LIMIT, NO_LIMIT)]
         )
     (tmp_path / "living").mkdir()
     loaded(memory).clear_ended(tmp_path)
     accounts = BudgetAccounts(memory, "looks", lambda: NOW_MS)
-    assert accounts.hold([Wanted(place, 0, 0)]) is True
+    assert accounts.hold([(place, 0, 0, NO_LIMIT, NO_LIMIT)]) is True
     assert accounts.amounts(place) == (0, 5, 0)
 
 

@@ -13,6 +13,7 @@ from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.error_format.responses import error_headers, problem_of
 from llm_gateway.errors import GatewayError
 from llm_gateway.protocols.registry import PROTOCOLS
+from llm_gateway.worker.pipeline.budget_account import Account
 from llm_gateway.worker.pipeline.budget_texts import (
     Amounts,
     amount_text,
@@ -30,9 +31,9 @@ SENTENCE = "Budget 'core monthly' is used up: 100.00 of 100.00 USD; it resets 20
 def refused(*, spent: int = 100 * USD, held: int = 0, retry_after_s: float | None = None, **changes: Any) -> Any:
     fields: dict[str, Any] = {"id": "b", "name": "core monthly", "limit": 100 * USD, "timezone": "Europe/Berlin"}
     [rule] = BudgetTable([Budget(**fields | changes)]).rules
-    amounts, ref = Amounts(rule.budget.limit, spent, held), AccountRef("b", "ann" if rule.budget.per else "", 0)
-    end_ms = FAR_MS if rule.budget.period == "total" else DECEMBER_MS
-    return refusal(rule, ref, end_ms, amounts, 3 * USD, retry_after_s=retry_after_s)
+    ref = AccountRef("b", "ann" if rule.budget.per else "", 0)
+    account = Account(rule, ref, FAR_MS if rule.budget.period == "total" else DECEMBER_MS)
+    return refusal(account, Amounts(rule.budget.limit, spent, held), 3 * USD, retry_after_s=retry_after_s)
 
 
 def written(protocol: str, error: GatewayError) -> Any:
@@ -100,8 +101,9 @@ def test_the_sentence_names_the_account_what_is_missing_and_that_a_budget_never_
 def test_successes_tell_what_is_left(mode: Mode) -> None:
     budget = Budget(id="id-1", name="Core  mönthly!", limit=20 * USD, timezone="Europe/Berlin", mode=mode)
     [rule] = BudgetTable([budget]).rules
-    header = budget_header(rule, DECEMBER_MS, Amounts(20 * USD, 7 * USD, USD // 2))
+    account = Account(rule, AccountRef("id-1", "", 0), DECEMBER_MS)
+    header = budget_header(account, Amounts(20 * USD, 7 * USD, USD // 2))
     assert header == (b"x-gateway-budget", b"Core-m-nthly; remaining=12.50; resets=2026-12-01T00:00:00+01:00")
-    assert warning_header(rule, Amounts(20 * USD, 21 * USD, 0))[1] == b"Core-m-nthly; spent=21.00; limit=20.00"
+    assert warning_header(account, Amounts(20 * USD, 21 * USD, 0))[1] == b"Core-m-nthly; spent=21.00; limit=20.00"
     assert header_name(Budget(id="id-2", name="☃", limit=1)) == "id-2"
     assert [amount_text(each, "usd") for each in (0, 5_000, USD)] == ["0.00", "0.000005", "1.00"]

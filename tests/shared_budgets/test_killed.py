@@ -13,7 +13,7 @@ import pytest
 from llm_gateway.control.budget_balances import BudgetBalances
 from llm_gateway.domain.budget import AccountRef, Balance, Budget
 from llm_gateway.host_memory import HOLDERS, HOLDERS_AT, HostMemory, create
-from llm_gateway.host_memory.budget_accounts import AccountPlace, BudgetAccounts, Used, Wanted
+from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
 from llm_gateway.host_memory.budget_holds import HOLDER_SIZE, PID, find_place
 from llm_gateway.host_memory.budget_lock import BUSY, DIRTY, SOLO
 from llm_gateway.host_memory.slots import key_of
@@ -40,11 +40,11 @@ class Case(NamedTuple):
 
 
 def hold(accounts: BudgetAccounts, p: AccountPlace, q: AccountPlace) -> None:
-    assert accounts.hold([Wanted(p, 7, 3, 1000, 1000), Wanted(q, 7, 3, 1000, 1000)]) is True
+    assert accounts.hold([(p, 7, 3, 1000, 1000), (q, 7, 3, 1000, 1000)]) is True
 
 
 def settle(accounts: BudgetAccounts, p: AccountPlace, _q: AccountPlace) -> None:
-    accounts.settle([Used(p, 10, 5, 12)])
+    accounts.settle([(p, 10, 5, 12)])
 
 
 CASES = {
@@ -63,7 +63,7 @@ def prepared(case: Case, observe: Callable[[object], object] | None = None) -> I
     try:
         memory = HostMemory(descriptor)
         if not case.is_alone:
-            assert BudgetAccounts(memory, "one", now_ms).hold([Wanted(place("p"), 100, 50)]) is True
+            assert BudgetAccounts(memory, "one", now_ms).hold([(place("p"), 100, 50, NO_LIMIT, NO_LIMIT)]) is True
         yield memory
     finally:
         os.close(descriptor)
@@ -72,7 +72,7 @@ def prepared(case: Case, observe: Callable[[object], object] | None = None) -> I
 def operate(case: Case, memory: HostMemory, begin: Callable[[], None]) -> None:
     """Let `two` hold its first amounts, then call `begin` and carry out the operation."""
     accounts, p = BudgetAccounts(memory, "two", now_ms), place("p")
-    assert accounts.hold([Wanted(p, 10, 5)]) is True
+    assert accounts.hold([(p, 10, 5, NO_LIMIT, NO_LIMIT)]) is True
     begin()
     case.operate(accounts, p, place("q"))
 
@@ -80,7 +80,7 @@ def operate(case: Case, memory: HostMemory, begin: Callable[[], None]) -> None:
 def amounts(memory: HostMemory, name: str) -> tuple[int, int, int]:
     """Return what is spent and held, and the gap, as another process sees them after its repair."""
     accounts, account = BudgetAccounts(memory, "looks", now_ms), place(name)
-    assert accounts.hold([Wanted(account, 0, 0)]) is True
+    assert accounts.hold([(account, 0, 0, NO_LIMIT, NO_LIMIT)]) is True
     words = memory.words
     return int(words[account.at + 2]), int(words[account.at + 3]), int(words[account.at + 4])
 
@@ -143,15 +143,15 @@ def test_a_worker_that_is_alone_takes_no_lock_until_another_process_enters() -> 
         balances = BudgetBalances(memory, log=lambda *_, **__: None, clock_ms=now_ms)
         balances.load((budget,), lambda: [(ref, Balance(7, 1, 1))])
         assert memory.words[SOLO], "it is alone again after the balances are written"
-        assert accounts.hold([Wanted(account, 1, 0)]) is True
+        assert accounts.hold([(account, 1, 0, NO_LIMIT, NO_LIMIT)]) is True
         other = BudgetAccounts(memory, "three", now_ms)
         assert not memory.words[SOLO]
-        assert (accounts.hold([Wanted(account, 1, 0, 2)]), bool(memory.words[BUSY])) == (True, False)
-        full = other.hold([Wanted(place("p"), 1, 0, 2)])
+        assert (accounts.hold([(account, 1, 0, 2, NO_LIMIT)]), bool(memory.words[BUSY])) == (True, False)
+        full = other.hold([(place("p"), 1, 0, 2, NO_LIMIT)])
         assert (full.is_used_up, full.held) == (False, 2)  # type: ignore[union-attr]
         balances.clear("two")
         assert memory.words[SOLO]
-        assert other.hold([Wanted(place("p"), 2, 0, 2)]) is True
+        assert other.hold([(place("p"), 2, 0, 2, NO_LIMIT)]) is True
 
 
 def test_a_worker_that_is_stopped_in_a_change_makes_others_refuse() -> None:
@@ -165,10 +165,10 @@ def test_a_worker_that_is_stopped_in_a_change_makes_others_refuse() -> None:
         pid = fork(body)
         assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
         other, account = BudgetAccounts(memory, "three", now_ms), place("p")
-        assert other.hold([Wanted(account, 1, 0)]) is False
+        assert other.hold([(account, 1, 0, NO_LIMIT, NO_LIMIT)]) is False
         os.kill(pid, signal.SIGCONT)
         assert end_of(pid) == 0
-        assert other.hold([Wanted(account, 1, 0)]) is True
+        assert other.hold([(account, 1, 0, NO_LIMIT, NO_LIMIT)]) is True
         assert other.amounts(account) == (0, 18, 0)
 
 
@@ -179,7 +179,7 @@ def test_four_processes_grant_exactly_what_there_is_room_for() -> None:
     def body(number: int) -> None:
         accounts, account = BudgetAccounts(HostMemory(descriptor), f"worker {number}", now_ms), place("p")
         for _ in range(50):
-            while (came := accounts.hold([Wanted(account, 3, 2, 30, 100)])) is False:
+            while (came := accounts.hold([(account, 3, 2, 30, 100)])) is False:
                 pass
             os.write(writer, b"+" if came is True else b"-")
 

@@ -14,7 +14,7 @@ from llm_gateway.domain.budget import AccountRef, Balance, Budget
 from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.host_memory import HostMemory, create
-from llm_gateway.host_memory.budget_accounts import AccountPlace, BudgetAccounts, Used, Wanted
+from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
 from llm_gateway.journal.record_assembler import CRASHED
 
 NOW_MS = 1_700_000_000_000
@@ -84,9 +84,9 @@ class Host(RuleBasedStateMachine):
         worker = self.workers[which % len(self.workers)]
         pairs = zip(worker.places, BUDGETS, strict=True)
         wanted = [
-            Wanted(place, held + gap, 0, budget.limit)
+            (place, held + gap, 0, budget.limit, NO_LIMIT)
             if budget.hold == "bound"
-            else Wanted(place, held, gap, budget.limit, budget.overdraft)
+            else (place, held, gap, budget.limit, budget.overdraft)
             for place, budget in pairs
         ]
         if worker.accounts.hold(wanted) is not True:
@@ -105,7 +105,7 @@ class Host(RuleBasedStateMachine):
         cost = int((held + gap) * share)
         worker.accounts.settle(
             [
-                Used(place, held + gap, 0, cost) if budget.hold == "bound" else Used(place, held, gap, cost)
+                (place, held + gap, 0, cost) if budget.hold == "bound" else (place, held, gap, cost)
                 for place, budget in zip(worker.places, BUDGETS, strict=True)
             ]
         )
@@ -134,7 +134,7 @@ class Host(RuleBasedStateMachine):
     @invariant()
     def no_limit_is_passed_and_nothing_stays_held(self) -> None:
         worker = self.workers[0]
-        assert worker.accounts.hold([Wanted(place, 0, 0) for place in worker.places]) is True
+        assert worker.accounts.hold([(place, 0, 0, NO_LIMIT, NO_LIMIT) for place in worker.places]) is True
         spent = self.stored + sum(each.settled for each in self.workers)
         flying = [amounts for each in self.workers for amounts in each.open.values()]
         for place, budget in zip(worker.places, BUDGETS, strict=True):

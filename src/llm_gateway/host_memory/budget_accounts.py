@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from llm_gateway.host_memory import HOLD_ROW_WORDS, HOLD_ROWS, HOLDER_WORDS, HOLDERS_AT, HostMemory
 from llm_gateway.host_memory.budget_holds import (
@@ -56,27 +56,13 @@ class AccountPlace:
         self.at = self.row = self.held = self.gap = 0
 
 
-class Wanted(NamedTuple):
-    """An amount to hold in an account. The request can cost `gap` more than `held`.
+Wanted: TypeAlias = tuple[AccountPlace, int, int, int, int]
+"""An amount to hold in an account: what is held, by how much the request can cost more than that (its gap), the limit
+without what was carried over, and the overdraft: the most that all gaps in flight may come to, unless nothing else is
+in flight. Tuples, since a request makes eight of them."""
 
-    `limit` without what was carried over; `overdraft`: the most that all gaps in flight may come to, unless nothing
-    else is in flight.
-    """
-
-    place: AccountPlace
-    held: int
-    gap: int
-    limit: int = NO_LIMIT
-    overdraft: int = NO_LIMIT
-
-
-class Used(NamedTuple):
-    """An amount to release from an account, and what was spent of it."""
-
-    place: AccountPlace
-    held: int
-    gap: int
-    spent: int
+Used: TypeAlias = tuple[AccountPlace, int, int, int]
+"""What to release of an account, its gap, and what was spent."""
 
 
 class Full(NamedTuple):

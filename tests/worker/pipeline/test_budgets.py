@@ -17,7 +17,7 @@ from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.reply import Answer
 from llm_gateway.errors import BudgetExceeded, BudgetReserved, GatewayError, JournalUnavailable, RequestNotAllowed
 from llm_gateway.host_memory import HostMemory, create
-from llm_gateway.host_memory.budget_accounts import AccountPlace, BudgetAccounts, Wanted
+from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.caching import Caching
 from tests.worker.pipeline.fakes import TIMEOUT, Step, World, answer, provider, refusal, request, snapshot
@@ -72,7 +72,7 @@ class Scene:
         assert budgets is not None
         rules = {rule.budget.id: rule for rule in budgets.rules}
         places = [AccountPlace(rules[ref.budget_id].account_name(ref), 2**60) for ref in named]
-        assert self.accounts.hold([Wanted(place, 0, 0) for place in places]) is True
+        assert self.accounts.hold([(place, 0, 0, NO_LIMIT, NO_LIMIT) for place in places]) is True
         return [self.accounts.amounts(place)[:2] for place in places]
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import NamedTuple
 
 from llm_gateway.domain.budget import AccountRef, Budget, Unit
-from llm_gateway.domain.budget_period import FAR_MS
-from llm_gateway.domain.budget_table import BudgetRule
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.error_format.responses import shown
 from llm_gateway.errors import BudgetExceeded, BudgetReserved, BudgetStatus
+from llm_gateway.worker.pipeline.budget_account import Account
 
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 5.0
 """Bounds of the random time after which requests in flight may have left enough for another one."""
@@ -40,30 +38,23 @@ def amount_text(amount: int, unit: Unit | str) -> str:
     return f"{amount / NANOS_PER_USD:.{2 if amount >= NANOS_PER_USD or not amount else 6}f}"
 
 
-def reset_text(rule: BudgetRule, end_ms: int) -> str | None:
-    """Return the end of a period on the budget's clock; None for a budget that never resets."""
-    if end_ms >= FAR_MS:
-        return None
-    return datetime.fromtimestamp(end_ms / 1000, rule.zone).isoformat(timespec="seconds")
-
-
 def refusal(
-    rule: BudgetRule, ref: AccountRef, end_ms: int, amounts: Amounts, needed: int, *, retry_after_s: float | None
+    account: Account, amounts: Amounts, needed: int, *, retry_after_s: float | None
 ) -> BudgetExceeded | BudgetReserved:
     """Return the error for a request that needs more than its account has left.
 
     `retry_after_s`: the seconds after which requests in flight may have left enough; None if they cannot.
     """
-    budget, resets_at = rule.budget, reset_text(rule, end_ms)
+    budget, resets_at = account.rule.budget, account.resets_at
     status = BudgetStatus(
         name=shown(budget.name, MOST_CHARACTERS),
-        scope=_scope(budget, ref),
+        scope=_scope(budget, account.ref),
         unit=budget.unit,
         limit=amounts.limit,
         spent=amounts.spent,
         held=amounts.held,
         resets_at=resets_at,
-        resets_s=None if resets_at is None else end_ms // 1000,
+        resets_s=None if resets_at is None else account.end_ms // 1000,
     )
     unit = "USD" if budget.unit == "usd" else budget.unit
     spent, limit = amount_text(amounts.spent, budget.unit), amount_text(amounts.limit, budget.unit)
@@ -92,18 +83,19 @@ def _scope(budget: Budget, ref: AccountRef) -> str:
     return "all" if budget.per is None else f"{budget.per} {shown(ref.value, MOST_CHARACTERS)!r}"
 
 
-def budget_header(rule: BudgetRule, end_ms: int, amounts: Amounts) -> tuple[bytes, bytes]:
+def budget_header(account: Account, amounts: Amounts) -> tuple[bytes, bytes]:
     """Return the header that tells the client of a success what is left of its budget."""
-    resets = reset_text(rule, end_ms) or "never"
-    value = f"{header_name(rule.budget)}; remaining={amount_text(amounts.left, rule.budget.unit)}; resets={resets}"
+    budget = account.rule.budget
+    remaining = amount_text(amounts.left, budget.unit)
+    value = f"{header_name(budget)}; remaining={remaining}; resets={account.resets_at or 'never'}"
     return b"x-gateway-budget", value.encode()
 
 
-def warning_header(rule: BudgetRule, amounts: Amounts) -> tuple[bytes, bytes]:
+def warning_header(account: Account, amounts: Amounts) -> tuple[bytes, bytes]:
     """Return the header that tells the client of a success that a `soft` budget is exceeded."""
-    unit = rule.budget.unit
-    spent, limit = amount_text(amounts.spent + amounts.held, unit), amount_text(amounts.limit, unit)
-    return b"x-gateway-budget-warning", f"{header_name(rule.budget)}; spent={spent}; limit={limit}".encode()
+    budget = account.rule.budget
+    spent, limit = amount_text(amounts.spent + amounts.held, budget.unit), amount_text(amounts.limit, budget.unit)
+    return b"x-gateway-budget-warning", f"{header_name(budget)}; spent={spent}; limit={limit}".encode()
 
 
 def header_name(budget: Budget) -> str:

@@ -25,22 +25,21 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from llm_gateway.domain.budget import AccountRef
-from llm_gateway.domain.budget_table import BudgetRule, BudgetTable, Values
+from llm_gateway.domain.budget import AccountRef, Budget
+from llm_gateway.domain.budget_table import BudgetTable, Values
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.errors import GatewayError, Overloaded, RequestNotAllowed
 from llm_gateway.host_memory.budget_accounts import (
-    NO_LIMIT,
     BudgetAccounts,
     Full,
     NoRoom,
     Used,
     Wanted,
 )
-from llm_gateway.worker.pipeline.budget_account import Account, Matched
-from llm_gateway.worker.pipeline.budget_amounts import cost_of, expected_cost, largest_cost
+from llm_gateway.worker.pipeline.budget_account import REQUESTS, Account, Matched, match_of
+from llm_gateway.worker.pipeline.budget_amounts import expected_cost, largest_cost
 from llm_gateway.worker.pipeline.budget_texts import (
     FIRST_RETRY_S,
     LAST_RETRY_S,
@@ -61,12 +60,11 @@ MOST_KEYS = 1_024
 
 
 class AttemptHold(msgspec.Struct, eq=False):
-    """What one attempt holds: in each of its accounts `helds` and, beyond that, `gaps` that it can cost."""
+    """What one attempt holds in its accounts."""
 
     attempt: AttemptRecord
-    accounts: tuple[Account, ...]
-    helds: list[int]
-    gaps: list[int]
+    matched: Matched
+    wanted: list[Wanted]
 
 
 class Budgets:
@@ -109,23 +107,32 @@ class Budgets:
         matched = self.matching(request, candidate, attempt.started_ms)
         if matched is None:
             return None
+        if attempt.price is None and matched.rejects_unpriced is not None:
+            return _unpriced(matched.rejects_unpriced, attempt)
         earlier = self._held.get(record.id)
         if earlier is not None:
             self._keep_billed(earlier)
-        held = AttemptHold(attempt, matched.accounts, *self._amounts(request, attempt, matched.accounts, earlier))
+        amounts = self._amounts(request, attempt, matched)
+        wanted: list[Wanted] = [
+            (place, *amounts[amount], limit, overdraft) for place, amount, limit, overdraft in matched.rows
+        ]
+        if earlier is not None:
+            wanted = _without_counted(wanted, matched, earlier)
+        accounts = self._accounts
         try:
-            error = await self._hold(held, request, attempt.started_ms)
+            came = False if accounts is None else accounts.hold(wanted)
+            if came is False and accounts is not None:
+                came = await self._hold_later(accounts, wanted)
         except NoRoom:
-            if any(account.rule.budget.mode == "hard" for account in matched.accounts):
-                return Overloaded(
-                    "The memory of the budgets' accounts has no room for another one: send the request again, or make "
-                    "a budget with fewer accounts.",
-                    retry_after_s=LAST_RETRY_S,
-                )
-            error = None
-        if error is None:
-            attempt.accounts = matched.refs
-        return error
+            came = None
+        if came is True:
+            self._held.setdefault(record.id, []).append(AttemptHold(attempt, matched, wanted))
+        elif isinstance(came, Full):
+            return self._refused(matched.accounts[came.number], came, wanted[came.number][1])
+        elif matched.is_hard:
+            return _without_memory() if accounts is None else _locked() if came is False else _without_room()
+        attempt.accounts = matched.refs
+        return None
 
     def give_back(self, record: UsageRecord, attempt: AttemptRecord) -> None:
         """Release what the last attempt of a record holds, which was not even journalled."""
@@ -134,17 +141,14 @@ class Budgets:
             last = holds.pop()
             if not holds:
                 del self._held[record.id]
-            self._accounts.settle(_used(last, [0] * len(last.accounts)))
+            self._accounts.settle([(place, held, gap, 0) for place, held, gap, _, _ in last.wanted])
 
     def charge(self, record: UsageRecord) -> None:
         """Count what the attempts of a record have cost, and release what they hold."""
         holds = self._held.pop(record.id, None)
         if holds is None or self._accounts is None:
             return
-        used: list[Used] = []
-        for held in holds:
-            used += _used(held, _spent(held))
-        self._accounts.settle(used)
+        self._accounts.settle([used for hold in holds for used in _used(hold)])
         if record.outcome == "ok" and not holds[-1].attempt.usage_estimated:
             last = holds[-1].attempt
             self._samples.add(record.key, last.model, last.usage.output_tokens)
@@ -178,13 +182,14 @@ class Budgets:
     def accounts_of(self, record: UsageRecord) -> tuple[Account, ...]:
         """Return the accounts of a record's last attempt, until it is charged."""
         holds = self._held.get(record.id)
-        return () if holds is None else holds[-1].accounts
+        return () if holds is None else holds[-1].matched.accounts
 
     def headers(self, accounts: Sequence[Account]) -> list[tuple[bytes, bytes]]:
         """Return the headers of a success: of the account that has the least left, and of exceeded `soft` ones."""
         if self._accounts is None:
             return []
-        headers, least, shown = [], 2.0, None
+        headers: list[tuple[bytes, bytes]] = []
+        least, shown = 2.0, None
         now_ms = time.time_ns() // 1_000_000
         for account in accounts:
             if account.rule.budget.mode == "observe":
@@ -192,11 +197,11 @@ class Budgets:
             spent, held, carried = self._accounts.amounts(account.place)
             amounts = Amounts(account.limit(now_ms) + carried, spent, held)
             if account.rule.budget.mode == "soft" and spent + held > amounts.limit:
-                headers.append(warning_header(account.rule, amounts))
+                headers.append(warning_header(account, amounts))
             share = amounts.left / amounts.limit if amounts.limit else 0.0
             if share < least:
-                least, shown = share, budget_header(account.rule, account.end_ms, amounts)
-        return headers if shown is None else [shown, *headers]
+                least, shown = share, (account, amounts)
+        return headers if shown is None else [budget_header(*shown), *headers]
 
     def matching(self, request: Request, candidate: Candidate, now_ms: int) -> Matched | None:
         """Return the accounts of a request at a candidate now; None if no budget matches."""
@@ -218,40 +223,10 @@ class Budgets:
             if account is None:
                 account = self._known[rule.name, ref] = Account(rule, ref, end_ms)
             accounts.append(account)
-        until_ms = min((account.end_ms for account in accounts), default=NO_LIMIT)
         if len(self._matched) >= MOST_REMEMBERED:
             self._matched.clear()
-        matched = self._matched[values] = Matched(tuple(accounts), [account.ref for account in accounts], until_ms)
+        matched = self._matched[values] = match_of(tuple(accounts), now_ms)
         return matched
-
-    async def _hold(self, held: AttemptHold, request: Request, now_ms: int) -> GatewayError | None:
-        """Hold the amounts. Returns the error if there is no room.
-
-        Raises:
-            NoRoom: the memory has no room for one of the accounts.
-        """
-        wanted, is_hard = [], False
-        for account, amount, gap in zip(held.accounts, held.helds, held.gaps, strict=True):
-            budget = account.rule.budget
-            if budget.mode == "hard":
-                is_hard = True
-                wanted.append(Wanted(account.place, amount, gap, account.limit(now_ms), budget.overdraft))
-                if budget.unit == "usd" and held.attempt.price is None and budget.unpriced == "reject":
-                    return _unpriced(account.rule, held.attempt)
-            else:
-                wanted.append(Wanted(account.place, amount, gap))
-        accounts = self._accounts
-        if accounts is None:
-            return _without_memory() if is_hard else None
-        came = accounts.hold(wanted)
-        if came is False:
-            came = await self._hold_later(accounts, wanted)
-        if came is True:
-            self._held.setdefault(request.id, []).append(held)
-            return None
-        if isinstance(came, Full):
-            return self._refused(held.accounts[came.number], came, held)
-        return _locked() if is_hard else None
 
     async def _hold_later(self, accounts: BudgetAccounts, wanted: list[Wanted]) -> Full | bool:
         deadline = self._clock() + LONGEST_WAIT_S
@@ -262,70 +237,65 @@ class Budgets:
                 return came
         return False
 
-    def _refused(self, account: Account, full: Full, held: AttemptHold) -> GatewayError:
+    def _refused(self, account: Account, full: Full, needed: int) -> GatewayError:
         retry_after_s = None if full.is_used_up else self._retry_after(FIRST_RETRY_S, LAST_RETRY_S)
-        amounts = Amounts(full.limit, full.spent, full.held)
-        needed = held.helds[full.number]
-        return refusal(account.rule, account.ref, account.end_ms, amounts, needed, retry_after_s=retry_after_s)
+        return refusal(account, Amounts(full.limit, full.spent, full.held), needed, retry_after_s=retry_after_s)
 
     def _keep_billed(self, holds: list[AttemptHold]) -> None:
         """Lower what the earlier attempts of a request hold to what they may have been billed."""
-        for held in holds:
-            spent = _spent(held)
-            used = [
-                Used(account.place, amount - new, gap, 0)
-                for account, amount, gap, new in zip(held.accounts, held.helds, held.gaps, spent, strict=True)
+        for hold in holds:
+            used = _used(hold)
+            hold.wanted = [
+                (place, spent, 0, limit, overdraft)
+                for (place, _, _, limit, overdraft), (_, _, _, spent) in zip(hold.wanted, used, strict=True)
             ]
-            held.helds, held.gaps = spent, [0] * len(spent)
             if self._accounts is not None:
-                self._accounts.settle(used)
+                self._accounts.settle([(place, held - spent, gap, 0) for place, held, gap, spent in used])
 
-    def _amounts(
-        self, request: Request, attempt: AttemptRecord, accounts: tuple[Account, ...], earlier: list[AttemptHold] | None
-    ) -> tuple[list[int], list[int]]:
-        """Return what to hold in each account, and by how much the attempt can exceed it."""
-        helds, gaps = [], []
-        bound, largest, expected = cost_of(attempt), None, None
-        for account in accounts:
-            budget = account.rule.budget
-            if budget.unit == "requests":
-                helds.append(0 if earlier is not None and _has_counted(earlier, account.ref) else 1)
-                gaps.append(0)
-            elif budget.hold == "bound":
-                largest = largest or largest_cost(request, attempt)
-                helds.append(largest.of(budget.unit))
-                gaps.append(0)
-            else:
-                expected = expected or expected_cost(request, attempt, self._samples)
-                helds.append(expected.of(budget.unit))
-                gaps.append(bound.of(budget.unit) - helds[-1])
-        return helds, gaps
+    def _amounts(self, request: Request, attempt: AttemptRecord, matched: Matched) -> tuple[tuple[int, int], ...]:
+        """Return each `Amount` that the accounts hold, and by how much the attempt can exceed it."""
+        nanos, usage = attempt.cost_nanos, attempt.usage
+        tokens = usage.input_tokens + usage.output_tokens
+        expected = expected_cost(request, attempt, self._samples) if matched.has_expected else None
+        most_nanos, most_tokens = largest_cost(request, attempt) if matched.has_bound else (0, 0)
+        if expected is None:
+            return (nanos, 0), (most_nanos, 0), (tokens, 0), (most_tokens, 0), (1, 0)
+        likely_nanos, likely_tokens = expected
+        return (
+            (likely_nanos, nanos - likely_nanos),
+            (most_nanos, 0),
+            (likely_tokens, tokens - likely_tokens),
+            (most_tokens, 0),
+            (1, 0),
+        )
 
 
-def _spent(held: AttemptHold) -> list[int]:
-    """Return what an attempt has cost in each of its accounts, or may have cost while that is not known."""
-    cost = cost_of(held.attempt)
-    spent = []
-    for account, amount in zip(held.accounts, held.helds, strict=True):
-        unit = account.rule.budget.unit
-        spent.append(amount if unit == "requests" else cost.of(unit))
-    return spent
-
-
-def _used(held: AttemptHold, spent: list[int]) -> list[Used]:
+def _used(hold: AttemptHold) -> list[Used]:
+    """Return what an attempt has cost in its accounts, or may have cost while that is not known, and what it holds."""
+    attempt = hold.attempt
+    nanos, usage = attempt.cost_nanos, attempt.usage
+    tokens = usage.input_tokens + usage.output_tokens
+    spent = nanos, nanos, tokens, tokens
     return [
-        Used(account.place, amount, gap, nanos)
-        for account, amount, gap, nanos in zip(held.accounts, held.helds, held.gaps, spent, strict=True)
+        (place, held, gap, held if amount == REQUESTS else spent[amount])
+        for (place, held, gap, _, _), (_, amount, _, _) in zip(hold.wanted, hold.matched.rows, strict=True)
     ]
 
 
-def _has_counted(holds: list[AttemptHold], ref: AccountRef) -> bool:
-    return any(account.ref == ref for held in holds for account in held.accounts)
+def _without_counted(wanted: list[Wanted], matched: Matched, earlier: list[AttemptHold]) -> list[Wanted]:
+    """Return the amounts without the request itself where an earlier attempt of it was counted."""
+    counted = {account.ref for hold in earlier for account in hold.matched.accounts}
+    return [
+        (place, 0 if row[1] == REQUESTS and account.ref in counted else held, gap, limit, overdraft)
+        for (place, held, gap, limit, overdraft), row, account in zip(
+            wanted, matched.rows, matched.accounts, strict=True
+        )
+    ]
 
 
-def _unpriced(rule: BudgetRule, attempt: AttemptRecord) -> RequestNotAllowed:
+def _unpriced(budget: Budget, attempt: AttemptRecord) -> RequestNotAllowed:
     return RequestNotAllowed(
-        f"Budget '{rule.budget.name}' is in dollars, and the price of {attempt.provider}/{attempt.model} is not known: "
+        f"Budget '{budget.name}' is in dollars, and the price of {attempt.provider}/{attempt.model} is not known: "
         "give the provider prices, or set the budget's unpriced to allow."
     )
 
@@ -334,6 +304,14 @@ def _without_memory() -> Overloaded:
     return Overloaded(
         "Budgets need memory that the gateway's processes share, which the system refused at the start, or which an "
         "earlier version of the gateway made: restart the gateway."
+    )
+
+
+def _without_room() -> Overloaded:
+    return Overloaded(
+        "The memory of the budgets' accounts has no room for another one: send the request again, or make a budget "
+        "with fewer accounts.",
+        retry_after_s=LAST_RETRY_S,
     )
 
 
