@@ -84,7 +84,7 @@ def test_what_was_carried_over_is_kept_for_accounts_that_have_spent_nothing_yet(
     assert accounts.hold([(place, 11, 0, 10, NO_LIMIT)]) is not True, "nothing was left for it"
     other = AccountPlace("another", FAR_MS, "before", lambda spent: 500 - spent)
     assert accounts.hold([(other, 510, 0, 10, NO_LIMIT)]) is True
-    accounts.settle([(other, 510, 0, 100)])
+    accounts.settle([([(other, 510, 0, 0, 0)], [100])])
     later = AccountPlace("later", FAR_MS, "another", lambda spent: 500 - spent)
     assert accounts.hold([(later, 410, 0, 10, NO_LIMIT)]) is True
     assert accounts.amounts(later) == (0, 410, 400)

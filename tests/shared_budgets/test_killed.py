@@ -44,7 +44,7 @@ def hold(accounts: BudgetAccounts, p: AccountPlace, q: AccountPlace) -> None:
 
 
 def settle(accounts: BudgetAccounts, p: AccountPlace, _q: AccountPlace) -> None:
-    accounts.settle([(p, 10, 5, 12)])
+    accounts.settle([([(p, 10, 5, 0, 0)], [12])])
 
 
 CASES = {

@@ -103,12 +103,11 @@ class Host(RuleBasedStateMachine):
         worker, number = request
         held, gap = worker.open.pop(number)
         cost = int((held + gap) * share)
-        worker.accounts.settle(
-            [
-                (place, held + gap, 0, cost) if budget.hold == "bound" else (place, held, gap, cost)
-                for place, budget in zip(worker.places, BUDGETS, strict=True)
-            ]
-        )
+        wanted = [
+            (place, held + gap, 0, 0, 0) if budget.hold == "bound" else (place, held, gap, 0, 0)
+            for place, budget in zip(worker.places, BUDGETS, strict=True)
+        ]
+        worker.accounts.settle([(wanted, [cost] * len(wanted))])
         worker.settled += cost
 
     @rule(which=st.integers(0, 2))

@@ -7,6 +7,7 @@ no budget uses is never read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import NamedTuple, TypeAlias
 from zoneinfo import ZoneInfo
 
@@ -16,37 +17,28 @@ from llm_gateway.domain.model_aliases import is_glob, matches
 from llm_gateway.domain.request import Request
 
 TAG = "tag:"
-Values: TypeAlias = tuple[str, ...]
-"""A request's values of the dimensions that the table uses, in the table's order; "" for one that it has not."""
+Values: TypeAlias = tuple[str | None, ...]
+"""The values of a request in the dimensions that the table uses, in its order; None or "" for one that it has not."""
+_FIELDS = ("user_id", "service", "task_type", "session", "agent")
+"""Dimensions that are fields of a request."""
+_ALWAYS = ("key_name", "surface")
+"""Fields that any table reads, since `attrgetter` returns a tuple of two and more."""
 
 
-def _team(request: Request, _provider: str, _model: str) -> str:
+def _team(request: Request) -> str:
     return "" if request.key is None else request.key.team_id or ""
 
 
-def _key(request: Request, _provider: str, _model: str) -> str:
+def _key(request: Request) -> str:
     """Return what reports tell keys apart by (`UsageRecord.key`)."""
     return request.key_name if request.key is None else request.key.id
 
 
-_OF_REQUEST: dict[str, Callable[[Request, str, str], str]] = {
-    "team": _team,
-    "key": _key,
-    "user_id": lambda request, _provider, _model: request.user_id,
-    "service": lambda request, _provider, _model: request.service,
-    "task_type": lambda request, _provider, _model: request.task_type,
-    "model": lambda _request, _provider, model: model,
-    "provider": lambda _request, provider, _model: provider,
-    "session": lambda request, _provider, _model: request.session or "",
-    "agent": lambda request, _provider, _model: request.agent or "",
-}
-
-
-def _getter(dimension: str) -> Callable[[Request, str, str], str]:
+def _getter(dimension: str) -> Callable[[Request], str]:
     if dimension.startswith(TAG):
         tag = dimension.removeprefix(TAG)
-        return lambda request, _provider, _model: request.tags.get(tag, "")
-    return _OF_REQUEST[dimension]
+        return lambda request: request.tags.get(tag, "")
+    return _team if dimension == "team" else _key
 
 
 class BudgetRule(NamedTuple):
@@ -63,7 +55,7 @@ class BudgetRule(NamedTuple):
 
     def value(self, values: Values) -> str:
         """Return the value of the account in which a request with these values counts."""
-        return "" if self.per is None else values[self.per]
+        return "" if self.per is None else values[self.per] or ""
 
     def period_at(self, at_ms: int) -> BudgetPeriod:
         """Return the budget's period that contains a moment."""
@@ -82,15 +74,16 @@ class BudgetTable:
     """
 
     def __init__(self, budgets: Iterable[Budget]) -> None:
-        places: dict[str, int] = {}
-        self.rules: list[BudgetRule] = []
-        for budget in budgets:
-            used = [*budget.match, *([budget.per] if budget.per is not None else ())]
-            if all(dimension in DIMENSIONS or dimension.startswith(TAG) for dimension in used):
-                for dimension in used:
-                    places.setdefault(dimension, len(places))
-                self.rules.append(_compiled(budget, places))
-        self._getters = [_getter(dimension) for dimension in places]
+        known = [each for each in budgets if all(map(_is_known, _dimensions(each)))]
+        used = dict.fromkeys(dimension for budget in known for dimension in _dimensions(budget))
+        fields = [dimension for dimension in used if dimension in _FIELDS]
+        others = [dimension for dimension in used if dimension not in (*_FIELDS, "model", "provider")]
+        self._fields = attrgetter(*fields, *_ALWAYS)
+        self._others = [_getter(dimension) for dimension in others]
+        order = ("provider", "model", *fields, *_ALWAYS, *others)
+        places = {dimension: place for place, dimension in enumerate(order)}
+        self._uses_model = bool({"provider", "model"} & used.keys())
+        self.rules: list[BudgetRule] = [_compiled(budget, places) for budget in known]
         self._always: list[BudgetRule] = []
         self._named: dict[int, dict[str, list[BudgetRule]]] = {}
         for rule in self.rules:
@@ -103,15 +96,27 @@ class BudgetTable:
 
     def values(self, request: Request, provider: str, model: str) -> Values:
         """Return the values of a request that is to be sent to this model."""
-        return tuple([value(request, provider, model) for value in self._getters])
+        if not self._uses_model:
+            provider = model = ""
+        if not self._others:
+            return provider, model, *self._fields(request)
+        return provider, model, *self._fields(request), *[value(request) for value in self._others]
 
     def matching(self, values: Values) -> list[BudgetRule]:
         """Return the budgets that a request with these values counts in, in the order of their configuration."""
         rules = list(self._always)
         for place, by_value in self._named.items():
-            rules += by_value.get(values[place], ())
-        found = [rule for rule in rules if all(matches(glob, values[place]) for place, glob in rule.globs)]
+            rules += by_value.get(values[place] or "", ())
+        found = [rule for rule in rules if all(matches(glob, values[place] or "") for place, glob in rule.globs)]
         return found if len(found) < 2 else sorted(found, key=self.rules.index)
+
+
+def _dimensions(budget: Budget) -> list[str]:
+    return [*budget.match, *([budget.per] if budget.per is not None else ())]
+
+
+def _is_known(dimension: str) -> bool:
+    return dimension in DIMENSIONS or dimension.startswith(TAG)
 
 
 def _compiled(budget: Budget, places: dict[str, int]) -> BudgetRule:

@@ -61,8 +61,8 @@ Wanted: TypeAlias = tuple[AccountPlace, int, int, int, int]
 without what was carried over, and the overdraft: the most that all gaps in flight may come to, unless nothing else is
 in flight. Tuples, since a request makes eight of them."""
 
-Used: TypeAlias = tuple[AccountPlace, int, int, int]
-"""What to release of an account, its gap, and what was spent."""
+Used: TypeAlias = tuple[Sequence[Wanted], Sequence[int]]
+"""Amounts that were held, and what was spent in each of their accounts."""
 
 
 class Full(NamedTuple):
@@ -102,7 +102,7 @@ class BudgetAccounts:
         self._rows: dict[int, AccountPlace] = {}
         """Rows in use, in the order of their last use, if there are many."""
         self._unused: list[int] = []
-        self._late: list[Sequence[Used]] = []
+        self._late: list[Used] = []
         with suppress(NoRoom):  # it may be gone when a budget needs it
             self._join()
 
@@ -118,7 +118,7 @@ class BudgetAccounts:
         try:
             for number, (place, held, gap, limit, overdraft) in enumerate(wanted):
                 at = place.at
-                if words[at] != place.low or not place.row:
+                if words[at] != place.low:
                     at = self._locate(place)
                 most = limit if place.carried is None else limit + words[at + CARRIED]
                 spent, in_flight = words[at + SPENT], words[at + HELD]
@@ -144,7 +144,7 @@ class BudgetAccounts:
     def settle(self, used: Sequence[Used]) -> None:
         """Release amounts, and count what was spent. Must not wait."""
         if not self._enter():
-            self._late.append(used)
+            self._late += used
             return
         try:
             self._settle(used)
@@ -166,20 +166,21 @@ class BudgetAccounts:
 
     def _settle(self, used: Sequence[Used]) -> None:
         words = self._words
-        for place, _, _, spent in used:
-            if spent:
-                words[place.at + SPENT] += spent
+        for wanted, spent in used:
+            for row, amount in zip(wanted, spent, strict=True):
+                if amount:
+                    words[row[0].at + SPENT] += amount
         words[DIRTY] = 1
-        for place, held, gap, _ in used:
-            at, row = place.at, place.row
-            if held:
-                place.held = own = place.held - held
-                words[row + ROW_HELD] = own
-                words[at + HELD] -= held
-            if gap:
-                place.gap = own = place.gap - gap
-                words[row + ROW_GAP] = own
-                words[at + GAP] -= gap
+        for wanted, _ in used:
+            for place, held, gap, _, _ in wanted:
+                if held:
+                    place.held = own = place.held - held
+                    words[place.row + ROW_HELD] = own
+                    words[place.at + HELD] -= held
+                if gap:
+                    place.gap = own = place.gap - gap
+                    words[place.row + ROW_GAP] = own
+                    words[place.at + GAP] -= gap
         words[DIRTY] = 0
 
     def _enter(self) -> bool:
@@ -190,8 +191,7 @@ class BudgetAccounts:
             return False
         if self._late:
             late, self._late = self._late, []
-            for used in late:
-                self._settle(used)
+            self._settle(late)
         return True
 
     def _join(self) -> bool:
@@ -263,7 +263,7 @@ class BudgetAccounts:
         """Take the rows of accounts in which nothing is held."""
         for row, place in list(self._rows.items()):
             if not place.held and not place.gap:
-                place.row = 0
+                place.row = place.at = 0  # no account is at 0, so that it is located again
                 del self._rows[row]
                 self._unused.append(row)
 

@@ -59,6 +59,7 @@ class Matched(msgspec.Struct, frozen=True, eq=False):
         refs: the list by which attempts name the accounts.
         rows: the place of each account in the memory, what is held there (`Amount`), its limit and its overdraft; those
             of budgets that refuse nothing are `NO_LIMIT`.
+        kinds: the `Amount` of each account.
         is_hard: whether any of the budgets refuses requests; `has_bound` and `has_expected`, whether any holds that.
         rejects_unpriced: a budget that takes no model without a known price, None if all do.
     """
@@ -67,6 +68,7 @@ class Matched(msgspec.Struct, frozen=True, eq=False):
     refs: list[AccountRef]
     until_ms: int
     rows: tuple[tuple[AccountPlace, Amount, int, int], ...]
+    kinds: tuple[Amount, ...]
     is_hard: bool
     has_bound: bool
     has_expected: bool
@@ -90,6 +92,7 @@ def match_of(accounts: tuple[Account, ...], now_ms: int) -> Matched:
             else (account.place, _AMOUNTS[budget.unit, budget.hold], NO_LIMIT, NO_LIMIT)
             for account, budget in zip(accounts, budgets, strict=True)
         ),
+        kinds=tuple(_AMOUNTS[budget.unit, budget.hold] for budget in budgets),
         is_hard=bool(hard),
         has_bound=any(budget.hold == "bound" for budget in budgets),
         has_expected=any(budget.hold == "expected" for budget in budgets),

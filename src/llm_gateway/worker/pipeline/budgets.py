@@ -35,7 +35,6 @@ from llm_gateway.host_memory.budget_accounts import (
     BudgetAccounts,
     Full,
     NoRoom,
-    Used,
     Wanted,
 )
 from llm_gateway.worker.pipeline.budget_account import REQUESTS, Account, Matched, match_of
@@ -60,11 +59,12 @@ MOST_KEYS = 1_024
 
 
 class AttemptHold(msgspec.Struct, eq=False):
-    """What one attempt holds in its accounts."""
+    """What one attempt holds in its accounts. `is_first`: it is the first attempt of its request."""
 
     attempt: AttemptRecord
     matched: Matched
     wanted: list[Wanted]
+    is_first: bool
 
 
 class Budgets:
@@ -126,7 +126,7 @@ class Budgets:
         except NoRoom:
             came = None
         if came is True:
-            self._held.setdefault(record.id, []).append(AttemptHold(attempt, matched, wanted))
+            self._held.setdefault(record.id, []).append(AttemptHold(attempt, matched, wanted, earlier is None))
         elif isinstance(came, Full):
             return self._refused(matched.accounts[came.number], came, wanted[came.number][1])
         elif matched.is_hard:
@@ -141,16 +141,16 @@ class Budgets:
             last = holds.pop()
             if not holds:
                 del self._held[record.id]
-            self._accounts.settle([(place, held, gap, 0) for place, held, gap, _, _ in last.wanted])
+            self._accounts.settle([(last.wanted, [0] * len(last.wanted))])
 
     def charge(self, record: UsageRecord) -> None:
         """Count what the attempts of a record have cost, and release what they hold."""
         holds = self._held.pop(record.id, None)
         if holds is None or self._accounts is None:
             return
-        self._accounts.settle([used for hold in holds for used in _used(hold)])
-        if record.outcome == "ok" and not holds[-1].attempt.usage_estimated:
-            last = holds[-1].attempt
+        self._accounts.settle([(hold.wanted, _spent(hold)) for hold in holds])
+        last = holds[-1].attempt
+        if record.outcome == "ok" and holds[-1].matched.has_expected and not last.usage_estimated:
             self._samples.add(record.key, last.model, last.usage.output_tokens)
 
     def close(self) -> None:
@@ -244,13 +244,11 @@ class Budgets:
     def _keep_billed(self, holds: list[AttemptHold]) -> None:
         """Lower what the earlier attempts of a request hold to what they may have been billed."""
         for hold in holds:
-            used = _used(hold)
-            hold.wanted = [
-                (place, spent, 0, limit, overdraft)
-                for (place, _, _, limit, overdraft), (_, _, _, spent) in zip(hold.wanted, used, strict=True)
-            ]
+            spent, before = _spent(hold), hold.wanted
+            hold.wanted = [(row[0], cost, 0, row[3], row[4]) for row, cost in zip(before, spent, strict=True)]
             if self._accounts is not None:
-                self._accounts.settle([(place, held - spent, gap, 0) for place, held, gap, spent in used])
+                lower = [(row[0], row[1] - cost, row[2], 0, 0) for row, cost in zip(before, spent, strict=True)]
+                self._accounts.settle([(lower, [0] * len(lower))])
 
     def _amounts(self, request: Request, attempt: AttemptRecord, matched: Matched) -> tuple[tuple[int, int], ...]:
         """Return each `Amount` that the accounts hold, and by how much the attempt can exceed it."""
@@ -270,15 +268,17 @@ class Budgets:
         )
 
 
-def _used(hold: AttemptHold) -> list[Used]:
-    """Return what an attempt has cost in its accounts, or may have cost while that is not known, and what it holds."""
+def _spent(hold: AttemptHold) -> list[int]:
+    """Return what an attempt has cost in each of its accounts, or may have cost while that is not known."""
     attempt = hold.attempt
     nanos, usage = attempt.cost_nanos, attempt.usage
     tokens = usage.input_tokens + usage.output_tokens
-    spent = nanos, nanos, tokens, tokens
+    spent = nanos, nanos, tokens, tokens, 1
+    if hold.is_first:
+        return [spent[kind] for kind in hold.matched.kinds]
     return [
-        (place, held, gap, held if amount == REQUESTS else spent[amount])
-        for (place, held, gap, _, _), (_, amount, _, _) in zip(hold.wanted, hold.matched.rows, strict=True)
+        wanted[1] if kind == REQUESTS else spent[kind]
+        for wanted, kind in zip(hold.wanted, hold.matched.kinds, strict=True)
     ]
 
 
