@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import compare, instructions, overload, reports, shipping, soak, streams, tail
+from benchmarks import budget_holds, compare, instructions, overload, reports, shipping, soak, streams, tail
 from benchmarks.budget import rows
 from benchmarks.load import BuiltIn
 from benchmarks.machine import Cores, facts
@@ -34,7 +34,7 @@ everything is in the database, divided by the requests answered. Fails if an ans
 not add up, never on a figure. `python -m benchmarks reports` measures the usage reports instead, `python -m
 benchmarks streams` what a streamed chunk costs, `python -m benchmarks tail` latencies at fixed arrival rates,
 `python -m benchmarks overload` what is served at several times the peak, `python -m benchmarks soak` how memory grows,
-`python -m benchmarks shipping` what it costs to store a usage record, `python -m benchmarks compare` another checkout
+`python -m benchmarks budgets` what budgets add to a request, `python -m benchmarks shipping` what it costs to store a usage record, `python -m benchmarks compare` another checkout
 of this project against this one, and `python -m benchmarks instructions` the same by counting instructions, which no
 busy machine disturbs.
 """
@@ -89,6 +89,7 @@ def main(arguments: Sequence[str] | None = None, gateway: type[Gateway] = Gatewa
     said = sys.argv[1:] if arguments is None else arguments
     others: dict[str, Callable[[Sequence[str]], int]] = {
         "reports": reports.main,
+        "budgets": budget_holds.main,
         "streams": streams.main,
         "tail": partial(tail.main, gateway=gateway),
         "soak": partial(soak.main, gateway=gateway),
