@@ -34,9 +34,9 @@ everything is in the database, divided by the requests answered. Fails if an ans
 not add up, never on a figure. `python -m benchmarks reports` measures the usage reports instead, `python -m
 benchmarks streams` what a streamed chunk costs, `python -m benchmarks tail` latencies at fixed arrival rates,
 `python -m benchmarks overload` what is served at several times the peak, `python -m benchmarks soak` how memory grows,
-`python -m benchmarks budgets` what budgets add to a request, `python -m benchmarks shipping` what it costs to store a usage record, `python -m benchmarks compare` another checkout
+`python -m benchmarks shipping` what it costs to store a usage record, `python -m benchmarks compare` another checkout
 of this project against this one, and `python -m benchmarks instructions` the same by counting instructions, which no
-busy machine disturbs.
+busy machine disturbs. `python -m benchmarks budgets` measures what budgets add to a request.
 """
 
 

@@ -288,9 +288,18 @@ SOUND_PACKAGE = {
     "worker/pipeline/timing.py": "import llm_gateway.worker.pipeline.routing_state",
     "worker/pipeline/relay.py": "",
     "worker/pipeline/attempt.py": (
-        "import llm_gateway.worker.pipeline.refusals, llm_gateway.worker.pipeline.transport"
+        "import llm_gateway.worker.pipeline.refusals, llm_gateway.worker.pipeline.transport, "
+        "llm_gateway.worker.pipeline.attempt_start"
     ),
+    "worker/pipeline/attempt_start.py": "import llm_gateway.worker.pipeline.budgets",
     "worker/pipeline/refusals.py": "import llm_gateway.worker.pipeline.availability",
+    "worker/pipeline/budgets.py": (
+        "import llm_gateway.worker.pipeline.budget_texts, llm_gateway.worker.pipeline.budget_amounts"
+    ),
+    "worker/pipeline/budget_texts.py": "import llm_gateway.worker.pipeline.budget_account",
+    "worker/pipeline/budget_account.py": "",
+    "worker/pipeline/budget_amounts.py": "import llm_gateway.worker.pipeline.output_samples",
+    "worker/pipeline/output_samples.py": "",
     "worker/pipeline/admission.py": "",
     "worker/pipeline/key_limits.py": "",
     "worker/pipeline/availability.py": "",

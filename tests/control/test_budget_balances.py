@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
+from llm_gateway.host_memory.budget_lock import LOCK_BYTE
+from llm_gateway.host_memory.lock import HostLock
 from llm_gateway.journal.record_assembler import CRASHED
+from tests.shared_limiter.processes import end_of, fork
 
 NOW_MS = 1_700_000_000_000
 FAR_MS = 2 * NOW_MS
@@ -131,3 +135,21 @@ def test_ten_thousand_accounts_take_little_memory(memory: HostMemory) -> None:
     loaded(memory, *((ref, Balance(1, 1, 1)) for ref in refs))
     assert (os.fstat(memory.descriptor).st_blocks - before) * 512 <= 2 * 1024 * 1024
     assert amounts(memory, refs[0], refs[-1]) == [(1, 0, 0)] * 2
+
+
+def test_balances_that_a_stopped_process_keeps_from_the_memory_are_logged(memory: HostMemory) -> None:
+    lines: list[tuple[str, Any]] = []
+
+    def body() -> None:
+        HostLock(memory.descriptor, LOCK_BYTE).acquire()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    pid = fork(body)
+    assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+    locked = BudgetBalances(memory, log=lambda event, **fields: lines.append((event, fields)), patience_s=0.0)
+    locked.load(BUDGETS, lambda: [(ref, Balance(1, 1, 1)) for ref in REFS])
+    os.kill(pid, signal.SIGCONT)
+    assert end_of(pid) == 0
+    [(event, fields)] = lines
+    assert event == "balances of budgets are not counted: their memory is full or locked"
+    assert fields == {"level": "error", "count": 3}

@@ -36,7 +36,7 @@ Sink: TypeAlias = Callable[[list[UsageRecord]], None]
 AT_ONCE = 64
 """Accounts that are written under one lock."""
 LONGEST_WAIT_S, STEP_S = 2.0, 0.01
-"""Longest wait for a process that holds the lock."""
+"""Longest wait for a process that holds the lock, and seconds between two tries."""
 _NOTHING = Balance()
 
 
@@ -47,6 +47,7 @@ class BudgetBalances:
         memory: shared by the processes of the host; None if the system refused it.
         log: `log(event, level=…, **fields)`.
         clock_ms: the time of day in milliseconds.
+        patience_s: the longest wait for a process that holds the lock.
     """
 
     def __init__(
@@ -54,10 +55,12 @@ class BudgetBalances:
         memory: HostMemory | None,
         log: Callable[..., None],
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        patience_s: float = LONGEST_WAIT_S,
     ) -> None:
         self._words: Any = None if memory is None else memory.words
         self._log = log
         self._clock_ms = clock_ms
+        self._patience_s = patience_s
         self._turn = threading.Lock()
         self._budgets: tuple[Budget, ...] = ()
         self._rules: dict[str, BudgetRule] = {}
@@ -154,7 +157,7 @@ class BudgetBalances:
     def _locked(self) -> Iterator[bool]:
         """Hold the lock; tells False if a process does not give it back."""
         with self._turn:
-            deadline = time.monotonic() + LONGEST_WAIT_S
+            deadline = time.monotonic() + self._patience_s
             while not (is_locked := self._lock.acquire()) and time.monotonic() < deadline:
                 time.sleep(STEP_S)
             try:
