@@ -250,7 +250,7 @@ class BudgetExceeded(GatewayError):
 
 
 class BudgetReserved(GatewayError):
-    """What is left of a budget that the request counts in is held for other requests in flight."""
+    """Requests in flight hold what is left of a budget that the request counts in."""
 
     status, code, title, retryable = 429, "budget_reserved", "Budget reserved", True
 

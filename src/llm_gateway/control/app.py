@@ -132,7 +132,7 @@ def open_stores(
 ) -> Stores:
     """Migrate the database, and move journal entries of earlier gateways into it. The data directory must be locked.
 
-    `wrap` returns the sink of these entries, given the one that stores them.
+    `wrap` returns the sink of these entries, given the store's own.
 
     Raises:
         ConfigurationError: the encryption keys or the peppers are not valid, or the journal cannot be read.

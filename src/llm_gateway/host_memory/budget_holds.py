@@ -1,4 +1,4 @@
-"""What each worker holds in the budgets' accounts: rows of a place in shared memory that it alone writes to.
+"""Amounts that each worker holds in the budgets' accounts, in rows of a place in memory that it alone writes to.
 
 A place belongs to the journal of its worker, whose digest is its owner. It is cleared by the control process, after
 the requests that the journal leaves open were booked, and not by the next worker. An account's sums are those of all

@@ -1,7 +1,7 @@
 """Lock of the budgets' accounts: the host's when several processes change them, a word when one worker is alone.
 
 The system's lock takes 2.8 µs a pair, and a request needs two. So a worker that is the only holder of amounts (`SOLO`)
-says in `BUSY` that it is at work, and takes no lock. Whoever else wants to change something takes the lock, sets
+says in `BUSY` that it is at work, and takes no lock. Another process that wants to change something takes it, sets
 `SOLO` to 0, waits until what the worker has stored is visible, and then until it is no longer at work:
 
     alone ── another process enters ──▶ shared: all take the lock ── one holder is left, a process leaves ──▶ alone

@@ -19,7 +19,7 @@ _NO_TOKEN = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 class Amounts(NamedTuple):
-    """What an account may spend in its period, what it has spent, and what is held in it, in its budget's unit."""
+    """Limit of an account in its period, what it has spent, and what is held in it, in its budget's unit."""
 
     limit: int
     spent: int

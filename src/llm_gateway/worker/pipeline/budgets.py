@@ -59,7 +59,7 @@ MOST_KEYS = 1_024
 
 
 class AttemptHold(msgspec.Struct, eq=False):
-    """What one attempt holds in its accounts. `is_first`: it is the first attempt of its request."""
+    """Amounts that one attempt holds in its accounts. `is_first`: it is the first attempt of its request."""
 
     attempt: AttemptRecord
     matched: Matched
