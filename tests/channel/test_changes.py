@@ -12,6 +12,7 @@ from llm_gateway.channel.history import KEPT, History
 from llm_gateway.channel.messages import (
     Accounts,
     Begin,
+    Budgets,
     Decoder,
     End,
     FromControl,
@@ -24,6 +25,7 @@ from llm_gateway.channel.messages import (
 )
 from llm_gateway.channel.receiver import ConfigurationReceiver
 from llm_gateway.channel.transfer import ROWS
+from llm_gateway.domain.budget import Budget
 from llm_gateway.domain.configuration import Configuration, by_key
 from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.domain.public_prices import PublicPrices
@@ -39,7 +41,7 @@ def received(receiver: ConfigurationReceiver, messages: list[Message]) -> Config
         match decoder.decode(encode(message)[4:]):
             case Begin() as begin:
                 receiver.begin(begin)
-            case Accounts() | Overrides() | Keys() | Prices() as part:
+            case Accounts() | Overrides() | Keys() | Budgets() | Prices() as part:
                 receiver.take(part)
             case End() as end:
                 made = receiver.end(end)
@@ -57,6 +59,7 @@ def some_configuration(chance: random.Random) -> Configuration:
         has_vendor=chance.random() < 0.5,
         service_keys=dict(known[number] for number in keys),
         peppers=(Pepper(chance.randrange(2), b"pepper"),),
+        budgets=tuple(Budget(id=f"{number}", name="b", limit=1) for number in range(chance.choice([0, 0, 1, 3]))),
     )
 
 
