@@ -50,7 +50,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
 
     `has_vendor`: a provider other than the embedded one is enabled, whether it can be used or not. `public_prices`
     contains the price lists that the providers' `price_vendor` refers to. `service_keys` and `peppers` are as in
-    `Snapshot`, too. `budgets` are in the order in which they are looked at.
+    `Snapshot`, too. `budgets` are all that requests are compared with.
     """
 
     accounts: tuple[Account, ...] = ()
