@@ -20,7 +20,7 @@ from llm_gateway.domain.service_key import KeyLimit
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.host_memory.budget_accounts import BudgetAccounts
-from llm_gateway.limiter import open_limiter
+from llm_gateway.limiter import open_key_limiter
 from llm_gateway.worker.pipeline.budgets import Budgets
 from llm_gateway.worker.pipeline.key_limits import KeyLimits
 from tests.worker.pipeline.fakes import provider, request
@@ -42,7 +42,7 @@ def _steps(memory: HostMemory, *, is_shared: bool) -> dict[str, Step]:
     budgets.change(BudgetTable(BUDGETS))
     if is_shared:
         BudgetAccounts(memory, "two", lambda: 0)
-    limits = KeyLimits(open_limiter(memory, 1) if is_shared else open_limiter())
+    limits = KeyLimits(open_key_limiter(memory, 1) if is_shared else open_key_limiter())
     asked, candidate = request(id="1"), Candidate.of(provider(), "m1")
     attempt = AttemptRecord(
         id="1", provider_id="p", provider="alpha", kind="openai", model="m1", price=candidate.price,
