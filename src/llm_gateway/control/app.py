@@ -223,9 +223,7 @@ class Control:
         throttle = Throttle(work_s=SHIPPING_WORK_S, rest_s=SHIPPING_REST_S)
         sink = balances.sink(partial(self._stores.usage.write, pause=throttle))
         self.key_use = KeyUse(sink, self._stores.keys)
-        shipper = Shipper(
-            self.path / "journal", self._store_usage, log=self._log, pause=throttle, ended=balances.clear
-        )
+        shipper = Shipper(self.path / "journal", self._store_usage, log=self._log, pause=throttle, ended=balances.clear)
         shipper.start()
         return shipper
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
@@ -20,7 +21,6 @@ from llm_gateway.control.journal_metrics import journal_gauges
 from llm_gateway.control.key_use import store_key_use_forever
 from llm_gateway.control.maintenance import (
     delete_old_usage_forever,
-    ignore,
     refresh_prices_forever,
     save_totals,
     save_totals_forever,
@@ -30,7 +30,6 @@ from llm_gateway.control.management.health import SharedCheck
 from llm_gateway.control.measurements import gateway_gauges
 from llm_gateway.control.recent_calls import fill_shared_limits, recent_calls
 from llm_gateway.control.workers import Workers
-from llm_gateway.domain.budget import AccountRef, Balance
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.configuration import Configuration
 from llm_gateway.domain.metric_families import MetricFamily
@@ -44,6 +43,7 @@ from llm_gateway.model_hand_over import ModelHandOver
 from llm_gateway.process_application import ProcessApplication
 from llm_gateway.settings import Settings
 from llm_gateway.store.budget_backfill import BudgetBackfill
+from llm_gateway.store.budget_spend import BudgetSpend
 from llm_gateway.store.retention import Retention
 from llm_gateway.telemetry.failed_authentications import FailedTotals
 from llm_gateway.telemetry.metrics import Metrics
@@ -61,7 +61,6 @@ class ControlProcess(ProcessApplication):
     """The application of the control process, which `ControlServer` serves. The data directory must be locked.
 
     It calls `on_prepared` when it has nothing left to do before the control process before it, if any, has ended.
-    `balances` returns what the budgets' accounts have spent in their current periods.
     """
 
     def __init__(
@@ -72,13 +71,11 @@ class ControlProcess(ProcessApplication):
         memory: int | None = None,
         model: ModelHandOver | None = None,
         on_prepared: Callable[[], None] = lambda: None,
-        balances: Callable[[], Iterable[tuple[AccountRef, Balance]]] = tuple,
     ) -> None:
         super().__init__()
         self._settings = settings
         self._output = output
         self._on_prepared = on_prepared
-        self._read_balances = balances
         self._log = output.log
         self._failed = FailedTotals()
         self.refusals = RefusalCounter(output.log, self._failed.count)
@@ -160,23 +157,30 @@ class ControlProcess(ProcessApplication):
         )
         self._background(save_totals_forever(totals, log))
         self._background(store_key_use_forever(control.key_use, log))
-        control.configuration.connect(partial(self._distribute, workers))
+        control.configuration.connect(partial(self._distribute, workers, BudgetSpend(stores.database)))
         control.configuration.reload()
         stack.push_async_callback(workers.stop)
         self._background(refresh_prices_forever(control.configuration, log))
         retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log, pause=Throttle())
         self._background(delete_old_usage_forever(retention, log))
-        backfill = BudgetBackfill(stores.database, pause=Throttle())
-        self._background(count_older_usage_forever(backfill, ignore, log))
-        webhook = control.webhook_job()
-        if webhook is not None:
-            self._background(webhook)
+        self._follow_budgets(control, stores)
         self._background(shorten_log_forever(stores.database.shorten_log, log))
         return control.build(shipper, database, workers)
 
-    def _distribute(self, workers: Workers, configuration: Configuration) -> None:
+    def _follow_budgets(self, control: Control, stores: Stores) -> None:
+        """Count older usage of new budgets, and tell the webhook what is spent."""
+        backfill = BudgetBackfill(stores.database, pause=Throttle())
+        self._background(
+            count_older_usage_forever(backfill, lambda charges: self._balances.add(charges.items()), self._log)
+        )
+        webhook = control.webhook_job()
+        if webhook is not None:
+            self._background(webhook)
+
+    def _distribute(self, workers: Workers, spend: BudgetSpend, configuration: Configuration) -> None:
         """Send a configuration to all workers, once the balances of its budgets are in the memory that they share."""
-        self._balances.load(configuration.budgets, self._read_balances)
+        now_ms = time.time_ns() // 1_000_000
+        self._balances.load(configuration.budgets, partial(spend.balances, now_ms), partial(spend.carried_over, now_ms))
         workers.distribute(configuration)
 
     def _open_channel(

@@ -76,7 +76,7 @@ class Native:
 
     is_native = True
     provider, model, route, dropped = "p", "m", b"priority", ()
-    window, queued_ms = None, 0
+    window, queued_ms, budget = None, 0, ()
 
 
 def test_gemini_events_become_the_elements_of_an_array() -> None:
