@@ -15,6 +15,7 @@ from llm_gateway.settings_files import MAX_ENV_BYTES, MAX_SECRET_BYTES
 from llm_gateway.settings_reader import SECRET_FILES, load_settings
 
 SECRET = "shop:a-key-that-no-message-may-show"
+URL = "https://example.com/hooks/a-path-that-is-secret"
 
 
 def load(tmp_path: Path, *files: str, **variables: str) -> Settings:
@@ -90,11 +91,14 @@ def test_a_file_that_is_missing_or_a_directory_is_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("source", list(SECRET_FILES))
 def test_every_secret_can_be_in_a_file(tmp_path: Path, source: str) -> None:
-    (tmp_path / "secret").write_text(f"{SECRET}\n")
-    found = load(tmp_path, **{source.upper(): str(tmp_path / "secret")})
-    assert getattr(found, SECRET_FILES[source]) == SECRET
+    secret = URL if source == "webhook_url_file" else SECRET
+    (tmp_path / "secret").write_text(f"{secret}\n")
+    webhook = {"webhook_url_file": {"WEBHOOK_SECRET": SECRET}, "webhook_secret_file": {"WEBHOOK_URL": URL}}
+    given = {source.upper(): str(tmp_path / "secret"), **webhook.get(source, {})}
+    found = load(tmp_path, **given)
+    assert getattr(found, SECRET_FILES[source]) == secret
     with pytest.raises(ConfigurationError, match=r"^LLM_GATEWAY_\w+ and LLM_GATEWAY_\w+_FILE are both set: unset one"):
-        load(tmp_path, **{source.upper(): str(tmp_path / "secret"), source.removesuffix("_file").upper(): "x"})
+        load(tmp_path, **given, **{source.removesuffix("_file").upper(): secret})
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,8 @@ class HeadFile:
     def _open(self) -> Iterator[int]:
         """Open the file, and keep other processes and threads from it meanwhile (flock(2))."""
         try:
+            # A command on Postgres can run where no gateway has run yet.
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
