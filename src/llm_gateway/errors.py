@@ -209,12 +209,16 @@ class CodingNotSupported(GatewayError):
 
 
 class Invalid(GatewayError):
-    """The request body or a parameter is not valid. `errors` lists `{"loc": [...], "msg": str, "type": str}`."""
+    """The request body or a parameter is not valid. `errors` lists `{"loc": [...], "msg": str, "type": str}`.
+
+    `path` leads to the field, from the body or the parameters.
+    """
 
     status, code, title = 422, "validation_error", "Invalid request"
 
     def __init__(self, detail: str, *, loc: tuple[str | int, ...] = ("body",), kind: str = "value_error") -> None:
         super().__init__(detail)
+        self.path = tuple(str(part) for part in loc[1:])
         self.errors: list[dict[str, object]] = [{"loc": list(loc), "msg": detail, "type": kind}]
 
     @classmethod

@@ -29,8 +29,13 @@ keys:
     team: core
     secret: file:shop.secret
     rpm: 600
+budgets:
+  - name: CORE
+    match: {team: core}
+    limit_usd: 100
+    notify_at: [0.8]
 """
-EMPTY = "teams: []\nproviders: []\noverrides: []\nkeys: []\n"
+EMPTY = "teams: []\nproviders: []\noverrides: []\nkeys: []\nbudgets: []\n"
 PLAN = """\
 + teams core
 + providers acme
@@ -46,7 +51,11 @@ PLAN = """\
     rpm: 600
     team: core
     secret: (secret)
-4 to add, 0 to change, 0 to remove, 0 unchanged.
++ budgets CORE
+    match: {"team": "core"}
+    limit_usd: 100.0
+    notify_at: [0.8]
+5 to add, 0 to change, 0 to remove, 0 unchanged.
 """
 
 
@@ -65,7 +74,7 @@ def test_a_file_is_applied_and_exported_and_applied_again(url: str, capsys: Caps
     plan = PLAN.replace("URL", url)
     assert call(capsys, "apply", "-f", "gateway.yaml", "--dry-run").out == plan
     assert call(capsys, "apply", "-f", "gateway.yaml").out == plan + "Applied.\n"
-    unchanged = "0 to add, 0 to change, 0 to remove, 4 unchanged.\n"
+    unchanged = "0 to add, 0 to change, 0 to remove, 5 unchanged.\n"
     assert call(capsys, "apply", "-f", "gateway.yaml", "--prune").out == unchanged
     assert call(capsys, "export", "-o", "exported.yaml").out == "Wrote exported.yaml.\n"
     text = Path("exported.yaml").read_text()
@@ -86,7 +95,9 @@ def test_a_file_is_applied_and_exported_and_applied_again(url: str, capsys: Caps
         plan = call(capsys, "apply", "-f", "exported.yaml", "--json").json
     finally:
         del os.environ["ACME_API_KEY"]
-    assert [(each["action"], each["name"]) for each in plan["changes"]] == [("add", "corps"), ("change", "shop")]
+    assert [(each["action"], each["name"]) for each in plan["changes"]] == [
+        ("add", "corps"), ("change", "shop"), ("change", "CORE"),
+    ]  # fmt: skip
     assert plan["unlisted"] == [{"section": "teams", "name": "core", "service_name": None}]
     shown = call(capsys, "apply", "-f", "gateway.yaml", "--dry-run").out
     assert "~ keys shop\n    rpm: 5 → 600\n    team: corps → core\n" in shown
@@ -107,6 +118,9 @@ def test_mistakes_have_the_lines_of_the_file(url: str, capsys: Capsys) -> None:
     assert sentence.startswith(
         "gateway.yaml, line 11: overrides 'ann' of service 'shop': there is no provider named 'acne'"
     )
+    Path("gateway.yaml").write_text(text.replace("match: {team: core}", "match: {team: cor}"))
+    sentence = call(capsys, "apply", "-f", "gateway.yaml").sentence
+    assert sentence.startswith("gateway.yaml, line 20: budgets 'CORE': match.team: there is no team named 'cor'")
     assert call(capsys, "providers", "list", "--json").json == []
 
 
@@ -114,7 +128,7 @@ def test_removals_are_asked_for_on_a_terminal(url: str, capsys: Capsys) -> None:
     assert call(capsys, "apply", "-f", "gateway.yaml").code == 0
     shown = on_terminal("apply", "-f", "empty.yaml", "--prune", typed="n\n")
     assert "- providers acme\n" in shown.out
-    assert "Remove 4 and apply the rest? It cannot be undone. [y/N]" in shown.out
+    assert "Remove 5 and apply the rest? It cannot be undone. [y/N]" in shown.out
     assert "Nothing was changed." in shown.out
     assert len(call(capsys, "providers", "list", "--json").json) == 1
-    assert call(capsys, "apply", "-f", "empty.yaml", "--prune").out.endswith("4 to remove, 0 unchanged.\nApplied.\n")
+    assert call(capsys, "apply", "-f", "empty.yaml", "--prune").out.endswith("5 to remove, 0 unchanged.\nApplied.\n")

@@ -13,6 +13,7 @@ from llm_gateway.control.declared_configuration.sections import ConfigurationSto
 from llm_gateway.control.management.provider_rules import ProviderRules
 from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.providers.presets import load_presets
+from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from llm_gateway.store.keys import KeyStore
 from llm_gateway.store.overrides import OverrideStore
@@ -45,6 +46,7 @@ class Declared:
             OverrideStore(database),
             TeamStore(database),
             KeyStore(database, PEPPERS, reserved=["dev"]),
+            BudgetStore(database),
             ProviderRules(load_presets(), Egress(strict=strict), local_url),
         )
         self.declaration = Declaration(database, self.stores, self._reload)

@@ -30,7 +30,7 @@ def apply(
     json: Json = False,
     gateway: Address = HERE,
 ) -> None:
-    """Make a gateway's providers, overrides, teams and keys what a file says.
+    """Make a gateway's providers, overrides, teams, keys and budgets what a file says.
 
     What changes is shown first. All of it is in force at once, or nothing. A second time nothing changes.
 

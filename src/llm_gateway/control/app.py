@@ -253,7 +253,9 @@ class Control:
             self._unusable,
             passed=lambda provider: workers.passed(provider.id),
         )
-        declared = ConfigurationStores(stores.providers, stores.overrides, stores.teams, stores.keys, rules)
+        declared = ConfigurationStores(
+            stores.providers, stores.overrides, stores.teams, stores.keys, stores.budgets, rules
+        )
         up_to_date = up_to_date_by(shipper.flush)
         own = OwnUsage(lambda key_id: stores.keys.get(key_id).team_id)
         search, reports = RecordSearch(stores.database), UsageReports(stores.database)

@@ -77,7 +77,7 @@ class KeyStore:
         self._changes: Changes = audit or Unaudited(database)
         self.peppers = peppers
         self._hashers = Hashers(peppers)
-        self._reserved = frozenset(reserved)
+        self.reserved = frozenset(reserved)
         self._clock_ms = clock_ms
 
     def within(self, transaction: Transactions) -> Self:
@@ -297,7 +297,7 @@ class KeyStore:
             )
 
     def _check_name(self, name: str) -> None:
-        if name in self._reserved:
+        if name in self.reserved:
             raise Conflict(f"{name!r} is the name of a key of the environment: choose another name.")
 
     def hashed(self, secret: str, pepper: int | None = None) -> HashedSecret:

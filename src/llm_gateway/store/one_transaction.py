@@ -17,9 +17,9 @@ from typing import Protocol
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from llm_gateway.store.tables import api_keys, overrides, providers, teams
+from llm_gateway.store.tables import api_keys, budgets, overrides, providers, teams
 
-CONFIGURATION = (teams, providers, overrides, api_keys)
+CONFIGURATION = (teams, providers, overrides, api_keys, budgets)
 """Tables of what a configuration document holds. A change of a row changes its `updated_at_ms`."""
 
 
@@ -54,7 +54,7 @@ class OneTransaction:
 
 
 def configuration_version(connection: Connection) -> str:
-    """Return a text that is another one after each change of a provider, override, team or key."""
+    """Return a text that is another one after each change of a provider, override, team, key or budget."""
     digest = hashlib.blake2b(digest_size=16)
     for table in CONFIGURATION:
         query = sa.select(table.c.id, table.c.updated_at_ms).order_by(table.c.id)
@@ -65,7 +65,7 @@ def configuration_version(connection: Connection) -> str:
 
 
 def lock_configuration(connection: Connection) -> None:
-    """Keep others from changing providers, overrides, teams and keys until the transaction ends; they can read.
+    """Keep others from changing what a document holds until the transaction ends; they can read.
 
     On SQLite a write transaction keeps all other writers out already.
     """

@@ -67,6 +67,9 @@ def _read(section: Section, entries: list[Any], found: dict[str, Wanted]) -> Ite
         except ValidationError as error:
             yield from _mistakes(section, entry, position, error)
             continue
+        except Invalid as error:
+            yield section.mistake(entry["name"], position, error.detail, *error.path)
+            continue
         if wanted.label in found:
             yield section.mistake(
                 wanted.label,

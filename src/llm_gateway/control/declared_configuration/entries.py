@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
+from llm_gateway.control.management.budget_schemas import BudgetCreate
 from llm_gateway.control.management.fields import STRICT, Text
 from llm_gateway.control.management.key_schemas import KeyFields, KeyName, TeamCreate
 from llm_gateway.control.management.overrides import OverrideCreate
@@ -47,3 +48,7 @@ class KeyEntry(KeyFields):
     hash: Annotated[
         str | None, Field(max_length=HASH_CHARACTERS, description="the hash of its secret, as this API returns it")
     ] = None
+
+
+class BudgetEntry(BudgetCreate):
+    """A budget, with the names of a team and a key in `match`. Fields that are left out have their defaults."""

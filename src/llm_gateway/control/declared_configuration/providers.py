@@ -75,8 +75,7 @@ class ProviderSection(Section):
             try:
                 self._check(change, change.after)
             except Invalid as error:
-                field = str(error.errors[0]["loc"][1]) if len(error.errors[0]["loc"]) > 1 else ""  # type: ignore[arg-type,index]
-                yield self.mistake(change.label, change.after.position, error.detail, field)
+                yield self.mistake(change.label, change.after.position, error.detail, *error.path)
 
     def _check(self, change: Change, after: Wanted) -> None:
         key = _key_of(after)

@@ -71,6 +71,10 @@ class Names:
         """Return an id, None for no label."""
         return None if label is None else self._ids[section][label]
 
+    def known_id_of(self, section: str, label: str) -> str | None:
+        """Return the id of a label, None if there is none."""
+        return self._ids[section].get(label)
+
     def label_of(self, section: str, found: str | None) -> str | None:
         """Return the label of an id, None if there is none."""
         return None if found is None else self._labels[section].get(found)
@@ -90,7 +94,11 @@ class Section:
         raise NotImplementedError
 
     def wanted(self, entry: Any, position: int) -> Wanted:
-        """Return what a validated entry wants."""
+        """Return what a validated entry wants.
+
+        Raises:
+            Invalid: its fields do not fit together.
+        """
         raise NotImplementedError
 
     def defaults(self, fields: Fields) -> Fields:
@@ -140,11 +148,11 @@ class Section:
         """Delete what is stored."""
         raise NotImplementedError
 
-    def mistake(self, label: str, position: int | None, sentence: str, field: str = "") -> Invalid:
-        """Return an error with its place in the document."""
+    def mistake(self, label: str, position: int | None, sentence: str, *path: str) -> Invalid:
+        """Return an error with its place in the document: `path` leads from the entry to the field."""
         loc: tuple[str | int, ...] = ("body", "document", self.name)
         loc += () if position is None else (position,)
-        return Invalid(f"{self.name} {shown_label(label)}: {sentence}", loc=(*loc, *([field] if field else ())))
+        return Invalid(f"{self.name} {shown_label(label)}: {sentence}", loc=(*loc, *path))
 
     def refers_to(self, other: str, label: str, known: Collection[str]) -> str | None:
         """Return the sentence for a reference to something that neither the document nor the gateway has."""

@@ -46,7 +46,7 @@ TAGS = [
     {"name": "overrides", "description": "The provider and model that one customer's requests try first."},
     {"name": "keys", "description": "The keys of clients: what they may do, and how much."},
     {"name": "teams", "description": "Groups of keys, by which usage is reported."},
-    {"name": "configuration", "description": "Providers, overrides, teams and keys as one document."},
+    {"name": "configuration", "description": "Providers, overrides, teams, keys and budgets as one document."},
     {"name": "audit", "description": "What management requests changed, and failed authentications. For admins."},
     {"name": "budgets", "description": "What requests may spend in a period, and what they have spent."},
     {"name": "usage", "description": "Requests, tokens and cost, up to the last response sent."},

@@ -105,12 +105,13 @@ def _overdraft(before: Budget, fields: Mapping[str, Any], unit: Unit, limit: int
         _refuse_other_unit("overdraft", given, unit)
         overdraft: int = fields[f"overdraft_{unit}"]
         return overdraft
-    if unit != before.unit or before.overdraft == _usual_overdraft(before.limit):
-        return _usual_overdraft(limit)
+    if unit != before.unit or before.overdraft == usual_overdraft(before.limit):
+        return usual_overdraft(limit)
     return before.overdraft
 
 
-def _usual_overdraft(limit: int) -> int:
+def usual_overdraft(limit: int) -> int:
+    """Return the overdraft of a budget that sets none."""
     return limit * OVERDRAFT_PERCENT // 100
 
 
