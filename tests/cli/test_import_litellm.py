@@ -13,6 +13,7 @@ from llm_gateway.cli.yaml_file import read_yaml
 from llm_gateway.store.database import Database
 from tests.cli.command import Ran, call
 from tests.control.declared import Declared, told
+from tests.rows import each_row
 
 FILES = Path(__file__).with_name("litellm")
 Capsys = pytest.CaptureFixture[str]
@@ -105,6 +106,42 @@ def test_what_cannot_be_carried_over_is_listed_with_its_line(capsys: Capsys, dec
         "30: cache_params", "31: unheard_of", "32: the", "33: guardrails",
     ]  # fmt: skip
     assert all(": " in note.partition(": ")[2] for note in notes), "each says what to do"
+
+
+BUDGETS: list[tuple[str, dict[str, Any] | None, list[str]]] = [
+    ("max_budget: 100\n  budget_duration: 30d\n  timezone: US/Eastern",
+     {"limit_usd": 100, "period": "month", "timezone": "US/Eastern"}, []),
+    ("max_budget: 0.5\n  budget_duration: 24h", {"limit_usd": 0.5, "period": "day"}, []),
+    ("max_budget: 0.5\n  budget_duration: 7d", {"limit_usd": 0.5, "period": "week"}, []),
+    ("max_budget: 3", {"limit_usd": 3, "period": "total"}, []),
+    ("max_budget: 3\n  timezone: Mars", {"limit_usd": 3, "period": "total"}, ["4: timezone is not carried over"]),
+    ("max_budget: 3\n  budget_duration: 10d", None,
+     ["3: max_budget is not carried over: budget_duration is not a period", "4: budget_duration is not"]),
+    ("max_budget: 0", None, ["3: max_budget is not carried over: max_budget must be an amount in USD above 0"]),
+    ("budget_duration: [1]", None, ["3: budget_duration is not carried over: it means nothing without max_budget"]),
+    ("max_budget: true\n  max_end_user_budget: 1", None,
+     ["3: max_budget is not carried over: max_budget must be an amount", "4: max_end_user_budget is not"]),
+    ("drop_params: true\ngeneral_settings: {max_budget: 5}", None,
+     ["3: drop_params", "4: max_budget is not carried over: LiteLLM has it in litellm_settings"]),
+]  # fmt: skip
+
+
+def test_the_budget_of_the_proxy_becomes_one_of_all_requests(capsys: Capsys, declared: Declared) -> None:
+    @each_row(("settings", "budget", "notes"), BUDGETS)
+    def check(settings: str, budget: dict[str, Any] | None, notes: list[str]) -> None:
+        model = "model_list: [{model_name: a, litellm_params: {model: gpt-4o}}]"
+        Path("c.yaml").write_text(f"{model}\nlitellm_settings:\n  {settings}\n")
+        ran = call(capsys, "import", "litellm", "c.yaml", "-o", "out.yaml", "--replace")
+        assert ran.out == f"Wrote out.yaml: 1 provider, 1 model, 1 alias{', 1 budget' if budget else ''}.\n"
+        document = resolve(read_yaml("out.yaml"), Path())
+        expected = [{"name": "ALL", **budget, "unpriced": "allow"}] if budget else None
+        assert document.get("budgets") == expected
+        declared.apply(document, dry_run=True)
+        found = [line.removeprefix("c.yaml, line ") for line in ran.err.splitlines()]
+        assert len(found) == len(notes)
+        assert all(line.startswith(note) for line, note in zip(found, notes, strict=True)), found
+
+    check()
 
 
 def test_a_file_that_is_not_litellms_is_refused(capsys: Capsys) -> None:

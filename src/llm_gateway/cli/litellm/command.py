@@ -55,17 +55,19 @@ def converted(source: YamlFile) -> tuple[dict[str, Any], Models]:
     if not isinstance(entries, list):
         raise CommandFailed(f"{source.place} has no model_list: it is not a config.yaml of LiteLLM's proxy.")
     models = Models(entries, credentials(config), request_timeout(config))
-    carry_over(config, models)
+    budgets = carry_over(config, models)
     if not models.providers:
         first = f": {source.where(models.notes[0].path)}: {models.notes[0].sentence}" if models.notes else ""
         raise CommandFailed(f"{source.place} has no model that can be carried over{first}.")
-    return {"providers": models.providers}, models
+    return {"providers": models.providers, **({"budgets": budgets} if budgets else {})}, models
 
 
 def _counted(document: dict[str, Any]) -> str:
     providers = document["providers"]
     models = sum(len(each["models"]) for each in providers)
     aliases = sum(len(each.get("model_aliases", ())) for each in providers)
-    counts = ((len(providers), "provider"), (models, "model"), (aliases, "alias"))
+    counts = [(len(providers), "provider"), (models, "model"), (aliases, "alias")]
+    if "budgets" in document:
+        counts.append((len(document["budgets"]), "budget"))
     plural = {"alias": "aliases"}
     return ", ".join(f"{count} {noun if count == 1 else plural.get(noun, noun + 's')}" for count, noun in counts)

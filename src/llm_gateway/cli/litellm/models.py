@@ -43,7 +43,9 @@ ADVICE = {
     "extra_headers": "a provider has no headers of its own",
     "max_parallel_requests": "set max_parallel of service keys",
     "max_retries": "a failed call is tried again, then at the next provider, without a setting",
-    "max_budget": "a provider has no budget",
+    **dict.fromkeys(
+        ("max_budget", "budget_duration"), "add a budget to the section budgets, such as match: {model: gpt-4o}"
+    ),
 }
 
 

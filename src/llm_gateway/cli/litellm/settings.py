@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from llm_gateway.cli.litellm.budgets import SETTINGS as OF_BUDGETS
+from llm_gateway.cli.litellm.budgets import carried_budgets
 from llm_gateway.cli.litellm.models import USUAL_PRIORITY, Models, Place
 
 NO_SETTING = "the gateway has no such setting (docs/SETUP.md lists those that it has)"
@@ -12,6 +14,8 @@ RETRIES = "a failed call is tried again, then at the next provider, without a se
 HEALTH = "a provider that fails is left out for a while by itself (circuit breakers), without a setting"
 OBSERVE = "the gateway has usage reports, a log line for each request and metrics at /metrics instead"
 ONE_HOST = "the gateway needs no Redis: its workers share their state"
+PER_CUSTOMER = "add a budget with per: user_id to the section budgets"
+PER_KEY = "add a budget with per: key, or per: team, to the section budgets"
 KEYS = "make service keys in the section keys, or with `llm-gateway keys add`"
 ADVICE = {
     "litellm_settings": {
@@ -27,7 +31,9 @@ ADVICE = {
         **dict.fromkeys(("success_callback", "failure_callback", "callbacks", "service_callbacks"), OBSERVE),
         **dict.fromkeys(("set_verbose", "json_logs"), "set LLM_GATEWAY_LOG_LEVEL and LLM_GATEWAY_LOG_FORMAT"),
         "turn_off_message_logging": "the gateway logs no prompts and answers",
-        **dict.fromkeys(("max_budget", "budget_duration"), "the whole gateway has no budget: limit its service keys"),
+        "max_end_user_budget": PER_CUSTOMER,
+        "budget_reset_time": "set the anchor of a budget per day, the hour at which it begins",
+        **dict.fromkeys(("max_internal_user_budget", "internal_user_budget_duration"), PER_KEY),
     },
     "router_settings": {
         "routing_strategy": "providers are asked by priority, then by the fewest calls in flight",
@@ -37,6 +43,8 @@ ADVICE = {
         "enable_pre_call_checks": "the gateway looks at context windows before each call",
         "context_window_fallbacks": "list the larger models under the same alias",
         "content_policy_fallbacks": "a refusal is the answer, and is not sent to another provider",
+        "provider_budget_config": "add a budget for each provider to the section budgets, such as match: "
+        "{provider: openai}",
     },
     "general_settings": {
         "master_key": "set LLM_GATEWAY_SERVICE_KEYS to NAME:KEY:admin, with a new key of `llm-gateway keys new`",
@@ -45,6 +53,10 @@ ADVICE = {
         "max_parallel_requests": "set max_parallel of service keys",
         "global_max_parallel_requests": "set LLM_GATEWAY_MAX_IN_FLIGHT",
         "store_model_in_db": "the gateway keeps its configuration in its database, and `llm-gateway export` writes it",
+        **dict.fromkeys(
+            ("max_budget", "budget_duration"),
+            "LiteLLM has it in litellm_settings: move it there, or add a budget to the section budgets",
+        ),
         "alerting": OBSERVE,
         "custom_auth": KEYS,
         "enable_jwt_auth": KEYS,
@@ -53,7 +65,7 @@ ADVICE = {
     },
 }
 HANDLED = {
-    "litellm_settings": {"fallbacks", "default_fallbacks", "request_timeout"},
+    "litellm_settings": {"fallbacks", "default_fallbacks", "request_timeout", *OF_BUDGETS},
     "router_settings": {"fallbacks", "default_fallbacks", "model_group_alias", "timeout"},
     "general_settings": set(),
 }
@@ -69,8 +81,11 @@ OTHER_SECTIONS = {
 KNOWN = {"model_list", "credential_list", *ADVICE}
 
 
-def carry_over(config: dict[str, Any], models: Models) -> None:
-    """Carry aliases of models and fallbacks over to the providers, and note all other settings."""
+def carry_over(config: dict[str, Any], models: Models) -> list[dict[str, Any]]:
+    """Carry aliases of models and fallbacks over to the providers, and note all other settings.
+
+    Returns the budgets.
+    """
     router = _section(config, "router_settings")
     aliases = router.get("model_group_alias")
     for alias, target in (aliases if isinstance(aliases, dict) else {}).items():
@@ -83,6 +98,7 @@ def carry_over(config: dict[str, Any], models: Models) -> None:
     for name in config:
         if name not in KNOWN:
             models.note((name,), f"{name} is not carried over: {OTHER_SECTIONS.get(name, NO_SETTING)}")
+    return carried_budgets(_section(config, "litellm_settings"), models)
 
 
 def _carry_fallbacks(config: dict[str, Any], models: Models) -> None:
