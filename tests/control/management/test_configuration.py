@@ -43,6 +43,9 @@ async def test_a_document_is_in_force_for_the_next_request(client: Client, mock:
     ]
     late = await client.call("POST", PATH, {"document": {}, "version": tried["version"]})
     assert "has changed since" in assert_problem(late, 409, "conflict")["detail"]
+    await applied(client, {"budgets": [{"name": "SHOP", "match": {"key": "shop"}, "limit_tokens": 1}]})
+    mine = (await own.call("GET", "/api/v1/me")).json["budgets"]
+    assert [(each["name"], each["limit"]) for each in mine] == [("SHOP", 1)]
     assert (await applied(client, {"overrides": []}))["unlisted"] == [
         {"section": "overrides", "name": "ann", "service_name": "shop"}
     ]
