@@ -94,6 +94,12 @@ def test_what_was_carried_over_is_kept_for_accounts_that_have_spent_nothing_yet(
     assert accounts.amounts(later) == (0, 410, 400)
 
 
+def test_an_account_gets_what_was_carried_over_once_its_budget_carries_anything(memory: HostMemory) -> None:
+    balances = loaded(memory, (REFS[1], Balance(0, 80, 0)))
+    balances.load((TOKENS,), lambda: [(REFS[1], Balance(0, 80, 0))], carried=lambda: [(REFS[1], 33)])
+    assert amounts(memory, REFS[1]) == [(80, 0, 33)]
+
+
 def test_requests_that_a_crash_cut_off_are_counted_once_they_are_stored(memory: HostMemory) -> None:
     cold = BudgetBalances(memory, log=lambda *_, **__: None, clock_ms=lambda: NOW_MS)
     stored: list[UsageRecord] = []

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.host_memory import HostMemory
 from llm_gateway.host_memory.budget_holds import clear_rows, find_place, owners, recompute_sums
 from llm_gateway.host_memory.budget_lock import DIRTY, LOADED, BudgetLock
-from llm_gateway.host_memory.budget_slots import NOT_CARRIED, SPENT, BudgetSlots
+from llm_gateway.host_memory.budget_slots import CARRIED, NOT_CARRIED, SPENT, BudgetSlots
 from llm_gateway.host_memory.slots import Key, key_of
 from llm_gateway.journal.record_assembler import CRASHED
 from llm_gateway.journal.segments import find_writers
@@ -87,14 +87,16 @@ class BudgetBalances:
         left = dict(carried()) if budgets else {}
         found = {ref: balance for ref, balance in balances() if ref.budget_id in self._rules} if budgets else {}
         found = {**dict.fromkeys((ref for ref in left if ref.budget_id in self._rules), _NOTHING), **found}
-        self._write(found.items(), left, only_missing=True)
+        self._write(self._rules, found.items(), left, only_missing=True)
         self._budgets = budgets
         self._words[LOADED] = 1
 
     def add(self, charges: Balances) -> None:
         """Add to what accounts have spent. Accounts of unknown budgets are ignored."""
         if self._words is not None:
-            self._write(((ref, each) for ref, each in charges if ref.budget_id in self._rules), {}, only_missing=False)
+            rules = self._rules  # another thread may load others meanwhile
+            known = ((ref, each) for ref, each in charges if ref.budget_id in rules)
+            self._write(rules, known, {}, only_missing=False)
 
     def sink(self, store: Sink) -> Sink:
         """Return a sink that stores records with `store`, and then counts those of requests that a crash cut off."""
@@ -132,11 +134,18 @@ class BudgetBalances:
                 clear_rows(words, number)
                 words[DIRTY] = 0
 
-    def _write(self, balances: Balances, carried: dict[AccountRef, int], *, only_missing: bool) -> None:
+    def _write(
+        self,
+        rules: Mapping[str, BudgetRule],
+        balances: Balances,
+        carried: Mapping[AccountRef, int],
+        *,
+        only_missing: bool,
+    ) -> None:
         """Write or add balances, some under each lock, so that workers do not wait for long."""
         rest, now_ms, lost = iter(balances), self._clock_ms(), 0
         while part := list(islice(rest, AT_ONCE)):
-            named = [(self._rules[ref.budget_id], ref, balance) for ref, balance in part]
+            named = [(rules[ref.budget_id], ref, balance) for ref, balance in part]
             prepared = [
                 (key_of(rule.account_name(ref)), needed_until_ms(rule, ref), balance.of(rule.budget.unit), ref)
                 for rule, ref, balance in named
@@ -146,6 +155,8 @@ class BudgetBalances:
                     at = self._slots.find(key) if is_locked else None
                     if at is not None and not only_missing:
                         self._words[at + SPENT] += amount
+                    elif at is not None and ref in carried and self._words[at + CARRIED] == NOT_CARRIED:
+                        self._words[at + CARRIED] = carried[ref]  # its budget has carried nothing over so far
                     elif at is None and is_locked:
                         left = carried.get(ref, NOT_CARRIED)
                         at = self._slots.claim(key, now_ms, until_ms, spent=amount, carried=left)

@@ -10,7 +10,7 @@ Amounts that cannot be released, since a process that holds the lock does not ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 
@@ -119,7 +119,7 @@ class BudgetAccounts:
             for number, (place, held, gap, limit, overdraft) in enumerate(wanted):
                 at = place.at
                 if words[at] != place.low:
-                    at = self._locate(place)
+                    at = self._locate(place, wanted)
                 most = limit if place.carried is None else limit + words[at + CARRIED]
                 spent, in_flight = words[at + SPENT], words[at + HELD]
                 if spent + in_flight + held > most or (
@@ -169,7 +169,9 @@ class BudgetAccounts:
         for wanted, spent in used:
             for row, amount in zip(wanted, spent, strict=True):
                 if amount:
-                    words[row[0].at + SPENT] += amount
+                    at = row[0].at if row[1] else self._slot(row[0])  # another account may have got it meanwhile
+                    if at is not None:
+                        words[at + SPENT] += amount
         words[DIRTY] = 1
         for wanted, _ in used:
             for place, held, gap, _, _ in wanted:
@@ -218,29 +220,36 @@ class BudgetAccounts:
         self._first_row = HOLDERS_AT + number * HOLDER_SIZE + HOLDER_WORDS
         return True
 
-    def _locate(self, place: AccountPlace) -> int:
-        """Find or make the account's slot, and a row of this process for it.
+    def _locate(self, place: AccountPlace, wanted: Sequence[Wanted]) -> int:
+        """Find or make the account's slot, and a row of this process for it; those of `wanted` stay.
 
         Raises:
             NoRoom: there is no room for it.
         """
-        at = self._slots.find(place.key)
-        if at is None:
-            now_ms = self._clock_ms()
-            carried = NOT_CARRIED
-            if place.carried is not None and place.before is not None:
-                before = self._slots.find(place.before)
-                carried = place.carried(0 if before is None else self._words[before + SPENT])
-            at = self._slots.claim(place.key, now_ms, place.until_ms, carried=carried)
+        at = self._slot(place, {row[0].at for row in wanted})
         if at is None:
             raise NoRoom
         if not place.row:
-            place.row = self._row()
+            place.row = self._row(wanted)
             self._rows[place.row] = place
         place.at = self._words[place.row + ROW_ACCOUNT] = at
         return at
 
-    def _row(self) -> int:
+    def _slot(self, place: AccountPlace, kept: Collection[int] = ()) -> int | None:
+        """Find or make the account's slot, but not in the place of `kept` ones; None if there is no room for it."""
+        at = self._slots.find(place.key)
+        if place.carried is None or place.before is None:
+            return at or self._slots.claim(place.key, self._clock_ms(), place.until_ms, kept=kept)
+        if at is not None and self._words[at + CARRIED] != NOT_CARRIED:
+            return at
+        before = self._slots.find(place.before)
+        carried = place.carried(0 if before is None else self._words[before + SPENT])
+        if at is None:
+            return self._slots.claim(place.key, self._clock_ms(), place.until_ms, carried=carried, kept=kept)
+        self._words[at + CARRIED] = carried  # made before its budget carried anything over
+        return at
+
+    def _row(self, wanted: Sequence[Wanted]) -> int:
         """Return a row for another account.
 
         Raises:
@@ -254,15 +263,15 @@ class BudgetAccounts:
             self._words[row + ROW_HELD] = self._words[row + ROW_GAP] = 0
             self._words[self._used_at] = used + 1
             return row
-        self._free_rows()
+        self._free_rows({row[0].row for row in wanted})
         if not self._unused:
             raise NoRoom
         return self._unused.pop()
 
-    def _free_rows(self) -> None:
-        """Take the rows of accounts in which nothing is held."""
+    def _free_rows(self, kept: set[int]) -> None:
+        """Take the rows of accounts in which nothing is held, but those that are `kept`."""
         for row, place in list(self._rows.items()):
-            if not place.held and not place.gap:
+            if not place.held and not place.gap and row not in kept:
                 place.row = place.at = 0  # no account is at 0, so that it is located again
                 del self._rows[row]
                 self._unused.append(row)

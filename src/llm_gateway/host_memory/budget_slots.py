@@ -8,6 +8,7 @@ in it and another one needs it: unknown accounts have spent nothing.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from llm_gateway.host_memory import ACCOUNT_TABLES, ACCOUNT_WORDS, ACCOUNTS_AT, FIRST_ACCOUNTS
@@ -46,13 +47,22 @@ class BudgetSlots:
                     return None
         return None
 
-    def claim(self, key: Key, now_ms: int, until_ms: int, *, spent: int = 0, carried: int = NOT_CARRIED) -> int | None:
-        """Give an account a slot, which has none; None if there is no room."""
+    def claim(
+        self,
+        key: Key,
+        now_ms: int,
+        until_ms: int,
+        *,
+        spent: int = 0,
+        carried: int = NOT_CARRIED,
+        kept: Collection[int] = (),
+    ) -> int | None:
+        """Give an account a slot, which has none; None if there is no room. Accounts in the slots `kept` stay."""
         words = self._words
         for start, count in self._tables:
             for probe in range(PROBES):
                 at = start + ((key.low >> 1) + probe) % count * ACCOUNT_WORDS
-                if words[at] in (NEVER, FREED) or self._is_idle(at, now_ms):
+                if words[at] in (NEVER, FREED) or (at not in kept and self._is_idle(at, now_ms)):
                     if words[at] != NEVER:
                         words[at + KEY_LOW] = FREED
                     for word, value in ((SPENT, spent), (HELD, 0), (GAP, 0), (UNTIL, until_ms), (CARRIED, carried)):

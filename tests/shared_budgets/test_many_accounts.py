@@ -1,0 +1,83 @@
+"""Accounts of one request next to thousands of others: none takes the slot or the row of another one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from llm_gateway.host_memory import ACCOUNTS_AT, FIRST_ACCOUNTS, HOLD_ROWS, HostMemory, create
+from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts, Wanted
+from llm_gateway.host_memory.slots import key_of
+
+NOW_MS = 1_700_000_000_000
+FAR_MS = 2 * NOW_MS
+
+
+@pytest.fixture
+def memory() -> Iterator[HostMemory]:
+    descriptor = create()
+    yield HostMemory(descriptor)
+    os.close(descriptor)
+
+
+def wanted(*places: AccountPlace, held: int = 5) -> list[Wanted]:
+    return [(place, held, 0, NO_LIMIT, NO_LIMIT) for place in places]
+
+
+def spent_in(memory: HostMemory, name: str) -> tuple[int, int, int]:
+    accounts, place = BudgetAccounts(memory, "looks", lambda: NOW_MS), AccountPlace(name, FAR_MS)
+    assert accounts.hold(wanted(place, held=0)) is True
+    return accounts.amounts(place)
+
+
+def test_a_request_whose_worker_has_no_row_left_keeps_the_row_of_its_other_account(memory: HostMemory) -> None:
+    accounts = BudgetAccounts(memory, "worker", lambda: NOW_MS)
+    everyone = AccountPlace("everyone", FAR_MS)
+    header = bytes(memory.words[:16])
+    for number in range(HOLD_ROWS):
+        places = wanted(everyone, AccountPlace(f"customer {number}", FAR_MS))
+        assert accounts.hold(places) is True
+        accounts.settle([(places, [1, 1])])
+    last = wanted(everyone, AccountPlace(f"customer {HOLD_ROWS}", FAR_MS))
+    assert accounts.hold(last) is True
+    assert accounts.amounts(everyone) == (HOLD_ROWS, 5, 0)
+    accounts.settle([(last, [1, 1])])
+    assert spent_in(memory, "everyone") == (HOLD_ROWS + 1, 0, 0)
+    assert bytes(memory.words[:16]) == header
+
+
+def test_new_accounts_of_one_request_take_no_slot_from_each_other(memory: HostMemory) -> None:
+    names: dict[int, str] = {}
+    pair: tuple[str, str] | None = None
+    for number in range(10_000):  # two names whose slots are the same, if nothing else is there
+        first = names.setdefault((key_of(f"{number}").low >> 1) % FIRST_ACCOUNTS, f"{number}")
+        if first != f"{number}":
+            pair = first, f"{number}"
+            break
+    assert pair is not None
+    accounts = BudgetAccounts(memory, "worker", lambda: NOW_MS)
+    places = wanted(*(AccountPlace(name, FAR_MS) for name in pair))
+    assert accounts.hold(places) is True
+    accounts.settle([(places, [2, 3])])
+    assert [spent_in(memory, name)[0] for name in pair] == [2, 3]
+
+
+def test_a_request_that_holds_nothing_is_counted_in_its_own_account(memory: HostMemory) -> None:
+    """The price of a model can be known only once the provider has named it."""
+    accounts = BudgetAccounts(memory, "worker", lambda: NOW_MS)
+    places = wanted(AccountPlace("unpriced", FAR_MS), held=0)
+    assert accounts.hold(places) is True
+    memory.words[places[0][0].at] = key_of("another").low  # its slot is another account's now
+    accounts.settle([(places, [7])])
+    assert spent_in(memory, "unpriced")[0] == 7
+    assert places[0][0].at >= ACCOUNTS_AT
+
+
+def test_an_account_made_before_its_budget_carried_anything_over_gets_it(memory: HostMemory) -> None:
+    accounts = BudgetAccounts(memory, "worker", lambda: NOW_MS)
+    assert accounts.hold(wanted(AccountPlace("now", FAR_MS))) is True
+    place = AccountPlace("now", FAR_MS, "before", lambda spent: 10 - spent)
+    assert accounts.hold([(place, 15, 0, 10, NO_LIMIT)]) is True
+    assert accounts.amounts(place) == (0, 20, 10)
