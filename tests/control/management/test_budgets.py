@@ -285,6 +285,18 @@ async def test_spend_limits_are_budgets_in_the_vendors_shape(world: World) -> No
         assert (missing.status, missing.json["error"]["type"]) == (404, "not_found_error")
 
 
+async def test_spend_limits_of_any_two_customers_have_names_of_their_own(world: World) -> None:
+    users = ["each customer", "a" * 255 + "b", "a" * 255 + "c", "line\nbreak"]
+    scopes = [{"type": "organization"}, *({"type": "user", "user_id": user} for user in users)]
+    for scope in scopes:
+        made = await world.client.call("POST", "/v1/organizations/spend_limits", {"scope": scope, "amount": "5"})
+        assert (made.status, made.json["scope"]) == (200, scope)
+    names = [each.name for each in world.sent[-1].budgets]
+    assert len(set(names)) == len(scopes)
+    assert max(map(len, names)) == 100
+    assert all(map(str.isprintable, names))
+
+
 async def pages(call: Callable[[str], Any], path: str) -> list[dict[str, Any]]:
     found, cursor = [], ""
     while True:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import uuid
 from decimal import Decimal
+from hashlib import sha256
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
@@ -104,8 +105,19 @@ def spend_limits_router(store: BudgetStore, config: LiveConfiguration) -> Router
 def _fields(body: SpendLimitBody) -> dict[str, Any]:
     customer = body.scope.user_id
     of_scope: dict[str, Any] = {"per": "user_id"} if customer is None else {"match": {"user_id": customer}}
-    name = f"spend limit, {body.period}, {'each customer' if customer is None else customer}"
-    return {"name": name[:MOST_CHARACTERS], "period": PERIODS[body.period], **of_scope}
+    return {"name": _name(body.period, customer), "period": PERIODS[body.period], **of_scope}
+
+
+def _name(period: str, customer: str | None) -> str:
+    """Return a name that no other limit has, however long the customer's is."""
+    start = f"spend limit, {period}, "
+    if customer is None:
+        return f"{start}each customer"
+    name = f"{start}{customer!r}"
+    if len(name) <= MOST_CHARACTERS:
+        return name
+    end = f"… {sha256(customer.encode()).hexdigest()[:16]}"
+    return f"{name[: MOST_CHARACTERS - len(end)]}{end}"
 
 
 def _scope(budget: Budget) -> dict[str, Any] | None:
