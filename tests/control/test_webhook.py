@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from llm_gateway.control.budget_upkeep import count_older_usage_forever
 from llm_gateway.control.webhook_delivery import BACKOFF_S, WebhookDelivery, tell_webhook_forever
@@ -24,7 +25,9 @@ from llm_gateway.provider_calls.webhook import Webhook, signing_key
 from llm_gateway.store.budget_backfill import Backfilled, BudgetBackfill
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
+from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.keys import KeyDraft, KeyStore
+from llm_gateway.store.tables import webhook_messages
 from llm_gateway.store.usage import UsageStore
 from llm_gateway.store.webhook_messages import WebhookMessages
 from llm_gateway.upstream.egress import Egress
@@ -91,6 +94,33 @@ def test_each_part_of_a_limit_has_one_message_whatever_is_restarted(database: Da
     past = account._replace(period_start_ms=0)
     spend(database, events_of(database), past, 500 * 10**9)
     assert len(waiting(database)) == 4
+
+
+async def test_a_customer_of_any_characters_has_a_message_and_none_after_its_erasure(database: Database) -> None:
+    customers = ["日本\r\nx-evil: 1", "Zoë", "a_b", "😀" * 256, "A_b"]
+    for per in ("user_id", "service"):
+        budget = Budget(id="", name=per, per=per, limit=1, notify_at=(1.0,))
+        stored = BudgetStore(database, clock_ms=lambda: NOW_MS).create(budget)
+        for customer in customers:
+            account = AccountRef(stored.budget.id, customer, stored.period(NOW_MS).start_ms)
+            one = record(attempts=[attempt(cost_nanos=1, accounts=[account])], user_id=customer)
+            close(one)
+            UsageStore(database).write([one])
+            events = events_of(database)
+            events.note([one])
+            events.check(NOW_MS)
+    async with receiver(b"HTTP/1.1 204 No Content\r\n\r\n") as (url, seen):
+        post = Webhook(url, SECRET, Egress(strict=False)).post
+        await WebhookDelivery(WebhookMessages(database), post, Log(), lambda: NOW_MS).deliver()
+        assert len(seen) == 2 * len(customers)
+        assert not [each for each in seen if b"\r\nx-evil" in each]
+        assert max(map(len, seen)) < 1024 + 2 * 4 * 256
+    for customer in customers[:-1]:
+        assert Erasure(database, sleep=lambda _: None).run(customer, NOW_MS + DAY_MS) is not None
+    with database.read() as connection:
+        kept = [json.loads(body)["data"] for body in connection.execute(sa.select(webhook_messages.c.body)).scalars()]
+    assert [each["value"] for each in kept if each["per"] == "user_id"] == ["A_b"]
+    assert len(kept) == 1 + len(customers)
 
 
 def test_a_key_that_ends_soon_and_a_model_without_a_price_have_messages(database: Database) -> None:

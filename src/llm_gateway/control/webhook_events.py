@@ -15,7 +15,7 @@ from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.store.budget_thresholds import BudgetThresholds
 from llm_gateway.store.database import Database
 from llm_gateway.store.keys import KeyStore
-from llm_gateway.store.webhook_messages import WebhookMessages
+from llm_gateway.store.webhook_messages import WebhookMessages, id_part
 
 MOST_NOTED = 10_000
 """Accounts, and models, noted between two looks. One that finds no place is noted with its next request."""
@@ -68,7 +68,8 @@ class WebhookEvents:
         dropped = self._thresholds.check(accounts, now_ms)
         for (model, day), provider in unpriced.items():
             data = {"model": model, "provider": provider, "day": _day(day * DAY_MS)}
-            dropped += not self._messages.add(f"model.unpriced:{day}:{model}", now_ms, "model.unpriced", data)
+            name = f"model.unpriced:{day}:{id_part(model)}"
+            dropped += not self._messages.add(name, now_ms, "model.unpriced", data)
         if now_ms - self._keys_seen_ms >= KEYS_EVERY_MS:
             self._keys_seen_ms = now_ms
             dropped += self._check_keys(now_ms)

@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.budget import AccountRef, Balance
 from llm_gateway.domain.budget_period import FAR_MS, BudgetPeriod
@@ -22,11 +24,17 @@ from llm_gateway.store.budget_spend import BudgetSpend, Spending
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from llm_gateway.store.tables import budget_spend
-from llm_gateway.store.webhook_messages import WebhookMessages
+from llm_gateway.store.webhook_messages import WebhookMessages, id_part
 
 KIND = "budget.threshold"
 PARTS = 10_000
 """Units of `notified` in a whole limit."""
+
+
+def forget_customer(connection: Connection, customer: str) -> None:
+    """Delete the messages about a customer's accounts, in the caller's transaction."""
+    part = msgspec.json.encode({"per": "user_id", "value": customer}).decode()[1:-1]  # in the order of `_data`
+    WebhookMessages.forget(connection, f"{KIND}:", f"{part},")
 
 
 class BudgetThresholds:
@@ -74,7 +82,8 @@ class BudgetThresholds:
                 return 0
             for part in reached:
                 if round(part * PARTS) > before:
-                    name = f"{KIND}:{stored.budget.id}:{period.start_ms}:{round(part * PARTS)}:{spending.value}"
+                    about = f"{period.start_ms}:{round(part * PARTS)}:{id_part(spending.value)}"
+                    name = f"{KIND}:{stored.budget.id}:{about}"
                     data = _data(stored, period, spending, part)
                     dropped += not self._messages.add_in(connection, name, now_ms, KIND, data)
         return dropped

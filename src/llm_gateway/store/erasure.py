@@ -24,6 +24,7 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.store.audit import AuditTrail, Unaudited
 from llm_gateway.store.budget_spend import rename_customer
+from llm_gateway.store.budget_thresholds import forget_customer
 from llm_gateway.store.database import Database
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS
 from llm_gateway.store.rollup_table import RollupTable
@@ -97,6 +98,7 @@ class Erasure:
             return None
         with self._database.write() as connection:
             rename_customer(connection, customer, run.label)
+            forget_customer(connection, customer)
         self._note("customer.erased", run.label, records=changed)
         return Erased(changed, run.label)
 

@@ -6,7 +6,9 @@ restart, adds nothing.
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 import sqlalchemy as sa
@@ -20,8 +22,18 @@ MOST_WAITING = 1000
 """Maximum number of messages that wait; further ones are dropped."""
 KEPT_MS = 40 * DAY_MS
 """Milliseconds for which a message stays after its event."""
+LONGEST_PART = 64
 
 _of = webhook_messages.c
+
+
+def id_part(value: str) -> str:
+    """Return a value of any characters as a part of a message's id, which is a header and a key of an index.
+
+    It is percent-encoded, or the SHA-256 of the value if that is shorter.
+    """
+    part = quote(value, safe="")
+    return part if len(part) <= LONGEST_PART else sha256(value.encode()).hexdigest()
 
 
 class Message(NamedTuple):
@@ -56,6 +68,12 @@ class WebhookMessages:
         row = {"id": message_id, "at_ms": at_ms, "body": body, "attempts": 0, "next_attempt_ms": at_ms}
         connection.execute(sa.insert(webhook_messages).values(row))
         return True
+
+    @staticmethod
+    def forget(connection: Connection, start: str, part: str) -> None:
+        """Delete the messages whose ids begin with `start` and whose bodies have a part, in a transaction."""
+        has_part = sa.func.replace(_of.body, part, "") != _of.body  # LIKE takes `Ann` for `ann` on SQLite
+        connection.execute(sa.delete(webhook_messages).where(_of.id.startswith(start, autoescape=True), has_part))
 
     def due(self, now_ms: int, limit: int) -> list[Message]:
         """Return up to `limit` messages that are to be sent now, the oldest first."""
