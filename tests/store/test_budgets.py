@@ -219,6 +219,18 @@ def test_older_requests_are_added_once_with_the_day_since_which_they_count(datab
     assert [each.drift for each in verify(database, NOW_MS, 90)] == [NOTHING]
 
 
+def test_accounts_that_begin_anew_get_nothing_from_the_period_before_as_workers_hold_it(
+    sqlite_database: Database,
+) -> None:
+    stored = made(sqlite_database, now_ms=MONTH_MS - 1, limit=100, carry=0.5)
+    [own] = BudgetSpend(sqlite_database).page(stored, NOW_MS, 1)
+    assert own.limit == 150
+    store = BudgetStore(sqlite_database, clock_ms=lambda: NOW_MS)
+    changed = store.update(stored.id, lambda budget: replace(budget, match={"model": "m"}))
+    [anew] = BudgetSpend(sqlite_database).page(changed, NOW_MS, 1)
+    assert anew.limit == 100
+
+
 def test_a_budget_with_too_many_accounts_counts_from_its_making(sqlite_database: Database) -> None:
     stored_records(sqlite_database, *(record(NOW_MS - 9, user_id=name, attempts=[charged()]) for name in "abc"))
     stored = made(sqlite_database, per="user_id")

@@ -42,9 +42,9 @@ class StoredBudget(msgspec.Struct, frozen=True, kw_only=True):
     def period_before(self, period: BudgetPeriod) -> BudgetPeriod | None:
         """Return the period before another one, None if nothing is carried over from it.
 
-        Nothing is carried over from before the budget was made.
+        Nothing is carried over from before the budget counted what it does now, as workers see it from `budget.id`.
         """
-        if not self.budget.carry or self.budget.period == "total" or self.created_at_ms >= period.start_ms:
+        if not self.budget.carry or self.budget.period == "total" or self.defined_at_ms >= period.start_ms:
             return None
         return self.period(period.start_ms - 1)
 
