@@ -8,6 +8,7 @@
 An account that the memory has is never copied again: the memory has counted each settled attempt, of which the newest
 are not in the database yet. If this process is killed right after it stored the open requests of a worker, they are
 added once more by the next one: too much is counted until the next cold start, never too little.
+So are older records that are stored, but not added here yet, at the moment in which another budget is made or changed.
 """
 
 from __future__ import annotations
