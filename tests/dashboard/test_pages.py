@@ -24,6 +24,8 @@ PAGES = [
 CANARY = """<script>alert(1)</script>'"><img src=x onerror=alert(2)>"""
 MOST_TRANSFERRED = 150_000
 MOST_SEARCHES = 50
+SOFT = {"mode": "soft", "unpriced": "allow"}
+"""Fields of a budget that refuses nothing: the application of these tests has no memory of the accounts' amounts."""
 ASK = {"user_id": CANARY, "service": CANARY, "task_type": CANARY, "prompt": "Hello"}
 
 
@@ -76,6 +78,7 @@ async def test_labels_of_requests_keys_and_overrides_never_run(
     for path, body in (
         ("/api/v1/teams", {"name": CANARY, "description": CANARY}),
         ("/api/v1/keys", {"name": "shop", "owner": CANARY, "models": [CANARY], "tags": {"project": CANARY[:20]}}),
+        ("/api/v1/budgets", {"name": CANARY, "match": {"service": "*<*"}, "per": "user_id", "limit_usd": 5, **SOFT}),
         ("/api/v1/overrides", {"user_id": CANARY, "provider_name": "acme", "model_name": CANARY}),
     ):
         assert (await client.call("POST", path, body)).status == 201, path
@@ -87,6 +90,8 @@ async def test_labels_of_requests_keys_and_overrides_never_run(
     keys = (await client.call("GET", "/api/v1/keys")).json["keys"]
     provider = (await client.call("GET", "/api/v1/providers")).json[0]
     details = [f"/ui/requests/{records[0]['id']}", f"/ui/providers/{provider['id']}"]
+    [budget] = (await client.call("GET", "/api/v1/budgets")).json["budgets"]
+    details.append(f"/ui/budgets/{budget['id']}")
     details += [f"/ui/keys/{key['id']}" for key in keys if key["source"] == "api"]
     groups = [f"/ui/spend?group={first}&then={then}" for first in ("service", "task_type") for then in ("", "model")]
     for path in [*PAGES, *details, *groups]:
@@ -95,7 +100,7 @@ async def test_labels_of_requests_keys_and_overrides_never_run(
             assert response.status == 200, (path, text_of(response))
             assert_safe(response)
             shown += "&lt;script&gt;alert(1)" in response.body.decode()
-    assert shown > 12
+    assert shown > 14
 
 
 async def test_a_form_that_is_refused_keeps_what_was_typed_but_the_key(browser: Browser) -> None:

@@ -35,6 +35,11 @@ def exact(value: float | None) -> str:
     return DASH if value is None else f"{value:,.0f}"
 
 
+def amount(value: float | None, unit: str) -> str:
+    """Format an amount of a budget in its unit: dollars, tokens or requests."""
+    return usd(value) if unit == "usd" or value is None else f"{count(value)} {unit}"
+
+
 def ms(value: float | None) -> str:
     """Format milliseconds, as seconds from one second on."""
     if value is None:
@@ -91,6 +96,7 @@ def _local(value: str, timezone: str) -> datetime:
 FILTERS: dict[str, Any] = {
     "usd": usd,
     "count": count,
+    "amount": amount,
     "exact": exact,
     "ms": ms,
     "percent": percent,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from importlib import resources
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
+from zoneinfo import ZoneInfo
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
@@ -34,6 +36,7 @@ NAVIGATION = (
     ("requests", "Requests", "own"),
     ("spend", "Spend", "own"),
     ("keys", "Keys and teams", "read"),
+    ("budgets", "Budgets", "read"),
     ("providers", "Providers", "read"),
     ("routing", "Routing", "read"),
     ("playground", "Playground", "call"),
@@ -119,6 +122,7 @@ class Page:
             here=self.request.url.path.removeprefix("/ui").strip("/").partition("/")[0],
             person=self.signed_in.caller.name,
             may_change=self.may("admin"),
+            may_read=self.may("read"),
             navigation=[(path, name) for path, name, scope in NAVIGATION if self.may(scope)],
             timezone=self.timezone,
             **values,
@@ -140,6 +144,16 @@ class Page:
             ApiError: it is too large.
         """
         return await read_form(self.request)
+
+    def moment(self, text: str) -> str:
+        """Return a moment as the API takes it: that of a browser's field, on the person's clock.
+
+        A text that is no moment is returned as it is: the API says what is wrong with it.
+        """
+        try:
+            return datetime.fromisoformat(text.strip()).replace(tzinfo=ZoneInfo(self.timezone)).isoformat()
+        except ValueError:
+            return text
 
     def link(self, path: str, query: Mapping[str, str | int | None]) -> str:
         """Return the address of a path below /ui with those parameters that are not empty."""

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from llm_gateway.dashboard.page import Page
 from llm_gateway.dashboard.screens import (
     audit,
+    budgets,
     health,
     keys,
     overview,
@@ -36,6 +37,11 @@ SCREENS: dict[str, dict[str, Callable[[Page], Awaitable[Response]]]] = {
     "/keys/{id}/remove": {"POST": keys.remove},
     "/teams": {"POST": teams.create},
     "/teams/{id}/remove": {"POST": teams.remove},
+    "/budgets": {"GET": budgets.show, "POST": budgets.create},
+    "/budgets/{id}": {"GET": budgets.show_one, "POST": budgets.change},
+    "/budgets/{id}/override": {"POST": budgets.override},
+    "/budgets/{id}/override/end": {"POST": budgets.end_override},
+    "/budgets/{id}/remove": {"POST": budgets.remove},
     "/providers": {"GET": providers.show, "POST": providers.create},
     "/providers/{id}": {"GET": providers.show_one, "POST": providers.change},
     "/providers/{id}/test": {"POST": providers.test},

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from starlette.responses import Response
 
@@ -144,8 +142,5 @@ def _value(page: Page, name: str, text: str) -> Any:
         except ValueError:
             return text
     if name == "expires_at":
-        try:
-            return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(page.timezone)).isoformat()
-        except ValueError:
-            return text
+        return page.moment(text)
     return text

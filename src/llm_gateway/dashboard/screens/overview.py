@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from llm_gateway.dashboard.budget_accounts import nearest
 from llm_gateway.dashboard.charts import Series, stacked_bars
 from llm_gateway.dashboard.formats import clock_time, day, usd
 from llm_gateway.dashboard.page import Page
@@ -28,6 +29,7 @@ async def show(page: Page) -> Response:
         ]
     )
     providers, health, unpriced = await _gateway(page)
+    budgets = await nearest(page) if page.may("read") else []
     totals = by_model["totals"]
     return page.render(
         "overview.html",
@@ -39,6 +41,7 @@ async def show(page: Page) -> Response:
         models=by_model["rows"][:8],
         movers=_movers(by_service["rows"]),
         failures=failed["records"],
+        budgets=budgets,
         providers=providers,
         health=health,
         unpriced=unpriced,
