@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from html import unescape
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
+from llm_gateway.dashboard.budget_accounts import request_filters
 from tests.application.driver import Client
 from tests.control.management.test_providers import created
 from tests.dashboard.browser import Browser, text_of
+from tests.dashboard.test_pages import text_with
 from tests.upstream import MockUpstream
 
 FORM = {
@@ -46,9 +49,16 @@ async def test_a_budget_is_made_spent_from_changed_raised_and_deleted(
     path = f"/ui/budgets/{budget['id']}"
     assert "25 %" in text_of(await browser.get("/ui/budgets"))
     page = await browser.get(path)
-    assert re.search("ann 1 requests 4 requests 3 requests 25 %", text_of(page))
+    assert "ann 1 requests 4 requests 3 requests 25 %" in text_of(page)
+    assert "all with this user_id" in text_of(page)  # the screen of requests has no glob for the service
+    link = re.search(r'href="(/ui/requests\?user_id=ann&[^"]*)"', unescape(page.body.decode()))
+    assert link is not None
+    assert "shop-1" in await text_with(browser, link[1], "shop-1")
     overview = text_of(await browser.get("/ui"))
-    assert "Budgets nearest to their limit Budget Account Spent Limit Part CUSTOMERS ann" in overview
+    assert (
+        "Budgets nearest to their limit Budget Account Spent Part CUSTOMERS ann 1 requests of 4 requests 25 %"
+        in overview
+    )
     [record] = (await client.call("GET", "/api/v1/usage/records")).json["records"]
     assert f'href="{path}">CUSTOMERS' in (await browser.get(f"/ui/requests/{record['id']}")).body.decode()
 
@@ -115,10 +125,32 @@ async def test_a_budget_of_a_team_shows_its_name_and_warns_if_nothing_matches(br
     made = await browser.post("/ui/budgets", form)
     assert made.status == 201
     assert "so no request matches" in text_of(made)
-    assert "team core, model no-such-model" in text_of(made)
+    assert "team core model no-such-model" in text_of(made)
     [budget] = await budgets(client)
     assert budget["match"]["team"] == team["id"]
     changed = await browser.post(f"/ui/budgets/{budget['id']}", form)
     assert changed.status == 200
     assert "so no request matches" in text_of(changed)
     assert (await budgets(client))[0]["match"] == budget["match"]
+
+
+@pytest.mark.parametrize(
+    ("match", "per", "value", "query"),
+    [
+        ({}, None, "", ""),
+        ({"service": "s", "model": "*"}, None, "", "service=s"),
+        ({"service": "s"}, "user_id", "a&b", "service=s&user_id=a%26b"),
+        ({"tag:project": "x"}, "team", "t", "tag=project%3Dx&team=t"),
+        ({"service": "s*"}, "user_id", "ann", "user_id=ann"),
+        ({"service": "s*"}, None, "", None),
+        ({}, "user_id", "", None),
+        ({"task_type": "chat"}, None, "", None),
+        ({"tag:project": "x"}, "tag:branch", "y", "tag=branch%3Dy"),
+    ],
+)
+async def test_an_account_leads_to_its_requests_as_far_as_there_are_filters(
+    match: dict[str, str], per: str | None, value: str, query: str | None
+) -> None:
+    budget = {"match": match, "per": per, "period": "total"}
+    filters, _ = request_filters("Europe/Berlin", budget, "2026-11-01T00:00:00Z", value)
+    assert (None if filters is None else urlencode(filters)) == query

@@ -62,21 +62,31 @@ async def nearest(page: Page) -> list[dict[str, Any]]:
 
 
 def request_filters(
-    page: Page, budget: dict[str, Any], period_start: str, value: str
-) -> dict[str, str | int | None] | None:
-    """Return the filters that show the requests of an account; None if the screen of requests has no such filters."""
-    conditions = {name: glob for name, glob in budget["match"].items() if glob.strip("*")}
-    if budget["per"]:
-        conditions[budget["per"]] = value
+    timezone: str, budget: dict[str, Any], period_start: str, value: str
+) -> tuple[dict[str, str | int | None] | None, bool]:
+    """Return filters of the screen of requests for an account, and whether they show its requests only.
+
+    That screen has no globs: without them the filters are those of the account's value, None if there are none.
+    """
+    exact = {name: glob for name, glob in budget["match"].items() if glob.strip("*")}
+    of_value = {budget["per"]: value} if budget["per"] else {}
+    filters, is_exact = _filters({**exact, **of_value}), True
+    if filters is None:
+        filters, is_exact = (_filters(of_value) or None), False
+    if filters is None or budget["period"] == "total":
+        return filters, is_exact
+    zone = ZoneInfo(timezone)
+    first = datetime.fromisoformat(period_start).astimezone(zone).date()
+    after = datetime.now(zone).date() + timedelta(days=1)
+    return {**filters, "period": "custom", "from": first.isoformat(), "to": after.isoformat()}, is_exact
+
+
+def _filters(conditions: dict[str, str]) -> dict[str, str | int | None] | None:
+    """Return the filters that stand for the conditions, None if one of them is not a filter."""
     filters: dict[str, str | int | None] = {}
     for name, wanted in conditions.items():
         is_tag = name.startswith("tag:")
         if not wanted or "*" in wanted or (is_tag and "tag" in filters) or not (is_tag or name in FILTERS):
             return None
         filters["tag" if is_tag else name] = f"{name.removeprefix('tag:')}={wanted}" if is_tag else wanted
-    if budget["period"] == "total":
-        return filters
-    zone = ZoneInfo(page.timezone)
-    first = datetime.fromisoformat(period_start).astimezone(zone).date()
-    after = datetime.now(zone).date() + timedelta(days=1)
-    return {**filters, "period": "custom", "from": first.isoformat(), "to": after.isoformat()}
+    return filters

@@ -65,8 +65,8 @@ async def _one(page: Page, status: int = 200, **values: Any) -> Response:
     found, accounts = await page.api.get_all([(path, None), (f"{path}/accounts", query)])
     [budget] = await with_names(page, [found])
     for each in accounts["accounts"]:
-        filters = request_filters(page, budget, accounts["period_start"], each["value"])
-        each["requests"] = page.link("/requests", filters) if filters else None
+        filters, each["is_exact"] = request_filters(page.timezone, budget, accounts["period_start"], each["value"])
+        each["requests"] = None if filters is None else page.link("/requests", filters)
     more = accounts["next_cursor"]
     given = {
         "title": budget["name"],
