@@ -88,10 +88,10 @@ def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield gateway
 
 
-def filled_gateway(directory: Path, records: int) -> GatewayProcess:
-    """Return a gateway, not yet started, whose database has so many records."""
+def filled_gateway(directory: Path, records: int, *labels: str) -> GatewayProcess:
+    """Return a gateway, not yet started, whose database has so many records; `plain` labels are for pictures."""
     gateway = GatewayProcess(directory)
     gateway._provide_database()
     path = directory / "data" / "gateway.db"
-    subprocess.run([sys.executable, "-m", "tests.ui.sample_records", path, str(records)], check=True)
+    subprocess.run([sys.executable, "-m", "tests.ui.sample_records", path, str(records), *labels], check=True)
     return gateway

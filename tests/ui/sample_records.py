@@ -1,6 +1,7 @@
 """Write made-up usage records of the last 60 days into a database: `python -m tests.ui.sample_records FILE COUNT`.
 
-Their labels are names as in use, and one that would run as a script if a page did not escape it.
+Their labels are names as in use, and one that would run as a script if a page did not escape it, unless a third
+argument `plain` is given.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def _record(choose: random.Random, now_ms: int) -> UsageRecord:
         error_code="provider_error" if outcome == "failed" else None,
         status=200 if outcome in ("ok", "cached") else 502,
         cache="hit" if outcome == "cached" else "miss",
+        saved_cost_nanos=cost(price, bought) if outcome == "cached" else 0,
         provider=provider,
         model=model,
         usage=usage,
@@ -100,9 +102,12 @@ def _id(choose: random.Random, at_ms: int) -> str:
     return str(uuid.UUID(int=at_ms << 80 | 7 << 76 | low >> 62 << 64 | 2 << 62 | low & (1 << 62) - 1))
 
 
-def main(path: str, count: int) -> None:
+def main(path: str, count: int, *, is_plain: bool = False) -> None:
     """Write `count` records into the SQLite database `path`."""
     records = sample(count, time.time_ns() // 1_000_000)
+    for record in records:
+        if is_plain and record.service == CANARY:
+            record.service = "onboarding"
     database = Database.open(f"sqlite:///{path}")
     store = UsageStore(database)
     for start in range(0, len(records), BATCH):
@@ -112,4 +117,4 @@ def main(path: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), is_plain="plain" in sys.argv)
