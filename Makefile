@@ -59,7 +59,7 @@ BUSY := -n $(or $(WORKERS),$(shell getconf _NPROCESSORS_ONLN)) --dist worksteal
 # most, and the bound is reached without them. It also leaves out files that take long and run hardly a branch that no
 # other file runs: 36 of 32,401 all together.
 QUICK := $(addprefix tests/,cache domain error_format limiter protocols providers routing telemetry worker/pipeline)
-IN_PROCESS := $(QUICK) $(addprefix tests/,cli control gate journal server store upstream worker \
+IN_PROCESS := $(QUICK) $(addprefix tests/,cli control dashboard gate journal server store upstream worker \
 	test_settings.py)
 UNTRACED := -m "not hypothesis" $(addprefix --ignore=tests/,protocols/test_linear.py protocols/test_linear_requests.py \
 	providers/test_prices_list.py providers/test_prices_names.py providers/test_vendor_types.py \

@@ -67,7 +67,7 @@ async def main():
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    writer = JournalWriter.open(data_dir, fsync="off", segment_bytes=100_000, files=MortalPage())
+    writer = JournalWriter.open(data_dir, fsync="off", segment_bytes=400_000, files=MortalPage())
     os.write(1, b"ready\\n")
     number = first
     while (line := await reader.readline()).strip():
