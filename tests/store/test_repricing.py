@@ -12,13 +12,10 @@ import pytest
 from hypothesis import given as for_any
 from hypothesis import strategies as st
 
-from llm_gateway.domain.budget import AccountRef, Budget
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.quote import Quote
 from llm_gateway.domain.usage import FREE, AttemptRecord, Price, Usage, UsageRecord, cost
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
-from llm_gateway.store.budget_verification import verify
-from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from llm_gateway.store.repricing import (
     BATCH_RECORDS,
@@ -29,7 +26,7 @@ from llm_gateway.store.repricing import (
     Wanted,
     at_quote,
 )
-from llm_gateway.store.tables import budget_spend, usage_records
+from llm_gateway.store.tables import usage_records
 from llm_gateway.store.usage import UsageStore
 from tests.store.effort import few, many
 from tests.store.histories import (
@@ -401,16 +398,3 @@ def test_repricing_beside_other_writers_keeps_the_reports_exact(store: UsageStor
     Run(database, {"p": NOW})()
     for days in (1, 30, 90):
         check_reports(store, with_price(history, {"p": NOW}), days)
-
-
-def test_accounts_of_budgets_follow_new_prices(database: Database) -> None:
-    stored = BudgetStore(database, clock_ms=lambda: NOW_MS).create(Budget(id="", name="core", limit=1))
-    account = AccountRef(stored.budget.id, "", stored.period(NOW_MS).start_ms)
-    UsageStore(database).write([made(bought(accounts=[account])), made(bought(accounts=[AccountRef("gone", "", 0)]))])
-    with database.write() as connection:
-        connection.execute(budget_spend.delete().where(budget_spend.c.budget_id == "gone"))
-    Run(database, {"p": NOW})()
-    [found] = verify(database, NOW_MS, 90)
-    assert (found.spent.nanos, found.is_wrong) == (cost(NOW, TOKENS), False)
-    with database.read() as connection:
-        assert len(connection.execute(budget_spend.select()).all()) == 1
