@@ -26,7 +26,7 @@ class Server(Protocol):
     about: str
 
     def start(self) -> str:
-        """Make the database if there is none, and return its URL."""
+        """Return the URL of the database, which the first call makes."""
 
     def size(self) -> int:
         """Return the bytes of its tables and indexes."""

@@ -10,13 +10,13 @@ from cyclopts import App, Parameter
 
 from llm_gateway.cli.budget_options import BudgetOptions
 from llm_gateway.cli.client import HERE, Address, connect
-from llm_gateway.cli.exits import FAILED, USAGE, CommandFailed
+from llm_gateway.cli.confirmation import confirm
+from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import (
     Column,
     Flag,
     Json,
     dollars,
-    is_terminal,
     note,
     print_json,
     print_rows,
@@ -141,10 +141,11 @@ def remove(
     """
     client = connect(gateway)
     budget = find(client, "budget", which)
-    if not yes and is_terminal() and sys.stdin.isatty():
-        answer = input(f"Remove the budget {printable(budget['name'])} and what was counted in it? [y/N] ")
-        if answer.strip().lower() not in ("y", "yes"):
-            raise CommandFailed(f"{printable(budget['name'])} was left as it is.", FAILED)
+    confirm(
+        f"Remove the budget {printable(budget['name'])} and what was counted in it?",
+        f"{printable(budget['name'])} was left as it is.",
+        yes=yes,
+    )
     client.delete(f"/budgets/{budget['id']}")
     if json:
         print_json(budget)

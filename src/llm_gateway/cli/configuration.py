@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json as json_text
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from llm_gateway.cli.client import HERE, Address, Client, Refused, connect
-from llm_gateway.cli.exits import FAILED, USAGE, CommandFailed
-from llm_gateway.cli.output import Flag, Json, is_terminal, note, print_json, printable
+from llm_gateway.cli.confirmation import confirm
+from llm_gateway.cli.exits import USAGE, CommandFailed
+from llm_gateway.cli.output import Flag, Json, note, print_json, printable
 from llm_gateway.cli.secret_references import Mistake, lines_of, placeholders, resolve
 from llm_gateway.cli.yaml_file import YamlFile, read_yaml, written
 
@@ -50,10 +50,8 @@ def apply(
         _show(plan, source.place)
     if plan["changes"] and not dry_run:
         removed = sum(change["action"] == "remove" for change in plan["changes"])
-        if removed and not yes and is_terminal() and sys.stdin.isatty():
-            answer = input(f"Remove {removed} and apply the rest? It cannot be undone. [y/N] ")
-            if answer.strip().lower() not in ("y", "yes"):
-                raise CommandFailed("Nothing was changed.", FAILED)
+        if removed:
+            confirm(f"Remove {removed} and apply the rest? It cannot be undone.", "Nothing was changed.", yes=yes)
         plan = _send(client, source, document, dry_run=False, prune=prune, version=plan["version"])
         if not json:
             print("Applied.")

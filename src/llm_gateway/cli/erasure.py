@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from llm_gateway.cli.client import HERE, Address, connect
-from llm_gateway.cli.exits import FAILED, CommandFailed
-from llm_gateway.cli.output import Flag, Json, is_terminal, print_json, printable
+from llm_gateway.cli.confirmation import confirm
+from llm_gateway.cli.output import Flag, Json, print_json, printable
 
 
 def erase(
@@ -30,10 +29,11 @@ def erase(
     from urllib.parse import quote  # noqa: PLC0415 - only this command needs it
 
     client = connect(gateway)
-    if not yes and is_terminal() and sys.stdin.isatty():
-        answer = input(f"Erase {printable(customer)} from all stored usage? It cannot be undone. [y/N] ")
-        if answer.strip().lower() not in ("y", "yes"):
-            raise CommandFailed(f"The usage of {printable(customer)} was left as it is.", FAILED)
+    confirm(
+        f"Erase {printable(customer)} from all stored usage? It cannot be undone.",
+        f"The usage of {printable(customer)} was left as it is.",
+        yes=yes,
+    )
     erased = client.delete(f"/usage/customers/{quote(customer, safe='')}")
     if json:
         print_json(erased)

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from llm_gateway.cli.client import HERE, Address, Client, connect
+from llm_gateway.cli.confirmation import confirm
 from llm_gateway.cli.exits import FAILED, USAGE, CommandFailed
 from llm_gateway.cli.output import (
     Column,
     Flag,
     Json,
-    is_terminal,
     note,
     print_fields,
     print_json,
@@ -263,10 +263,11 @@ def remove(
     """
     client = connect(gateway)
     provider = find(client, name)
-    if not yes and is_terminal() and sys.stdin.isatty():
-        answer = input(f"Remove {provider['name']} and its API key? It cannot be undone. [y/N] ")
-        if answer.strip().lower() not in ("y", "yes"):
-            raise CommandFailed(f"{provider['name']} was left as it is.", FAILED)
+    confirm(
+        f"Remove {provider['name']} and its API key? It cannot be undone.",
+        f"{provider['name']} was left as it is.",
+        yes=yes,
+    )
     client.delete(f"/providers/{provider['id']}")
     if json:
         print_json(provider)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from llm_gateway.cli.client import HERE, Address, Client, connect
-from llm_gateway.cli.exits import FAILED, USAGE, CommandFailed
+from llm_gateway.cli.confirmation import confirm
+from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.key_options import CLEARED, KeyOptions
 from llm_gateway.cli.output import (
     Column,
     Flag,
     Json,
-    is_terminal,
     note,
     print_fields,
     print_json,
@@ -208,10 +207,11 @@ def remove(
     """
     client = connect(gateway)
     key = find(client, "key", which)
-    if not yes and is_terminal() and sys.stdin.isatty():
-        answer = input(f"Remove the key {printable(key['name'])}? It cannot be undone. [y/N] ")
-        if answer.strip().lower() not in ("y", "yes"):
-            raise CommandFailed(f"{printable(key['name'])} was left as it is.", FAILED)
+    confirm(
+        f"Remove the key {printable(key['name'])}? It cannot be undone.",
+        f"{printable(key['name'])} was left as it is.",
+        yes=yes,
+    )
     client.delete(f"/keys/{key['id']}")
     if json:
         print_json(key)

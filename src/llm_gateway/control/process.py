@@ -208,7 +208,7 @@ class ControlProcess(ProcessApplication):
 
 
 def _open_memory(memory: int | None) -> HostMemory | None:
-    """Return the memory that the processes share; None if there is none, or it is of another version."""
+    """Return the memory that the processes share; None without such memory, or if another version made it."""
     if memory is None:
         return None
     try:

@@ -85,7 +85,7 @@ def day(value: str, timezone: str = "UTC") -> str:
 
 
 def local_input(value: str | None, timezone: str = "UTC") -> str:
-    """Format a moment as a browser's field for date and time takes it; empty if there is none."""
+    """Format a moment as a browser's field for date and time takes it; an empty text for no moment."""
     return "" if not value else _local(value, timezone).strftime("%Y-%m-%dT%H:%M")
 
 

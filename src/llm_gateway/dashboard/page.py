@@ -110,7 +110,7 @@ class Page:
         return self.request.query_params.get(name, default).strip()
 
     def may(self, scope: str) -> bool:
-        """Return whether the person has a scope: admins have all, and who reads all reads the own, too."""
+        """Return whether the person has a scope. `admin` includes all others, and `read` includes `own`."""
         scopes = self.signed_in.caller.scopes
         return scope in scopes or "admin" in scopes or (scope == "own" and "read" in scopes)
 

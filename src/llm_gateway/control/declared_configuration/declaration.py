@@ -95,7 +95,7 @@ class Declaration:
         """Make the stored configuration what `document` says, or only find out how.
 
         Args:
-            document: entries by section. What is stored and absent from a section stays, unless `prune` is given;
+            document: entries by section. A stored entry that a section lacks stays, unless `prune` is given;
                 sections that are absent stay as they are.
             dry_run: carry everything out and undo it, so that all errors are found.
             prune: remove what the sections of the document do not have.

@@ -72,11 +72,11 @@ class Names:
         return None if label is None else self._ids[section][label]
 
     def known_id_of(self, section: str, label: str) -> str | None:
-        """Return the id of a label, None if there is none."""
+        """Return the id of the entry with this label, None if no entry has it."""
         return self._ids[section].get(label)
 
     def label_of(self, section: str, found: str | None) -> str | None:
-        """Return the label of an id, None if there is none."""
+        """Return the label of the entry with this id, None if no entry has it."""
         return None if found is None else self._labels[section].get(found)
 
 
