@@ -60,6 +60,16 @@ def beside_python(name: str) -> Path:
     return Path(sys.executable).with_name(name)
 
 
+COMMAND_LINE = "import sys; from llm_gateway.cli import main; sys.exit(main())"
+"""What the script `llm-gateway` runs; a tree's own environment may not have the script."""
+
+
+def interpreter(tree: Path) -> Path:
+    """Return the Python of the tree's own `.venv`, so that trees may differ in Python and packages; else this one."""
+    own = tree.resolve() / ".venv" / "bin" / "python"
+    return own if own.exists() else Path(sys.executable)
+
+
 class TargetFailed(Exception):
     """A target did not start, or ended early; the message ends with the last lines of its log."""
 
@@ -117,10 +127,7 @@ class Gateway:
         self._log = data_dir / "bench.log"
         with cores.for_measured(), self._log.open("wb") as log:
             start = perf_counter()
-            program = (
-                [beside_python("python"), beside_python("llm-gateway")] if runner else [beside_python("llm-gateway")]
-            )
-            command: list[str | Path] = [*runner, *program, "serve"]
+            command: list[str | Path] = [*runner, interpreter(tree), "-P", "-c", COMMAND_LINE, "serve"]
             self._process = self._launch(command, environment, data_dir, log)
         try:
             wait_for_200(self.port, "/readyz", self._process)
