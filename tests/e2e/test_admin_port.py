@@ -97,6 +97,8 @@ def test_each_port_names_the_settings_of_the_other_one(gateway: GatewayProcess) 
     assert gateway.call("GET", "/api/v1/me", key=CALLER).json["name"] == "caller"
     assert gateway.call("POST", "/v1/chat/completions", CHAT).status == 503, "it is served here: there is no provider"
     assert detail(manage(gateway, "POST", "/api/v1/generate", {})) == f"/api/v1/generate {ON_PUBLIC}"
+    assert manage(gateway, "GET", "/v1/organizations/spend_limits").status == 200
+    assert gateway.call("GET", "/v1/organizations/spend_limits").status == 404
     refused = manage(gateway, "POST", "/v1/chat/completions", CHAT)
     assert (refused.status, refused.json["error"]["message"]) == (404, f"What vendors' clients call {ON_PUBLIC}")
 

@@ -21,7 +21,7 @@ from llm_gateway.gate.authentication import DOCS_PATH, GENERATE_PATH, HOME_PATH,
 from llm_gateway.gate.body import MAX_BODY_BYTES
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.gate.reverse_proxy import ReverseProxy
-from llm_gateway.protocols.registry import VENDOR_PATH_PREFIXES
+from llm_gateway.protocols.registry import MANAGEMENT_PREFIXES, VENDOR_PATH_PREFIXES
 from llm_gateway.server import Limits, Server, most_connections
 from llm_gateway.server.listening import accept_new_connections
 from llm_gateway.settings import Settings
@@ -143,7 +143,8 @@ class ManagementOnly:
             NotFound: workers serve its path.
             Overloaded: too many requests are being served.
         """
-        if path in (GENERATE_PATH, EXPLAIN_PATH) or path.startswith(VENDOR_PATH_PREFIXES):
+        is_vendors = path.startswith(VENDOR_PATH_PREFIXES) and not path.startswith(MANAGEMENT_PREFIXES)
+        if is_vendors or path in (GENERATE_PATH, EXPLAIN_PATH):
             what = path if path in (GENERATE_PATH, EXPLAIN_PATH) else "What vendors' clients call"
             raise NotFound(f"{what} {PUBLIC_ONLY}")
         if self._count >= MOST_REQUESTS:
