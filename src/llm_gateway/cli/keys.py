@@ -18,6 +18,7 @@ from llm_gateway.domain.key_secret import make_secret
 KEY_BYTES = 32
 SCOPES = ("call", "read", "admin")
 _NAME = re.compile(r"[^:,\s]+")
+RELOAD = "reload the gateway, or restart it if the setting is in no file"
 
 
 def keys_app() -> App:
@@ -59,13 +60,13 @@ def new(
     if encryption:
         key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
         _print(key, {"key": key}, json=json)
-        note("Put it first in LLM_GATEWAY_ENCRYPTION_KEYS (comma-separated), restart, then run llm-gateway rekey.")
+        note(f"Put it first in LLM_GATEWAY_ENCRYPTION_KEYS (comma-separated), {RELOAD}, then run llm-gateway rekey.")
         return
     if pepper:
         version, text = int(time.time()), base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
         entry = f"{version}:{text}"
         _print(entry, {"version": version, "pepper": text, "entry": entry}, json=json)
-        note("Put it first in LLM_GATEWAY_KEY_PEPPERS (comma-separated) and restart. Keep the old ones behind it.")
+        note(f"Put it first in LLM_GATEWAY_KEY_PEPPERS (comma-separated), then {RELOAD}. Keep the old ones behind it.")
         return
     _make_service_key(name, scope, json=json)
 
@@ -82,8 +83,8 @@ def _make_service_key(name: str, scope: str, *, json: bool) -> None:
     entry = f"{name}:{key}:{scope}"
     _print(entry, {"name": name, "key": key, "scopes": scopes, "entry": entry}, json=json)
     note(
-        f"Add it to LLM_GATEWAY_SERVICE_KEYS (comma-separated) and restart. The key that {name} sends is the part "
-        "between the colons."
+        f"Add it to LLM_GATEWAY_SERVICE_KEYS (comma-separated), then {RELOAD}. The key that {name} sends "
+        "is the part between the colons."
     )
 
 
