@@ -56,9 +56,11 @@ def verify(
         if not reports:
             print("There are no entries.")
     if problems:
-        raise CommandFailed("The audit entries are not as they were written.", FAILED)
+        raise CommandFailed("The audit trail was changed after it was written: the lines above say where.", FAILED)
     if gaps and not accept_gaps:
-        raise CommandFailed("Entries are missing; after the restore of a backup use --accept-gaps.", FAILED)
+        raise CommandFailed(
+            "Entries are missing: if they were written after the backup that you restored, add --accept-gaps.", FAILED
+        )
 
 
 def _document(report: ChainReport) -> dict[str, object]:

@@ -157,4 +157,4 @@ def write_file(output: str, text: str, *, replace: bool) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        raise CommandFailed(f"{output} cannot be written: {error.strerror}.") from None
+        raise CommandFailed(f"{output} cannot be written ({error.strerror}): name another file.") from None

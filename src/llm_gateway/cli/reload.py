@@ -64,7 +64,7 @@ def _wait(path: Path, before: RunningGateway) -> RunningGateway:
     while True:
         now = _running(path)
         if now.pid != before.pid:
-            raise CommandFailed("The gateway was restarted meanwhile.")
+            raise CommandFailed("The gateway was restarted meanwhile, with the settings of its new start: see its log.")
         if now.ended > before.begun:
             return now
         if now.begun > now.ended:
@@ -78,7 +78,10 @@ def _running(path: Path) -> RunningGateway:
     try:
         found = running_gateway(path)
     except OSError as error:
-        raise CommandFailed(f"The data directory {path} cannot be read ({error.strerror}).") from None
+        raise CommandFailed(
+            f"The data directory {path} cannot be read ({error.strerror}): run this command as the gateway's user, or "
+            "give its --data-dir."
+        ) from None
     if found is None:
         raise CommandFailed(f"No gateway runs on the data directory {path}: start it, or give its --data-dir.")
     return found

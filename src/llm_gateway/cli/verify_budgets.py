@@ -47,7 +47,7 @@ def verify_budgets(*, env_file: EnvFiles = None, json: Json = False) -> None:
     wrong = sum(each.is_wrong for each in found)
     if wrong:
         raise CommandFailed(
-            f"{wrong} of {len(found)} accounts differ from their usage records: see the runbook, Budgets.", FAILED
+            f"{wrong} of {len(found)} accounts differ from their usage records: see docs/RUNBOOK.md, Budgets.", FAILED
         )
     if is_terminal() and found:
         compared = sum(each.drift is not None for each in found)

@@ -59,7 +59,7 @@ def read_yaml(place: str) -> YamlFile:
         reader = _Reader(name)
         value = None if node is None else reader.value_of(node, ())
     except RecursionError:
-        raise CommandFailed(f"{name} is nested too deeply: it needs no more than a few levels.") from None
+        raise CommandFailed(f"{name} is nested too deeply: no section needs more than a few levels.") from None
     except yaml.YAMLError as error:
         raise CommandFailed(_sentence(name, error)) from None
     return YamlFile(name, value, reader.lines)
@@ -86,7 +86,7 @@ def _text(place: str, name: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise CommandFailed(f"{name}, line {line}: the file is not UTF-8.") from None
+        raise CommandFailed(f"{name}, line {line}: the file is not UTF-8: save it as UTF-8.") from None
 
 
 def _sentence(name: str, error: yaml.YAMLError) -> str:
@@ -108,11 +108,14 @@ class _Reader:
         """Return the value of a node, and note the lines of its parts."""
         self.lines.setdefault(path, node.start_mark.line + 1)
         if len(self.lines) > MOST_VALUES:
-            raise CommandFailed(f"{self._name} has more than {MOST_VALUES:,} values, those of aliases counted.")
+            raise CommandFailed(
+                f"{self._name} has more than {MOST_VALUES:,} values, those of aliases counted: split it into several "
+                "files."
+            )
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         if id(node) in self._open:
-            raise self._failed(node, "an alias contains itself")
+            raise self._failed(node, "an alias contains itself: write its value out")
         self._open.add(id(node))
         try:
             if node.tag not in (f"{_TAGS}seq", f"{_TAGS}map"):
@@ -138,7 +141,7 @@ class _Reader:
             if isinstance(key, int | float) and not isinstance(key, bool):
                 key = key_node.value
             if not isinstance(key, str):
-                raise self._failed(key_node, "a name must be a text")
+                raise self._failed(key_node, "a name must be text: put it in quotes")
             if key in found:
                 raise self._failed(key_node, f"{key!r} is there twice: name it once")
             self.lines[(*path, key)] = key_node.start_mark.line + 1

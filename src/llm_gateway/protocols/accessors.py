@@ -147,7 +147,7 @@ def droppable_fields(
     found = [name for name, value in document.items() if name not in known and value not in (None, [], {})]
     for name in found:
         if name in decisive:
-            raise Unsupported(_path(where, name), "only a provider that speaks this protocol can be sent it")
+            raise Unsupported(_path(where, name), "only providers of this protocol accept it")
     return [_path(where, name) for name in found]
 
 

@@ -268,7 +268,7 @@ async def test_spend_limits_are_budgets_in_the_vendors_shape(world: World) -> No
     assert (await world.reader.call("GET", f"{limits}/{own['id']}")).json == again
     wrong: list[tuple[str, Any, int, str]] = [
         (limits, {"scope": {"type": "user"}, "amount": "5"}, 400, "scope.user_id is required"),
-        (limits, {"scope": {"type": "user", "user_id": "a*"}, "amount": "5"}, 400, "must not have a *"),
+        (limits, {"scope": {"type": "user", "user_id": "a*"}, "amount": "5"}, 400, "without a *"),
         (limits, {"scope": user, "amount": "0"}, 400, "amount"),
         (limits, {"scope": user, "amount": None}, 400, "amount"),
         (limits, {"scope": {"type": "workspace"}, "amount": "5"}, 400, "scope.type"),

@@ -76,7 +76,7 @@ def spend_limits_router(store: BudgetStore, config: LiveConfiguration) -> Router
         if (body.scope.type == "user") != (body.scope.user_id is not None):
             raise Invalid("scope.user_id is required for the scope user, and for no other.", loc=("body", "scope"))
         if body.scope.user_id is not None and is_glob(body.scope.user_id):
-            raise Invalid("scope.user_id must not have a *.", loc=("body", "scope", "user_id"))
+            raise Invalid("scope.user_id must name one customer, without a *.", loc=("body", "scope", "user_id"))
         wanted = body.scope.model_dump(exclude_none=True)
         fields: dict[str, Any] = {"limit_usd": int(body.amount) * NANOS_PER_CENT}
         for each in store.list():

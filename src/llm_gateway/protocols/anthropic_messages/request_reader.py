@@ -78,7 +78,7 @@ def read_request(document: JsonObject) -> ParsedRequest:
     if limit is None:
         raise Unreadable("max_tokens", "max_tokens is required.")
     if limit == 0:
-        raise Unsupported("max_tokens", "only Anthropic fills its prompt cache without an answer")
+        raise Unsupported("max_tokens", "only Anthropic accepts 0, which fills its prompt cache")
     config = object_field(document, "output_config") or {}
     metadata = object_field(document, "metadata") or {}
     user = text(metadata, "user_id", "metadata")

@@ -234,7 +234,7 @@ def _parts(part: Part, names: dict[str, str], model: str) -> list[JsonObject]:
         return [{"inlineData": {"mimeType": f"audio/{part.format}", "data": part.data}}]
     if isinstance(part, Thinking):
         return []
-    raise Unsupported("messages", "Gemini's API does not support the type of a message part")
+    raise Unsupported("messages", f"Gemini's API does not support message parts of type {type(part).__name__.lower()}")
 
 
 def _call(call: ToolCall, model: str) -> JsonObject:

@@ -123,8 +123,8 @@ def _check_effort(client_request: ClientRequest, most: str) -> None:
         if field is None:
             return
         raise RequestNotAllowed(
-            f"This key allows reasoning efforts up to {most!r}, and how much this request asks for cannot be told, "
-            f"since other parts of it, or the effort, are not known here: leave {field} out."
+            f"This key allows reasoning efforts up to {most!r}, and the gateway cannot read how much this request asks "
+            f"for: leave {field} out."
         ) from None
     if reasoning is None:
         return

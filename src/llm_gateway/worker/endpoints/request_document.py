@@ -103,7 +103,7 @@ def parse_document(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise not_an_object(document)
     if _is_nested_deeply(body, document):
-        raise Invalid(f"The body is nested more than {MOST_NESTED} levels deep.", kind="json_invalid")
+        raise Invalid(f"The body is nested more than {MOST_NESTED} levels deep: nest it less.", kind="json_invalid")
     return document
 
 

@@ -140,7 +140,10 @@ class Caching:
                 async with asyncio.timeout(request.deadline - self._clock()):
                     return await asyncio.shield(flight.landed)  # cancelling one waiter must not cancel the others
         except TimeoutError:
-            raise DeadlineExceeded("The deadline passed while an identical request was being answered.") from None
+            raise DeadlineExceeded(
+                "The deadline passed while this request waited for the answer to an identical one: send it again, or "
+                "raise x-request-timeout-ms."
+            ) from None
         finally:
             flight.presence.part()
 
