@@ -1,7 +1,7 @@
 """Copy a day of usage to other days within the database: its records, and their sums in rollups and cube.
 
 A database copies five to ten times as many records a second as a gateway writes. The attempts of a record are stored
-with times relative to its own (`store/attempts.py`), so that they stay as they are.
+with times relative to its own (`store/attempts_json.py`), so that they stay as they are.
 """
 
 from __future__ import annotations

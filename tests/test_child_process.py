@@ -155,7 +155,7 @@ def test_a_signal_while_a_worker_waits_for_control_ends_it_with_0(
 def test_a_lower_priority_holds_for_threads_that_run_already() -> None:
     script = """
 import os, threading
-from llm_gateway.process import lower_priority
+from llm_gateway.process_setup import lower_priority
 number, ends = [], threading.Event()
 thread = threading.Thread(target=lambda: (number.append(threading.get_native_id()), ends.wait()))
 thread.start()

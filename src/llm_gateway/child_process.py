@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import uvloop
 
 from llm_gateway.inherited import DROPPED, READY, RETIRE, STOP, Inherited
-from llm_gateway.process import forbid_memory_dumps
+from llm_gateway.process_setup import forbid_memory_dumps
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import read_settings
 from llm_gateway.telemetry.process_log import ProcessLog, open_log

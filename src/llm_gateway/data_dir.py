@@ -1,4 +1,4 @@
-"""Lock the data directory, so that only one gateway uses it at a time.
+"""Open and lock the data directory, so that only one gateway uses it at a time.
 
 Two locks tell a running gateway from the children that outlive a killed supervisor, until their requests are answered:
 

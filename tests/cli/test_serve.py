@@ -151,7 +151,7 @@ def test_serve_without_flags_imports_no_library_first() -> None:
         "llm_gateway.cli.exec_server",
         "llm_gateway.cli.exits",
         "llm_gateway.inherited",
-        "llm_gateway.process",
+        "llm_gateway.process_setup",
     }
     assert ours <= set(loaded)
     assert {name.partition(".")[0] for name in set(loaded) - ours} <= sys.stdlib_module_names

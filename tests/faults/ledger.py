@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from llm_gateway.domain.usage import AttemptRecord
-from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import fetch_rows
 from tests.faults.client import Answer

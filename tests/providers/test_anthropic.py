@@ -15,7 +15,7 @@ from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.upstream_refusal import FLAGGED, TOO_LONG, Subject, UpstreamRefusal
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import Malformed, Unsupported
-from llm_gateway.protocols.counts import MAX_COUNT
+from llm_gateway.protocols.reported_values import MAX_COUNT
 from llm_gateway.providers import anthropic
 from llm_gateway.providers.account_assembler import target_with_key
 from tests.providers.documents import ANTHROPIC, ANTHROPIC_TOOL, decode, encode

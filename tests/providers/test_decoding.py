@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_gateway.protocols.counts import MAX_COUNT, are_plausible, clamped
+from llm_gateway.protocols.reported_values import MAX_COUNT, are_plausible, clamped
 from llm_gateway.providers.decoding import error_of, json_text
 
 

@@ -16,7 +16,7 @@ from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.upstream_refusal import TOO_LONG, Subject, UpstreamRefusal, refusal_by_status
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import Malformed
-from llm_gateway.protocols.counts import MAX_COUNT
+from llm_gateway.protocols.reported_values import MAX_COUNT
 from llm_gateway.providers import gemini
 from llm_gateway.providers.account_assembler import target_with_key
 from tests.providers.documents import GEMINI, GEMINI_BLOCKED, decode, encode

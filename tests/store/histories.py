@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import FREE, AttemptRecord, Price, Usage, UsageRecord, add_usage, cost
-from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.cube import DIMENSIONS, LONG
 from llm_gateway.store.database import Database
 from llm_gateway.store.rollups import Totals

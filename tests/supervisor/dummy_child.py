@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_gateway.inherited import PREPARED, READY, RETIRE, STOP, Inherited, from_arguments
-from llm_gateway.process import protect_process
+from llm_gateway.process_setup import protect_process
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from llm_gateway.supervisor.child import Child
 from llm_gateway.supervisor.generation import Generation
 from llm_gateway.supervisor.log_lines import SupervisorLog
 from llm_gateway.supervisor.loop import Supervisor
-from llm_gateway.supervisor.roll import READY_S, Roll
+from llm_gateway.supervisor.rolling_restart import READY_S, Roll
 from llm_gateway.supervisor.saved_state import State
 from llm_gateway.supervisor.settings_file import SupervisorSettings, store_settings
 

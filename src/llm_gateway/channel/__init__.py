@@ -1,4 +1,4 @@
-"""Carry the configuration from the control process to the workers, and their state back, over a Unix socket.
+"""Channel between processes: send the configuration to the workers, and their state back, over a Unix socket.
 
 Control: `ChannelServer`. Worker: `ChannelClient`. The messages are in `messages.py`:
 

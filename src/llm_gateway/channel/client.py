@@ -1,4 +1,4 @@
-"""Worker's side of the channel: receives configurations and beats, sends beats and metrics; connects again for ever."""
+"""Worker's end of the channel: receive configurations, send heartbeats and metrics, reconnect forever."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from llm_gateway.channel.assembler import ConfigurationAssembler
 from llm_gateway.channel.messages import (
     ALIVE_S,
     BEAT_S,
@@ -36,7 +37,6 @@ from llm_gateway.channel.messages import (
     encode,
     read_frame,
 )
-from llm_gateway.channel.receiver import ConfigurationReceiver
 from llm_gateway.domain.configuration import Configuration
 from llm_gateway.domain.metric_families import MetricFamily
 from llm_gateway.domain.usage import SentAttempt
@@ -106,7 +106,7 @@ class ChannelClient:
         self._wants_refill = True
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
-        self._receiver = ConfigurationReceiver()
+        self._receiver = ConfigurationAssembler()
         self._wait_s = FIRST_WAIT_S
         self._is_closing = False
 

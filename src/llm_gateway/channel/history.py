@@ -1,4 +1,4 @@
-"""Published configurations: the newest one, and the last changes, so that workers need only what they have not."""
+"""History of published configurations: the newest and the last changes, so that a worker gets only what it lacks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from llm_gateway.channel.messages import Message
-from llm_gateway.channel.transfer import Changes, Published, all_of, changes_between, changes_of
+from llm_gateway.channel.splitter import Changes, Published, all_of, changes_between, changes_of
 from llm_gateway.domain.configuration import Configuration
 
 KEPT = 8

@@ -1,4 +1,4 @@
-"""Messages of the channel, and how they are encoded: MessagePack maps, each behind its length in 4 bytes.
+"""Message types of the channel, encoded as MessagePack maps, each behind its length in 4 bytes.
 
 Control and workers can be of different versions during an upgrade. Unknown fields are ignored and missing ones have
 defaults, and messages of an unknown type are skipped. So a later version may add both, and changes neither.

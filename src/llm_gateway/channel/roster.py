@@ -1,4 +1,4 @@
-"""Workers that control knows: which live, and which version of the configuration each of them applies.
+"""Roster of workers: which of them are alive, and which version of the configuration each applies.
 
 connected ──(connection ends)──▶ gone ──(last beat a second ago, or it said goodbye)──▶ forgotten
 ▲                              │

@@ -1,4 +1,4 @@
-"""Control's side of the channel: publishes configurations, sends beats, collects workers' metrics."""
+"""Control's end of the channel: publish configurations, send heartbeats, collect workers' metrics."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from llm_gateway.channel.messages import (
     read_frame,
 )
 from llm_gateway.channel.roster import ConnectedWorker, Roster
-from llm_gateway.channel.transfer import ROWS, parts
+from llm_gateway.channel.splitter import ROWS, parts
 from llm_gateway.channel.worker_connection import WorkerConnection
 from llm_gateway.domain.configuration import Configuration
 from llm_gateway.domain.metric_families import MetricFamily

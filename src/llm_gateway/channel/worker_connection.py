@@ -1,4 +1,4 @@
-"""Control's end of one worker's connection: an outbox whose messages are sent in order, as fast as the worker reads."""
+"""Control's end of one worker's connection: queue messages, and send them in order as fast as the worker reads."""
 
 from __future__ import annotations
 

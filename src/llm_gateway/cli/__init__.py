@@ -11,7 +11,7 @@ import sys
 
 from llm_gateway.cli.exec_server import exec_server
 from llm_gateway.cli.exits import INTERRUPTED
-from llm_gateway.process import protect_process
+from llm_gateway.process_setup import protect_process
 
 
 def main() -> None:

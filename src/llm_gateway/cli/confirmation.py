@@ -1,4 +1,4 @@
-"""Confirmation of a command that cannot be undone."""
+"""Ask on a terminal to confirm a command that cannot be undone."""
 
 from __future__ import annotations
 

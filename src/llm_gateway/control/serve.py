@@ -1,4 +1,4 @@
-"""Server of the control process: what it does when the supervisor starts it, signals it, or dies."""
+"""Run the control process's server: start, react to the supervisor's signals, and end when the supervisor dies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_gateway.forwarding.control_server import ControlServer
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.inherited import PREPARED, Inherited
 from llm_gateway.model_hand_over import ModelHandOver
-from llm_gateway.process import lower_priority
+from llm_gateway.process_setup import lower_priority
 from llm_gateway.settings import Settings
 from llm_gateway.telemetry.process_log import ProcessLog
 

@@ -1,4 +1,4 @@
-"""Presence of the clients that wait for a request's answer, so that nothing is bought for those that disconnected.
+"""Track whether the clients of a request are still connected, so that no call is made for those that disconnected.
 
     awaited ── its client disconnects, an identical request waits ──▶ awaited by others only ── they leave ──▶ abandoned
        └────── its client disconnects, no identical request waits ───────────────────────────────────────────────▲

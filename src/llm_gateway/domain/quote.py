@@ -1,4 +1,4 @@
-"""The cost of one call: its tokens at the price of the tier that served it, and what is billed apart from tokens."""
+"""Compute the cost of one call: tokens at the price of the tier that served it, plus units such as searches."""
 
 from __future__ import annotations
 

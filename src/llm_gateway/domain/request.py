@@ -25,7 +25,8 @@ class ClientRequest(msgspec.Struct, eq=False):
     `protocols/`. `header_lines` are headers to forward to providers of the same protocol only (`anthropic-beta`).
 
     Of a large document, `held` has the rests of its long strings (`json_outline`). If it is large without them, too,
-    `document` has its small fields only, and `apart` is the `worker.pipeline.calls_apart.CallsApart` that has the rest.
+    `document` has its small fields only, and `apart` is the `ForkedCalls` (`worker/pipeline/forked_calls.py`) that has
+    the rest.
     """
 
     protocol: str

@@ -32,7 +32,7 @@ from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal.record_delivery import Sink
 from llm_gateway.journal.segments import Log, find_writers
 from llm_gateway.journal.writer_tail import ShippingLag, WriterTail
-from llm_gateway.process import schedule_in_background
+from llm_gateway.process_setup import schedule_in_background
 
 PAUSE_S, LOADED_PAUSE_S = 0.3, 1.0
 """Seconds between two looks at the journal; the database is at least that far behind. The second: under load.

@@ -1,4 +1,4 @@
-"""A mirror of the limits that a provider reports in its responses' headers, so that its 429 need not happen.
+"""Mirror of the limits that a provider reports in response headers: hold back calls that it would answer with 429.
 
 Vendors describe token buckets that refill evenly: one used of 5,000 a minute is reported as whole again in 12 ms
 (https://community.openai.com/t/1268905, read 2026-11-27), 30 used of 14,400 a day in 2m59.56s

@@ -1,4 +1,4 @@
-"""The tool whose input is the answer, for protocols that cannot ask for JSON otherwise, or not together with tools."""
+"""Request JSON answers as the input of a tool, for protocols without another way, or without one beside tools."""
 
 from __future__ import annotations
 

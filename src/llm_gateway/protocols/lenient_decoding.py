@@ -26,7 +26,7 @@ Repair: TypeAlias = Callable[[Any], Any]
 DEFAULT = "default"
 """Key of the default in the `extra` of an annotation's `msgspec.Meta`."""
 INVALID_COUNT = -1
-"""Stands for an invalid token count, to distinguish it from an absent one (None); see `counts.py`."""
+"""Stands for an invalid token count, to distinguish it from an absent one (None); see `reported_values.py`."""
 MAX_INDEX = 10_000
 """The largest plausible index of a choice, or of a part, in a reply."""
 MAX_DIGITS = 400

@@ -1,4 +1,4 @@
-"""Begin requests at the pace at which the event loop serves them, and refuse them fast while too many arrive.
+"""Overload protection: begin requests at the pace of the event loop, and refuse them at once while too many arrive.
 
 All requests that arrive in one turn of the loop would be begun in it: 2,000 at once make a turn of a second, in which
 nothing else is answered, health included. So at most `MOST_A_TURN` are begun in a turn, and others wait, unparsed:

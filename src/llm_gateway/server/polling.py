@@ -1,4 +1,4 @@
-"""Events of a connection's socket that the event loop has not reported yet."""
+"""Poll a connection's socket for data, or its end, that the event loop has not reported yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections of a Unix socket: only processes of the user that this process runs as are served."""
+"""Serve a Unix socket's connections only if the peer process runs as the same user."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from llm_gateway.domain.stored_budget import StoredBudget
-from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.budget_charges import Charges, add
 from llm_gateway.store.budget_matching import BudgetMatcher
 from llm_gateway.store.budget_spend import AMOUNTS, KEY, SpendTable

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.budget import AccountRef, Balance
 from llm_gateway.domain.stored_budget import StoredBudget
-from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.budget_charges import NOTHING, Charges, add, charges_of_record
 from llm_gateway.store.budgets import stored_budget
 from llm_gateway.store.database import Database

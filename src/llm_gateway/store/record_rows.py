@@ -1,4 +1,4 @@
-"""Read stored records as far as sums need them: for repricing, and to add old records to the cube and to budgets."""
+"""Read the fields of stored records that sums need: for repricing, and to add old records to cube and budgets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.tables import usage_records
 
 FIELDS = (

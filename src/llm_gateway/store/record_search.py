@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
-from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS, HourFinder, RecordFilter, conditions, of_values

@@ -15,7 +15,7 @@ from sqlalchemy import BigInteger, func
 from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
-from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.cube_table import LONGEST_NAME
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS
 from llm_gateway.store.record_rows import SUMMED_COLUMNS, summed_records
@@ -33,7 +33,7 @@ Group = tuple[str, ...]
 _of = usage_records.c
 _attempts = func.coalesce(_of.attempts, "")
 _HAS_SEVERAL_ATTEMPTS = sa.or_(_attempts.like("%],[%"), _attempts.like("[{%"))
-"""True for several attempts, and for the few others whose text looks alike (`attempts.py`)."""
+"""True for several attempts, and for the few others whose text looks alike (`attempts_json.py`)."""
 
 
 def _sum(value: sa.ColumnElement[Any], condition: sa.ColumnElement[bool] | None = None) -> sa.ColumnElement[Any]:

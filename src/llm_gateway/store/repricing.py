@@ -20,7 +20,7 @@ from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.quote import Quote
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord, worst_status
 from llm_gateway.errors import RecordsRefused
-from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.budget_charges import charge_changes
 from llm_gateway.store.budget_spend import SpendTable
 from llm_gateway.store.cube import cube_change

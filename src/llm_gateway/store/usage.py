@@ -17,7 +17,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from llm_gateway.domain.usage import SentAttempt, Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
-from llm_gateway.store.attempts import AttemptTexts, Places
+from llm_gateway.store.attempts_json import AttemptTexts, Places
 from llm_gateway.store.batch_sums import BatchSums
 from llm_gateway.store.budget_charges import charges_of
 from llm_gateway.store.budget_spend import BudgetSpend, SpendTable

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from llm_gateway.errors import Invalid, StoreUnavailable
-from llm_gateway.store.attempts import AttemptTexts
+from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.cube import LONG
 from llm_gateway.store.cube_table import LONGEST_NAME
 from llm_gateway.store.database import Database

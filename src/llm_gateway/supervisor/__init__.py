@@ -6,10 +6,11 @@ workers start side by side; each writes a line to its leash, a socket to the sup
     starting ── all ready ──▶ serving ── SIGTERM, SIGINT ──▶ workers stop ── all ended ──▶ control stops ──▶ ended
        │                      │     ▲                             ▲
        │                      ├─────┘ a child ended: restart it   │
-       │                      └─ SIGHUP: `renewal.py`, `roll.py`  │
+       │                      └─ SIGHUP: new code, new children   │
        └── a child ended before it was ready, or a signal ────────┘
 
-It imports neither asyncio nor a library, so that it needs little memory and can hardly fail.
+`renewal.py` takes the new code, `rolling_restart.py` replaces the children. The package imports neither asyncio nor a
+library, so that it needs little memory and can hardly fail.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Control and the workers that were started with the same settings."""
+"""Generation of children: control and the workers that were started with the same settings."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from llm_gateway.supervisor.child import Child
 from llm_gateway.supervisor.launcher import Launch, exit_reason
 from llm_gateway.supervisor.log_lines import SupervisorLog
 from llm_gateway.supervisor.renewal import Rehearsal, become_new_code
-from llm_gateway.supervisor.roll import READY_S, Roll
+from llm_gateway.supervisor.rolling_restart import READY_S, Roll
 from llm_gateway.supervisor.saved_state import State
 from llm_gateway.supervisor.wakeups import Wakeups
 

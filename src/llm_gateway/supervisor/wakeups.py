@@ -1,4 +1,4 @@
-"""Signals of the supervisor as readable data, so that one `poll` waits for them and for the children's leashes."""
+"""Turn signals into readable data (a self-pipe), so that one `poll` waits for them and for the children's leashes."""
 
 from __future__ import annotations
 

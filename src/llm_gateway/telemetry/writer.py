@@ -12,7 +12,7 @@ from select import PIPE_BUF
 from typing import Any, Self
 
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.process import schedule_in_background
+from llm_gateway.process_setup import schedule_in_background
 from llm_gateway.telemetry.console import Event
 from llm_gateway.telemetry.lines import escape_json, renderer
 

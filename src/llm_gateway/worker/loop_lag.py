@@ -1,4 +1,4 @@
-"""Measure by how much the event loop is late: a task asks to be woken at intervals, and looks how late it is."""
+"""Measure the lag of the event loop: a task sleeps for a fixed interval, and measures how late it is woken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Server of a worker process: what it does when the supervisor starts it, signals it, or dies."""
+"""Run a worker's server: start, react to the supervisor's signals, and end when the supervisor dies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from llm_gateway.child_process import ChildServer, run_child
 from llm_gateway.gate.body import MAX_BODY_BYTES
 from llm_gateway.inherited import Inherited
-from llm_gateway.process import map_large_blocks
+from llm_gateway.process_setup import map_large_blocks
 from llm_gateway.server import Server, most_connections, url_of
 from llm_gateway.server.listening import accept_new_connections
 from llm_gateway.server.shared_state import Limits

@@ -1,4 +1,4 @@
-"""LiteLLM's budget of the whole proxy becomes a budget of all requests, where the gateway has the same period.
+"""Convert LiteLLM's budget of the whole proxy to a budget of all requests, if the gateway has the same period.
 
 See https://docs.litellm.ai/docs/proxy/users and https://docs.litellm.ai/docs/proxy/budget_reset_and_tz.
 """

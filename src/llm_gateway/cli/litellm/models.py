@@ -1,4 +1,4 @@
-"""LiteLLM's `model_list`: deployments become providers, grouped by vendor, address and key."""
+"""Convert LiteLLM's `model_list`: group deployments by vendor, address and key into providers."""
 
 from __future__ import annotations
 

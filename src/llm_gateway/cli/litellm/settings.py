@@ -1,4 +1,4 @@
-"""The rest of LiteLLM's configuration: fallbacks, aliases of models, and settings with what to do in their place."""
+"""Convert LiteLLM's fallbacks and model aliases, and advise on settings that have no counterpart here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vendors as LiteLLM names them in front of a model, such as `azure/gpt-4o`, and the providers that they become."""
+"""Map LiteLLM's vendor prefixes, such as `azure/` in `azure/gpt-4o`, to the gateway's providers."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The configuration as one document: compared with what is stored, and made true in one transaction."""
+"""Declarative configuration: compare a document with the stored configuration, and apply it in one transaction."""

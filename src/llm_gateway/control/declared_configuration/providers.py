@@ -1,4 +1,4 @@
-"""The section `providers` of the configuration document. Their API keys come in, and never go out."""
+"""The section `providers` of the configuration document. API keys are write-only."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ import msgspec
 from llm_gateway.domain.conversation import BillingUpdate, UsageUpdate
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import JsonObject
-from llm_gateway.protocols.counts import (
+from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, Lenient, LenientCount, invalid_becomes
+from llm_gateway.protocols.reported_values import (
     any_implausible,
     are_plausible,
     clamped,
@@ -17,7 +18,6 @@ from llm_gateway.protocols.counts import (
     requested_tier,
     special_tier,
 )
-from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, Lenient, LenientCount, invalid_becomes
 
 
 class CacheCreation(msgspec.Struct, gc=False):

@@ -5,7 +5,6 @@ https://ai.google.dev/api/generate-content
 Modules and their functions follow `protocols/contract.py`; DESCRIPTOR registers the protocol's routes and field names.
 """
 
-from llm_gateway.protocols.counts import requested_tier
 from llm_gateway.protocols.descriptor import MODEL, Descriptor, ModelList, Route, TokenCount
 from llm_gateway.protocols.gemini.errors import SCHEMA, write_error
 from llm_gateway.protocols.gemini.field_names import FIELD_NAMES
@@ -17,6 +16,7 @@ from llm_gateway.protocols.gemini.request_writer import write_request
 from llm_gateway.protocols.gemini.stream_reader import StreamReader
 from llm_gateway.protocols.gemini.stream_writer import ArrayWriter, StreamWriter, open_writer
 from llm_gateway.protocols.gemini.token_count import counted_request, write_count
+from llm_gateway.protocols.reported_values import requested_tier
 
 __all__ = [
     "DESCRIPTOR",

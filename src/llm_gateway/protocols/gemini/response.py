@@ -11,9 +11,9 @@ import msgspec
 
 from llm_gateway.domain.conversation import FinishReason
 from llm_gateway.protocols.contract import Malformed
-from llm_gateway.protocols.counts import truncated
 from llm_gateway.protocols.gemini.usage import ReportedUsage
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder, invalid_becomes
+from llm_gateway.protocols.reported_values import truncated
 
 STOPPED = frozenset({"STOP", "OTHER", "FINISH_REASON_UNSPECIFIED"})
 CUT_OFF = frozenset({"MAX_TOKENS", "CONTINUATION"})

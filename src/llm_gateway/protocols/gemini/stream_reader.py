@@ -17,7 +17,6 @@ from llm_gateway.domain.conversation import (
     VendorPartDelta,
 )
 from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
-from llm_gateway.protocols.counts import truncated
 from llm_gateway.protocols.gemini.response import (
     VENDOR_METADATA,
     GeneratedContent,
@@ -30,6 +29,7 @@ from llm_gateway.protocols.gemini.response import (
 from llm_gateway.protocols.gemini.thoughts import thought_of
 from llm_gateway.protocols.gemini.usage import read_tier, read_usage
 from llm_gateway.protocols.json_tool import JSON_TOOL
+from llm_gateway.protocols.reported_values import truncated
 from llm_gateway.sse import Event
 
 

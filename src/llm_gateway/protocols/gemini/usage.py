@@ -8,8 +8,8 @@ import msgspec
 
 from llm_gateway.domain.conversation import UsageUpdate
 from llm_gateway.domain.usage import Usage
-from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, are_plausible, clamped, special_tier
 from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, Lenient, LenientCount, invalid_becomes
+from llm_gateway.protocols.reported_values import MAX_COUNT, any_implausible, are_plausible, clamped, special_tier
 
 
 class ModalityCount(msgspec.Struct, gc=False, rename="camel"):

@@ -15,7 +15,6 @@ from llm_gateway.domain.conversation import Completion, Text
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.accessors import integer, list_field, object_field, objects
 from llm_gateway.protocols.contract import Malformed, ParsedRequest, ReplyContext, Unreadable, Unsupported, UpstreamBody
-from llm_gateway.protocols.counts import are_plausible
 from llm_gateway.protocols.descriptor import Descriptor, DocumentTranslation
 from llm_gateway.protocols.gemini import routes
 from llm_gateway.protocols.gemini.contents import ContentsReader
@@ -23,6 +22,7 @@ from llm_gateway.protocols.gemini.errors import SCHEMA, write_error
 from llm_gateway.protocols.gemini.field_names import camel_names
 from llm_gateway.protocols.gemini.model_list import PREFIX
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientCount, LenientIndex, ReplyDecoder
+from llm_gateway.protocols.reported_values import are_plausible
 
 NO_CONVERSATION = "only a provider with an embeddings API can answer this"
 OPTIONAL_FIELDS = ("taskType", "title")

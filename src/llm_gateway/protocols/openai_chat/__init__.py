@@ -5,7 +5,6 @@ https://platform.openai.com/docs/api-reference/chat
 Modules and their functions follow `protocols/contract.py`; DESCRIPTOR registers the protocol's routes and field names.
 """
 
-from llm_gateway.protocols.counts import requested_tier
 from llm_gateway.protocols.descriptor import PART_KINDS, Descriptor, ModelList, Route
 from llm_gateway.protocols.openai_chat.errors import SCHEMA, code_of, write_error
 from llm_gateway.protocols.openai_chat.model_list import write_model, write_models
@@ -15,6 +14,7 @@ from llm_gateway.protocols.openai_chat.request_reader import read_request
 from llm_gateway.protocols.openai_chat.request_writer import write_request
 from llm_gateway.protocols.openai_chat.stream_reader import StreamReader
 from llm_gateway.protocols.openai_chat.stream_writer import StreamWriter
+from llm_gateway.protocols.reported_values import requested_tier
 
 __all__ = ["DESCRIPTOR", "StreamReader", "StreamWriter", "read_reply", "read_request", "write_reply", "write_request"]
 

@@ -25,11 +25,11 @@ from llm_gateway.domain.conversation import (
 )
 from llm_gateway.domain.output_estimate import estimated_output
 from llm_gateway.protocols.contract import Malformed, ReplyContext
-from llm_gateway.protocols.counts import seconds, special_tier
 from llm_gateway.protocols.lenient_decoding import Lenient, ReplyDecoder, invalid_becomes
 from llm_gateway.protocols.openai_chat.reasoning_details import details_of, read_details, with_unsigned
 from llm_gateway.protocols.openai_chat.tools import is_legacy
 from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_units, read_usage, write_usage
+from llm_gateway.protocols.reported_values import seconds, special_tier
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "length": "length",

@@ -35,7 +35,6 @@ from llm_gateway.domain.conversation import (
     VendorPartDelta,
 )
 from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
-from llm_gateway.protocols.counts import seconds, special_tier
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder
 from llm_gateway.protocols.openai_chat.reasoning_details import ReasoningReader
 from llm_gateway.protocols.openai_chat.reply import (
@@ -49,6 +48,7 @@ from llm_gateway.protocols.openai_chat.reply import (
     thought_of,
 )
 from llm_gateway.protocols.openai_chat.usage import ReportedUsage, read_units, read_usage
+from llm_gateway.protocols.reported_values import seconds, special_tier
 from llm_gateway.sse import Event
 
 DONE = b"[DONE]"

@@ -13,10 +13,10 @@ import msgspec
 from llm_gateway.domain.conversation import Completion
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import ParsedRequest, ReplyContext, Unsupported
-from llm_gateway.protocols.counts import are_plausible
 from llm_gateway.protocols.descriptor import Descriptor, Route
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientCount, ReplyDecoder
 from llm_gateway.protocols.openai_chat.errors import SCHEMA, write_error
+from llm_gateway.protocols.reported_values import are_plausible
 
 
 class _Usage(msgspec.Struct, gc=False):

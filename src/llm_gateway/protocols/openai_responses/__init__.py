@@ -5,7 +5,6 @@ https://platform.openai.com/docs/api-reference/responses
 Modules and their functions follow `protocols/contract.py`; DESCRIPTOR registers the protocol's routes and field names.
 """
 
-from llm_gateway.protocols.counts import requested_tier
 from llm_gateway.protocols.descriptor import PART_KINDS, Descriptor, Route
 from llm_gateway.protocols.openai_chat.errors import SCHEMA, code_of
 from llm_gateway.protocols.openai_responses.errors import write_error
@@ -15,6 +14,7 @@ from llm_gateway.protocols.openai_responses.request_reader import read_request, 
 from llm_gateway.protocols.openai_responses.request_writer import write_request
 from llm_gateway.protocols.openai_responses.stream_reader import StreamReader
 from llm_gateway.protocols.openai_responses.stream_writer import FAILURES, StreamWriter
+from llm_gateway.protocols.reported_values import requested_tier
 
 __all__ = [
     "DESCRIPTOR",

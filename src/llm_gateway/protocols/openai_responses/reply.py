@@ -25,11 +25,18 @@ from llm_gateway.domain.conversation import (
 from llm_gateway.domain.output_estimate import estimated_output
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols.contract import Malformed, ReplyContext
-from llm_gateway.protocols.counts import MAX_COUNT, any_implausible, are_plausible, clamped, seconds, special_tier
 from llm_gateway.protocols.encrypted_reasoning import encode_reasoning, format_of, mark_content, unmark_content
 from llm_gateway.protocols.lenient_decoding import INVALID_COUNT, Lenient, LenientCount, ReplyDecoder, invalid_becomes
 from llm_gateway.protocols.openai_responses.logprobs import read_logprobs, write_logprobs
 from llm_gateway.protocols.openai_responses.tools import restorable_origins, restored_call
+from llm_gateway.protocols.reported_values import (
+    MAX_COUNT,
+    any_implausible,
+    are_plausible,
+    clamped,
+    seconds,
+    special_tier,
+)
 
 
 class _InputDetails(msgspec.Struct, gc=False):

@@ -37,7 +37,6 @@ from llm_gateway.domain.conversation import (
     VendorPartDelta,
 )
 from llm_gateway.protocols.contract import PARSE_ERRORS, UpstreamError
-from llm_gateway.protocols.counts import seconds, special_tier
 from llm_gateway.protocols.encrypted_reasoning import mark_content
 from llm_gateway.protocols.lenient_decoding import Lenient, LenientIndex, ReplyDecoder
 from llm_gateway.protocols.openai_responses.logprobs import read_logprobs
@@ -50,6 +49,7 @@ from llm_gateway.protocols.openai_responses.reply import (
     reason_of,
     unit_of,
 )
+from llm_gateway.protocols.reported_values import seconds, special_tier
 from llm_gateway.sse import Event
 
 ENDS = frozenset({"response.completed", "response.incomplete"})

@@ -31,8 +31,8 @@ from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody, client_
 from llm_gateway.routing.session_affinity import beginning_of
 from llm_gateway.sse import encode_event
 from llm_gateway.worker.endpoints.answer_headers import provider_and_route
+from llm_gateway.worker.endpoints.attribution import session_in
 from llm_gateway.worker.endpoints.endpoint import Endpoint
-from llm_gateway.worker.endpoints.identity import session_in
 from llm_gateway.worker.endpoints.key_rights import restrict
 from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse
 from llm_gateway.worker.gateway import Gateway

@@ -31,8 +31,8 @@ from llm_gateway.protocols.descriptor import Descriptor, Route
 from llm_gateway.routing.session_affinity import beginning_of
 from llm_gateway.suggestions import closest
 from llm_gateway.worker.endpoints.answer_headers import gateway_headers, provider_headers
+from llm_gateway.worker.endpoints.attribution import identify
 from llm_gateway.worker.endpoints.endpoint import Endpoint
-from llm_gateway.worker.endpoints.identity import identify
 from llm_gateway.worker.endpoints.key_rights import limit_output, restrict
 from llm_gateway.worker.endpoints.request_document import Large, parse_document, read_large_document
 from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse

@@ -20,7 +20,7 @@ from llm_gateway.forked import ForkFailed, Forks
 from llm_gateway.gate.value_limit import checked_outline
 from llm_gateway.json_outline import Buffer, HeldTexts
 from llm_gateway.routing.session_affinity import beginning_of
-from llm_gateway.worker.pipeline.calls_apart import CallsApart, failed
+from llm_gateway.worker.pipeline.forked_calls import ForkedCalls, failed
 from llm_gateway.worker.pipeline.translation import MOST_OUTLINE_BYTES, MOST_OUTLINE_VALUES, Translation
 
 MOST_NESTED = 400
@@ -42,7 +42,7 @@ class Large(NamedTuple):
     length: int
     beginning: str
     held: HeldTexts | None = None
-    apart: CallsApart | None = None
+    apart: ForkedCalls | None = None
 
     def told_beginning(self) -> str:
         """Return `beginning`."""
@@ -70,7 +70,7 @@ async def read_large_document(
         (document, large, digest), _ = await forks.run(lambda: (_parse_apart(body, input_fields), b""), DECODE_S)
     except ForkFailed as error:
         raise failed(error) from None
-    return document, large._replace(apart=CallsApart(body, digest, forks, Translation()))
+    return document, large._replace(apart=ForkedCalls(body, digest, forks, Translation()))
 
 
 def _parse_outline(text: Buffer) -> dict[str, Any] | None:

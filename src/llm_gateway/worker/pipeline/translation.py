@@ -16,9 +16,9 @@ from llm_gateway.domain.token_estimate import estimated_output_tokens
 from llm_gateway.domain.upstream_call import UpstreamCall, UpstreamResult
 from llm_gateway.json_outline import SMALL_BYTES, HeldTexts, Outline, outline_of
 from llm_gateway.protocols.contract import Malformed, StreamReader, Unsupported
-from llm_gateway.protocols.counts import truncated
 from llm_gateway.protocols.descriptor import DocumentTranslation
 from llm_gateway.protocols.registry import PROTOCOLS, field_name
+from llm_gateway.protocols.reported_values import truncated
 from llm_gateway.providers.dialect import ProtocolCodec
 from llm_gateway.providers.vendor_rules.body_rules import BodyRules, ModelRules
 from llm_gateway.providers.vendor_rules.rule import Edit

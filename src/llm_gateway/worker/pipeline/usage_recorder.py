@@ -37,8 +37,8 @@ from llm_gateway.errors import (
     RequestExceedsLimit,
 )
 from llm_gateway.journal.writer import JournalWriter
-from llm_gateway.protocols.counts import requested_tier
 from llm_gateway.protocols.registry import PROTOCOLS
+from llm_gateway.protocols.reported_values import requested_tier
 from llm_gateway.providers.tier_prices import quote
 
 CLIENT_CLOSED = 499

@@ -1,4 +1,4 @@
-"""Write a record's attempts as short JSON, a quarter of the size of their fields with names, and read it back.
+"""Encode a record's attempts as JSON arrays, a quarter of the size of objects with named fields, and decode them.
 
 What repeats for millions of attempts, the provider, its models and their price, is an origin: a numbered text of
 `usage_origins`. The other fields are an array in a fixed order; those that most attempts lack are an object behind

@@ -9,7 +9,7 @@ import pytest
 
 from llm_gateway.gate.agent import agent_of
 from llm_gateway.protocols.registry import PROTOCOLS
-from llm_gateway.worker.endpoints.identity import Identity, find_text, identify, session_in
+from llm_gateway.worker.endpoints.attribution import Identity, find_text, identify, session_in
 
 ACCOUNT, SESSION = "0a8d5f5e-2f6c-4d6b-9c1e-0123456789ab", "6f2e8f0a-7b3c-4a57-8f6e-ba9876543210"
 MESSAGES = PROTOCOLS["anthropic_messages"]

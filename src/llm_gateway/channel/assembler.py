@@ -1,4 +1,4 @@
-"""Put configurations together from the messages that they were cut into (see `transfer.py`).
+"""Assemble configurations from the messages into which `splitter.py` divides them.
 
 A version is collected beside the one in force, message by message, and becomes the next one at its `End`:
 
@@ -24,7 +24,7 @@ Row = TypeVar("Row")
 RowKey = TypeVar("RowKey")
 
 
-class ConfigurationReceiver:
+class ConfigurationAssembler:
     """Collects one version after the other, whole or as changes.
 
     Objects that have not changed stay the same ones, so that what was built from them can be used again.

@@ -1,4 +1,4 @@
-"""Read a request's customer, its session (of an agent or a conversation), and the program that sent it.
+"""Attribute a request: read its customer, its session (of an agent or a conversation), and the program that sent it.
 
 A coding agent's user id is no customer: it names a device, an account and a session (`domain/agent_user.py`). Its
 account is the customer; without one the request is the service key's.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llm_gateway.domain.budget import AccountRef
 from llm_gateway.domain.usage import FREE, AttemptRecord, Price, Usage, UsageRecord
 from llm_gateway.domain.uuid7 import new_id
-from llm_gateway.store.attempts import MOST_ORIGINS, AttemptTexts
+from llm_gateway.store.attempts_json import MOST_ORIGINS, AttemptTexts
 from llm_gateway.store.database import Database
 from llm_gateway.store.numbered_texts import LONGEST_TEXT
 from llm_gateway.store.tables import usage_origins

@@ -1,4 +1,4 @@
-"""Bounds for token counts, names and times that providers report."""
+"""Check and bound values that providers report: token counts, names, tiers, units, times."""
 
 from __future__ import annotations
 

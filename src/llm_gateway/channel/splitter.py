@@ -1,4 +1,4 @@
-"""Cut configurations into messages: all of one, or its differences from the one before."""
+"""Split a configuration into messages: the whole of it, or its differences from the one before."""
 
 from __future__ import annotations
 

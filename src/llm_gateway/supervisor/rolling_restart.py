@@ -1,4 +1,4 @@
-"""Replacement of all children while the gateway serves: the new ones start beside the old ones, then take over.
+"""Replace all children while the gateway serves: the new ones start beside the old ones, then take over.
 
     reading ── valid settings ──▶ starting ── all ready ──▶ retiring the old ── all ended, control ready ──▶ over
        │                             │

@@ -23,7 +23,7 @@ from llm_gateway.domain.reply_assembler import ReplyAssembler
 from llm_gateway.domain.usage import Usage
 from llm_gateway.protocols import anthropic_messages, openai_chat, openai_responses
 from llm_gateway.protocols.contract import ReplyContext
-from llm_gateway.protocols.counts import MAX_COUNT
+from llm_gateway.protocols.reported_values import MAX_COUNT
 from llm_gateway.sse import Splitter
 from tests.protocols.vendor_replies import DIALECTS, encoded, read_stream
 

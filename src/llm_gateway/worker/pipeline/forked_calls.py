@@ -1,4 +1,4 @@
-"""Calls of a document that is too large to be decoded at once: a forked process decodes it and writes each call."""
+"""Write the upstream calls of a very large request in a forked process, which decodes the document."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm_gateway.protocols.contract import Unreadable, Unsupported
 from llm_gateway.worker.pipeline.translation import Translation
 
 
-class CallsApart:
+class ForkedCalls:
     """The calls of one large document. Await `prepare` for a candidate before `call`. `digest` is the document's."""
 
     def __init__(self, source: Buffer, digest: bytes, forks: Forks, translation: Translation) -> None:

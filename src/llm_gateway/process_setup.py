@@ -1,4 +1,4 @@
-"""Protect a process: ignore stray signals, open closed standard descriptors, set the scheduling of threads."""
+"""Set up a new process: ignore stray signals, open closed standard descriptors, forbid dumps, set its priority."""
 
 from __future__ import annotations
 
