@@ -55,11 +55,11 @@ def _steps(memory: HostMemory, *, is_shared: bool) -> dict[str, Step]:
         pass
 
     async def budgets_only() -> None:
-        await budgets.hold(asked, candidate, attempt, record)
+        budgets.hold(asked, candidate, attempt, record)
         budgets.charge(record)
 
     async def key_only() -> None:
-        await limits.admit(asked, KEY_LIMITS)
+        limits.admit(asked, KEY_LIMITS)
         limits.release(record)
 
     return {"nothing": nothing, "four budgets": budgets_only, "a key's limits": key_only}

@@ -16,9 +16,10 @@ from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
-from llm_gateway.host_memory.budget_lock import LOCK_BYTE
+from llm_gateway.host_memory.lock import BUDGETS as BUDGETS_LOCK
 from llm_gateway.host_memory.lock import HostLock
 from llm_gateway.journal.record_assembler import CRASHED
+from tests.shared_budgets.holding import hold, settle
 from tests.shared_limiter.processes import end_of, fork
 
 NOW_MS = 1_700_000_000_000
@@ -53,7 +54,7 @@ def amounts(memory: HostMemory, *refs: AccountRef) -> list[tuple[int, int, int]]
     """Return what is spent, held and carried over in accounts."""
     accounts = BudgetAccounts(memory, "looks", lambda: NOW_MS)
     places = [AccountPlace(RULES[ref.budget_id].account_name(ref), FAR_MS) for ref in refs]
-    assert accounts.hold([(place, 0, 0, NO_LIMIT, NO_LIMIT) for place in places]) is True
+    assert hold(accounts, [(place, 0, 0, NO_LIMIT, NO_LIMIT) for place in places]) is True
     return [accounts.amounts(place) for place in places]
 
 
@@ -85,12 +86,12 @@ def test_what_was_carried_over_is_kept_for_accounts_that_have_spent_nothing_yet(
     assert amounts(memory, REFS[1]) == [(0, 0, 0)]
     accounts = BudgetAccounts(memory, "worker", lambda: NOW_MS)
     place = AccountPlace(RULES["tokens"].account_name(REFS[1]), FAR_MS, "before", lambda spent: 500 - spent)
-    assert accounts.hold([(place, 11, 0, 10, NO_LIMIT)]) is not True, "nothing was left for it"
+    assert hold(accounts, [(place, 11, 0, 10, NO_LIMIT)]) is not True, "nothing was left for it"
     other = AccountPlace("another", FAR_MS, "before", lambda spent: 500 - spent)
-    assert accounts.hold([(other, 510, 0, 10, NO_LIMIT)]) is True
-    accounts.settle([([(other, 510, 0, 0, 0)], [100])])
+    assert hold(accounts, [(other, 510, 0, 10, NO_LIMIT)]) is True
+    settle(accounts, [(other, 510, 0, 0, 0)], [100])
     later = AccountPlace("later", FAR_MS, "another", lambda spent: 500 - spent)
-    assert accounts.hold([(later, 410, 0, 10, NO_LIMIT)]) is True
+    assert hold(accounts, [(later, 410, 0, 10, NO_LIMIT)]) is True
     assert accounts.amounts(later) == (0, 410, 400)
 
 
@@ -116,13 +117,14 @@ def test_requests_that_a_crash_cut_off_are_counted_once_they_are_stored(memory: 
 def test_a_worker_without_a_journal_holds_nothing_any_more(memory: HostMemory, tmp_path: Path) -> None:
     place = AccountPlace(RULES["dollars"].account_name(REFS[0]), FAR_MS)
     for name in ("gone", "living"):
-        assert BudgetAccounts(memory, name, lambda: NOW_MS).hold(
-            [(AccountPlace(RULES["dollars"].account_name(REFS[0]), FAR_MS), 5, 2, NO_LIMIT, NO_LIMIT)]
+        assert hold(
+            BudgetAccounts(memory, name, lambda: NOW_MS),
+            [(AccountPlace(RULES["dollars"].account_name(REFS[0]), FAR_MS), 5, 2, NO_LIMIT, NO_LIMIT)],
         )
     (tmp_path / "living").mkdir()
     loaded(memory).clear_ended(tmp_path)
     accounts = BudgetAccounts(memory, "looks", lambda: NOW_MS)
-    assert accounts.hold([(place, 0, 0, NO_LIMIT, NO_LIMIT)]) is True
+    assert hold(accounts, [(place, 0, 0, NO_LIMIT, NO_LIMIT)]) is True
     assert accounts.amounts(place) == (0, 5, 0)
 
 
@@ -147,7 +149,7 @@ def test_balances_that_a_stopped_process_keeps_from_the_memory_are_logged(memory
     lines: list[tuple[str, Any]] = []
 
     def body() -> None:
-        HostLock(memory.descriptor, LOCK_BYTE).acquire()
+        HostLock(memory, BUDGETS_LOCK).acquire()
         os.kill(os.getpid(), signal.SIGSTOP)
 
     pid = fork(body)

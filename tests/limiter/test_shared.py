@@ -23,7 +23,7 @@ from llm_gateway.host_memory import (
     UnusableMemory,
     create,
 )
-from llm_gateway.host_memory.lock import HostLock
+from llm_gateway.host_memory.lock import LIMITS, HostLock, record_lock
 from llm_gateway.limiter import open_limiter
 from llm_gateway.limiter.base import Before, Limiter, Reservation
 from llm_gateway.limiter.memory import MemoryLimiter
@@ -124,8 +124,11 @@ def test_a_number_beyond_the_rows_is_refused(descriptor: int) -> None:
 
 
 def test_a_file_that_cannot_be_locked_is_reported() -> None:
+    opened = create()
+    lock = HostLock(HostMemory(opened), LIMITS, method=record_lock)
+    os.close(opened)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        HostLock(10**6).acquire()
+        lock.acquire()
 
 
 def test_without_memory_it_counts_this_process_only(descriptor: int) -> None:

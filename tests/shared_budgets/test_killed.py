@@ -11,12 +11,12 @@ from typing import NamedTuple
 import pytest
 
 from llm_gateway.control.budget_balances import BudgetBalances
-from llm_gateway.domain.budget import AccountRef, Balance, Budget
-from llm_gateway.host_memory import HOLDERS, HOLDERS_AT, HostMemory, create
+from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
-from llm_gateway.host_memory.budget_holds import HOLDER_SIZE, PID, find_place
-from llm_gateway.host_memory.budget_lock import BUSY, DIRTY, SOLO
-from llm_gateway.host_memory.slots import key_of
+from llm_gateway.host_memory.budget_holds import recompute_sums
+from llm_gateway.host_memory.budget_slots import GAP
+from llm_gateway.host_memory.lock import BUDGETS, HostLock
+from tests.shared_budgets.holding import hold, settle
 from tests.shared_limiter.processes import RecordedStores, Stores, end_of, fork
 
 NOW_MS = 1_700_000_000_000
@@ -39,20 +39,24 @@ class Case(NamedTuple):
     is_alone: bool = False
 
 
-def hold(accounts: BudgetAccounts, p: AccountPlace, q: AccountPlace) -> None:
-    assert accounts.hold([(p, 7, 3, 1000, 1000), (q, 7, 3, 1000, 1000)]) is True
+def hold_two(accounts: BudgetAccounts, p: AccountPlace, q: AccountPlace) -> None:
+    assert hold(accounts, [(p, 7, 3, 1000, 1000), (q, 7, 3, 1000, 1000)]) is True
 
 
-def settle(accounts: BudgetAccounts, p: AccountPlace, _q: AccountPlace) -> None:
-    accounts.settle([([(p, 10, 5, 0, 0)], [12])])
+def hold_too_much(accounts: BudgetAccounts, p: AccountPlace, q: AccountPlace) -> None:
+    assert hold(accounts, [(p, 7, 3, 1000, 1000), (q, 7, 3, 1, 1000)]) is not True
+
+
+def settle_one(accounts: BudgetAccounts, p: AccountPlace, _q: AccountPlace) -> None:
+    settle(accounts, [(p, 10, 5, 0, 0)], [12])
 
 
 CASES = {
-    "hold, one account being new": Case(hold),
-    "hold alone": Case(hold, is_alone=True),
-    "settle": Case(settle),
-    "settle alone": Case(settle, is_alone=True),
-    "join": Case(lambda accounts, _p, _q: BudgetAccounts(accounts._memory, "three", now_ms)),
+    "hold, one account being new": Case(hold_two),
+    "hold alone": Case(hold_two, is_alone=True),
+    "hold that is refused": Case(hold_too_much),
+    "settle": Case(settle_one),
+    "settle alone": Case(settle_one, is_alone=True),
 }
 
 
@@ -62,8 +66,9 @@ def prepared(case: Case, observe: Callable[[object], object] | None = None) -> I
     descriptor = create()
     try:
         memory = HostMemory(descriptor)
+        HostLock(memory, BUDGETS)  # whose stores are not repeated
         if not case.is_alone:
-            assert BudgetAccounts(memory, "one", now_ms).hold([(place("p"), 100, 50, NO_LIMIT, NO_LIMIT)]) is True
+            assert hold(BudgetAccounts(memory, "one", now_ms), [(place("p"), 100, 50, NO_LIMIT, NO_LIMIT)]) is True
         yield memory
     finally:
         os.close(descriptor)
@@ -72,7 +77,7 @@ def prepared(case: Case, observe: Callable[[object], object] | None = None) -> I
 def operate(case: Case, memory: HostMemory, begin: Callable[[], None]) -> None:
     """Let `two` hold its first amounts, then call `begin` and carry out the operation."""
     accounts, p = BudgetAccounts(memory, "two", now_ms), place("p")
-    assert accounts.hold([(p, 10, 5, NO_LIMIT, NO_LIMIT)]) is True
+    assert hold(accounts, [(p, 10, 5, NO_LIMIT, NO_LIMIT)]) is True
     begin()
     case.operate(accounts, p, place("q"))
 
@@ -80,18 +85,9 @@ def operate(case: Case, memory: HostMemory, begin: Callable[[], None]) -> None:
 def amounts(memory: HostMemory, name: str) -> tuple[int, int, int]:
     """Return what is spent and held, and the gap, as another process sees them after its repair."""
     accounts, account = BudgetAccounts(memory, "looks", now_ms), place(name)
-    assert accounts.hold([(account, 0, 0, NO_LIMIT, NO_LIMIT)]) is True
-    words = memory.words
-    return int(words[account.at + 2]), int(words[account.at + 3]), int(words[account.at + 4])
-
-
-def mark_dead(memory: HostMemory, name: str) -> None:
-    """Let the holder's process be one that has ended."""
-    pid = fork(lambda: None)
-    end_of(pid)
-    number = find_place(memory.words, key_of(name))
-    assert number is not None
-    memory.words[HOLDERS_AT + number * HOLDER_SIZE + PID] = pid
+    assert hold(accounts, [(account, 0, 0, NO_LIMIT, NO_LIMIT)]) is True
+    spent, held, _ = accounts.amounts(account)
+    return spent, held, int(memory.words[account.at + GAP])
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
@@ -107,6 +103,7 @@ def test_a_process_killed_after_any_store_leaves_accounts_that_are_repaired(case
         with prepared(case) as memory:
             for at, value in before + stores[:last]:
                 memory.words[at] = value
+            recompute_sums(memory.words)
             is_repaired(case, memory)
     middle = (len(before) + len(recorded.stores)) // 2
     with prepared(case) as memory, prepared(case) as repeated:
@@ -114,18 +111,15 @@ def test_a_process_killed_after_any_store_leaves_accounts_that_are_repaired(case
         assert end_of(pid) == -signal.SIGKILL
         for at, value in recorded.stores[:middle]:
             repeated.words[at] = value
-        pids = {HOLDERS_AT + number * HOLDER_SIZE + PID for number in range(HOLDERS)}
-        stored = {at for at, _ in recorded.stores} - pids
+        stored = {at for at, _ in recorded.stores}
         assert {at: memory.words[at] for at in stored} == {at: repeated.words[at] for at in stored}
         is_repaired(case, memory)
 
 
 def is_repaired(case: Case, memory: HostMemory) -> None:
-    mark_dead(memory, "two")
     others = (0, 0) if case.is_alone else (100, 50)
     spent, held, gap = amounts(memory, "p")
-    assert (memory.words[DIRTY], memory.words[BUSY]) == (0, 0)
-    assert spent in ({0, 12} if case.operate is settle else {0})
+    assert spent in ({0, 12} if case.operate is settle_one else {0})
     assert held - others[0] in {0, 10, 17}
     assert gap - others[1] in {0, 5, 8}
     assert spent or held > others[0], "what was held is released after it is counted"
@@ -133,25 +127,6 @@ def is_repaired(case: Case, memory: HostMemory) -> None:
     BudgetBalances(memory, log=lambda *_, **__: None, clock_ms=now_ms).clear("two")
     assert amounts(memory, "p") == (spent, *others)
     assert amounts(memory, "q") == (0, 0, 0)
-
-
-def test_a_worker_that_is_alone_takes_no_lock_until_another_process_enters() -> None:
-    with prepared(CASES["hold alone"]) as memory:
-        accounts, account = BudgetAccounts(memory, "two", now_ms), place("p")
-        assert memory.words[SOLO]
-        budget, ref = Budget(id="b", name="b", limit=100), AccountRef("b", "", 0)
-        balances = BudgetBalances(memory, log=lambda *_, **__: None, clock_ms=now_ms)
-        balances.load((budget,), lambda: [(ref, Balance(7, 1, 1))])
-        assert memory.words[SOLO], "it is alone again after the balances are written"
-        assert accounts.hold([(account, 1, 0, NO_LIMIT, NO_LIMIT)]) is True
-        other = BudgetAccounts(memory, "three", now_ms)
-        assert not memory.words[SOLO]
-        assert (accounts.hold([(account, 1, 0, 2, NO_LIMIT)]), bool(memory.words[BUSY])) == (True, False)
-        full = other.hold([(place("p"), 1, 0, 2, NO_LIMIT)])
-        assert (full.is_used_up, full.held) == (False, 2)  # type: ignore[union-attr]
-        balances.clear("two")
-        assert memory.words[SOLO]
-        assert other.hold([(place("p"), 2, 0, 2, NO_LIMIT)]) is True
 
 
 def test_a_worker_that_is_stopped_in_a_change_makes_others_refuse() -> None:
@@ -165,10 +140,10 @@ def test_a_worker_that_is_stopped_in_a_change_makes_others_refuse() -> None:
         pid = fork(body)
         assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
         other, account = BudgetAccounts(memory, "three", now_ms), place("p")
-        assert other.hold([(account, 1, 0, NO_LIMIT, NO_LIMIT)]) is False
+        assert hold(other, [(account, 1, 0, NO_LIMIT, NO_LIMIT)]) is False
         os.kill(pid, signal.SIGCONT)
         assert end_of(pid) == 0
-        assert other.hold([(account, 1, 0, NO_LIMIT, NO_LIMIT)]) is True
+        assert hold(other, [(account, 1, 0, NO_LIMIT, NO_LIMIT)]) is True
         assert other.amounts(account) == (0, 18, 0)
 
 
@@ -179,7 +154,7 @@ def test_four_processes_grant_exactly_what_there_is_room_for() -> None:
     def body(number: int) -> None:
         accounts, account = BudgetAccounts(HostMemory(descriptor), f"worker {number}", now_ms), place("p")
         for _ in range(50):
-            while (came := accounts.hold([(account, 3, 2, 30, 100)])) is False:
+            while (came := hold(accounts, [(account, 3, 2, 30, 100)])) is False:
                 pass
             os.write(writer, b"+" if came is True else b"-")
 

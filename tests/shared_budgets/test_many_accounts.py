@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from llm_gateway.host_memory import ACCOUNTS_AT, FIRST_ACCOUNTS, HOLD_ROWS, HostMemory, create
-from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts, Wanted
+from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
 from llm_gateway.host_memory.slots import key_of
+from tests.shared_budgets.holding import Wanted, hold, settle
 
 NOW_MS = 1_700_000_000_000
 FAR_MS = 2 * NOW_MS
@@ -28,7 +29,7 @@ def wanted(*places: AccountPlace, held: int = 5) -> list[Wanted]:
 
 def spent_in(memory: HostMemory, name: str) -> tuple[int, int, int]:
     accounts, place = BudgetAccounts(memory, "looks", lambda: NOW_MS), AccountPlace(name, FAR_MS)
-    assert accounts.hold(wanted(place, held=0)) is True
+    assert hold(accounts, wanted(place, held=0)) is True
     return accounts.amounts(place)
 
 
@@ -38,12 +39,12 @@ def test_a_request_whose_worker_has_no_row_left_keeps_the_row_of_its_other_accou
     header = bytes(memory.words[:16])
     for number in range(HOLD_ROWS):
         places = wanted(everyone, AccountPlace(f"customer {number}", FAR_MS))
-        assert accounts.hold(places) is True
-        accounts.settle([(places, [1, 1])])
+        assert hold(accounts, places) is True
+        settle(accounts, places, [1, 1])
     last = wanted(everyone, AccountPlace(f"customer {HOLD_ROWS}", FAR_MS))
-    assert accounts.hold(last) is True
+    assert hold(accounts, last) is True
     assert accounts.amounts(everyone) == (HOLD_ROWS, 5, 0)
-    accounts.settle([(last, [1, 1])])
+    settle(accounts, last, [1, 1])
     assert spent_in(memory, "everyone") == (HOLD_ROWS + 1, 0, 0)
     assert bytes(memory.words[:16]) == header
 
@@ -59,8 +60,8 @@ def test_new_accounts_of_one_request_take_no_slot_from_each_other(memory: HostMe
     assert pair is not None
     accounts = BudgetAccounts(memory, "worker", lambda: NOW_MS)
     places = wanted(*(AccountPlace(name, FAR_MS) for name in pair))
-    assert accounts.hold(places) is True
-    accounts.settle([(places, [2, 3])])
+    assert hold(accounts, places) is True
+    settle(accounts, places, [2, 3])
     assert [spent_in(memory, name)[0] for name in pair] == [2, 3]
 
 
@@ -68,16 +69,16 @@ def test_a_request_that_holds_nothing_is_counted_in_its_own_account(memory: Host
     """The price of a model can be known only once the provider has named it."""
     accounts = BudgetAccounts(memory, "worker", lambda: NOW_MS)
     places = wanted(AccountPlace("unpriced", FAR_MS), held=0)
-    assert accounts.hold(places) is True
+    assert hold(accounts, places) is True
     memory.words[places[0][0].at] = key_of("another").low  # its slot is another account's now
-    accounts.settle([(places, [7])])
+    settle(accounts, places, [7])
     assert spent_in(memory, "unpriced")[0] == 7
     assert places[0][0].at >= ACCOUNTS_AT
 
 
 def test_an_account_made_before_its_budget_carried_anything_over_gets_it(memory: HostMemory) -> None:
     accounts = BudgetAccounts(memory, "worker", lambda: NOW_MS)
-    assert accounts.hold(wanted(AccountPlace("now", FAR_MS))) is True
+    assert hold(accounts, wanted(AccountPlace("now", FAR_MS))) is True
     place = AccountPlace("now", FAR_MS, "before", lambda spent: 10 - spent)
-    assert accounts.hold([(place, 15, 0, 10, NO_LIMIT)]) is True
+    assert hold(accounts, [(place, 15, 0, 10, NO_LIMIT)]) is True
     assert accounts.amounts(place) == (0, 20, 10)

@@ -16,6 +16,7 @@ from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
 from llm_gateway.journal.record_assembler import CRASHED
+from tests.shared_budgets.holding import hold, settle
 
 NOW_MS = 1_700_000_000_000
 UNTIL_MS = NOW_MS + 10**9
@@ -89,7 +90,7 @@ class Host(RuleBasedStateMachine):
             else (place, held, gap, budget.limit, budget.overdraft)
             for place, budget in pairs
         ]
-        if worker.accounts.hold(wanted) is not True:
+        if hold(worker.accounts, wanted) is not True:
             return None
         self.number += 1
         self.largest = max(self.largest, held + gap)
@@ -107,7 +108,7 @@ class Host(RuleBasedStateMachine):
             (place, held + gap, 0, 0, 0) if budget.hold == "bound" else (place, held, gap, 0, 0)
             for place, budget in zip(worker.places, BUDGETS, strict=True)
         ]
-        worker.accounts.settle([(wanted, [cost] * len(wanted))])
+        settle(worker.accounts, wanted, [cost] * len(wanted))
         worker.settled += cost
 
     @rule(which=st.integers(0, 2))
@@ -133,7 +134,7 @@ class Host(RuleBasedStateMachine):
     @invariant()
     def no_limit_is_passed_and_nothing_stays_held(self) -> None:
         worker = self.workers[0]
-        assert worker.accounts.hold([(place, 0, 0, NO_LIMIT, NO_LIMIT) for place in worker.places]) is True
+        assert hold(worker.accounts, [(place, 0, 0, NO_LIMIT, NO_LIMIT) for place in worker.places]) is True
         spent = self.stored + sum(each.settled for each in self.workers)
         flying = [amounts for each in self.workers for amounts in each.open.values()]
         for place, budget in zip(worker.places, BUDGETS, strict=True):

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from llm_gateway.host_memory import WORKERS
+from llm_gateway.host_memory import HEADER_WORDS, LOCKS_AT, WORD, WORKERS
 
 
 def fork(body: Callable[[], object]) -> int:
@@ -33,7 +33,7 @@ def end_of(pid: int) -> int:
 
 
 def pages(descriptor: int) -> dict[int, bytes]:
-    """Return the pages of a memory that hold something, by their place."""
+    """Return the pages of a memory that hold something, by their place; without the locks in the first one."""
     found: dict[int, bytes] = {}
     place, end = 0, os.fstat(descriptor).st_size
     while place < end:
@@ -42,6 +42,8 @@ def pages(descriptor: int) -> dict[int, bytes]:
         except OSError:  # nothing but holes is left
             break
         page = os.pread(descriptor, mmap.PAGESIZE, place)
+        if not place:
+            page = page[: LOCKS_AT * WORD] + page[HEADER_WORDS * WORD :]
         if any(page):
             found[place] = page
         place += mmap.PAGESIZE

@@ -25,9 +25,9 @@ from llm_gateway.domain.budget import AccountRef, Balance, Budget
 from llm_gateway.domain.budget_table import BudgetRule, BudgetTable, needed_until_ms
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.host_memory import HostMemory
-from llm_gateway.host_memory.budget_holds import clear_rows, find_place, owners, recompute_sums
-from llm_gateway.host_memory.budget_lock import DIRTY, LOADED, BudgetLock
-from llm_gateway.host_memory.budget_slots import CARRIED, NOT_CARRIED, SPENT, BudgetSlots
+from llm_gateway.host_memory.budget_holds import LOADED, clear_rows, find_place, owners, recompute_sums
+from llm_gateway.host_memory.budget_slots import CARRIED, NOT_CARRIED, SPENT, TAKEN, BudgetSlots
+from llm_gateway.host_memory.lock import BUDGETS, HostLock
 from llm_gateway.host_memory.slots import Key, key_of
 from llm_gateway.journal.record_assembler import CRASHED
 from llm_gateway.journal.segments import find_writers
@@ -67,7 +67,7 @@ class BudgetBalances:
         self._rules: dict[str, BudgetRule] = {}
         if memory is not None:
             self._slots = BudgetSlots(memory.words)
-            self._lock = BudgetLock(memory, None, lambda: recompute_sums(memory.words))
+            self._lock = HostLock(memory, BUDGETS, lambda: recompute_sums(memory.words))
 
     def load(
         self,
@@ -131,9 +131,7 @@ class BudgetBalances:
         with self._locked() as is_locked:
             number = find_place(words, owner)
             if is_locked and number is not None:
-                words[DIRTY] = 1
                 clear_rows(words, number)
-                words[DIRTY] = 0
 
     def _write(
         self,
@@ -155,6 +153,7 @@ class BudgetBalances:
                 for key, until_ms, amount, ref in prepared:
                     at = self._slots.find(key) if is_locked else None
                     if at is not None and not only_missing:
+                        self._words[at + TAKEN] += amount  # before it is counted as spent: never too little
                         self._words[at + SPENT] += amount
                     elif at is not None and ref in carried and self._words[at + CARRIED] == NOT_CARRIED:
                         self._words[at + CARRIED] = carried[ref]  # its budget has carried nothing over so far
@@ -176,7 +175,6 @@ class BudgetBalances:
                 yield is_locked
             finally:
                 if is_locked:
-                    self._lock.elect()
                     self._lock.release()
 
 

@@ -79,10 +79,11 @@ class BudgetTable:
         fields = [dimension for dimension in used if dimension in _FIELDS]
         others = [dimension for dimension in used if dimension not in (*_FIELDS, "model", "provider")]
         self._fields = attrgetter(*fields, *_ALWAYS)
+        self._used = attrgetter(*(fields or _ALWAYS[:1]))
         self._others = [_getter(dimension) for dimension in others]
         order = ("provider", "model", *fields, *_ALWAYS, *others)
         places = {dimension: place for place, dimension in enumerate(order)}
-        self._uses_model = bool({"provider", "model"} & used.keys())
+        self.uses_model = bool({"provider", "model"} & used.keys())
         self.rules: list[BudgetRule] = [_compiled(budget, places) for budget in known]
         self._always: list[BudgetRule] = []
         self._named: dict[int, dict[str, list[BudgetRule]]] = {}
@@ -94,9 +95,15 @@ class BudgetTable:
             else:
                 self._always.append(rule)
 
+    def fields(self, request: Request) -> object:
+        """Return what the values of a request depend on, beside the model; it is hashable."""
+        if not self._others:
+            return self._used(request)
+        return self._used(request), *[value(request) for value in self._others]
+
     def values(self, request: Request, provider: str, model: str) -> Values:
         """Return the values of a request that is to be sent to this model."""
-        if not self._uses_model:
+        if not self.uses_model:
             provider = model = ""
         if not self._others:
             return provider, model, *self._fields(request)

@@ -94,6 +94,21 @@ def cost(price: Price, usage: Usage) -> int:
     return (total + 500_000) // 1_000_000
 
 
+def plain_cost(price: Price, input_tokens: int, output_tokens: int) -> int:
+    """Return the cost of tokens of no special kind; the same as `cost`, but faster."""
+    total = input_tokens * _price_at(price.input, input_tokens) + output_tokens * _price_at(price.output, input_tokens)
+    return (total + 500_000) // 1_000_000
+
+
+def dearest_cost(price: Price, input_tokens: int, output_tokens: int) -> int:
+    """Return the most that these tokens can cost: input that the provider puts into its cache can be dearer."""
+    each = _price_at(price.input, input_tokens)
+    if price.cache_write or price.cache_write_1h:
+        tiers = filter(None, (price.cache_write, price.cache_write_1h))
+        each = max(each, *(_price_at(kind, input_tokens) for kind in tiers))
+    return (input_tokens * each + output_tokens * _price_at(price.output, input_tokens) + 500_000) // 1_000_000
+
+
 def _output_cost(price: Price, usage: Usage, size: int) -> int:
     """Return the cost of the output of a call with `size` input tokens, in nano-dollars × 1,000,000."""
     rest = usage.output_tokens

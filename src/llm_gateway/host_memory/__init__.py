@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAGIC = 0x4C4C4D_47_5348_4D31
-VERSION = 5
+VERSION = 6
 """Version of the layout. Raise it with each change of the constants below or of what a word means."""
 WORD = 8
 
@@ -33,6 +33,8 @@ AT_MAGIC, AT_VERSION, AT_SIZE, DIRTY, EPOCH, FILLED, CLAIMS, JOINED = range(8)
 """Words of the header. `DIRTY`: offset of the slot that is being changed. `EPOCH`: a counter of unique numbers.
 `FILLED`: 1 after the calls of an earlier run were counted. `CLAIMS`: a counter of the states that got a slot.
 `JOINED`: id of the worker that joined last."""
+LOCKS_AT, LOCK_WORDS = 16, 16
+"""Locks (`lock.py`), each in cache lines of its own: more than a `pthread_mutex_t` of any system, and a word."""
 HEADER_WORDS = 64
 
 PROVIDERS = 1_024
@@ -62,8 +64,8 @@ KEY_WINDOWS = 65_536
 KEY_WINDOW_WORDS = WINDOW_WORDS + ROW_WORDS
 KEY_WINDOWS_AT = KEYS_AT + KEYS * KEY_WORDS
 BUDGETS_AT = KEY_WINDOWS_AT + KEY_WINDOWS * KEY_WINDOW_WORDS
-"""Header of the budgets' accounts (`budget_lock.py`). They have a lock of their own."""
-BUDGETS_HEADER_WORDS = 8
+"""Header of the budgets' accounts (`budget_holds.py`). They have a lock of their own."""
+BUDGETS_HEADER_WORDS = 16
 HOLDERS = 64
 """Workers that hold amounts in accounts, those that have died and are not cleared yet included (`budget_holds.py`)."""
 HOLDER_WORDS = 8
@@ -142,8 +144,8 @@ def has_this_layout(descriptor: int) -> bool:
 class HostMemory:
     """The memory as a process sees it: `words` are signed integers, `floats` are the same bytes as floating point.
 
-    Open it once per process, and keep it and its descriptor until the process ends: the system releases the process's
-    lock when any descriptor of the file is closed, even a duplicate (POSIX: fcntl). No method closes it.
+    Open it once per process, and keep it and its descriptor until the process ends: its locks are in the memory, where
+    the system looks for them when the process is killed. No method closes it.
 
     Args:
         descriptor: file descriptor from `create`, inherited or not.
@@ -160,7 +162,8 @@ class HostMemory:
                 f"The shared memory (descriptor {descriptor}, {os.fstat(descriptor).st_size} bytes) does not have "
                 f"layout {VERSION} of {SIZE} bytes, which this version of the gateway uses: create new memory."
             )
-        whole = memoryview(mmap.mmap(descriptor, SIZE))
+        self.mapped = mmap.mmap(descriptor, SIZE)
+        whole = memoryview(self.mapped)
         self.words: Any = whole.cast("q")
         self.floats: Any = whole.cast("d")
         if observe is not None:

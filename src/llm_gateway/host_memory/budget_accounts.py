@@ -3,20 +3,22 @@
     hold ── fits into all accounts ──▶ held in all ── settle ──▶ spent counted, released
       └── one is full ──▶ nothing is held, and the first full account is named
 
-An amount has no unit here. All accounts of a request change under one lock. Stores are in an order of which each prefix
-counts too much: rows before sums when amounts are held; what was spent, then rows, then sums when they are released.
+An amount has no unit here. All accounts of a request change under one lock, the words of each in an order of which each
+prefix counts too much: rows before sums when amounts are held; what was spent, then rows, then sums when they are
+released. Sums that a killed process left behind are computed again by the next one that gets the lock.
 Amounts that cannot be released, since a process that holds the lock does not run, are released by a later call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 
 from llm_gateway.host_memory import HOLD_ROW_WORDS, HOLD_ROWS, HOLDER_WORDS, HOLDERS_AT, HostMemory
 from llm_gateway.host_memory.budget_holds import (
     HOLDER_SIZE,
+    NOWHERE,
     ROW_ACCOUNT,
     ROW_GAP,
     ROW_HELD,
@@ -25,21 +27,23 @@ from llm_gateway.host_memory.budget_holds import (
     find_place,
     recompute_sums,
 )
-from llm_gateway.host_memory.budget_lock import DIRTY, BudgetLock
-from llm_gateway.host_memory.budget_slots import CARRIED, GAP, HELD, NOT_CARRIED, SPENT, BudgetSlots
+from llm_gateway.host_memory.budget_slots import CARRIED, GAP, GENERATION, NOT_CARRIED, SPENT, TAKEN, BudgetSlots
+from llm_gateway.host_memory.lock import BUDGETS, HostLock
 from llm_gateway.host_memory.slots import key_of
 
 NO_LIMIT = 2**62
+_UNKNOWN = -1
+"""Generation of a group whose accounts must be looked for."""
 
 
 class AccountPlace:
     """An account of one period as this process knows it: its name, its slot and row, and what this process holds.
 
     `until_ms`: the time until which the account is needed. `carried` returns what the period before left, given what
-    was spent in the account `before`; without it nothing is carried over.
+    was spent in the account `before`; without it nothing is carried over. `spent`, `taken` and `row` are words.
     """
 
-    __slots__ = ("at", "before", "carried", "gap", "held", "key", "low", "row", "until_ms")
+    __slots__ = ("at", "before", "carried", "gap", "held", "key", "low", "row", "spent", "taken", "until_ms")
 
     def __init__(
         self,
@@ -53,16 +57,35 @@ class AccountPlace:
         self.until_ms = until_ms
         self.before = None if before is None else key_of(before)
         self.carried = carried
-        self.at = self.row = self.held = self.gap = 0
+        self.at = self.spent = self.taken = self.row = self.held = self.gap = 0
+
+    def put(self, at: int) -> None:
+        """Note where the account's slot is."""
+        self.at, self.spent, self.taken = at, at + SPENT, at + TAKEN
 
 
-Wanted: TypeAlias = tuple[AccountPlace, int, int, int, int]
-"""An amount to hold in an account: what is held, by how much the request can cost more than that (its gap), the limit
-without what was carried over, and the overdraft: the most that all gaps in flight may come to, unless nothing else is
-in flight. Tuples, since a request makes eight of them."""
+class AccountGroup:
+    """Accounts in which amounts are held together.
 
-Used: TypeAlias = tuple[Sequence[Wanted], Sequence[int]]
-"""Amounts that were held, and what was spent in each of their accounts."""
+    Args:
+        places: the accounts, each once.
+        limits: the most that may be spent and held in each, without what was carried over.
+        overdrafts: the most that all gaps in flight may come to in each, unless nothing else is in flight. A gap is by
+            how much a request can cost more than what is held for it.
+    """
+
+    __slots__ = ("generation", "has_carried", "limits", "overdrafts", "places")
+
+    def __init__(self, places: Sequence[AccountPlace], limits: Sequence[int], overdrafts: Sequence[int]) -> None:
+        self.places = tuple(places)
+        self.limits = tuple(limits)
+        self.overdrafts = tuple(overdrafts)
+        self.has_carried = any(place.carried is not None for place in places)
+        self.generation = _UNKNOWN
+
+
+Used: TypeAlias = tuple[AccountGroup, Sequence[int], Sequence[int] | None, Sequence[int]]
+"""What was held in each account of a group, the gaps, and what was spent in each."""
 
 
 class Full(NamedTuple):
@@ -92,12 +115,12 @@ class BudgetAccounts:
     """
 
     def __init__(self, memory: HostMemory, owner: str, clock_ms: Callable[[], int]) -> None:
-        self._memory = memory
         self._words: Any = memory.words
         self._owner = key_of(owner)
         self._clock_ms = clock_ms
         self._slots = BudgetSlots(memory.words)
-        self._lock = BudgetLock(memory, None, self._repair)
+        self._lock = HostLock(memory, BUDGETS, self._repair)
+        self._try_lock, self._release = self._lock.try_lock, self._lock.release
         self._first_row = 0
         self._rows: dict[int, AccountPlace] = {}
         """Rows in use, in the order of their last use, if there are many."""
@@ -106,95 +129,132 @@ class BudgetAccounts:
         with suppress(NoRoom):  # it may be gone when a budget needs it
             self._join()
 
-    def hold(self, wanted: Sequence[Wanted]) -> Full | bool:
-        """Hold all of these amounts, or none. Returns True if they are held, and False if the accounts are locked.
+    def hold(self, group: AccountGroup, needs: Sequence[int], gaps: Sequence[int] | None = None) -> Full | bool:
+        """Hold these amounts in the accounts of a group, or none. Returns True if held, False if they are locked.
 
         Raises:
             NoRoom: the memory has no room for one of the accounts.
         """
-        if not self._enter():
+        if not self._first_row and not self._join():
             return False
-        words = self._words
+        code = self._try_lock()
+        if code and not self._lock.resolve(code):
+            return False
         try:
-            for number, (place, held, gap, limit, overdraft) in enumerate(wanted):
-                at = place.at
-                if words[at] != place.low:
-                    at = self._locate(place, wanted)
-                most = limit if place.carried is None else limit + words[at + CARRIED]
-                spent, in_flight = words[at + SPENT], words[at + HELD]
-                if spent + in_flight + held > most or (
-                    gap and in_flight and words[at + GAP] + gap > overdraft  # one at a time
-                ):
-                    return Full(number, spent + held > most, most, spent, in_flight)
-            words[DIRTY] = 1
-            for place, held, gap, _, _ in wanted:
-                at, row = place.at, place.row
-                place.held = own = place.held + held
-                words[row + ROW_HELD] = own
-                words[at + HELD] += held
-                if gap:
-                    place.gap = own = place.gap + gap
-                    words[row + ROW_GAP] = own
-                    words[at + GAP] += gap
-            words[DIRTY] = 0
-            return True
+            words = self._words
+            if self._late:
+                self._catch_up()
+            if words[GENERATION] != group.generation:
+                self._locate(group)
+            limits = self._limits(group) if group.has_carried else group.limits
+            for place, need, limit in zip(group.places, needs, limits, strict=True):
+                at = place.taken
+                taken = words[at] + need
+                if taken > limit:
+                    return self._undo(group, needs, None, place, limit)
+                place.held = own = place.held + need
+                words[place.row] = own
+                words[at] = taken
+            return True if gaps is None else self._hold_gaps(group, needs, gaps)
         finally:
-            self._lock.release()
+            self._release()
 
     def settle(self, used: Sequence[Used]) -> None:
         """Release amounts, and count what was spent. Must not wait."""
-        if not self._enter():
+        code = self._try_lock()
+        if code and not self._lock.resolve(code):
             self._late += used
             return
         try:
-            self._settle(used)
+            if self._late:
+                self._catch_up()
+            for each in used:
+                self._settle(*each)
         finally:
-            self._lock.release()
+            self._release()
 
     def amounts(self, place: AccountPlace) -> tuple[int, int, int]:
         """Return what an account has spent, what is held in it, and what was carried over. Takes no lock."""
         words, at = self._words, place.at
         if not at or words[at] != place.low:
             return 0, 0, 0
-        carried = words[at + CARRIED]
-        return words[at + SPENT], words[at + HELD], max(0, carried)
+        carried, spent = words[at + CARRIED], words[place.spent]
+        return spent, max(0, words[place.taken] - spent), max(0, carried)
+
+    def taken(self, place: AccountPlace) -> int:
+        """Return what an account has spent and what is held in it, of which nothing is held any more if it is old."""
+        words, at = self._words, place.at
+        taken: int = words[place.taken] if at and words[at] == place.low else 0
+        return taken
 
     def close(self) -> None:
         """Carry out what is late. The place is freed once the journal of this process is in the database."""
-        if self._late and self._enter():
-            self._lock.release()
+        if self._late and self._lock.acquire():
+            try:
+                self._catch_up()
+            finally:
+                self._release()
 
-    def _settle(self, used: Sequence[Used]) -> None:
+    def _hold_gaps(self, group: AccountGroup, needs: Sequence[int], gaps: Sequence[int]) -> Full | bool:
+        """Hold the gaps of a request whose amounts are held; both or none. Requests beyond go one at a time."""
         words = self._words
-        for wanted, spent in used:
-            for row, amount in zip(wanted, spent, strict=True):
-                if amount:
-                    at = row[0].at if row[1] else self._slot(row[0])  # another account may have got it meanwhile
-                    if at is not None:
-                        words[at + SPENT] += amount
-        words[DIRTY] = 1
-        for wanted, _ in used:
-            for place, held, gap, _, _ in wanted:
-                if held:
-                    place.held = own = place.held - held
-                    words[place.row + ROW_HELD] = own
-                    words[place.at + HELD] -= held
+        for place, need, gap, overdraft in zip(group.places, needs, gaps, group.overdrafts, strict=True):
+            if gap:
+                at = place.at + GAP
+                all_gaps = words[at] + gap
+                if all_gaps > overdraft and words[place.taken] - words[place.spent] > need:
+                    limits = self._limits(group)
+                    return self._undo(group, needs, gaps, place, limits[group.places.index(place)])
+                place.gap = own = place.gap + gap
+                words[place.row + ROW_GAP] = own
+                words[at] = all_gaps
+        return True
+
+    def _undo(
+        self, group: AccountGroup, needs: Sequence[int], gaps: Sequence[int] | None, full: AccountPlace, limit: int
+    ) -> Full:
+        """Release what was held in a group up to an account that is full. Returns what is in that account."""
+        number = group.places.index(full)
+        held = number if gaps is None else len(group.places)
+        done = [*needs[:held], *[0] * (len(needs) - held)]
+        done_gaps = None if gaps is None else [*gaps[:number], *[0] * (len(gaps) - number)]
+        self._settle(group, done, done_gaps, [0] * len(needs))
+        spent, taken = self._words[full.spent], self._words[full.taken]
+        return Full(number, spent + needs[number] > limit, limit, spent, taken - spent)
+
+    def _settle(
+        self, group: AccountGroup, needs: Sequence[int], gaps: Sequence[int] | None, spent: Sequence[int]
+    ) -> None:
+        words = self._words
+        if words[GENERATION] != group.generation:
+            self._find_again(group)
+        for place, held, cost in zip(group.places, needs, spent, strict=True):
+            if held:
+                words[place.spent] += cost
+                place.held = own = place.held - held
+                words[place.row] = own
+                words[place.taken] += cost - held
+            elif cost:
+                words[place.taken] += cost
+                words[place.spent] += cost
+        if gaps is not None:
+            for place, gap in zip(group.places, gaps, strict=True):
                 if gap:
                     place.gap = own = place.gap - gap
                     words[place.row + ROW_GAP] = own
                     words[place.at + GAP] -= gap
-        words[DIRTY] = 0
 
-    def _enter(self) -> bool:
-        """Take the lock, and carry out what is late."""
-        if not self._first_row and not self._join():
-            return False
-        if not self._lock.acquire():
-            return False
-        if self._late:
-            late, self._late = self._late, []
-            self._settle(late)
-        return True
+    def _catch_up(self) -> None:
+        late, self._late = self._late, []
+        for each in late:
+            self._settle(*each)
+
+    def _limits(self, group: AccountGroup) -> list[int]:
+        words = self._words
+        return [
+            limit if place.carried is None else limit + words[place.at + CARRIED]
+            for place, limit in zip(group.places, group.limits, strict=True)
+        ]
 
     def _join(self) -> bool:
         """Take a place among the holders.
@@ -210,30 +270,45 @@ class BudgetAccounts:
             number = find_place(self._words, self._owner)
             if number is None:
                 number = claim_place(self._words, self._owner)
-            self._lock.elect()
         finally:
-            self._lock.release()
+            self._release()
         if number is None:
             raise NoRoom
-        self._lock = BudgetLock(self._memory, number, self._repair)
         self._used_at = HOLDERS_AT + number * HOLDER_SIZE + ROWS_USED
         self._first_row = HOLDERS_AT + number * HOLDER_SIZE + HOLDER_WORDS
         return True
 
-    def _locate(self, place: AccountPlace, wanted: Sequence[Wanted]) -> int:
-        """Find or make the account's slot, and a row of this process for it; those of `wanted` stay.
+    def _locate(self, group: AccountGroup) -> None:
+        """Find or make the slots of a group's accounts, and rows of this process for them.
 
         Raises:
-            NoRoom: there is no room for it.
+            NoRoom: there is no room for one of them.
         """
-        at = self._slot(place, {row[0].at for row in wanted})
-        if at is None:
-            raise NoRoom
-        if not place.row:
-            place.row = self._row(wanted)
-            self._rows[place.row] = place
-        place.at = self._words[place.row + ROW_ACCOUNT] = at
-        return at
+        words, kept = self._words, {place.at for place in group.places}
+        rows = {place.row for place in group.places}
+        for place in group.places:
+            if words[place.at] != place.low or not place.row:
+                at = self._slot(place, kept)
+                if at is None:
+                    raise NoRoom
+                if not place.row:
+                    place.row = self._row(rows)
+                    self._rows[place.row] = place
+                    rows.add(place.row)
+                place.put(at)
+                kept.add(at)
+                words[place.row + ROW_ACCOUNT] = at
+        group.generation = words[GENERATION]
+
+    def _find_again(self, group: AccountGroup) -> None:
+        """Find the accounts of a group, some of which may have lost the slots in which nothing was held for them."""
+        words, kept = self._words, {place.at for place in group.places}
+        for place in group.places:
+            if words[place.at] != place.low:
+                at = self._slot(place, kept)
+                place.put(NOWHERE if at is None else at)  # what it spent is in the database all the same
+                kept.add(place.at)
+        group.generation = _UNKNOWN
 
     def _slot(self, place: AccountPlace, kept: Collection[int] = ()) -> int | None:
         """Find or make the account's slot, but not in the place of `kept` ones; None if there is no room for it."""
@@ -249,7 +324,7 @@ class BudgetAccounts:
         self._words[at + CARRIED] = carried  # made before its budget carried anything over
         return at
 
-    def _row(self, wanted: Sequence[Wanted]) -> int:
+    def _row(self, kept: Iterable[int]) -> int:
         """Return a row for another account.
 
         Raises:
@@ -263,18 +338,19 @@ class BudgetAccounts:
             self._words[row + ROW_HELD] = self._words[row + ROW_GAP] = 0
             self._words[self._used_at] = used + 1
             return row
-        self._free_rows({row[0].row for row in wanted})
+        self._free_rows(kept)
         if not self._unused:
             raise NoRoom
         return self._unused.pop()
 
-    def _free_rows(self, kept: set[int]) -> None:
+    def _free_rows(self, kept: Iterable[int]) -> None:
         """Take the rows of accounts in which nothing is held, but those that are `kept`."""
         for row, place in list(self._rows.items()):
             if not place.held and not place.gap and row not in kept:
                 place.row = place.at = 0  # no account is at 0, so that it is located again
                 del self._rows[row]
                 self._unused.append(row)
+        self._words[GENERATION] += 1  # all groups look for their accounts again
 
     def _repair(self) -> None:
         recompute_sums(self._words)

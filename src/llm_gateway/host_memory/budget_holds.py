@@ -7,17 +7,28 @@ rows; they can be computed again after a process was killed between two stores.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-from llm_gateway.host_memory import HOLD_ROW_WORDS, HOLD_ROWS, HOLDER_WORDS, HOLDERS, HOLDERS_AT
-from llm_gateway.host_memory.budget_slots import GAP, HELD
+from llm_gateway.host_memory import (
+    BUDGETS_AT,
+    BUDGETS_HEADER_WORDS,
+    HOLD_ROW_WORDS,
+    HOLD_ROWS,
+    HOLDER_WORDS,
+    HOLDERS,
+    HOLDERS_AT,
+)
+from llm_gateway.host_memory.budget_slots import GAP, SPENT, TAKEN
 from llm_gateway.host_memory.slots import Key
 
-OWNER, OWNER_HIGH, PID, ROWS_USED = range(4)
-"""Words of a place: the digest of its journal's name, its process, and the number of rows that were ever used."""
-ROW_ACCOUNT, ROW_HELD, ROW_GAP = range(3)
-"""Words of a row: its account's slot, and what is held there."""
+LOADED = BUDGETS_AT
+"""Word of the header: 1 once the balances of the database are here."""
+NOWHERE = BUDGETS_AT + BUDGETS_HEADER_WORDS // 2
+"""Where an account without a slot counts: nobody reads it."""
+OWNER, OWNER_HIGH, ROWS_USED = range(3)
+"""Words of a place: the digest of its journal's name, and the number of rows that were ever used."""
+ROW_HELD, ROW_GAP, ROW_ACCOUNT = range(3)
+"""Words of a row: what is held, by how much it can be exceeded, and the account's slot."""
 HOLDER_SIZE = HOLDER_WORDS + HOLD_ROWS * HOLD_ROW_WORDS
 
 
@@ -35,7 +46,6 @@ def claim_place(words: Any, owner: Key) -> int | None:
     for number in range(HOLDERS):
         at = HOLDERS_AT + number * HOLDER_SIZE
         if not words[at + OWNER]:
-            words[at + PID] = os.getpid()
             words[at + OWNER_HIGH] = owner.high
             words[at + OWNER] = owner.low
             return number
@@ -49,27 +59,27 @@ def owners(words: Any) -> list[Key]:
 
 
 def clear_rows(words: Any, number: int) -> None:
-    """Release all that is held at a place, and free the place. Needs the lock, with `DIRTY` set around it."""
+    """Release all that is held at a place, and free the place. Needs the lock."""
     place = HOLDERS_AT + number * HOLDER_SIZE
     for row in _rows(words, place):
         account, held, gap = words[row + ROW_ACCOUNT], words[row + ROW_HELD], words[row + ROW_GAP]
         if held or gap:
             words[row + ROW_HELD] = words[row + ROW_GAP] = 0
-            words[account + HELD] -= held
+            words[account + TAKEN] -= held
             words[account + GAP] -= gap
     words[place + ROWS_USED] = 0
     words[place + OWNER] = 0
 
 
 def recompute_sums(words: Any) -> None:
-    """Compute what is held in each account in which any worker has a row. Needs the lock."""
+    """Compute the sums of each account in which any worker has a row. Needs the lock."""
     sums: dict[int, tuple[int, int]] = {}
     for number in range(HOLDERS):
         for row in _rows(words, HOLDERS_AT + number * HOLDER_SIZE):
             held, gap = sums.get(words[row + ROW_ACCOUNT], (0, 0))
             sums[words[row + ROW_ACCOUNT]] = held + words[row + ROW_HELD], gap + words[row + ROW_GAP]
     for account, (held, gap) in sums.items():
-        words[account + HELD] = held
+        words[account + TAKEN] = words[account + SPENT] + held
         words[account + GAP] = gap
 
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from llm_gateway.host_memory import ACCOUNT_TABLES, ACCOUNT_WORDS, ACCOUNTS_AT, FIRST_ACCOUNTS
+from llm_gateway.host_memory import ACCOUNT_TABLES, ACCOUNT_WORDS, ACCOUNTS_AT, BUDGETS_AT, FIRST_ACCOUNTS
 from llm_gateway.host_memory.slots import FREED, KEY_HIGH, KEY_LOW, NEVER, Key
 
-SPENT, HELD, GAP, UNTIL, CARRIED = range(2, 7)
-"""Words of a slot. `HELD`: for requests in flight, over all holders; `GAP`: by how much these can exceed it. `UNTIL`:
-the time (milliseconds UTC) until which it is needed. `CARRIED`: what the period before left for this one, or
-`NOT_CARRIED`."""
+SPENT, TAKEN, GAP, UNTIL, CARRIED = range(2, 7)
+"""Words of a slot. `TAKEN`: what was spent, and what is held for requests in flight, over all holders; `GAP`: by how
+much these can exceed what is held for them. `UNTIL`: the time (milliseconds UTC) until which it is needed. `CARRIED`:
+what the period before left for this one, or `NOT_CARRIED`."""
 NOT_CARRIED = -1
+GENERATION = BUDGETS_AT + 1
+"""Word of the budgets' header: a counter of the times that a slot or a row was given to another account."""
 PROBES = 16
 
 
@@ -64,8 +66,10 @@ class BudgetSlots:
                 at = start + ((key.low >> 1) + probe) % count * ACCOUNT_WORDS
                 if words[at] in (NEVER, FREED) or (at not in kept and self._is_idle(at, now_ms)):
                     if words[at] != NEVER:
+                        words[GENERATION] += 1
                         words[at + KEY_LOW] = FREED
-                    for word, value in ((SPENT, spent), (HELD, 0), (GAP, 0), (UNTIL, until_ms), (CARRIED, carried)):
+                    made = (SPENT, spent), (TAKEN, spent), (GAP, 0), (UNTIL, until_ms), (CARRIED, carried)
+                    for word, value in made:
                         words[at + word] = value
                     words[at + KEY_HIGH] = key.high
                     words[at + KEY_LOW] = key.low
@@ -74,6 +78,6 @@ class BudgetSlots:
 
     def _is_idle(self, at: int, now_ms: int) -> bool:
         words = self._words
-        if words[at + HELD]:
+        if words[at + TAKEN] != words[at + SPENT]:
             return False
         return words[at + UNTIL] <= now_ms or (not words[at + SPENT] and words[at + CARRIED] == NOT_CARRIED)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llm_gateway.host_memory import KEY_WORDS, KEYS, KEYS_AT, WORKERS, HostMemory
-from llm_gateway.host_memory.lock import HostLock
+from llm_gateway.host_memory.lock import LIMITS, HostLock
 from llm_gateway.host_memory.slots import NEVER, Slots, key_of
 from llm_gateway.host_memory.workers import WorkerPlace
 
@@ -31,7 +31,7 @@ class KeyCounts:
         self._words: Any = memory.words
         self._place = place
         self._own = COUNTS + place.id % WORKERS
-        self._lock = HostLock(memory.descriptor)
+        self._lock = HostLock(memory, LIMITS)
         self._slots = Slots(memory.words, KEYS_AT, count=KEYS, size=KEY_WORDS, probes=PROBES)
         for at in self._slots.used():  # an earlier worker with this number may have been killed
             if self._words[at + self._own]:

@@ -85,6 +85,14 @@ class Limiter(Protocol):
         """
         ...
 
+    def take_now(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision | None:
+        """Reserve as `take` does, but without waiting; None if the backend cannot tell at once.
+
+        Raises:
+            Overloaded: there is no room for another window.
+        """
+        ...
+
     def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
         """Correct the reservation to the `tokens` that were used. Must not wait.
 

@@ -35,6 +35,10 @@ class MemoryLimiter:
         `exceeds` is True if waiting cannot help: `tokens` is above `tpm`, or `rpm` is 0. Otherwise `retry_after_s` is
         the time until the request fits if no other comes; it is above 0.
         """
+        return self.take_now(provider_id, rpm, tpm, tokens, model)
+
+    def take_now(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision:
+        """Reserve as `take` does."""
         if tokens > tpm or rpm < 1:
             return _EXCEEDS
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long

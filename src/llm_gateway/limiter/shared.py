@@ -18,7 +18,7 @@ from typing import Any
 from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
 from llm_gateway.errors import Overloaded
 from llm_gateway.host_memory import DIRTY, PROVIDERS, WORKERS, HostMemory
-from llm_gateway.host_memory.lock import HostLock
+from llm_gateway.host_memory.lock import LIMITS, HostLock
 from llm_gateway.limiter.base import NOBODY, Before, Decision, Reservation
 from llm_gateway.limiter.shared_window import (
     PROVIDER_WINDOWS,
@@ -65,7 +65,8 @@ class SharedLimiter:
         self._table = table
         self._most = MOST_WINDOWS
         self._words: Any = memory.words
-        self._lock = HostLock(memory.descriptor)
+        self._lock = HostLock(memory, LIMITS)
+        self._try_lock, self._release = self._lock.try_lock, self._lock.release
         self._number = number
         self._clock = clock
         self._now = clock()
@@ -85,11 +86,27 @@ class SharedLimiter:
         Raises:
             Overloaded: another process held the lock for 250 ms, or the memory has no room for another window.
         """
+        decision = self.take_now(provider_id, rpm, tpm, tokens, model)
+        if decision is not None:
+            return decision
+        await self._enter_later()
+        return self._take(provider_id, rpm, tpm, tokens if tokens > 0 else 0, model)  # noqa: FURB136
+
+    def take_now(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision | None:
+        """Reserve as `take` does, unless another process holds the lock: then return None.
+
+        Raises:
+            Overloaded: the memory has no room for another window.
+        """
         if tokens > tpm or rpm < 1:
             return _EXCEEDS
-        tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
-        if not self._enter():
-            await self._enter_later()
+        code = self._try_lock()
+        if (code or self._late or self._words[DIRTY]) and not self._entered(code):
+            return None
+        return self._take(provider_id, rpm, tpm, tokens if tokens > 0 else 0, model)  # noqa: FURB136
+
+    def _take(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str) -> Decision:
+        """Reserve a request if it fits. Needs the lock, and gives it back."""
         try:
             window = self._window(provider_id)
             now, use, account = self._now, window.use(model), window.account()
@@ -256,13 +273,16 @@ class SharedLimiter:
 
     def _enter(self) -> bool:
         """Take the lock, and put right what a killed holder left behind. Returns False if it is held."""
-        if not self._lock.acquire():
+        return self._entered(self._try_lock())
+
+    def _entered(self, code: int) -> bool:
+        if code and not self._lock.resolve(code):
             return False
         if self._words[DIRTY] or self._late:
             try:
                 self._catch_up()
             except BaseException:  # edge: nobody else would give the lock back
-                self._lock.release()
+                self._release()
                 raise
         return True
 
@@ -275,7 +295,7 @@ class SharedLimiter:
 
     def _leave(self) -> None:
         """Give the lock back, and tell the watchers of providers that have room now."""
-        self._lock.release()
+        self._release()
         if self._freed:
             freed, self._freed = self._freed, []
             for provider_id in freed:

@@ -126,7 +126,7 @@ class Gateway:
         try:
             served = await self._failover.run(request, plan, record)
             route_taken = _route_taken(plan, record, served.provider)
-            accounts = () if self._budgets is None else self._budgets.accounts_of(record)
+            accounts = None if self._budgets is None else self._budgets.accounts_of(record)
             answer = await self._recorder.settle_success(record, served, route_taken)
         except BaseException as error:  # edge: waiting requests must be woken by any end, cancellation included
             self._caching.abandon(lookup, error)
@@ -134,7 +134,7 @@ class Gateway:
         # Only now: an answer whose record could not be made durable must not be served from the cache.
         await self._caching.keep(lookup, served)
         answer.window = self._window(plan, answer.provider)
-        if accounts and self._budgets is not None:
+        if accounts is not None and self._budgets is not None:
             answer.budget = self._budgets.headers(accounts)
         return answer
 
@@ -142,8 +142,8 @@ class Gateway:
         """Run step 3 until content begins; the relay that is returned runs steps 4 and 5 at its end."""
         opened = await self._failover.open(request, plan, record)
         route_taken = _route_taken(plan, record, opened.provider)
-        accounts = () if self._budgets is None else self._budgets.accounts_of(record)
-        budget = self._budgets.headers(accounts) if accounts and self._budgets is not None else []
+        accounts = None if self._budgets is None else self._budgets.accounts_of(record)
+        budget = [] if self._budgets is None else self._budgets.headers(accounts)
         settled = partial(self._settle, lookup, record, route_taken)
         if isinstance(opened, Success):
             answer = await settled(opened)
@@ -172,7 +172,9 @@ class Gateway:
         """
         plan = restrict_plan(plan, request, rights)
         if rights.limits and self._key_limits is not None:
-            await self._key_limits.admit(request, rights.limits)
+            waiting = self._key_limits.admit(request, rights.limits)
+            if waiting is not None:
+                await waiting
         return plan
 
     def _window(self, plan: Plan | None, provider: str | None) -> WindowState | None:

@@ -20,6 +20,7 @@ from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.caching import Caching
+from tests.shared_budgets.holding import hold
 from tests.worker.pipeline.fakes import TIMEOUT, Step, World, answer, provider, refusal, request, snapshot
 
 NOW_MS = 1_700_000_000_000
@@ -72,7 +73,7 @@ class Scene:
         assert budgets is not None
         rules = {rule.budget.id: rule for rule in budgets.rules}
         places = [AccountPlace(rules[ref.budget_id].account_name(ref), 2**60) for ref in named]
-        assert self.accounts.hold([(place, 0, 0, NO_LIMIT, NO_LIMIT) for place in places]) is True
+        assert hold(self.accounts, [(place, 0, 0, NO_LIMIT, NO_LIMIT) for place in places]) is True
         return [self.accounts.amounts(place)[:2] for place in places]
 
 
@@ -258,11 +259,11 @@ async def test_without_memory_only_hard_budgets_refuse() -> None:
     world.budgets.change(BudgetTable([budget(mode="soft")]))
     asked, one = request(), Candidate.of(provider(), "m1")
     made = world.recorder.new_attempt(asked, one, 1)
-    assert await world.budgets.hold(asked, one, made, world.open(asked)) is None
+    assert world.budgets.hold(asked, one, made, world.open(asked)) is True
     assert [ref.budget_id for ref in made.accounts] == ["b"], "the database counts all the same"
     world.budgets.change(BudgetTable([budget()]))
-    error = await world.budgets.hold(asked, one, made, world.open(asked))
-    assert (error and error.status, "restart the gateway" in str(error)) == (503, True)
+    error = world.budgets.hold(asked, one, made, world.open(asked))
+    assert (isinstance(error, GatewayError) and error.status, "restart the gateway" in str(error)) == (503, True)
 
 
 async def test_identical_requests_do_not_share_the_refusal_of_a_budget(memory: HostMemory) -> None:

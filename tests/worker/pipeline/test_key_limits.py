@@ -26,30 +26,30 @@ def ended(request_id: str, tokens: int = 0) -> UsageRecord:
 async def test_a_request_counts_for_the_key_and_its_parents_or_for_none() -> None:
     limits = KeyLimits(MemoryLimiter(lambda: 100.0))
     own, parent = KeyLimit("own", rpm=5), KeyLimit("parent", rpm=2, max_parallel=2)
-    await limits.admit(request(id="1"), (own, parent))
-    await limits.admit(request(id="2"), (own, parent))
+    limits.admit(request(id="1"), (own, parent))
+    limits.admit(request(id="2"), (own, parent))
     with pytest.raises(RateLimited, match="maximum of 2 requests at once"):
-        await limits.admit(request(id="3"), (own, parent))
+        limits.admit(request(id="3"), (own, parent))
     limits.release(ended("1"))
     with pytest.raises(RateLimited, match="limit of 2 requests in 60 seconds") as refused:
-        await limits.admit(request(id="3"), (own, parent))
+        limits.admit(request(id="3"), (own, parent))
     assert refused.value.retry_after_s is not None
     for number in range(3):  # those that were refused count for neither
-        await limits.admit(request(id=f"own {number}"), (own,))
+        limits.admit(request(id=f"own {number}"), (own,))
     with pytest.raises(RateLimited):
-        await limits.admit(request(id="last"), (own,))
+        limits.admit(request(id="last"), (own,))
 
 
 async def test_tokens_are_reserved_and_corrected_to_those_used() -> None:
     limits = KeyLimits(MemoryLimiter(lambda: 100.0))
     limit = (KeyLimit("own", tpm=1_000),)
-    await limits.admit(request(id="1", max_tokens=900), limit)
+    limits.admit(request(id="1", max_tokens=900), limit)
     with pytest.raises(RateLimited, match="1000 tokens"):
-        await limits.admit(request(id="2", max_tokens=900), limit)
+        limits.admit(request(id="2", max_tokens=900), limit)
     limits.release(ended("1", tokens=10))
-    await limits.admit(request(id="2", max_tokens=900), limit)
+    limits.admit(request(id="2", max_tokens=900), limit)
     with pytest.raises(RequestExceedsLimit, match="more than the 1000"):
-        await limits.admit(request(id="3", max_tokens=2_000), limit)
+        limits.admit(request(id="3", max_tokens=2_000), limit)
 
 
 def test_workers_share_the_count_of_requests_at_once_and_a_dead_one_holds_none() -> None:

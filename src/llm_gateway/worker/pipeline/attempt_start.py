@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.usage import AttemptRecord
+from llm_gateway.errors import GatewayError
 from llm_gateway.worker.pipeline.budgets import Budgets
 from llm_gateway.worker.pipeline.routing_state import RoutingState
 from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
@@ -23,9 +24,11 @@ async def begin_attempt(
     if budgets is None or budgets.table is None:
         await recorder.write_intent(state.record, attempt)
         return attempt
-    error = await budgets.hold(state.request, candidate, attempt, state.record)
-    if error is not None:
-        state.note_budget(error, candidate)
+    came = budgets.hold(state.request, candidate, attempt, state.record)
+    if came is False:
+        came = await budgets.hold_later(state.request, candidate, attempt, state.record)
+    if isinstance(came, GatewayError):
+        state.note_budget(came, candidate)
         return None
     try:
         await recorder.write_intent(state.record, attempt)

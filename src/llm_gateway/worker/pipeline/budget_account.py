@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from fractions import Fraction
 from functools import partial
+from operator import itemgetter
 from typing import TypeAlias
 
 import msgspec
@@ -12,11 +14,13 @@ import msgspec
 from llm_gateway.domain.budget import AccountRef, Budget
 from llm_gateway.domain.budget_period import FAR_MS
 from llm_gateway.domain.budget_table import BudgetRule, needed_until_ms
-from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace
+from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountGroup, AccountPlace
 
 Amount: TypeAlias = int
 """What is held in an account: the index of one of five amounts."""
 EXPECTED_NANOS, BOUND_NANOS, EXPECTED_TOKENS, BOUND_TOKENS, REQUESTS = range(5)
+Amounts: TypeAlias = tuple[int, int, int, int, int]
+_EXPECTED, _BOUNDS = {EXPECTED_NANOS, EXPECTED_TOKENS}, {BOUND_NANOS, BOUND_TOKENS}
 _AMOUNTS: dict[tuple[str, str], Amount] = {
     ("usd", "expected"): EXPECTED_NANOS,
     ("usd", "bound"): BOUND_NANOS,
@@ -28,14 +32,15 @@ _AMOUNTS: dict[tuple[str, str], Amount] = {
 
 
 class Account:
-    """An account of one period: its budget, its name in records, and its place in the memory."""
+    """An account of one period: its budget, its name in records and in headers, and its place in the memory."""
 
-    __slots__ = ("__weakref__", "end_ms", "place", "ref", "resets_at", "rule")
+    __slots__ = ("__weakref__", "end_ms", "place", "ref", "resets_at", "rule", "shown_name")
 
     def __init__(self, rule: BudgetRule, ref: AccountRef, end_ms: int) -> None:
         self.rule = rule
         self.ref = ref
         self.end_ms = end_ms
+        self.shown_name = ""
         self.resets_at = reset_text(rule, end_ms)
         before = None
         if rule.budget.carry and ref.period_start_ms > _made_ms(rule.budget.id):
@@ -57,9 +62,9 @@ class Matched(msgspec.Struct, frozen=True, eq=False):
 
     Attributes:
         refs: the list by which attempts name the accounts.
-        rows: the place of each account in the memory, what is held there (`Amount`), its limit and its overdraft; those
-            of budgets that refuse nothing are `NO_LIMIT`.
-        kinds: the `Amount` of each account.
+        group: the accounts in the memory, with their limits; those of budgets that refuse nothing are `NO_LIMIT`.
+        kinds: what is held in each account (`Amount`); `pick` returns these from all amounts.
+        shown: the accounts that headers of answers name, with their limits.
         is_hard: whether any of the budgets refuses requests; `has_bound` and `has_expected`, whether any holds that.
         rejects_unpriced: a budget that takes no model without a known price, None if all do.
     """
@@ -67,8 +72,10 @@ class Matched(msgspec.Struct, frozen=True, eq=False):
     accounts: tuple[Account, ...]
     refs: list[AccountRef]
     until_ms: int
-    rows: tuple[tuple[AccountPlace, Amount, int, int], ...]
+    group: AccountGroup
     kinds: tuple[Amount, ...]
+    pick: Callable[[Amounts], tuple[int, ...]]
+    shown: tuple[tuple[Account, int], ...]
     is_hard: bool
     has_bound: bool
     has_expected: bool
@@ -82,22 +89,32 @@ def match_of(accounts: tuple[Account, ...], now_ms: int) -> Matched:
     ends += [budget.override_until_ms for budget in budgets if budget.override_until_ms > now_ms]
     hard = [budget for budget in budgets if budget.mode == "hard"]
     rejects = [budget for budget in hard if budget.unit == "usd" and budget.unpriced == "reject"]
+    limits = [account.limit(now_ms) for account in accounts]
+    kinds = tuple(_AMOUNTS[budget.unit, budget.hold] for budget in budgets)
     return Matched(
         accounts=accounts,
         refs=[account.ref for account in accounts],
         until_ms=min(ends, default=NO_LIMIT),
-        rows=tuple(
-            (account.place, _AMOUNTS[budget.unit, budget.hold], account.limit(now_ms), budget.overdraft)
-            if budget.mode == "hard"
-            else (account.place, _AMOUNTS[budget.unit, budget.hold], NO_LIMIT, NO_LIMIT)
-            for account, budget in zip(accounts, budgets, strict=True)
+        group=AccountGroup(
+            [account.place for account in accounts],
+            [limit if each.mode == "hard" else NO_LIMIT for limit, each in zip(limits, budgets, strict=True)],
+            [each.overdraft if each.mode == "hard" else NO_LIMIT for each in budgets],
         ),
-        kinds=tuple(_AMOUNTS[budget.unit, budget.hold] for budget in budgets),
+        kinds=kinds,
+        pick=_picker(kinds),
+        shown=tuple(each for each in zip(accounts, limits, strict=True) if each[0].rule.budget.mode != "observe"),
         is_hard=bool(hard),
-        has_bound=any(budget.hold == "bound" for budget in budgets),
-        has_expected=any(budget.hold == "expected" for budget in budgets),
+        has_bound=not _BOUNDS.isdisjoint(kinds),
+        has_expected=not _EXPECTED.isdisjoint(kinds),
         rejects_unpriced=rejects[0] if rejects else None,
     )
+
+
+def _picker(kinds: tuple[Amount, ...]) -> Callable[[Amounts], tuple[int, ...]]:
+    if len(kinds) == 1:
+        [kind] = kinds
+        return lambda amounts: (amounts[kind],)
+    return itemgetter(*kinds) if kinds else lambda _amounts: ()
 
 
 def reset_text(rule: BudgetRule, end_ms: int) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from llm_gateway.domain.request import Request
-from llm_gateway.domain.usage import AttemptRecord, Usage, cost
+from llm_gateway.domain.usage import AttemptRecord, dearest_cost, plain_cost
 from llm_gateway.worker.pipeline.output_samples import OutputSamples
 
 Cost: TypeAlias = tuple[int, int]
@@ -18,17 +18,13 @@ def largest_cost(request: Request, attempt: AttemptRecord) -> Cost:
     A token has at least one byte, and input that a provider puts into its cache can be dearer. `input_length` counts a
     picture as 6,000 characters, which is more tokens than any vendor bills for one.
     """
-    output, price = attempt.usage.output_tokens, attempt.price
-    inputs = max(request.input_length, attempt.usage.input_tokens)
+    usage, price = attempt.usage, attempt.price
+    output, known = usage.output_tokens, usage.input_tokens
+    inputs = request.input_length if request.input_length > known else known  # noqa: FURB136 - faster
     if price is None:
         return 0, inputs + output
-    nanos = max(attempt.cost_nanos, cost(price, Usage(input_tokens=inputs, output_tokens=output)))
-    for hours in (0, inputs) if price.cache_write or price.cache_write_1h else ():
-        written = Usage(
-            input_tokens=inputs, output_tokens=output, cache_write_tokens=inputs, cache_write_1h_tokens=hours
-        )
-        nanos = max(nanos, cost(price, written))
-    return nanos, inputs + output
+    nanos, least = dearest_cost(price, inputs, output), attempt.cost_nanos
+    return least if least > nanos else nanos, inputs + output  # noqa: FURB136 - as above
 
 
 def expected_cost(request: Request, attempt: AttemptRecord, samples: OutputSamples) -> Cost | None:
@@ -41,5 +37,5 @@ def expected_cost(request: Request, attempt: AttemptRecord, samples: OutputSampl
     if output is None or output >= usage.output_tokens:
         return None
     inputs, price = usage.input_tokens, attempt.price
-    nanos = 0 if price is None else cost(price, Usage(input_tokens=inputs, output_tokens=output))
-    return min(nanos, attempt.cost_nanos), inputs + output
+    nanos, most = 0 if price is None else plain_cost(price, inputs, output), attempt.cost_nanos
+    return most if most < nanos else nanos, inputs + output  # noqa: FURB136 - min() takes five times as long

@@ -25,11 +25,6 @@ class Amounts(NamedTuple):
     spent: int
     held: int
 
-    @property
-    def left(self) -> int:
-        """What is neither spent nor held, at least 0."""
-        return max(0, self.limit - self.spent - self.held)
-
 
 def amount_text(amount: int, unit: Unit | str) -> str:
     """Return an amount as people read it: dollars with two decimals, amounts of less than a dollar with six."""
@@ -83,19 +78,20 @@ def _scope(budget: Budget, ref: AccountRef) -> str:
     return "all" if budget.per is None else f"{budget.per} {shown(ref.value, MOST_CHARACTERS)!r}"
 
 
-def budget_header(account: Account, amounts: Amounts) -> tuple[bytes, bytes]:
+def budget_header(account: Account, left: int) -> tuple[bytes, bytes]:
     """Return the header that tells the client of a success what is left of its budget."""
     budget = account.rule.budget
-    remaining = amount_text(amounts.left, budget.unit)
-    value = f"{header_name(budget)}; remaining={remaining}; resets={account.resets_at or 'never'}"
+    if not account.shown_name:
+        account.shown_name = header_name(budget)
+    value = f"{account.shown_name}; remaining={amount_text(left, budget.unit)}; resets={account.resets_at or 'never'}"
     return b"x-gateway-budget", value.encode()
 
 
-def warning_header(account: Account, amounts: Amounts) -> tuple[bytes, bytes]:
+def warning_header(account: Account, limit: int, taken: int) -> tuple[bytes, bytes]:
     """Return the header that tells the client of a success that a `soft` budget is exceeded."""
     budget = account.rule.budget
-    spent, limit = amount_text(amounts.spent + amounts.held, budget.unit), amount_text(amounts.limit, budget.unit)
-    return b"x-gateway-budget-warning", f"{header_name(budget)}; spent={spent}; limit={limit}".encode()
+    spent, most = amount_text(taken, budget.unit), amount_text(limit, budget.unit)
+    return b"x-gateway-budget-warning", f"{header_name(budget)}; spent={spent}; limit={most}".encode()
 
 
 def header_name(budget: Budget) -> str:

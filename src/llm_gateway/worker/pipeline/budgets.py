@@ -26,17 +26,12 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from llm_gateway.domain.budget import AccountRef, Budget
-from llm_gateway.domain.budget_table import BudgetTable, Values
+from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.errors import GatewayError, Overloaded, RequestNotAllowed
-from llm_gateway.host_memory.budget_accounts import (
-    BudgetAccounts,
-    Full,
-    NoRoom,
-    Wanted,
-)
+from llm_gateway.host_memory.budget_accounts import BudgetAccounts, Full, NoRoom
 from llm_gateway.worker.pipeline.budget_account import REQUESTS, Account, Matched, match_of
 from llm_gateway.worker.pipeline.budget_amounts import expected_cost, largest_cost
 from llm_gateway.worker.pipeline.budget_texts import (
@@ -63,7 +58,8 @@ class AttemptHold(msgspec.Struct, eq=False):
 
     attempt: AttemptRecord
     matched: Matched
-    wanted: list[Wanted]
+    needs: Sequence[int]
+    gaps: Sequence[int] | None
     is_first: bool
 
 
@@ -89,50 +85,70 @@ class Budgets:
         self._retry_after = retry_after
         self._samples = OutputSamples()
         self._held: dict[str, list[AttemptHold]] = {}
-        self._matched: dict[Values, Matched] = {}
+        self._matched: dict[object, dict[bytes, Matched]] = {}
+        """Accounts by the fields of a request, then by the candidate."""
+        self._remembered = 0
         self._known: WeakValueDictionary[tuple[str, AccountRef], Account] = WeakValueDictionary()
         self._refusals: dict[str, tuple[float, int]] = {}
 
     def change(self, table: BudgetTable | None) -> None:
         """Use the budgets of another snapshot. What is held stays where it is."""
+        self._matched.clear()  # a provider may have another name
         if table is not self.table:
             self.table = table
-            self._matched.clear()
             self._known.clear()
 
-    async def hold(
+    def hold(
         self, request: Request, candidate: Candidate, attempt: AttemptRecord, record: UsageRecord
-    ) -> GatewayError | None:
-        """Hold what an attempt can cost, and name its accounts in it. Returns the error if there is no room for it."""
+    ) -> GatewayError | bool:
+        """Hold what an attempt can cost, and name its accounts in it.
+
+        Returns True if it may be sent, else why not; False if the accounts are locked: see `hold_later`.
+        """
         matched = self.matching(request, candidate, attempt.started_ms)
         if matched is None:
-            return None
+            return True
         if attempt.price is None and matched.rejects_unpriced is not None:
             return _unpriced(matched.rejects_unpriced, attempt)
-        earlier = self._held.get(record.id)
+        needs, gaps = self._amounts(request, attempt, matched)
+        earlier, accounts = self._held.get(record.id), self._accounts
         if earlier is not None:
             self._keep_billed(earlier)
-        amounts = self._amounts(request, attempt, matched)
-        wanted: list[Wanted] = [
-            (place, *amounts[amount], limit, overdraft) for place, amount, limit, overdraft in matched.rows
-        ]
-        if earlier is not None:
-            wanted = _without_counted(wanted, matched, earlier)
-        accounts = self._accounts
+            needs = _without_counted(needs, matched, earlier)
         try:
-            came = False if accounts is None else accounts.hold(wanted)
-            if came is False and accounts is not None:
-                came = await self._hold_later(accounts, wanted)
+            came = None if accounts is None else accounts.hold(matched.group, needs, gaps)
         except NoRoom:
             came = None
         if came is True:
-            self._held.setdefault(record.id, []).append(AttemptHold(attempt, matched, wanted, earlier is None))
-        elif isinstance(came, Full):
-            return self._refused(matched.accounts[came.number], came, wanted[came.number][1])
+            hold = AttemptHold(attempt, matched, needs, gaps, earlier is None)
+            if earlier is None:
+                self._held[record.id] = [hold]
+            else:
+                earlier.append(hold)
+        elif came is False:
+            return False
+        elif came is not None:
+            return self._refused(matched.accounts[came.number], came, needs[came.number])
         elif matched.is_hard:
-            return _without_memory() if accounts is None else _locked() if came is False else _without_room()
+            return _without_memory() if accounts is None else _without_room()
         attempt.accounts = matched.refs
-        return None
+        return True
+
+    async def hold_later(
+        self, request: Request, candidate: Candidate, attempt: AttemptRecord, record: UsageRecord
+    ) -> GatewayError | bool:
+        """Hold as soon as the accounts are not locked any more. Returns True if it may be sent, else why not."""
+        deadline = self._clock() + LONGEST_WAIT_S
+        while self._clock() < deadline:
+            await asyncio.sleep(STEP_S)
+            came = self.hold(request, candidate, attempt, record)
+            if came is not False:
+                return came
+        matched = self.matching(request, candidate, attempt.started_ms)
+        if matched is not None and matched.is_hard:
+            return _locked()
+        attempt.accounts = [] if matched is None else matched.refs
+        return True
 
     def give_back(self, record: UsageRecord, attempt: AttemptRecord) -> None:
         """Release what the last attempt of a record holds, which was not even journalled."""
@@ -141,14 +157,14 @@ class Budgets:
             last = holds.pop()
             if not holds:
                 del self._held[record.id]
-            self._accounts.settle([(last.wanted, [0] * len(last.wanted))])
+            self._accounts.settle([(last.matched.group, last.needs, last.gaps, [0] * len(last.needs))])
 
     def charge(self, record: UsageRecord) -> None:
         """Count what the attempts of a record have cost, and release what they hold."""
         holds = self._held.pop(record.id, None)
         if holds is None or self._accounts is None:
             return
-        self._accounts.settle([(hold.wanted, _spent(hold)) for hold in holds])
+        self._accounts.settle([(hold.matched.group, hold.needs, hold.gaps, _spent(hold)) for hold in holds])
         last = holds[-1].attempt
         if record.outcome == "ok" and holds[-1].matched.has_expected and not last.usage_estimated:
             self._samples.add(record.key, last.model, last.usage.output_tokens)
@@ -179,43 +195,45 @@ class Budgets:
             count=count + 1,
         )
 
-    def accounts_of(self, record: UsageRecord) -> tuple[Account, ...]:
+    def accounts_of(self, record: UsageRecord) -> Matched | None:
         """Return the accounts of a record's last attempt, until it is charged."""
         holds = self._held.get(record.id)
-        return () if holds is None else holds[-1].matched.accounts
+        return None if holds is None else holds[-1].matched
 
-    def headers(self, accounts: Sequence[Account]) -> list[tuple[bytes, bytes]]:
+    def headers(self, matched: Matched | None) -> list[tuple[bytes, bytes]]:
         """Return the headers of a success: of the account that has the least left, and of exceeded `soft` ones."""
-        if self._accounts is None:
+        accounts = self._accounts
+        if matched is None or accounts is None:
             return []
-        headers: list[tuple[bytes, bytes]] = []
-        least, shown = 2.0, None
-        now_ms = time.time_ns() // 1_000_000
-        for account in accounts:
-            if account.rule.budget.mode == "observe":
-                continue
-            spent, held, carried = self._accounts.amounts(account.place)
-            amounts = Amounts(account.limit(now_ms) + carried, spent, held)
-            if account.rule.budget.mode == "soft" and spent + held > amounts.limit:
-                headers.append(warning_header(account, amounts))
-            share = amounts.left / amounts.limit if amounts.limit else 0.0
+        warnings: list[tuple[bytes, bytes]] = []
+        least, shown, left_there = 2.0, None, 0
+        for account, limit in matched.shown:
+            place = account.place
+            if place.carried is not None:
+                limit += accounts.amounts(place)[2]  # noqa: PLW2901 - the limit of this period
+            left = limit - accounts.taken(place)
+            if left < 0:
+                if account.rule.budget.mode == "soft":
+                    warnings.append(warning_header(account, limit, limit - left))
+                left = 0
+            share = left / limit if limit else 0.0
             if share < least:
-                least, shown = share, (account, amounts)
-        return headers if shown is None else [budget_header(*shown), *headers]
+                least, shown, left_there = share, account, left
+        return warnings if shown is None else [budget_header(shown, left_there), *warnings]
 
     def matching(self, request: Request, candidate: Candidate, now_ms: int) -> Matched | None:
         """Return the accounts of a request at a candidate now; None if no budget matches."""
         table = self.table
         if table is None:
             return None
-        values = table.values(request, candidate.provider.name, candidate.model)
-        matched = self._matched.get(values)
+        of_models = self._matched.get(table.fields(request))
+        matched = None if of_models is None else of_models.get(candidate.cache_part if table.uses_model else b"")
         if matched is None or matched.until_ms <= now_ms:
-            matched = self._match(table, values, now_ms)
+            matched = self._match(table, request, candidate, now_ms)
         return matched if matched.accounts else None
 
-    def _match(self, table: BudgetTable, values: Values, now_ms: int) -> Matched:
-        accounts = []
+    def _match(self, table: BudgetTable, request: Request, candidate: Candidate, now_ms: int) -> Matched:
+        accounts, values = [], table.values(request, candidate.provider.name, candidate.model)
         for rule in table.matching(values):
             start_ms, end_ms = rule.period_at(now_ms)
             ref = AccountRef(rule.budget.id, rule.value(values), start_ms)
@@ -223,19 +241,14 @@ class Budgets:
             if account is None:
                 account = self._known[rule.name, ref] = Account(rule, ref, end_ms)
             accounts.append(account)
-        if len(self._matched) >= MOST_REMEMBERED:
+        self._remembered += 1
+        if self._remembered > MOST_REMEMBERED:
+            self._remembered = 0
             self._matched.clear()
-        matched = self._matched[values] = match_of(tuple(accounts), now_ms)
+        matched = match_of(tuple(accounts), now_ms)
+        of_models = self._matched.setdefault(table.fields(request), {})
+        of_models[candidate.cache_part if table.uses_model else b""] = matched
         return matched
-
-    async def _hold_later(self, accounts: BudgetAccounts, wanted: list[Wanted]) -> Full | bool:
-        deadline = self._clock() + LONGEST_WAIT_S
-        while self._clock() < deadline:
-            await asyncio.sleep(STEP_S)
-            came = accounts.hold(wanted)
-            if came is not False:
-                return came
-        return False
 
     def _refused(self, account: Account, full: Full, needed: int) -> GatewayError:
         retry_after_s = None if full.is_used_up else self._retry_after(FIRST_RETRY_S, LAST_RETRY_S)
@@ -244,53 +257,47 @@ class Budgets:
     def _keep_billed(self, holds: list[AttemptHold]) -> None:
         """Lower what the earlier attempts of a request hold to what they may have been billed."""
         for hold in holds:
-            spent, before = _spent(hold), hold.wanted
-            hold.wanted = [(row[0], cost, 0, row[3], row[4]) for row, cost in zip(before, spent, strict=True)]
+            spent, before, gaps = _spent(hold), hold.needs, hold.gaps
+            hold.needs, hold.gaps = spent, None
             if self._accounts is not None:
-                lower = [(row[0], row[1] - cost, row[2], 0, 0) for row, cost in zip(before, spent, strict=True)]
-                self._accounts.settle([(lower, [0] * len(lower))])
+                lower = [need - cost for need, cost in zip(before, spent, strict=True)]
+                self._accounts.settle([(hold.matched.group, lower, gaps, [0] * len(lower))])
 
-    def _amounts(self, request: Request, attempt: AttemptRecord, matched: Matched) -> tuple[tuple[int, int], ...]:
-        """Return each `Amount` that the accounts hold, and by how much the attempt can exceed it."""
+    def _amounts(
+        self, request: Request, attempt: AttemptRecord, matched: Matched
+    ) -> tuple[Sequence[int], Sequence[int] | None]:
+        """Return what to hold in each account, and by how much the attempt can exceed it; None: in none."""
         nanos, usage = attempt.cost_nanos, attempt.usage
         tokens = usage.input_tokens + usage.output_tokens
-        expected = expected_cost(request, attempt, self._samples) if matched.has_expected else None
         most_nanos, most_tokens = largest_cost(request, attempt) if matched.has_bound else (0, 0)
-        if expected is None:
-            return (nanos, 0), (most_nanos, 0), (tokens, 0), (most_tokens, 0), (1, 0)
-        likely_nanos, likely_tokens = expected
-        return (
-            (likely_nanos, nanos - likely_nanos),
-            (most_nanos, 0),
-            (likely_tokens, tokens - likely_tokens),
-            (most_tokens, 0),
-            (1, 0),
-        )
+        if matched.has_expected:
+            expected = expected_cost(request, attempt, self._samples)
+            if expected is not None:
+                likely_nanos, likely_tokens = expected
+                return (
+                    matched.pick((likely_nanos, most_nanos, likely_tokens, most_tokens, 1)),
+                    matched.pick((nanos - likely_nanos, 0, tokens - likely_tokens, 0, 0)),
+                )
+        return matched.pick((nanos, most_nanos, tokens, most_tokens, 1)), None
 
 
-def _spent(hold: AttemptHold) -> list[int]:
+def _spent(hold: AttemptHold) -> Sequence[int]:
     """Return what an attempt has cost in each of its accounts, or may have cost while that is not known."""
-    attempt = hold.attempt
+    attempt, matched = hold.attempt, hold.matched
     nanos, usage = attempt.cost_nanos, attempt.usage
     tokens = usage.input_tokens + usage.output_tokens
-    spent = nanos, nanos, tokens, tokens, 1
+    spent = matched.pick((nanos, nanos, tokens, tokens, 1))
     if hold.is_first:
-        return [spent[kind] for kind in hold.matched.kinds]
-    return [
-        wanted[1] if kind == REQUESTS else spent[kind]
-        for wanted, kind in zip(hold.wanted, hold.matched.kinds, strict=True)
-    ]
+        return spent  # nearly always
+    each = zip(hold.needs, spent, matched.kinds, strict=True)
+    return [need if kind == REQUESTS else cost for need, cost, kind in each]
 
 
-def _without_counted(wanted: list[Wanted], matched: Matched, earlier: list[AttemptHold]) -> list[Wanted]:
+def _without_counted(needs: Sequence[int], matched: Matched, earlier: list[AttemptHold]) -> list[int]:
     """Return the amounts without the request itself where an earlier attempt of it was counted."""
     counted = {account.ref for hold in earlier for account in hold.matched.accounts}
-    return [
-        (place, 0 if row[1] == REQUESTS and account.ref in counted else held, gap, limit, overdraft)
-        for (place, held, gap, limit, overdraft), row, account in zip(
-            wanted, matched.rows, matched.accounts, strict=True
-        )
-    ]
+    each = zip(needs, matched.kinds, matched.accounts, strict=True)
+    return [0 if kind == REQUESTS and account.ref in counted else need for need, kind, account in each]
 
 
 def _unpriced(budget: Budget, attempt: AttemptRecord) -> RequestNotAllowed:

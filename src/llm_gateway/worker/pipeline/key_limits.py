@@ -9,26 +9,29 @@ it is answered by a provider or from the cache; of its tokens only those count t
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Awaitable, Sequence
 
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.service_key import KeyLimit
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.errors import Overloaded, RateLimited, RequestExceedsLimit
+from llm_gateway.errors import GatewayError, Overloaded, RateLimited, RequestExceedsLimit
 from llm_gateway.host_memory.key_counts import KeyCounts
-from llm_gateway.limiter.base import Limiter, Reservation
+from llm_gateway.limiter.base import Decision, Limiter, Reservation
 
 NO_LIMIT = 2**53
 BUSY_RETRY_S = 1.0
 """Seconds after which a request is worth another try that found too many others of its key in flight."""
 
 
-class _Held(msgspec.Struct):
+class _Held:
     """Places of a request among the requests at once of its keys, and its reservations."""
 
-    running: list[str] = []
-    shared: list[int] = []
-    reservations: list[Reservation] = []
+    __slots__ = ("reservations", "running", "shared")
+
+    def __init__(self) -> None:
+        self.running: list[str] | None = None
+        self.shared: list[int] | None = None
+        self.reservations: list[Reservation] = []
 
 
 class KeyLimits:
@@ -43,8 +46,10 @@ class KeyLimits:
         self._running: dict[str, int] = {}
         self._held: dict[str, _Held] = {}
 
-    async def admit(self, request: Request, limits: tuple[KeyLimit, ...]) -> None:
+    def admit(self, request: Request, limits: tuple[KeyLimit, ...]) -> Awaitable[None] | None:
         """Count a request against all of these limits, or against none, until `release`.
+
+        Returns what to wait for, if the limiter cannot tell at once.
 
         Raises:
             RateLimited: one of them is full.
@@ -57,20 +62,29 @@ class KeyLimits:
             for limit in limits:
                 if limit.max_parallel is not None:
                     self._enter(limit.key_id, limit.max_parallel, held)
-            for limit in limits:
-                if limit.rpm is not None or limit.tpm is not None:
-                    await self._reserve(limit, tokens, held)
-        except BaseException:  # edge: a request that is cancelled while it waits holds nothing either
-            del self._held[request.id]
-            self._give_back(held)
+            for number, limit in enumerate(limits):
+                if limit.rpm is None and limit.tpm is None:
+                    continue
+                rpm = NO_LIMIT if limit.rpm is None else limit.rpm
+                tpm = NO_LIMIT if limit.tpm is None else limit.tpm
+                decision = self._limiter.take_now(limit.key_id, rpm, tpm, tokens)
+                if decision is None:
+                    return self._reserve_later(request, limits[number:], held, tokens)
+                if decision.reservation is None:
+                    raise _refusal(limit, decision, tokens)
+                held.reservations.append(decision.reservation)
+        except BaseException:  # edge: a request that one limit refuses holds nothing of the others
+            self._give_back(request, held)
             raise
+        return None
 
     def release(self, record: UsageRecord) -> None:
         """Correct what a request holds to the tokens of its record; one that holds nothing is ignored."""
         held = self._held.pop(record.id, None)
         if held is None:
             return
-        self._leave(held)
+        if held.shared is not None or held.running is not None:
+            self._leave(held)
         used = record.usage.input_tokens + record.usage.output_tokens
         for reservation in held.reservations:
             self._limiter.settle(reservation, tokens=used)
@@ -85,11 +99,11 @@ class KeyLimits:
                     retry_after_s=BUSY_RETRY_S,
                 )
             if place:
-                held.shared.append(place)
+                held.shared = [*(held.shared or ()), place]
                 return
         elif (count := self._running.get(key_id, 0)) < most:
             self._running[key_id] = count + 1
-            held.running.append(key_id)
+            held.running = [*(held.running or ()), key_id]
             return
         raise RateLimited(
             f"This key serves its maximum of {most} requests at once: try again when one has ended.",
@@ -97,36 +111,46 @@ class KeyLimits:
         )
 
     def _leave(self, held: _Held) -> None:
-        for place in held.shared:
+        for place in held.shared or ():
             if self._counts is not None:
                 self._counts.leave(place)
-        for key_id in held.running:
+        for key_id in held.running or ():
             count = self._running[key_id] - 1
             if count:
                 self._running[key_id] = count
             else:
                 del self._running[key_id]
 
-    async def _reserve(self, limit: KeyLimit, tokens: int, held: _Held) -> None:
-        rpm = NO_LIMIT if limit.rpm is None else limit.rpm
-        tpm = NO_LIMIT if limit.tpm is None else limit.tpm
-        decision = await self._limiter.take(limit.key_id, rpm, tpm, tokens)
-        if decision.reservation is not None:
-            held.reservations.append(decision.reservation)
-        elif decision.exceeds:
-            raise RequestExceedsLimit(
-                f"The request can use {tokens} tokens, more than the {tpm} that its key may use in 60 seconds: lower "
-                "its limit of output tokens, or shorten it."
-            )
-        else:
-            shown = [f"{limit.rpm} requests"] if limit.rpm is not None else []
-            shown += [f"{limit.tpm} tokens"] if limit.tpm is not None else []
-            raise RateLimited(
-                f"This key is at its limit of {' and '.join(shown)} in 60 seconds: try again later.",
-                retry_after_s=decision.retry_after_s,
-            )
+    async def _reserve_later(self, request: Request, limits: Sequence[KeyLimit], held: _Held, tokens: int) -> None:
+        try:
+            for limit in limits:
+                if limit.rpm is not None or limit.tpm is not None:
+                    rpm = NO_LIMIT if limit.rpm is None else limit.rpm
+                    tpm = NO_LIMIT if limit.tpm is None else limit.tpm
+                    decision = await self._limiter.take(limit.key_id, rpm, tpm, tokens)
+                    if decision.reservation is None:
+                        raise _refusal(limit, decision, tokens)
+                    held.reservations.append(decision.reservation)
+        except BaseException:  # edge: a request that is cancelled while it waits holds nothing either
+            self._give_back(request, held)
+            raise
 
-    def _give_back(self, held: _Held) -> None:
+    def _give_back(self, request: Request, held: _Held) -> None:
+        del self._held[request.id]
         self._leave(held)
         for reservation in held.reservations:
             self._limiter.settle(reservation, tokens=0, sent=False)
+
+
+def _refusal(limit: KeyLimit, decision: Decision, tokens: int) -> GatewayError:
+    if decision.exceeds:
+        return RequestExceedsLimit(
+            f"The request can use {tokens} tokens, more than the {limit.tpm} that its key may use in 60 seconds: lower "
+            "its limit of output tokens, or shorten it."
+        )
+    shown = [f"{limit.rpm} requests"] if limit.rpm is not None else []
+    shown += [f"{limit.tpm} tokens"] if limit.tpm is not None else []
+    return RateLimited(
+        f"This key is at its limit of {' and '.join(shown)} in 60 seconds: try again later.",
+        retry_after_s=decision.retry_after_s,
+    )

@@ -32,22 +32,26 @@ class OutputSamples:
     def expected(self, key: str, model: str) -> int | None:
         """Return the output that 95 % of the last answers did not exceed; None with too few of them."""
         series = self._series.get((key, model))
-        return None if series is None else series.percentile()
+        return None if series is None else series.expected
 
 
 class _Series:
-    __slots__ = ("_by_age", "_by_size")
+    __slots__ = ("_by_age", "_by_size", "expected")
 
     def __init__(self) -> None:
         self._by_age: deque[int] = deque()
         self._by_size: list[int] = []
+        self.expected: int | None = None
 
     def add(self, tokens: int) -> None:
-        self._by_age.append(tokens)
-        insort(self._by_size, tokens)
-        if len(self._by_age) > SAMPLES:
-            del self._by_size[bisect_left(self._by_size, self._by_age.popleft())]
-
-    def percentile(self) -> int | None:
-        count = len(self._by_size)
-        return None if count < FEWEST else self._by_size[-(-count * PERCENT // 100) - 1]
+        by_age, by_size = self._by_age, self._by_size
+        by_age.append(tokens)
+        if len(by_age) > SAMPLES:
+            oldest = by_age.popleft()
+            if oldest == tokens:
+                return
+            del by_size[bisect_left(by_size, oldest)]
+        insort(by_size, tokens)
+        count = len(by_size)
+        if count >= FEWEST:
+            self.expected = by_size[-(-count * PERCENT // 100) - 1]

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from llm_gateway.host_memory import CLAIMS, STATE_WORDS, STATES, STATES_AT, WORD, HostMemory
-from llm_gateway.host_memory.lock import HostLock
+from llm_gateway.host_memory.lock import LIMITS, HostLock
 from llm_gateway.host_memory.slots import FREED, NEVER, Key, Slots, key_of
 from llm_gateway.host_memory.workers import WorkerPlace
 
@@ -90,7 +90,7 @@ class HostStates:
         self.words: Any = memory.words
         self.place = place
         self._floats: Any = memory.floats
-        self._lock = HostLock(memory.descriptor)
+        self._lock = HostLock(memory, LIMITS)
         self._slots = Slots(memory.words, STATES_AT, count=STATES, size=STATE_WORDS, probes=PROBES)
         self._clock = clock
         self._late: list[Callable[[], None]] = []
