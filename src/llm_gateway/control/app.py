@@ -37,6 +37,7 @@ from llm_gateway.control.management.prices import prices_router
 from llm_gateway.control.management.probe import Probe
 from llm_gateway.control.management.provider_rules import ProviderRules
 from llm_gateway.control.management.providers import providers_router
+from llm_gateway.control.management.recent_usage import RecentUsage
 from llm_gateway.control.management.records import records_router
 from llm_gateway.control.management.router import Router
 from llm_gateway.control.management.spend_limits import spend_limits_router
@@ -276,7 +277,7 @@ class Control:
             configuration_router(Declaration(stores.database, declared, self._reload_after_apply)),
             *self._budget_routers(reports, up_to_date),
             audit_router(stores.audit, workers.failed_authentications),
-            usage_router(stores.usage, up_to_date),
+            usage_router(RecentUsage(stores.usage, reports), up_to_date, own),
             records_router(search, up_to_date, own, stores.budgets),
             export_router(search, up_to_date, own),
             breakdown_router(reports, up_to_date, own),

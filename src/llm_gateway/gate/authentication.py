@@ -35,10 +35,14 @@ UI_PATH = "/ui"
 UI_PREFIX = "/ui/"
 CONFIGURATION_PATH = "/api/v1/configuration"
 AUDIT_PATH = "/api/v1/audit"
-OWN_PATHS = frozenset(f"/api/v1/usage/{report}" for report in ("breakdown", "series", "records", "export"))
+OWN_REPORTS = (
+    *("breakdown", "series", "records", "export"),
+    *("summary", "by-provider", "by-service", "by-customer"),
+)
+OWN_PATHS = frozenset(f"/api/v1/usage/{report}" for report in OWN_REPORTS)
 OWN_RECORD = "/api/v1/usage/records/"
 """Paths that a key with the scope `own` may get: they show only what the key and its team did."""
-WITH_OWN = "With 'own' it may get GET /api/v1/me and /api/v1/usage/breakdown, series, records and export."
+WITH_OWN = "With 'own' it may get GET /api/v1/me and the reports below /api/v1/usage/, which show its own usage."
 TWO_KEYS = "The request carries two different keys: send one."
 
 _CREDENTIALS = frozenset({b"x-service-key"}.union(*(each.credential_headers for each in PROTOCOLS.values())))

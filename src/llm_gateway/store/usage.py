@@ -163,7 +163,7 @@ class UsageStore:
     def summary(self, days: int, now_ms: int) -> Totals:
         """Return the totals of all requests in the period."""
         with self._database.read() as connection:
-            sums = self._rollups.sums(connection, SERVICE, _period(days, now_ms), COUNTERS)
+            sums = self._rollups.sums(connection, SERVICE, recent_period(days, now_ms), COUNTERS)
             return Totals(*tuple(connection.execute(sa.select(*SUMS.values()).select_from(sums)).one()))
 
     def by_provider(self, days: int, now_ms: int) -> list[NamedTotals]:
@@ -188,7 +188,7 @@ class UsageStore:
         limit: int | None = None,
     ) -> list[tuple[Any, ...]]:
         with self._database.read() as connection:
-            sums = self._rollups.sums(connection, dimension, _period(days, now_ms), counters)
+            sums = self._rollups.sums(connection, dimension, recent_period(days, now_ms), counters)
             query = (
                 sa.select(sums.c.name, *(SUMS[counter] for counter in counters))
                 .group_by(sums.c.name)
@@ -274,7 +274,7 @@ def time_of(record_id: str) -> int:
     return int(record_id[:8] + record_id[9:13], 16)
 
 
-def _period(days: int, now_ms: int) -> tuple[int, int]:
+def recent_period(days: int, now_ms: int) -> tuple[int, int]:
     """Return (start, end) of a report's period in milliseconds UTC, the end excluded."""
     return now_ms // HOUR_MS * HOUR_MS - days * DAY_MS, (now_ms // DAY_MS + 1) * DAY_MS
 

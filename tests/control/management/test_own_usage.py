@@ -12,7 +12,9 @@ import pytest
 from llm_gateway.control.management.breakdown import breakdown_router, series_router
 from llm_gateway.control.management.export import export_router
 from llm_gateway.control.management.own_usage import OwnUsage
+from llm_gateway.control.management.recent_usage import RecentUsage
 from llm_gateway.control.management.records import records_router
+from llm_gateway.control.management.usage import usage_router
 from llm_gateway.error_format.paths import MANAGEMENT_PATHS
 from llm_gateway.gate.authentication import OPEN_PATHS, OWN_PATHS, Keyring
 from llm_gateway.gate.request_context import Caller
@@ -24,7 +26,7 @@ from llm_gateway.store.usage_reports import UsageReports
 from tests.application.driver import Client, assert_problem
 from tests.control.management.reports_api import client_behind, copied
 from tests.rows import each_row
-from tests.store.histories import NOW_MS, record
+from tests.store.histories import NOW_MS, attempt, record
 
 MINE, MATE, OTHER = (f"01890a5d-ac96-774b-bcce-b302099a805{number}" for number in (1, 2, 3))
 CORE, ELSEWHERE = (f"01890a5d-ac96-774b-bcce-b302099a806{number}" for number in (1, 2))
@@ -45,7 +47,9 @@ class OneCaller(Keyring):
 
 
 def keyed(user_id: str, key_id: str | None, team_id: str | None, key_name: str = "k") -> Any:
-    return record(NOW_MS, user_id=user_id, key_id=key_id, team_id=team_id, key_name=key_name, client_request_id="same")
+    bought: dict[str, Any] = {"attempts": [attempt(cost_nanos=7)], "provider": "p", "model": "m", "cost_nanos": 7}
+    owner = {"user_id": user_id, "key_id": key_id, "team_id": team_id, "key_name": key_name}
+    return record(NOW_MS, client_request_id="same", **owner, **bought)
 
 
 RECORDS = {
@@ -74,6 +78,7 @@ def client(database: Database, caller: Caller, team: str | None) -> Client:
         export_router(search, lambda: NOW_MS, own),
         breakdown_router(reports, lambda: NOW_MS, own),
         series_router(reports, lambda: NOW_MS, own),
+        usage_router(RecentUsage(UsageStore(database), reports), lambda: NOW_MS, own),
     )
     return client_behind(OneCaller(caller), routers)
 
@@ -105,6 +110,8 @@ REPORTS: dict[str, Callable[[Client, str], Any]] = {
     "series": seen_in_series,
     "export": seen_in_export,
 }
+RECENT = ("summary", "by-provider", "by-service", "by-customer")
+"""Reports of the last days, which have no filters."""
 OWN = frozenset({"call", "own"})
 IN_TEAM, ALONE, OF_ENVIRONMENT = Caller("k", OWN, MINE), Caller("k", OWN, MINE), Caller("env-key", OWN)
 
@@ -132,7 +139,7 @@ IN_TEAM, ALONE, OF_ENVIRONMENT = Caller("k", OWN, MINE), Caller("k", OWN, MINE),
 async def test_every_report_shows_only_the_keys_and_its_teams_usage(
     database: Database, caller: Caller, team: str | None, query: str, seen: Seen | None
 ) -> None:
-    assert {f"{USAGE}/{name}" for name in REPORTS} == OWN_PATHS
+    assert {f"{USAGE}/{name}" for name in (*REPORTS, *RECENT)} == OWN_PATHS
     api = client(database, caller, team)
     for name, report in REPORTS.items():
         if seen is None:
@@ -141,6 +148,32 @@ async def test_every_report_shows_only_the_keys_and_its_teams_usage(
             assert team is None or f"its team (team={team})" in problem["detail"]
         else:
             assert await report(api, query) == seen, name
+
+
+@each_row(
+    ("caller", "team", "customers"),
+    [
+        (IN_TEAM, CORE, ["mate", "mine"]),
+        (ALONE, None, ["mine", "mine-before"]),
+        (OF_ENVIRONMENT, None, ["env"]),
+        (Caller("reader", frozenset({"read", "own"}), MINE), CORE, sorted(RECORDS)),
+    ],
+)
+async def test_the_reports_of_the_last_days_show_the_team_or_the_key(
+    database: Database, caller: Caller, team: str | None, customers: Seen
+) -> None:
+    api = client(database, caller, team)
+    summary, providers, services, seen = [(await api.call("GET", f"{USAGE}/{name}?days=3")).json for name in RECENT]
+    assert sorted(row["user_id"] for row in seen) == customers
+    assert summary["total_requests"] == len(customers)
+    for rows in (providers, services, seen):
+        assert sum(row["request_count"] for row in rows) == len(customers)
+        assert sum(row["total_cost_usd"] for row in rows) == pytest.approx(summary["total_cost_usd"])
+    month = await api.call("GET", f"{USAGE}/by-customer")
+    if "read" in caller.scopes:
+        assert len(month.json) == len(customers)
+    else:
+        assert "ask with days=6" in assert_problem(month, 422, "validation_error")["detail"]
 
 
 async def test_a_single_record_of_others_is_not_there(database: Database) -> None:
@@ -161,6 +194,6 @@ async def test_all_other_paths_of_management_are_refused(database: Database) -> 
     for path in refused:
         detail = assert_problem(await api.call("GET", path), 403, "forbidden")["detail"]
         assert "This key lacks the scope" in detail, path
-    problem = assert_problem(await api.call("GET", f"{USAGE}/summary"), 403, "forbidden")
-    assert "With 'own' it may get GET /api/v1/me and /api/v1/usage/breakdown" in problem["detail"]
+    problem = assert_problem(await api.call("GET", "/api/v1/prices"), 403, "forbidden")
+    assert "With 'own' it may get GET /api/v1/me and the reports below /api/v1/usage/" in problem["detail"]
     assert_problem(await api.call("DELETE", f"{USAGE}/records"), 403, "forbidden")

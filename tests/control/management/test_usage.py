@@ -10,13 +10,16 @@ import pytest
 
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.freshness import up_to_date_by
+from llm_gateway.control.management.recent_usage import RecentUsage
 from llm_gateway.control.management.router import Router
 from llm_gateway.control.management.usage import usage_router
 from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore
+from llm_gateway.store.usage_reports import UsageReports
 from tests.application.driver import DEV_KEY, READS_ONLY, Client, assert_problem, ignore
+from tests.control.management.reports_api import NO_TEAMS
 from tests.control.management.test_providers import PATH as PROVIDERS
 from tests.control.management.test_providers import created
 from tests.rows import each_row
@@ -236,7 +239,10 @@ def reports(database: Database, flushed: bool) -> Client:
         return flushed
 
     management = build_management(
-        [Router(), usage_router(UsageStore(database), up_to_date_by(flush))],
+        [
+            Router(),
+            usage_router(RecentUsage(UsageStore(database), UsageReports(database)), up_to_date_by(flush), NO_TEAMS),
+        ],
         lambda *_, **__: None,
         InFlight(10, 10_000_000),
     )

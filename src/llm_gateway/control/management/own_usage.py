@@ -43,6 +43,10 @@ class OwnUsage:
         of_team = "" if team is None else f" and those of its team (team={team})"
         raise Forbidden(REFUSED.format(key=key, of_team=of_team))
 
+    def of_all(self, request: Request) -> dict[str, str] | None:
+        """Return the filter of a report that has none: None for a key that sees all, else of its team or itself."""
+        return self.filters(request, {}) or None
+
     def alternatives(self, request: Request) -> list[dict[str, str]]:
         """Return filters of which a single record must meet one."""
         caller = _caller(request)

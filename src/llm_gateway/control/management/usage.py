@@ -7,13 +7,15 @@ from typing import Annotated, Any
 
 from fastapi import Query
 from pydantic import BaseModel, BeforeValidator
+from starlette.requests import Request
 
 from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.management.freshness import UpToDate
+from llm_gateway.control.management.own_usage import OwnUsage
+from llm_gateway.control.management.recent_usage import RecentUsage
 from llm_gateway.control.management.router import Router
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.store.rollups import Totals
-from llm_gateway.store.usage import UsageStore
 
 _DIGITS = re.compile(r"[0-9]{1,9}")
 
@@ -85,27 +87,30 @@ class CustomerUsage(BaseModel):
     total_cost_usd: float
 
 
-def usage_router(store: UsageStore, up_to_date: UpToDate) -> Router:
+def usage_router(usage: RecentUsage, up_to_date: UpToDate, own: OwnUsage) -> Router:
     """Build the endpoints of the reports. Lists are sorted by cost, then by requests, highest first."""
     router = Router("/api/v1/usage", "usage")
 
     @router.get("/summary", responses=problems(422))
-    def usage_summary(days: Days = 30) -> UsageSummary:
-        return _summary(days, store.summary(days, up_to_date()))
+    def usage_summary(request: Request, days: Days = 30) -> UsageSummary:
+        return _summary(days, usage.summary(days, up_to_date(), own.of_all(request)))
 
     @router.get("/by-provider", responses=problems(422))
-    def usage_by_provider(days: Days = 30) -> list[ProviderUsage]:
-        return [_of_provider(row.name, row.totals) for row in store.by_provider(days, up_to_date())]
+    def usage_by_provider(request: Request, days: Days = 30) -> list[ProviderUsage]:
+        return [
+            _of_provider(row.name, row.totals) for row in usage.by_provider(days, up_to_date(), own.of_all(request))
+        ]
 
     @router.get("/by-service", responses=problems(422))
-    def usage_by_service(days: Days = 30) -> list[ServiceUsage]:
-        return [_of_service(row.name, row.totals) for row in store.by_service(days, up_to_date())]
+    def usage_by_service(request: Request, days: Days = 30) -> list[ServiceUsage]:
+        rows = usage.by_service(days, up_to_date(), own.of_all(request))
+        return [_of_service(row.name, row.totals) for row in rows]
 
     @router.get("/by-customer", responses=problems(422))
-    def usage_by_customer(days: Days = 30, limit: Limit = 50) -> list[CustomerUsage]:
+    def usage_by_customer(request: Request, days: Days = 30, limit: Limit = 50) -> list[CustomerUsage]:
         return [
             CustomerUsage(user_id=row.name, request_count=row.requests, total_cost_usd=row.cost_nanos / NANOS_PER_USD)
-            for row in store.by_customer(days, up_to_date(), limit)
+            for row in usage.by_customer(days, up_to_date(), own.of_all(request), limit)
         ]
 
     return router
