@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llm_gateway.control.budget_balances import BudgetBalances
+from llm_gateway.control.budget_balances import AT_ONCE, BudgetBalances
 from llm_gateway.domain.budget import AccountRef, Balance, Budget
 from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
@@ -91,8 +93,9 @@ def test_what_was_carried_over_is_kept_for_accounts_that_have_spent_nothing_yet(
     assert hold(accounts, [(other, 510, 0, 10, NO_LIMIT)]) is True
     settle(accounts, [(other, 510, 0, 0, 0)], [100])
     later = AccountPlace("later", FAR_MS, "another", lambda spent: 500 - spent)
-    assert hold(accounts, [(later, 410, 0, 10, NO_LIMIT)]) is True
-    assert accounts.amounts(later) == (0, 410, 400)
+    assert hold(accounts, [(other, 50, 0, NO_LIMIT, NO_LIMIT)]) is True
+    assert hold(accounts, [(later, 360, 0, 10, NO_LIMIT)]) is True
+    assert accounts.amounts(later) == (0, 360, 350), "what is still held is not left for the next period"
 
 
 def test_an_account_gets_what_was_carried_over_once_its_budget_carries_anything(memory: HostMemory) -> None:
@@ -112,6 +115,32 @@ def test_requests_that_a_crash_cut_off_are_counted_once_they_are_stored(memory: 
     assert amounts(memory, *REFS) == [(100, 0, 0), (14, 0, 0), (1, 0, 0)]
     balances.add([(REFS[0], Balance(1, 1, 1)), (AccountRef("deleted", "", START_MS), Balance(1, 1, 1))])
     assert amounts(memory, REFS[0]) == [(101, 0, 0)]
+
+
+def test_no_balance_is_copied_while_records_are_stored_and_not_yet_added(memory: HostMemory) -> None:
+    """Another budget is made between both: its load must not read what is added a moment later."""
+    balances, stored = loaded(memory), Balance(5, 5, 5)
+    read: list[bool] = []
+    more = (*BUDGETS, Budget(id="new", name="new", limit=1))
+
+    def table() -> list[tuple[AccountRef, Balance]]:
+        read.append(is_stored.is_set())
+        return [(REFS[0], stored)]
+
+    is_stored, other = threading.Event(), threading.Thread(target=lambda: balances.load(more, table))
+
+    def store() -> bool:
+        other.start()
+        other.join(0.05)
+        assert other.is_alive(), "it waits"
+        is_stored.set()
+        return True
+
+    assert balances.add_stored(store, [(REFS[0], stored)])
+    other.join()
+    assert (read, amounts(memory, REFS[0])) == ([True], [(5, 0, 0)])
+    assert not balances.add_stored(lambda: False, [(REFS[0], stored)])
+    assert amounts(memory, REFS[0]) == [(5, 0, 0)]
 
 
 def test_a_worker_without_a_journal_holds_nothing_any_more(memory: HostMemory, tmp_path: Path) -> None:
@@ -154,10 +183,13 @@ def test_balances_that_a_stopped_process_keeps_from_the_memory_are_logged(memory
 
     pid = fork(body)
     assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
-    locked = BudgetBalances(memory, log=lambda event, **fields: lines.append((event, fields)), patience_s=0.0)
-    locked.load(BUDGETS, lambda: [(ref, Balance(1, 1, 1)) for ref in REFS])
+    locked = BudgetBalances(memory, log=lambda event, **fields: lines.append((event, fields)), patience_s=0.2)
+    refs = [AccountRef("tokens", f"{number}", START_MS) for number in range(20 * AT_ONCE)]
+    started = time.monotonic()
+    locked.load(BUDGETS, lambda: [(ref, Balance(1, 1, 1)) for ref in refs])
+    assert time.monotonic() - started < 20 * 0.2, "it is waited for once, not for each part"
     os.kill(pid, signal.SIGCONT)
     assert end_of(pid) == 0
     [(event, fields)] = lines
     assert event == "balances of budgets are not counted: their memory is full or locked"
-    assert fields == {"level": "error", "count": 3}
+    assert fields == {"level": "error", "count": len(refs)}

@@ -7,7 +7,7 @@ import hmac
 import json
 import shutil
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.provider_calls.webhook import Webhook, signing_key
 from llm_gateway.store.budget_backfill import Backfilled, BudgetBackfill
+from llm_gateway.store.budget_charges import Charges
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from llm_gateway.store.erasure import Erasure
@@ -271,16 +272,19 @@ async def test_budgets_without_older_usage_are_told(database: Database) -> None:
     one = record(at_ms, attempts=[attempt(cost_nanos=7)])
     close(one)
     UsageStore(database).write([one])
-    backfill = Broken(database)
-    task = asyncio.create_task(count_older_usage_forever(backfill, added.append, log, every_s=0.001))
+
+    def together(store: Callable[[], bool], charges: Charges) -> bool:
+        added.extend([charges] if charges else [])
+        return store()
+
+    backfill = Broken(database, together=together)
+    task = asyncio.create_task(count_older_usage_forever(backfill, log, every_s=0.001))
     await until(lambda: backfill.calls > 4)
     task.cancel()
     assert log.events == ["older usage is added to a budget"] * 2 + ["older usage cannot be added to budgets"]
     assert len(added) == 2
     BudgetStore(database).create(Budget(id="", name="full", per="user_id", limit=1))
-    task = asyncio.create_task(
-        count_older_usage_forever(BudgetBackfill(database, most_accounts=0), added.append, log, every_s=0.001)
-    )
+    task = asyncio.create_task(count_older_usage_forever(BudgetBackfill(database, most_accounts=0), log, every_s=0.001))
     await until(lambda: len(log.events) > 3)
     task.cancel()
     assert log.events[-1] == "older usage is not added to a budget: it has too many accounts"

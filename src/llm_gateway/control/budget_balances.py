@@ -7,8 +7,8 @@
 
 An account that the memory has is never copied again: the memory has counted each settled attempt, of which the newest
 are not in the database yet. If this process is killed right after it stored the open requests of a worker, they are
-added once more by the next one: too much is counted until the next cold start, never too little.
-So are older records that are stored, but not added here yet, at the moment in which another budget is made or changed.
+added once more by the next one: too much is counted until the next cold start, never too little. No balance is copied
+between the moments in which records are stored and in which they are added here.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ class BudgetBalances:
         self._clock_ms = clock_ms
         self._patience_s = patience_s
         self._turn = threading.Lock()
+        self._books = threading.RLock()
+        """Held while what the database has and what the memory has are compared, or changed together."""
         self._budgets: tuple[Budget, ...] = ()
         self._rules: dict[str, BudgetRule] = {}
         if memory is not None:
@@ -84,6 +86,15 @@ class BudgetBalances:
         """
         if self._words is None or (budgets == self._budgets and self._words[LOADED]):
             return
+        with self._books:
+            self._load(budgets, balances, carried)
+
+    def _load(
+        self,
+        budgets: tuple[Budget, ...],
+        balances: Callable[[], Balances],
+        carried: Callable[[], Iterable[tuple[AccountRef, int]]],
+    ) -> None:
         self._rules = {rule.budget.id: rule for rule in BudgetTable(budgets).rules}
         left = dict(carried()) if budgets else {}
         found = {ref: balance for ref, balance in balances() if ref.budget_id in self._rules} if budgets else {}
@@ -99,14 +110,28 @@ class BudgetBalances:
             known = ((ref, each) for ref, each in charges if ref.budget_id in rules)
             self._write(rules, known, {}, only_missing=False)
 
+    def add_stored(self, store: Callable[[], bool], charges: Balances) -> bool:
+        """Store charges by calling `store`, then add them, unless it returns False. Returns what it returned.
+
+        No balance is copied in between, which would have the charges already.
+        """
+        with self._books:
+            if not store():
+                return False
+            self.add(charges)
+        return True
+
     def sink(self, store: Sink) -> Sink:
         """Return a sink that stores records with `store`, and then counts those of requests that a crash cut off."""
 
         def write(records: list[UsageRecord]) -> None:
-            store(records)
-            if self._words is not None and self._words[LOADED]:
-                cut_off = [record for record in records if record.error_code == CRASHED]
-                if cut_off:
+            cut_off = [record for record in records if record.error_code == CRASHED]
+            if not cut_off or self._words is None:
+                store(records)
+                return
+            with self._books:
+                store(records)
+                if self._words[LOADED]:
                     self.add(_charges(cut_off))
 
         return write
@@ -143,13 +168,14 @@ class BudgetBalances:
     ) -> None:
         """Write or add balances, some under each lock, so that workers do not wait for long."""
         rest, now_ms, lost = iter(balances), self._clock_ms(), 0
+        deadline = time.monotonic() + self._patience_s
         while part := list(islice(rest, AT_ONCE)):
             named = [(rules[ref.budget_id], ref, balance) for ref, balance in part]
             prepared = [
                 (key_of(rule.account_name(ref)), needed_until_ms(rule, ref), balance.of(rule.budget.unit), ref)
                 for rule, ref, balance in named
             ]
-            with self._locked() as is_locked:
+            with self._locked(deadline) as is_locked:
                 for key, until_ms, amount, ref in prepared:
                     at = self._slots.find(key) if is_locked else None
                     if at is not None and not only_missing:
@@ -165,10 +191,10 @@ class BudgetBalances:
             self._log("balances of budgets are not counted: their memory is full or locked", level="error", count=lost)
 
     @contextmanager
-    def _locked(self) -> Iterator[bool]:
-        """Hold the lock; tells False if a process does not give it back."""
+    def _locked(self, deadline: float | None = None) -> Iterator[bool]:
+        """Hold the lock; tells False if a process does not give it back until the deadline (`time.monotonic()`)."""
         with self._turn:
-            deadline = time.monotonic() + self._patience_s
+            deadline = deadline or time.monotonic() + self._patience_s
             while not (is_locked := self._lock.acquire()) and time.monotonic() < deadline:
                 time.sleep(STEP_S)
             try:

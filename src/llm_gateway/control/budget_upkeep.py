@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeAlias
 
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.budget_backfill import BudgetBackfill
-from llm_gateway.store.budget_charges import Charges
 
 LOOK_EVERY_S = 1.0
 """Seconds between two looks for new budgets."""
 
-OnAdded: TypeAlias = Callable[[Charges], object]
-"""Called in the job's thread with what was added to accounts, after it is stored."""
-
 
 async def count_older_usage_forever(
-    backfill: BudgetBackfill, on_added: OnAdded, log: Callable[..., None], *, every_s: float = LOOK_EVERY_S
+    backfill: BudgetBackfill, log: Callable[..., None], *, every_s: float = LOOK_EVERY_S
 ) -> None:
     """Add older requests to budgets that are new, or that count something else now. Runs until cancelled."""
     is_failing = False
     while True:
         try:
-            while await asyncio.to_thread(_step, backfill, on_added, log):
+            while await asyncio.to_thread(_step, backfill, log):
                 pass
             is_failing = False
         except StoreUnavailable:  # logged by the health check
@@ -36,7 +31,7 @@ async def count_older_usage_forever(
         await asyncio.sleep(every_s)
 
 
-def _step(backfill: BudgetBackfill, on_added: OnAdded, log: Callable[..., None]) -> bool:
+def _step(backfill: BudgetBackfill, log: Callable[..., None]) -> bool:
     found = backfill.step()
     if found is None:
         return False
@@ -44,6 +39,5 @@ def _step(backfill: BudgetBackfill, on_added: OnAdded, log: Callable[..., None])
     if not found.is_complete:
         log("older usage is not added to a budget: it has too many accounts", level="warning", budget=name)
     elif found.charges:
-        on_added(found.charges)
         log("older usage is added to a budget", budget=name, accounts=len(found.charges))
     return True

@@ -169,10 +169,11 @@ class ControlProcess(ProcessApplication):
 
     def _follow_budgets(self, control: Control, stores: Stores) -> None:
         """Count older usage of new budgets, and tell the webhook what is spent."""
-        backfill = BudgetBackfill(stores.database, pause=Throttle())
-        self._background(
-            count_older_usage_forever(backfill, lambda charges: self._balances.add(charges.items()), self._log)
+        together = self._balances.add_stored
+        backfill = BudgetBackfill(
+            stores.database, pause=Throttle(), together=lambda store, charges: together(store, charges.items())
         )
+        self._background(count_older_usage_forever(backfill, self._log))
         webhook = control.webhook_job()
         if webhook is not None:
             self._background(webhook)

@@ -318,7 +318,7 @@ class BudgetAccounts:
         if at is not None and self._words[at + CARRIED] != NOT_CARRIED:
             return at
         before = self._slots.find(place.before)
-        carried = place.carried(0 if before is None else self._words[before + SPENT])
+        carried = place.carried(0 if before is None else self._words[before + TAKEN])  # what is held may be spent yet
         if at is None:
             return self._slots.claim(place.key, self._clock_ms(), place.until_ms, carried=carried, kept=kept)
         self._words[at + CARRIED] = carried  # made before its budget carried anything over

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 
@@ -33,6 +34,10 @@ MOST_ACCOUNTS = 200_000
 """Accounts of a budget that are summed in memory. If there are more, no older requests are added."""
 
 
+Together: TypeAlias = Callable[[Callable[[], bool], Charges], bool]
+"""Returns what its first argument returned: whether the charges were stored."""
+
+
 class Backfilled(NamedTuple):
     """The result for one budget: what was added, and since when its requests count (milliseconds UTC).
 
@@ -46,7 +51,15 @@ class Backfilled(NamedTuple):
 
 
 class BudgetBackfill:
-    """Adds older requests to new budgets. `clock_ms` returns milliseconds UTC."""
+    """Adds older requests to new budgets.
+
+    Args:
+        database: where budgets and records are.
+        clock_ms: milliseconds UTC.
+        pause: called after every few records.
+        most_accounts: accounts of a budget from which on nothing is added to it.
+        together: calls its first argument, which stores the second one, and adds that where else it is counted.
+    """
 
     def __init__(
         self,
@@ -55,11 +68,13 @@ class BudgetBackfill:
         *,
         pause: Pause = no_pause,
         most_accounts: int = MOST_ACCOUNTS,
+        together: Together = lambda store, _charges: store(),
     ) -> None:
         self._database = database
         self._clock_ms = clock_ms
         self._pause = pause
         self._most_accounts = most_accounts
+        self._together = together
         self._texts = AttemptTexts(database)
         self._spend = SpendTable(database)
         self._added = row_insert(database, budget_backfill, (*KEY, *AMOUNTS), "")
@@ -76,7 +91,7 @@ class BudgetBackfill:
         if row is None:
             return None
         found = self._summed(stored_budget(row))
-        return found if self._store(found) else None
+        return found if self._together(partial(self._store, found), found.charges) else None
 
     def _summed(self, stored: StoredBudget) -> Backfilled:
         now_ms = self._clock_ms()
