@@ -27,8 +27,8 @@ CLIENTS = 6
 """Clients of each budget."""
 BACK_S = 20.0
 """Maximum seconds until a killed process is replaced; the supervisor waits up to 5 seconds before it starts it."""
-ROOM = Decimal("0.02")
-"""USD that each round adds to the limits: room for some 40 requests."""
+ROOM = Decimal("0.008")
+"""USD that each round adds to the limits: room for some 30 requests, fewer than the clients send."""
 OVERDRAFT = Decimal("0.004")
 ONE_BOUND = Decimal("0.002")
 """More than one request of these tests can cost."""
@@ -76,7 +76,7 @@ async def refusal(gateway: GatewayProcess, hold: str) -> Answer:
             client = Client(gateway.port)
             try:
                 answer = await client.generate(f"{hold}-customer-0.last", f"{hold}-customer-0")
-                if answer.code != "budget_reserved":
+                if answer.status != 200 and answer.code != "budget_reserved":  # a worker may not have the limit yet
                     return answer
             except BROKEN:
                 pass
@@ -109,6 +109,13 @@ async def test_no_budget_is_passed_and_nothing_stays_held_after_kills(scene: Sce
                 load.stop()
                 await load.done()
         spent = {hold: await spent_of(gateway, path) for hold, path in paths.items()}
+        bills = scene.bills
+        for hold, limit in limits.items():
+            costs = [
+                exact_cost(b.prompt_tokens, b.completion_tokens) for b in bills if (b.marker or "").startswith(hold)
+            ]
+            assert sum(costs) * NANO <= spent[hold], "what the vendor billed is in the account"
+            assert sum(costs) * NANO >= limit / 2, "the budget was used"
         for hold, path in paths.items():
             beyond = max(OVERDRAFT, ONE_BOUND) if hold == "expected" else 0
             assert spent[hold] <= limits[hold] + beyond, f"{hold}: {spent[hold]} of {limits[hold]}"
@@ -118,13 +125,6 @@ async def test_no_budget_is_passed_and_nothing_stays_held_after_kills(scene: Sce
             status = answer.json["budget"]
             assert status["held_usd"] == 0, status
             assert Decimal(str(status["spent_usd"])) >= spent[hold], "the memory never counts too little"
-        bills = scene.bills
-        for hold, limit in limits.items():
-            costs = [
-                exact_cost(b.prompt_tokens, b.completion_tokens) for b in bills if (b.marker or "").startswith(hold)
-            ]
-            assert sum(costs) * NANO <= spent[hold], "what the vendor billed is in the account"
-            assert sum(costs) * NANO >= limit / 2, "the budget was used"
         statuses = set(loads["bound"].statuses) | set(loads["expected"].statuses)
         assert statuses == {200, 429}, statuses
     with closing(Database.open(f"sqlite:///{scene.data / 'gateway.db'}", read_limit_s=60)) as database:
