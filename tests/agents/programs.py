@@ -62,7 +62,13 @@ class Agent(ABC):
 
     def ask(self, prompt: str, *, resume: bool = False) -> str:
         """Run one turn and return the agent's last message."""
-        done = subprocess.run(
+        done = self.run(prompt, resume=resume)
+        assert done.returncode == 0, f"{self.name} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return self.reply(done.stdout)
+
+    def run(self, prompt: str, *, resume: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run one turn, however it ends."""
+        return subprocess.run(
             self.command(prompt, resume=resume),
             cwd=self.work,
             env=self.environment,
@@ -72,8 +78,6 @@ class Agent(ABC):
             timeout=PATIENCE_S,
             check=False,
         )
-        assert done.returncode == 0, f"{self.name} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-        return self.reply(done.stdout)
 
 
 class ClaudeCode(Agent):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -20,6 +21,11 @@ STOCK = ("claude", "codex", "gemini")
 WITH_TOOLS = (*STOCK, "opencode", "qwen")
 SUCCESSORS = {"openai": "anthropic", "responses": "gemini", "anthropic": "gemini", "gemini": "openai"}
 """The dialect of the provider that takes over, by that of the first."""
+AT_A_USED_UP_BUDGET = {
+    "claude": r"Budget 'core monthly' is used up: \d+ of 1 tokens; it resets \d{4}-\d\d-01T",
+    "codex": r"hit your usage limit\. Try again at \w{3} 1st, \d{4}",
+}
+"""What agents show when a budget of a month is used up: the gateway's sentence, or their own with the date."""
 
 
 def agents(*names: str) -> pytest.MarkDecorator:
@@ -97,3 +103,17 @@ def test_an_agent_goes_on_when_another_vendor_takes_over(
         assert agent.ask("Do: say two", resume=True) == "two it is."
         assert spare.requests
         assert vendor.refused == spare.refused == []
+
+
+@agents(*AT_A_USED_UP_BUDGET)
+def test_an_agent_makes_one_call_at_a_used_up_budget(agent: Agent, vendor: Vendor, gateway: GatewayProcess) -> None:
+    fields = {"name": "core monthly", "limit_tokens": 10**9, "period": "month"}
+    path = f"/api/v1/budgets/{gateway.call('POST', '/api/v1/budgets', fields).json['id']}"
+    assert agent.ask("Do: say pong") == "pong it is."
+    gateway.summary()  # waits until it is counted
+    assert gateway.call("PATCH", path, {"limit_tokens": 1}).status == 200
+    calls = len(vendor.requests)
+    done = agent.run("Do: say two")
+    assert re.search(AT_A_USED_UP_BUDGET[agent.name], done.stdout), done
+    refused = gateway.call("GET", "/api/v1/usage/records?outcome=refused_budget").json["records"]
+    assert (len(refused), len(vendor.requests)) == (1, calls), refused
