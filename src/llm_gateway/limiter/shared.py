@@ -63,6 +63,7 @@ class SharedLimiter:
             raise ValueError(f"The number of a process is 0 to {WORKERS - 1}, not {number}.")
         self._memory = memory
         self._table = table
+        self._has_models = table.has_models
         self._most = MOST_WINDOWS
         self._words: Any = memory.words
         self._lock = HostLock(memory, LIMITS)
@@ -109,16 +110,20 @@ class SharedLimiter:
         """Reserve a request if it fits. Needs the lock, and gives it back."""
         try:
             window = self._window(provider_id)
-            now, use, account = self._now, window.use(model), window.account()
-            wait_s = use.wait_s(now, account, tokens)
-            taken = None
-            if not wait_s and window.fits(rpm, tpm, tokens):
-                second = window.second()
-                taken = (second, *window.take(second, tokens), *use.take(now, tokens, account))
+            now, calls, model_tokens, wait_s, sums = self._now, 0, 0, 0.0, None
+            if not self._has_models:
+                sums = window.take_if_fits(rpm, tpm, tokens)
+            else:
+                use, account = window.use(model), window.account()
+                wait_s = use.wait_s(now, account, tokens)
+                if not wait_s:
+                    sums = window.take_if_fits(rpm, tpm, tokens)
+                    if sums is not None:
+                        calls, model_tokens = use.take(now, tokens, account)
         finally:
             self._leave()
-        if taken is not None:
-            second, requests, all_tokens, calls, model_tokens = taken
+        if sums is not None:
+            second, requests, all_tokens = sums
             reservation = Reservation(provider_id, second, tokens, model, calls, model_tokens)
             return Decision(reservation, 0.0, False, requests * 2 > rpm or all_tokens * 2 > tpm)
         window_s = window.copy(int(now)).wait_s(now, rpm, tpm, tokens)
@@ -146,7 +151,10 @@ class SharedLimiter:
         now = self._clock() + self._behind
         window.durations.add(now - reservation.bucket)
         if now < reservation.bucket + BUCKETS and window.settle(reservation.bucket, reservation.tokens, tokens, sent):
-            self._freed.append(reservation.provider_id)
+            if self._has_models:
+                window.free_room()
+            if self._watchers:
+                self._freed.append(reservation.provider_id)
 
     def next_free(
         self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "", *, before: Before = NOBODY
@@ -362,6 +370,8 @@ class SharedLimiter:
         """Return the provider's window, advanced to the current second of the limiter's time, which is now `_now`."""
         second = int(self._time())
         window = self._windows.get(provider_id)
+        if window is not None and window.ends_at(second):
+            return window
         if window is None:
             if len(self._windows) >= self._most:
                 self._drop_idle(second)

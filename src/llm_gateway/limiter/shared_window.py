@@ -200,29 +200,35 @@ class SharedWindow:
             self._words[self._at + ACCOUNT] = self._unique()
             self._words[self._at + UNCAPPED_MS] = changed_ms
 
-    def fits(self, rpm: int, tpm: int, tokens: int) -> bool:
-        """Return whether one more request with `tokens` fits into these limits."""
-        words, at = self._words, self._at
-        return bool(words[at + REQUEST_SUM] < rpm and words[at + TOKEN_SUM] + tokens <= tpm)
+    def ends_at(self, second: int) -> bool:
+        """Return whether the window is where it was found last, and `second` is its newest second."""
+        words, at, key = self._words, self._at, self._key
+        return bool(at and words[at + SECOND] == second and words[at] == key.low and words[at + 1] == key.high)
 
-    def take(self, second: int, tokens: int) -> tuple[int, int]:
-        """Count a call in the newest second, with its tokens as open. Returns the sums."""
+    def take_if_fits(self, rpm: int, tpm: int, tokens: int) -> tuple[int, int, int] | None:
+        """Count a call in the newest second, with its tokens as open. Returns that second and the sums.
+
+        Returns None if the call does not fit into these limits.
+        """
         words, at = self._words, self._at
-        index = second % BUCKETS
-        words[DIRTY] = at
-        words[at + REQUESTS + index] += 1
-        words[at + TOKENS + index] += tokens
         requests = words[at + REQUEST_SUM] + 1
-        words[at + REQUEST_SUM] = requests
         all_tokens = words[at + TOKEN_SUM] + tokens
+        if requests > rpm or all_tokens > tpm:
+            return None
+        second: int = words[at + SECOND]
+        bucket = at + second % BUCKETS
+        words[DIRTY] = at
+        words[bucket + REQUESTS] += 1
+        words[bucket + TOKENS] += tokens
+        words[at + REQUEST_SUM] = requests
         words[at + TOKEN_SUM] = all_tokens
         words[at + NEWEST] = second
         row = at + self._row
         if words[row] != second:
             self._advance_row(row, second)
-        words[row + OPEN + index] += tokens
+        words[row + OPEN + second % BUCKETS] += tokens
         words[DIRTY] = 0
-        return requests, all_tokens
+        return second, requests, all_tokens
 
     def _advance_row(self, row: int, second: int) -> None:
         words = self._words
@@ -249,7 +255,6 @@ class SharedWindow:
         if words[row] - BUCKETS < bucket <= words[row]:
             still_open = words[row + OPEN + index]
             words[row + OPEN + index] = still_open - reserved if still_open > reserved else 0
-        self.free_room()
         words[DIRTY] = 0
         if reserved:
             self.used_share = blend(self.used_share, reserved, tokens)
