@@ -19,7 +19,7 @@ from llm_gateway.errors import RecordsRefused, StoreUnavailable
 from llm_gateway.store.database import Database
 from llm_gateway.store.rollups import Totals
 from llm_gateway.store.tables import usage_names, usage_records
-from llm_gateway.store.usage import UsageStore
+from llm_gateway.store.usage import KeyCall, UsageStore
 from tests.store.disturbances import ignoring, locked, refusing
 from tests.store.histories import DAY_MS, NOW_MS, attempt, clear, record, rollup_rows, stored_attempts, stored_ids
 
@@ -209,6 +209,14 @@ def test_killed_at_any_moment_rollups_are_the_sum_of_the_records(
 
 
 # --- reading at startup, and deleting by age ---
+
+
+def test_recent_requests_of_keys_have_the_tokens_that_a_provider_served(store: UsageStore) -> None:
+    served = record(NOW_MS + 5, key_id="k", usage=Usage(input_tokens=3, output_tokens=4))
+    store.write(
+        [served, record(NOW_MS - 5, key_id="k"), record(NOW_MS + 6, key_name="env"), record(NOW_MS, key_id="l")]
+    )
+    assert sorted(store.recent_key_calls(NOW_MS)) == [KeyCall("k", NOW_MS + 5, 7), KeyCall("l", NOW_MS, 0)]
 
 
 def test_recent_attempts_are_those_sent_since(store: UsageStore) -> None:

@@ -28,7 +28,7 @@ from llm_gateway.control.maintenance import (
 )
 from llm_gateway.control.management.health import SharedCheck
 from llm_gateway.control.measurements import gateway_gauges
-from llm_gateway.control.recent_calls import fill_shared_limits, recent_calls
+from llm_gateway.control.recent_calls import fill_key_limits, fill_shared_limits, recent_calls
 from llm_gateway.control.workers import Workers
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.configuration import Configuration
@@ -81,7 +81,8 @@ class ControlProcess(ProcessApplication):
         self.refusals = RefusalCounter(output.log, self._failed.count)
         """The log for refused requests, which counts them."""
         self._memory = memory if settings.workers > 1 else None
-        self._balances = BudgetBalances(_open_memory(memory), output.log)
+        self._host = _open_memory(memory)
+        self._balances = BudgetBalances(self._host, output.log)
         self._workers: Workers | None = None
         self._hand_over = model
         self._local: LocalModel | None = None
@@ -157,7 +158,7 @@ class ControlProcess(ProcessApplication):
         )
         self._background(save_totals_forever(totals, log))
         self._background(store_key_use_forever(control.key_use, log))
-        control.configuration.connect(partial(self._distribute, workers, BudgetSpend(stores.database)))
+        control.configuration.connect(partial(self._distribute, workers, stores))
         control.configuration.reload()
         stack.push_async_callback(workers.stop)
         self._background(refresh_prices_forever(control.configuration, log))
@@ -178,10 +179,12 @@ class ControlProcess(ProcessApplication):
         if webhook is not None:
             self._background(webhook)
 
-    def _distribute(self, workers: Workers, spend: BudgetSpend, configuration: Configuration) -> None:
-        """Send a configuration to all workers, once the balances of its budgets are in the memory that they share."""
-        now_ms = time.time_ns() // 1_000_000
+    def _distribute(self, workers: Workers, stores: Stores, configuration: Configuration) -> None:
+        """Send a configuration to all workers, once the memory that they share has its budgets and keys' last calls."""
+        now_ms, spend = time.time_ns() // 1_000_000, BudgetSpend(stores.database)
         self._balances.load(configuration.budgets, partial(spend.balances, now_ms), partial(spend.carried_over, now_ms))
+        if self._memory is not None and self._host is not None:
+            fill_key_limits(self._host, configuration.service_keys.values(), stores.usage.recent_key_calls, now_ms)
         workers.distribute(configuration)
 
     def _open_channel(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from llm_gateway.domain.service_key import ServiceKey
 from llm_gateway.domain.usage import SentAttempt
 from llm_gateway.errors import StoreUnavailable
-from llm_gateway.host_memory import HostMemory
+from llm_gateway.host_memory import KEYS_FILLED, HostMemory
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.limiter.shared import SharedLimiter
-from llm_gateway.store.usage import LONGEST_REQUEST_MS, UsageStore
+from llm_gateway.limiter.shared_window import KEYS_WINDOWS
+from llm_gateway.store.usage import LONGEST_REQUEST_MS, KeyCall, UsageStore
 
 WINDOW_MS = 61_000
 """Milliseconds from which calls count: the limiter's window of a minute plus its widest bucket."""
@@ -38,6 +40,29 @@ def fill_shared_limits(memory: int, recent: Callable[[], list[SentAttempt]]) -> 
     for attempt in recent():
         limiter.refill(attempt.provider_id, max(0, now_ms - attempt.started_ms) / 1000, attempt.limit_tokens)
     host.mark_filled()
+
+
+def fill_key_limits(
+    host: HostMemory, keys: Iterable[ServiceKey], recent: Callable[[int], list[KeyCall]], now_ms: int
+) -> None:
+    """Count the requests of the last minute in the limits of their keys and of these keys' parents.
+
+    Nothing is done if the memory has them already. `recent` returns the requests since a time. Call it before workers
+    serve requests.
+
+    Raises:
+        StoreUnavailable: the database does not answer.
+    """
+    if host.words[KEYS_FILLED]:
+        return
+    limits = {key.id: key.rights.limits for key in keys if key.rights is not None and key.rights.limits}
+    if limits:
+        limiter = SharedLimiter(host, CONTROL, table=KEYS_WINDOWS)
+        for call in recent(now_ms - WINDOW_MS):
+            for limit in limits.get(call.key_id, ()):
+                if limit.rpm is not None or limit.tpm is not None:
+                    limiter.refill(limit.key_id, max(0, now_ms - call.at_ms) / 1000, call.tokens)
+    host.words[KEYS_FILLED] = 1
 
 
 def recent_calls(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
@@ -57,6 +57,14 @@ OFTEN_NULL = frozenset(
     {"client_request_id", "session", "agent", "tags", "requested_model", "override_id", "error_code"}
     | {"first_token_ms", "key_id", "team_id"}
 )
+
+
+class KeyCall(NamedTuple):
+    """A request of a key: when it came (milliseconds UTC), and the tokens that a provider served."""
+
+    key_id: str
+    at_ms: int
+    tokens: int
 
 
 class NamedTotals(msgspec.Struct, frozen=True):
@@ -131,6 +139,15 @@ class UsageStore:
             for attempt in attempts
             if attempt.sent and attempt.started_ms >= since_ms
         ]
+
+    def recent_key_calls(self, since_ms: int) -> list[KeyCall]:
+        """Return the requests of keys since `since_ms` (milliseconds UTC), to restore their limits after a start."""
+        records = usage_records.c
+        query = sa.select(records.key_id, records.at_ms, records.input_tokens + records.output_tokens).where(
+            records.id >= first_id(since_ms), records.at_ms >= since_ms, records.key_id.is_not(None)
+        )
+        with self._database.read() as connection:
+            return [KeyCall(*row) for row in connection.execute(query)]
 
     def oldest_and_newest_ms(self) -> tuple[int, int] | None:
         """Return the times of the oldest and the newest stored request (milliseconds UTC); None if none is stored."""
