@@ -7,7 +7,8 @@ is changed under `HostLock` (`lock.py`). A process can be killed between any two
   constant size (`Objects/memoryobject.c`, `PACK_SINGLE`), which compilers turn into one move instruction.
 - Counts are stored in an order in which each prefix counts too much, never too little. Sums of counts follow. Before
   the first store, the word `DIRTY` gets the offset of the slot that is changed, and after the last one 0. A process
-  that finds it set computes the slot's sums again.
+  that finds it set computes the slot's sums again. The budgets' accounts need no such word: the
+  process that gets the lock of a killed holder learns of it, and computes all sums.
 
 The layout is made of constants, since the process that creates the memory imports no other part of the gateway.
 """

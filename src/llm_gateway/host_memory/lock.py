@@ -30,8 +30,8 @@ from llm_gateway.host_memory import LOCK_WORDS, LOCKS_AT, WORD, HostMemory
 
 LIMITS, BUDGETS = range(2)
 """The locks: of the rate limits and the states of providers, and of the budgets' accounts."""
-IS_MADE = LOCK_WORDS - 1
-"""Last word of a lock: 1 once its mutex is made. Of a record lock: 1 while a process holds it."""
+IS_HELD, IS_MADE = LOCK_WORDS - 2, LOCK_WORDS - 1
+"""Last words of a lock: 1 while a process holds the record lock, and 1 once the mutex is made."""
 SPINS = 160
 """Attempts one after the other. One takes a quarter of a microsecond, and a holder needs ten."""
 NAPS = 8
@@ -118,13 +118,13 @@ def robust_mutex(memory: HostMemory, which: int) -> Calls:
     if not hasattr(calls, "pthread_mutexattr_setrobust"):
         return record_lock(memory, which)
     at = LOCKS_AT + which * LOCK_WORDS
-    mutex = (ctypes.c_char * (IS_MADE * WORD)).from_buffer(memory.mapped, at * WORD)  # keeps the memory mapped
+    mutex = (ctypes.c_char * (IS_HELD * WORD)).from_buffer(memory.mapped, at * WORD)  # keeps the memory mapped
     if not memory.words[at + IS_MADE]:
         fcntl.lockf(memory.descriptor, fcntl.LOCK_EX, 1, which)  # the other process needs microseconds
         try:
-            if not memory.words[at + IS_MADE]:
-                _make(calls, mutex)
-                memory.words[at + IS_MADE] = 1
+            if not memory.words[at + IS_MADE] and not _make(calls, mutex):
+                return record_lock(memory, which)
+            memory.words[at + IS_MADE] = 1
         finally:
             fcntl.lockf(memory.descriptor, fcntl.LOCK_UN, 1, which)
     return Calls(
@@ -134,7 +134,8 @@ def robust_mutex(memory: HostMemory, which: int) -> Calls:
     )
 
 
-def _make(calls: ctypes.PyDLL, mutex: ctypes.Array[ctypes.c_char]) -> None:
+def _make(calls: ctypes.PyDLL, mutex: ctypes.Array[ctypes.c_char]) -> bool:
+    """Make the mutex. Returns False on a system that has none of this kind."""
     attributes = ctypes.create_string_buffer(64)  # more than a pthread_mutexattr_t of any system
     codes = (
         calls.pthread_mutexattr_init(attributes),
@@ -142,13 +143,12 @@ def _make(calls: ctypes.PyDLL, mutex: ctypes.Array[ctypes.c_char]) -> None:
         calls.pthread_mutexattr_setrobust(attributes, _ROBUST),
         calls.pthread_mutex_init(mutex, attributes),
     )
-    for code in filter(None, codes):
-        raise OSError(code, os.strerror(code))
+    return not any(codes)
 
 
 def record_lock(memory: HostMemory, which: int) -> Calls:
     """Return the calls of a record lock on a byte of the memory's file."""
-    words, held = memory.words, LOCKS_AT + which * LOCK_WORDS + IS_MADE
+    words, held = memory.words, LOCKS_AT + which * LOCK_WORDS + IS_HELD
 
     def try_lock() -> int:
         try:
