@@ -45,8 +45,10 @@ async def ask(caching: Caching, the_plan: Plan = PLAN, /, **changes: Any) -> Loo
     return lookup
 
 
-async def kept(caching: Caching, content: str = "hello", by: Candidate = OF_A, **changes: Any) -> None:
-    lookup = await caching.lookup(request(**changes), PLAN)
+async def kept(
+    caching: Caching, content: str = "hello", by: Candidate = OF_A, the_plan: Plan = PLAN, **changes: Any
+) -> None:
+    lookup = await caching.lookup(request(**changes), the_plan)
     await caching.keep(lookup, served(content, by))
 
 
@@ -156,6 +158,28 @@ async def test_lookup_tries_the_candidates_in_the_plans_order(caching: Caching) 
     assert (await ask(caching, plan([A], [B]))).served == served("of a", OF_A)
     assert (await ask(caching, plan([B], [A]))).served == served("of b", OF_B)
     assert (await ask(caching, plan([B]))).served == served("of b", OF_B)
+
+
+async def test_an_answer_is_no_hit_if_a_candidate_comes_before_it_that_did_not_when_it_was_given(
+    caching: Caching,
+) -> None:
+    other = provider("c")
+    await kept(caching, "of b, in place of a", OF_B)  # by the plan: a, then b
+
+    for tiers, status in (
+        (([A], [B]), "hit"),
+        (([B],), "hit"),  # such as while a is disabled
+        (([B], [other]), "hit"),
+        (([A, B],), "hit"),
+        (([A], [other], [B]), "miss"),
+        (([other], [B]), "miss"),  # such as by an override that was made since
+        (([other, A], [B]), "miss"),
+    ):
+        assert (await ask(caching, plan(*tiers))).status == status, tiers
+
+    await kept(caching, "of b, which came first", OF_B, the_plan=plan([B], [A]), use_cache=False)
+    assert (await ask(caching)).status == "miss"  # such as once b's override is deleted
+    assert (await ask(caching, plan([B], [A]))).status == "hit"
 
 
 async def test_an_answer_of_a_candidate_outside_the_plan_is_a_miss(caching: Caching) -> None:

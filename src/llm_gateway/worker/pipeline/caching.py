@@ -3,6 +3,9 @@
 Keys match exactly, per (provider, model) of the plan. A key is a hash of the request's document, and of its user id
 unless customers share answers; the candidate's `cache_part` follows it. Streamed requests read and fill the cache, but
 never wait for an identical request.
+
+An answer is no hit for a plan that puts a candidate before it which its own plan did not: a new override, or another
+priority, must be obeyed at once. Answers of candidates that stood in for these are hits, as long as they come first.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import TypeAlias
 import msgspec
 
 from llm_gateway.cache.base import Cache
-from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.catalog import Tiers
 from llm_gateway.domain.client_presence import ClientPresence
 from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.request import Request
@@ -26,7 +29,7 @@ from llm_gateway.errors import BudgetExceeded, BudgetReserved, DeadlineExceeded,
 from llm_gateway.protocols.registry import PROTOCOLS
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Success)
+_decoder = msgspec.msgpack.Decoder(tuple[tuple[bytes, ...], Success])
 
 NOT_SERVED = "This request waited for the answer of an identical one, which the gateway failed to serve: try again."
 FlightResult: TypeAlias = Success | GatewayError | None
@@ -48,12 +51,13 @@ class Lookup(msgspec.Struct, eq=False):
     """The result of a cache lookup: `served` on a hit; on a miss, the `flight` that identical requests wait for.
 
     `flight` is None if no request can wait for this one. `keeps`: the answer is to be cached. `base` is the request's
-    part of the key; None if the cache is not used.
+    part of the key; None if the cache is not used. `tiers` are those of the request's plan.
     """
 
     base: bytes | None
     status: CacheStatus
     keeps: bool
+    tiers: Tiers = ()
     served: Success | None = None
     flight: Flight | None = None
 
@@ -83,14 +87,13 @@ class Caching:
             return Lookup(None, "bypass", keeps=False)
         base, keeps = self._base(request), request.store_in_cache
         if not request.use_cache:
-            return Lookup(base, "bypass", keeps=keeps)
-        lookup = Lookup(base, "miss", keeps=keeps)
-        candidates = plan.candidates
+            return Lookup(base, "bypass", keeps=keeps, tiers=plan.tiers)
+        lookup = Lookup(base, "miss", keeps=keeps, tiers=plan.tiers)
         # Requests share a flight only if their plans try the same candidates in the same order.
-        flight_key = base, *[candidate.cache_part for candidate in candidates]
+        flight_key = base, *[candidate.cache_part for candidate in plan.candidates]
         waited = False
         while True:
-            served = await self._kept(base, candidates)
+            served = await self._kept(base, plan.tiers)
             if served is not None:
                 return self._hit(lookup, served)
             flight = self._flights.get(flight_key)
@@ -114,7 +117,7 @@ class Caching:
         """Return whether a lookup would find an answer now."""
         if self._ttl_s <= 0 or not request.use_cache:
             return "bypass"
-        return "miss" if await self._kept(self._base(request), plan.candidates) is None else "hit"
+        return "miss" if await self._kept(self._base(request), plan.tiers) is None else "hit"
 
     def _miss(self, lookup: Lookup, flight_key: tuple[bytes, ...], request: Request) -> Lookup:
         # An answer that must not be stored is not shared either, and another request's whole answer is no stream.
@@ -122,13 +125,17 @@ class Caching:
             lookup.flight = self._flights[flight_key] = Flight(flight_key, request.presence)
         return lookup
 
-    async def _kept(self, base: bytes, candidates: tuple[Candidate, ...]) -> Success | None:
-        for candidate in candidates:
-            kept = await self._cache.get(base + candidate.cache_part)
-            if kept is not None:
-                served, name = _decoder.decode(kept), candidate.provider.name
-                # The key has the provider's id: the provider can have been renamed since.
-                return served if served.provider == name else msgspec.structs.replace(served, provider=name)
+    async def _kept(self, base: bytes, tiers: Tiers) -> Success | None:
+        for place, tier in enumerate(tiers):
+            for candidate in tier:
+                kept = await self._cache.get(base + candidate.cache_part)
+                if kept is not None:
+                    passed, served = _decoder.decode(kept)
+                    if place and not _parts(tiers[:place]) <= {*passed}:
+                        continue
+                    name = candidate.provider.name
+                    # The key has the provider's id: the provider can have been renamed since.
+                    return served if served.provider == name else msgspec.structs.replace(served, provider=name)
         return None
 
     async def _wait(self, flight: Flight, request: Request) -> FlightResult:
@@ -168,7 +175,8 @@ class Caching:
         """Cache a complete answer under the candidate that gave it, and return it to identical requests that wait."""
         try:
             if lookup.base is not None and lookup.keeps and served.reply.is_cacheable:
-                await self._cache.set(lookup.base + served.cache_part, _encoder.encode(served), self._ttl_s)
+                kept = _encoder.encode((_passed(lookup.tiers, served.cache_part), served))
+                await self._cache.set(lookup.base + served.cache_part, kept, self._ttl_s)
         finally:
             self._land(lookup, served)
 
@@ -190,6 +198,19 @@ class Caching:
         del self._flights[flight.key]
         if flight.landed is not None and not flight.landed.done():
             flight.landed.set_result(result)
+
+
+def _passed(tiers: Tiers, cache_part: bytes) -> tuple[bytes, ...]:
+    """Return the candidates of the tiers before the tier of `cache_part`, as their `cache_part`."""
+    for place, tier in enumerate(tiers):
+        for candidate in tier:
+            if candidate.cache_part == cache_part:
+                return tuple(_parts(tiers[:place])) if place else ()
+    return ()
+
+
+def _parts(tiers: Tiers) -> set[bytes]:
+    return {candidate.cache_part for tier in tiers for candidate in tier}
 
 
 def _encoded(request_parts: tuple[object, ...]) -> bytes:
