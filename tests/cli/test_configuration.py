@@ -110,7 +110,7 @@ def test_mistakes_have_the_lines_of_the_file(url: str, capsys: Capsys) -> None:
     ended = call(capsys, "apply", "-f", "gateway.yaml")
     assert (ended.code, ended.out) == (1, "")
     assert ended.err.splitlines() == [
-        "llm-gateway: gateway.yaml, line 7: providers 'acme': models.0: Input should be a valid string.",
+        "llm-gateway: gateway.yaml, line 7: providers 'acme': models.0 must be text, not a whole number.",
         "gateway.yaml, line 17: keys 'shop': there is no field 'max_token'. Did you mean max_tokens?",
     ]
     Path("gateway.yaml").write_text(text.replace("provider_name: acme", "provider_name: acne"))

@@ -158,13 +158,16 @@ SIZE = "size is not a field of this request. Did you mean sizes?"
 
 async def test_the_errors_of_a_body_name_its_fields(world: World) -> None:
     for sent, sentence in (
-        (b"", "The body must be a JSON object."),
-        ([1], "The body must be a JSON object."),
+        (b"", 'The body is not JSON: it is empty. Send an object such as {"name": "value"}.'),
+        ([1], 'The body must be a JSON object, not a list: send an object such as {"name": "value"}.'),
         ({}, "name is required. sizes is required."),
         ({"size": [], "name": "n"}, f"sizes is required. {SIZE}"),
-        ({"name": 1, "sizes": [""]}, "name: Input should be a valid string. sizes.0: Input should be a valid integer."),
+        (
+            {"name": 1, "sizes": [""]},
+            "name must be text, not a whole number. sizes.0 must be a whole number, not text.",
+        ),
         ({"name": "n", "sizes": [1], "x": 1}, "x is not a field of this request."),
-        ({"name": "n", "sizes": [1, "2"]}, "sizes.1: Input should be a valid integer."),
+        ({"name": "n", "sizes": [1, "2"]}, "sizes.1 must be a whole number, not text."),
     ):
         assert (
             assert_problem(await world.client.call("POST", "/thing", sent), 422, "validation_error")["detail"]

@@ -108,8 +108,8 @@ async def test_filters_narrow_the_search(api: Client, query: str, count: int) ->
         ("limit=501", ["limit"], "500"), ("outcome=fine", ["outcome"], "'refused_budget'"),
         ("user=x", ["user"], "user_id"),
         ("cursor=xyz", ["cursor"], "leave it out"), ("min_cost_usd=nan", ["min_cost_usd"], "finite"),
-        ("tag=a%20b", ["tag"], "pattern"), ("min_latency_ms=1e3", ["min_latency_ms"], "whole number"),
-        ("user_id=", ["user_id"], "1 character"), ("cursor=W10", ["cursor"], "leave it out"),
+        ("tag=a%20b", ["tag"], "the name of a tag"), ("min_latency_ms=1e3", ["min_latency_ms"], "whole number"),
+        ("user_id=", ["user_id"], "must not be empty"), ("cursor=W10", ["cursor"], "leave it out"),
     ],
 )  # fmt: skip
 async def test_bad_parameters_get_one_sentence(api: Client, query: str, names: list[str], words: str) -> None:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from llm_gateway.control.declared_configuration.section import Section, Wanted, shown_label
 from llm_gateway.control.declared_configuration.sections import SECTIONS
+from llm_gateway.control.management.field_errors import place_of, sentence
 from llm_gateway.error_format.validation import MOST_ERRORS
 from llm_gateway.errors import Invalid
 from llm_gateway.suggestions import if_meant
@@ -89,20 +90,19 @@ def _unknown(name: str) -> Invalid:
 
 def _mistakes(section: Section, entry: object, position: int, error: ValidationError) -> Iterator[Invalid]:
     """Yield an error for each mistake of an entry."""
-    for found in error.errors(include_url=False, include_input=False)[:MOST_ERRORS]:
-        path, kind = [part for part in found["loc"] if part not in ("all_models", "by_model")], found["type"]
+    for found in error.errors(include_url=False)[:MOST_ERRORS]:
+        path, kind = place_of(found), found["type"]
         where = ".".join(str(part) for part in path)
-        message = found["msg"].removeprefix("Value error, ").rstrip(".")
         if not where:
-            sentence = "must be an entry with fields, such as name: a."
+            told = "must be an entry with fields, such as name: a."
         elif kind == "missing":
-            sentence = f"{where} is required."
+            told = f"{where} is required."
         elif kind == "extra_forbidden":
-            sentence = f"there is no field {where[:60]!r}.{if_meant(str(path[-1]), section.schema.model_fields)}"
+            told = f"there is no field {where[:60]!r}.{if_meant(str(path[-1]), section.schema.model_fields)}"
         else:
-            sentence = f"{where}: {message}" if message.endswith("?") else f"{where}: {message}."
+            told = sentence(where, found)
         loc = ("body", "document", section.name, position, *path)
-        yield Invalid(f"{section.name} {_named(section, entry, position)}: {sentence}", loc=loc, kind=kind)
+        yield Invalid(f"{section.name} {_named(section, entry, position)}: {told}", loc=loc, kind=kind)
 
 
 def _named(section: Section, entry: object, position: int) -> str:

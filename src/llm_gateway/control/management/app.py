@@ -20,9 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llm_gateway import __version__
 from llm_gateway.control.docs.openapi import openapi_document
 from llm_gateway.control.docs.routes import docs_router
+from llm_gateway.control.management.field_errors import place_of, sentence
 from llm_gateway.control.management.router import Router
 from llm_gateway.domain.audit import Actor, acting
-from llm_gateway.error_format.json_problem import not_json
+from llm_gateway.error_format.json_problem import not_an_object, not_json
 from llm_gateway.error_format.paths import nothing_at
 from llm_gateway.error_format.responses import JSON, PROBLEM, error_headers, problem_of
 from llm_gateway.error_format.send_error import send_error, status_of
@@ -221,18 +222,17 @@ def _unfit(error: RequestValidationError, known: Sequence[str]) -> Invalid:
 
 
 def _mistake(found: dict[str, Any], known: Sequence[str]) -> Invalid:
-    loc, kind = tuple(found["loc"]), found["type"]
+    loc, kind = place_of(found), found["type"]
     where = ".".join(str(part) for part in loc[1:])
     if not where:
-        sentence = "The body must be a JSON object."
-    elif kind == "missing":
-        sentence = f"{where} is required."
+        return not_json(b"", ValueError()) if kind == "missing" else not_an_object(found["input"])
+    if kind == "missing":
+        told = f"{where} is required."
     elif kind == "extra_forbidden":
-        sentence = f"{where} is not a field of this request.{if_meant(str(loc[-1]), known)}"
+        told = f"{where} is not a field of this request.{if_meant(str(loc[-1]), known)}"
     else:
-        message = found["msg"].removeprefix("Value error, ")
-        sentence = f"{where}: {message}" if message.endswith("?") else f"{where}: {message}."
-    return Invalid(sentence, loc=loc, kind=kind)
+        told = sentence(where, found)
+    return Invalid(told, loc=loc, kind=kind)
 
 
 def _body_fields(request: Request) -> list[str]:
