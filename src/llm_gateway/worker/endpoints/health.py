@@ -1,6 +1,7 @@
 """Endpoints for health, liveness and readiness of a worker, answered from what control sent last.
 
-They answer plain GET and HEAD requests. Others go to the management API, which knows what is wrong with them.
+They answer GET and HEAD requests with any query, since monitoring systems add parameters of their own. Other methods go
+to the management API, which knows what is wrong with them.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class HealthEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["method"] not in ("GET", "HEAD") or scope["query_string"]:
+        if scope["method"] not in ("GET", "HEAD"):
             await self._management(scope, receive, send)
             return
         context: RequestContext = scope[REQUEST_CONTEXT]
