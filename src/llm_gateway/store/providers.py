@@ -219,7 +219,10 @@ def _shown(provider: Provider, mask: str) -> dict[str, Any]:
 def _rename_in_overrides(connection: Connection, before: Provider, after: Provider) -> None:
     if before.name != after.name:
         named = sa.update(overrides).where(overrides.c.provider_name == before.name)
-        connection.execute(named.values(provider_name=after.name))
+        later = sa.case(
+            (overrides.c.updated_at_ms < after.updated_at_ms, after.updated_at_ms), else_=overrides.c.updated_at_ms + 1
+        )
+        connection.execute(named.values(provider_name=after.name, updated_at_ms=later))
 
 
 def _provider(row: Row[Any]) -> Provider:

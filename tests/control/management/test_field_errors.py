@@ -38,6 +38,7 @@ def test_a_field_is_named_with_what_it_must_be() -> None:
         ({"api_key": "k" * 4097}, "api_key must have at most 4096 characters."),
         ({"api_key": " k"}, "api_key must be printable ASCII without blanks at either end."),
         ({"models": []}, "models must not be empty."),
+        ({"models": ["m", "n", "m"]}, "models: 'm' is named twice; name it once."),
         ({"models": "m"}, "models must be a list, not text."),
         ({"models": ["m", ""]}, "models.1 must not be empty."),
         ({"models": [str(number) for number in range(1001)]}, "models must have at most 1000 entries."),

@@ -217,6 +217,7 @@ async def test_renaming_a_provider_renames_it_in_its_overrides(client: Client, m
     await client.call("PATCH", f"{PROVIDERS}/{acme['id']}", {"name": "renamed"})
     [moved] = (await client.call("GET", PATH)).json
     assert moved == {**override, "provider_name": "renamed", "updated_at": moved["updated_at"]}
+    assert moved["updated_at"] > override["updated_at"]
     assert await served_by(client) == "renamed/other"
     await client.call("PATCH", f"{PROVIDERS}/{other['id']}", {"name": "acme"})
     assert await served_by(client) == "renamed/other"

@@ -55,7 +55,30 @@ BaseUrl = Annotated[
         description="The base URL as the vendor's own SDK spells it; null: that of the preset or of the kind's vendor.",
     ),
 ]
-Models = Annotated[list[Model], Field(min_length=1, max_length=1000, description="the first is the default model")]
+
+
+def _each_model_once(models: list[str]) -> list[str]:
+    """Return the models; one that is listed twice would be tried twice.
+
+    Raises:
+        ValueError: the list names a model twice.
+    """
+    if len({*models}) < len(models):
+        twice = next(model for place, model in enumerate(models) if model in models[:place])
+        raise ValueError(f"{twice!r} is named twice; name it once")
+    return models
+
+
+Models = Annotated[
+    list[Model],
+    Field(
+        min_length=1,
+        max_length=1000,
+        description="the first is the default model",
+        json_schema_extra={"uniqueItems": True},
+    ),
+    AfterValidator(_each_model_once),
+]
 Limit = Annotated[int, Field(ge=1, le=2**53), WHOLE]
 Priority = Annotated[int, Field(ge=-(2**31), le=2**31 - 1, description="higher is preferred"), WHOLE]
 Timeout = Annotated[float, Field(ge=0.001, le=3600, description="seconds for one attempt")]
