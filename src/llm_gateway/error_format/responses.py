@@ -170,10 +170,10 @@ async def send_pieces(
     await send({"type": "http.response.body", "body": b""})
 
 
-async def send_problem(send: Send, error: GatewayError, echo: bytes) -> None:
-    """Send an error as a problem document. `echo` is the id for x-request-id and for the body."""
+async def send_problem(send: Send, error: GatewayError, echo: bytes, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    """Send an error as a problem document. `echo` is the id for x-request-id and for the body; `more` are headers."""
     body = msgspec.json.encode(problem_of(error, echo.decode()))
-    headers = [*error_headers(error), (b"x-request-id", echo)]
+    headers = [*error_headers(error), (b"x-request-id", echo), *more]
     if error.status == 413:
         headers.append((b"connection", b"close"))
     await send_body(send, error.status, body, PROBLEM, headers)

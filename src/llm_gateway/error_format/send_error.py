@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from starlette.types import Scope, Send
 
 from llm_gateway.error_format.responses import JSON, error_headers, send_body, send_problem, shorten
@@ -10,20 +12,23 @@ from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, lo
 from llm_gateway.protocols.registry import VENDOR_PATH_PREFIXES, protocol_of
 
 
-async def send_error(send: Send, scope: Scope, error: GatewayError) -> None:
-    """Send and log an error of a request, in the format of its path. The scope must have a `RequestContext`."""
+async def send_error(send: Send, scope: Scope, error: GatewayError, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    """Send and log an error of a request, in the format of its path, with `more` headers of this request.
+
+    The scope must have a `RequestContext`.
+    """
     path: str = scope["path"]
     context: RequestContext = scope[REQUEST_CONTEXT]
     echo = context.echo
     if not path.startswith(VENDOR_PATH_PREFIXES):
         log_error(scope, error, error.status)
-        await send_problem(send, error, echo)
+        await send_problem(send, error, echo, more)
         return
     log_error(scope, error, status_of(error))
     protocol = protocol_of(path, context.headers, scope["query_string"])
     shorten(error)
     body = protocol.write_error(error, echo.decode())
-    headers = [*error_headers(error), *((name, echo) for name in protocol.id_headers)]
+    headers = [*error_headers(error), *((name, echo) for name in protocol.id_headers), *more]
     if error.status == 413:
         headers.append((b"connection", b"close"))
     await send_body(send, status_of(error), body, JSON, headers)

@@ -364,6 +364,13 @@ async def test_a_clients_request_id_is_stored_beside_the_gateways_own(world: Wor
     assert response.headers["x-gateway-request-id"] == world.gateway.requests[-1].id
 
 
+async def test_an_error_has_the_clients_request_id_and_the_gateways_own(world: World) -> None:
+    response = await world.post({**LEAST, "max_tokens": 0}, x_request_id="order-7")
+    assert_problem(response, 422, "validation_error")
+    assert response.headers["x-request-id"] == "order-7"
+    assert UUID(response.headers["x-gateway-request-id"]).version == 7
+
+
 @pytest.mark.parametrize("field", ["user_id", "service", "task_type", "model"])
 async def test_a_nul_character_in_a_label_is_refused(world: World, field: str) -> None:
     problem = assert_problem(await world.post({**LEAST, field: "a\0b"}), 422, "validation_error")

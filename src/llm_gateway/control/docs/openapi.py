@@ -17,6 +17,7 @@ from llm_gateway.control.docs.protocol_paths import (
     PROVIDER_HEADERS,
     WAITING,
     header_key_requirements,
+    header_references,
     headers_if_known,
     protocol_paths,
     protocol_schemas,
@@ -78,6 +79,10 @@ HEADERS: dict[str, Document] = {
         "description": "Yours if you sent one, else the gateway's.",
         "required": True,
         "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
+    },
+    "x-gateway-request-id": {
+        "description": "The gateway's own id of the request, with all responses to calls: that of its usage record.",
+        "schema": {"type": "string", "format": "uuid"},
     },
     "x-should-retry": {
         "description": "True if the same request can succeed later.",
@@ -190,7 +195,9 @@ def openapi_document(routes: Sequence[BaseRoute], version: str, root_path: str =
             _complete(path, method.upper(), operation)
     answered = document["paths"][GENERATE_PATH]["post"]["responses"]["200"]
     limits = [name for name in HEADERS if name.startswith("x-ratelimit-")]
-    answered["headers"] |= _headers("x-gateway-provider", "x-gateway-route", "x-gateway-queued-ms", *limits)
+    answered["headers"] |= header_references(
+        "x-gateway-request-id", "x-gateway-provider", "x-gateway-route", "x-gateway-queued-ms", *limits
+    )
     document["paths"] |= protocol_paths(KEYS)
     schemas.update(protocol_schemas())
     return document
@@ -213,7 +220,7 @@ def _complete(path: str, method: str, operation: Document) -> None:
         operation["description"] = "\n\n".join(filter(None, (operation.get("description"), needs)))
     for status, response in responses.items():
         if status < "400":
-            response["headers"] = _headers("x-request-id")
+            response["headers"] = header_references("x-request-id")
             response["description"] = response["description"].replace("Successful Response", "Done.")
     for error in errors:
         responses[str(error)] = {"$ref": f"#/components/responses/{_response_name(error)}"}
@@ -242,7 +249,7 @@ def _response_name(status: int) -> str:
 
 
 def _response(status: int, codes: dict[str, tuple[str, str]]) -> Document:
-    names = ["x-request-id", "x-should-retry"]
+    names = ["x-request-id", "x-gateway-request-id", "x-should-retry"]
     if status == 401:
         names.append("www-authenticate")
     if status in WAITING:
@@ -252,7 +259,7 @@ def _response(status: int, codes: dict[str, tuple[str, str]]) -> Document:
         narrowed["required"] = ["errors"]
     return {
         "description": " ".join(f"`{code}`: {detail}" for code, (_, detail) in codes.items()),
-        "headers": _headers(*names) | (headers_if_known() if status in FROM_PROVIDERS else {}),
+        "headers": header_references(*names) | (headers_if_known() if status in FROM_PROVIDERS else {}),
         "content": {
             PROBLEM.decode(): {
                 "schema": {"allOf": [{"$ref": "#/components/schemas/Problem"}, narrowed]},
@@ -286,10 +293,6 @@ def _if_known() -> Document:
     }
     found["x-gateway-provider-if-known"]["description"] = "The provider that answered, also with an error."
     return found
-
-
-def _headers(*names: str) -> Document:
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _generate() -> Document:

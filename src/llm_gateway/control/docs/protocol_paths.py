@@ -141,12 +141,21 @@ def _post(
 
 def _answer(content: Document) -> Document:
     """Return the response of a call. A stream lacks the headers if its head had to be sent before they were known."""
-    return {"description": "The answer.", "headers": headers_if_known(), "content": content}
+    return {
+        "description": "The answer.",
+        "headers": header_references("x-gateway-request-id") | headers_if_known(),
+        "content": content,
+    }
+
+
+def header_references(*names: str) -> Document:
+    """Return the headers with these names, as references to their descriptions."""
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _error_headers(status: int) -> Document:
-    names = ["x-request-id", "x-should-retry", *(("retry-after", "retry-after-ms") if status in WAITING else ())]
-    own = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+    waits = ("retry-after", "retry-after-ms") if status in WAITING else ()
+    own = header_references("x-request-id", "x-gateway-request-id", "x-should-retry", *waits)
     return own if status in OWN_STATUSES else own | headers_if_known()
 
 
