@@ -24,4 +24,5 @@ def stored_id(text: str, noun: str) -> str:
 
 def missing(noun: str) -> NotFound:
     """Return the error for an id that does not exist; `noun` is a word such as "provider"."""
-    return NotFound(f"There is no {noun} with this id.")
+    where = "" if " " in noun else f": GET /api/v1/{noun}s lists those there are"
+    return NotFound(f"There is no {noun} with this id{where}.")
