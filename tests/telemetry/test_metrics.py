@@ -90,10 +90,12 @@ def bounds() -> list[str]:
     return [*(str(ms / 1000) for ms in LATENCY_BUCKETS_MS), "+Inf"]
 
 
-def test_without_requests_only_dropped_lines_are_counted() -> None:
+def test_without_requests_there_are_only_the_counters_that_alerts_watch() -> None:
     found = samples(render(Metrics(list).report()))
     assert {name: value for name, value in found.items() if name.startswith("llm_gateway")} == {
-        "llm_gateway_log_lines_dropped_total{}": 0
+        "llm_gateway_inexact_costs_total{cost_status=estimated}": 0,
+        "llm_gateway_inexact_costs_total{cost_status=unpriced}": 0,
+        "llm_gateway_log_lines_dropped_total{}": 0,
     }
     assert [name for name in found if name.startswith("process_cpu_seconds_total")]
 

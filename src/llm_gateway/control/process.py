@@ -29,6 +29,7 @@ from llm_gateway.control.maintenance import (
 from llm_gateway.control.management.health import SharedCheck
 from llm_gateway.control.measurements import gateway_gauges
 from llm_gateway.control.recent_calls import fill_key_limits, fill_shared_limits, recent_calls
+from llm_gateway.control.stored_metrics import StoredMetrics, read_metrics_forever
 from llm_gateway.control.workers import Workers
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.configuration import Configuration
@@ -143,7 +144,6 @@ class ControlProcess(ProcessApplication):
         database = SharedCheck(stores.database.check)
         await database()
         self._background(database.repeat(log))
-        quarantined, root = QuarantineCount(quarantine_file(stores.path)), quarantine_file(stores.path).parent
         totals, failed = ReportTotals(stores.path / TOTALS), self._failed
         stack.callback(save_totals, totals, log)
         workers = self._workers = Workers(
@@ -151,7 +151,7 @@ class ControlProcess(ProcessApplication):
                 stores, shipper, database, lambda key, families: totals.update(key, failed.take(key, families))
             ),
             totals,
-            lambda: [*gateway_gauges(database_ok=database.is_ok), *journal_gauges(root, shipper, quarantined)],
+            self._measurements(stores, shipper, database),
             Metrics(lambda: [self.refusals.family()], lambda: self._output.writer.dropped).report,
             log,
             failed,
@@ -167,6 +167,19 @@ class ControlProcess(ProcessApplication):
         self._follow_budgets(control, stores)
         self._background(shorten_log_forever(stores.database.shorten_log, log))
         return control.build(shipper, database, workers)
+
+    def _measurements(
+        self, stores: Stores, shipper: Shipper, database: SharedCheck
+    ) -> Callable[[], list[MetricFamily]]:
+        """Return a function that measures what this process knows: version, database, journal, budgets and keys."""
+        quarantined, root = QuarantineCount(quarantine_file(stores.path)), quarantine_file(stores.path).parent
+        stored = StoredMetrics(stores.budgets, BudgetSpend(stores.database), stores.keys)
+        self._background(read_metrics_forever(stored, self._log))
+        return lambda: [
+            *gateway_gauges(database_ok=database.is_ok),
+            *journal_gauges(root, shipper, quarantined),
+            *stored.families(),
+        ]
 
     def _follow_budgets(self, control: Control, stores: Stores) -> None:
         """Count older usage of new budgets, and tell the webhook what is spent."""

@@ -50,6 +50,7 @@ class Metrics:
         self._lookups: defaultdict[str, int] = defaultdict(int)
         self._latency: defaultdict[str, list[float]] = defaultdict(lambda: histograms.empty(LATENCY_BUCKETS_MS))
         self._models = _Models()
+        self._inexact: dict[str, int] = {"estimated": 0, "unpriced": 0}
 
     def __call__(self, record: UsageRecord) -> None:
         """Count one finished request by its usage record."""
@@ -65,6 +66,8 @@ class Metrics:
             counts.output_tokens += attempt.usage.output_tokens
             counts.nanos += attempt.cost_nanos
             own_ms -= attempt.latency_ms
+            if attempt.cost_status != "exact":
+                self._inexact[attempt.cost_status] += 1
         if counts is not None and record.outcome == "ok":  # those of its last attempt, which answered
             if len(record.attempts) == 1:  # between two attempts there are pauses, which no record tells
                 histograms.add(counts.overhead, OVERHEAD_BUCKETS_MS, max(own_ms, 0))
@@ -83,12 +86,14 @@ class Metrics:
             for outcome, counts in list(self._latency.items())
             for sample in histograms.samples(counts, LATENCY_BUCKETS_MS, {"outcome": outcome})
         ]
+        inexact = [Sample("_total", {"cost_status": status}, count) for status, count in self._inexact.items()]
         dropped = [Sample("_total", {}, self._log_dropped())]
         return [
             _counter("llm_gateway_requests", "Finished requests", requests),
             _counter("llm_gateway_cache_lookups", "Requests by what the cache of answers did for them", lookups),
             _histogram("llm_gateway_latency_seconds", "End-to-end latency", latency),
             *self._models.report(),
+            _counter("llm_gateway_inexact_costs", "Calls to providers whose cost is estimated or not known", inexact),
             _counter("llm_gateway_log_lines_dropped", "Log lines that could not be written", dropped),
             *self._gauges(),
         ]
