@@ -74,6 +74,8 @@ SOUND_PACKAGE = {
     "control/process.py": "",
     "control/management/__init__.py": "import fastapi, starlette, llm_gateway.gate",
     "control/management/providers.py": "",
+    "control/alert_sender.py": "import llm_gateway.upstream",
+    "control/management/alert_targets.py": "import llm_gateway.upstream",
     "control/management/provider_rules.py": "import llm_gateway.upstream",
     "gate/__init__.py": "import starlette, llm_gateway.error_format",
     "error_format.py": "import starlette, llm_gateway.protocols",

@@ -51,6 +51,7 @@ def test_the_tree_has_every_command() -> None:
         "keys list", "keys add", "keys show", "keys set", "keys rotate", "keys remove",
         "teams list", "teams add", "teams show", "teams set", "teams remove",
         "budgets list", "budgets add", "budgets update", "budgets remove", "budgets accounts", "budgets override",
+        "alerts list", "alerts add", "alerts remove", "alerts test",
         "budgets verify", "backup", "restore", "compact", "audit list", "audit failures", "audit verify",
         "agent claude", "agent codex", "agent gemini", "agent opencode", "agent qwen", "agent aider",
         "providers list", "providers show", "providers add", "providers update", "providers test",

@@ -60,7 +60,7 @@ def test_rekey_works_beside_a_running_gateway(tmp_path: Path, set_up: SetUp) -> 
         assert (refused.code, SETTING in refused.sentence) == (78, True)
         assert stored_keys(tmp_path, OLD) == ["sk-1", "sk-2"], "all or nothing"
         assert rekey(f"{NEW},{OLD}") == (0, "2 provider keys were encrypted anew with the first encryption key.\n", "")
-        assert execute("rekey", "--json", **{SETTING: NEW}).json == {"rekeyed": 0}
+        assert execute("rekey", "--json", **{SETTING: NEW}).json == {"rekeyed": 0, "rekeyed_alert_targets": 0}
         assert gateway.call("PATCH", gateway.provider("third", url), {"priority": 1}).status == 200
         assert gateway.ask().status == 200, "after the gateway read them again"
     assert stored_keys(tmp_path, NEW) == ["sk-1", "sk-2", "sk-test"]

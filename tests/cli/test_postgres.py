@@ -38,7 +38,7 @@ def test_check_migrate_and_rekey_work_on_postgres(url: str, capsys: Capsys, monk
     database.close()
     monkeypatch.setenv("LLM_GATEWAY_ENCRYPTION_KEYS", f"{NEW},{OLD}")
     assert "all 1 stored provider keys open, 1 of them with an older key" in call(capsys, "check").out
-    assert call(capsys, "rekey", "--json").json == {"rekeyed": 1}
+    assert call(capsys, "rekey", "--json").json == {"rekeyed": 1, "rekeyed_alert_targets": 0}
     assert call(capsys, "reprice", "--since", "2026-01-01", "--json").code == 0
 
 

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from llm_gateway.control.budget_upkeep import count_older_usage_forever
-from llm_gateway.control.webhook_delivery import BACKOFF_S, WebhookDelivery, tell_webhook_forever
+from llm_gateway.control.webhook_delivery import BACKOFF_S, WebhookDelivery, repeat_forever
 from llm_gateway.control.webhook_events import DAY_MS, HOUR_MS, WebhookEvents
 from llm_gateway.domain.budget import AccountRef, Budget
 from llm_gateway.domain.key_secret import Pepper
@@ -225,7 +225,7 @@ async def test_a_message_is_signed_and_redirects_and_private_addresses_are_not_f
         assert (refused.fault, "https" in refused.message, len(seen)) == ("not_sent", True, 1)
         WebhookMessages(database).add("unpriced", 5, "test", {})
         delivery = WebhookDelivery(WebhookMessages(database), webhook.post, Log())
-        task = asyncio.create_task(tell_webhook_forever(events_of(database), delivery, Log(), every_s=0.01))
+        task = asyncio.create_task(repeat_forever([delivery.deliver], Log(), every_s=0.01))
         await until(lambda: len(seen) == 2)
         task.cancel()
     async with receiver(b"HTTP/1.1 307 Temporary Redirect\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n") as (
@@ -238,19 +238,16 @@ async def test_a_message_is_signed_and_redirects_and_private_addresses_are_not_f
         assert (await Webhook(url, SECRET, Egress(strict=False)).post("id-1", body, 0, 0.05)).fault == "timeout"
 
 
-async def test_a_job_that_fails_logs_it_once_and_goes_on(database: Database) -> None:
-    class Broken(WebhookEvents):
-        calls = 0
+async def test_a_job_that_fails_logs_it_once_and_goes_on() -> None:
+    calls: list[int] = []
 
-        def check(self, now_ms: int) -> None:
-            self.calls += 1
-            raise ValueError(now_ms)
+    async def broken() -> None:
+        calls.append(1)
+        raise ValueError("broken")
 
     log = Log()
-    events = Broken(database, WebhookMessages(database), KeyStore(database, [Pepper(1, b"p")]), log)
-    delivery = WebhookDelivery(WebhookMessages(database), Webhook("http://x", SECRET, Egress(strict=False)).post, log)
-    task = asyncio.create_task(tell_webhook_forever(events, delivery, log, every_s=0.001))
-    await until(lambda: events.calls > 2)
+    task = asyncio.create_task(repeat_forever([broken], log, every_s=0.001))
+    await until(lambda: len(calls) > 2)
     task.cancel()
     assert log.events == ["the webhook's messages cannot be handled"]
 

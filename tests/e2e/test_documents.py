@@ -16,7 +16,9 @@ from tests.e2e.documents import REPOSITORY, Reader, differences, examples, parse
 from tests.e2e.process import GatewayProcess
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/API.md", "docs/KEYS.md", "docs/REPORTS.md", "docs/BUDGETS.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/API.md", "docs/KEYS.md", "docs/REPORTS.md", "docs/BUDGETS.md", "docs/ALERTS.md"]
+)
 def test_the_examples_get_the_documented_responses(tmp_path: Path, name: str) -> None:
     found = list(examples(REPOSITORY / name))
     assert found, "no examples"

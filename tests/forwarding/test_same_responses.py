@@ -34,6 +34,7 @@ PROVIDER = (
 OVERRIDE = b'{"user_id": "u", "service_name": "s", "provider_name": "p", "model_name": "m"}'
 NAMED = b'{"name": "n"}'
 BUDGET = b'{"name": "n", "limit_usd": 1}'
+TARGET = b'{"name": "n", "kind": "slack", "url": "http://127.0.0.1:9/hook"}'
 INVALID = (b"", b"{", b"[]", b"{}", b'{"nme": 1, "models": "m"}', b'"' + b"\xff" + b'"', b"[" * 1000)
 BODIES = {
     ("POST", "/api/v1/providers"): (PROVIDER, PROVIDER),  # the second one is a conflict
@@ -48,6 +49,9 @@ BODIES = {
     ("PUT", "/api/v1/budgets/{budget_id}/override"): (b'{"amount_usd": 5, "until": "2099-01-01T00:00:00Z"}',),
     ("POST", "/v1/organizations/spend_limits"): (b'{"scope": {"type": "organization"}, "amount": "500"}',),
     ("POST", "/api/v1/teams"): (NAMED, NAMED),
+    ("POST", "/api/v1/alert-targets"): (TARGET, TARGET),
+    ("PATCH", "/api/v1/alert-targets/{alert_target_id}"): (b'{"is_enabled": false}',),
+    ("POST", "/api/v1/alert-targets/{alert_target_id}/test"): (b"",),
     ("PATCH", "/api/v1/teams/{team_id}"): (b'{"description": "d"}',),
     ("POST", "/api/v1/configuration"): (b'{"document": {"teams": [{"name": "t"}]}, "dry_run": true}',),
 }
@@ -81,7 +85,7 @@ class World:
             await client.close()
         if response.status == 201:
             noun = path.removeprefix("/api/v1/").removesuffix("s")
-            self.ids[f"{noun}_id"] = response.json["id"]
+            self.ids[f"{noun.replace('-', '_')}_id"] = response.json["id"]
         return response
 
 

@@ -272,10 +272,13 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0010_audit.py",
         "0011_saved_cost.py",
         "0012_budgets.py",
+        "0013_alert_targets.py",
     }
     with database.read() as connection:
         assert sorted(sa.inspect(connection).get_table_names()) == [
             "alembic_version",
+            "alert_deliveries",
+            "alert_targets",
             "api_key_secrets",
             "api_keys",
             "audit_chains",

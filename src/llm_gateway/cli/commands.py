@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
 from llm_gateway import __version__
 from llm_gateway.cli.agents import agent_app
+from llm_gateway.cli.alerts import alerts_app
 from llm_gateway.cli.audit import audit_app
 from llm_gateway.cli.budgets import budgets_app
 from llm_gateway.cli.exits import BROKEN_PIPE, FAILED, SETTINGS, USAGE, CommandFailed
@@ -27,9 +28,9 @@ from llm_gateway.telemetry.redaction import Redactor
 
 ABOUT = """One API in front of every LLM vendor.
 
-`providers`, `overrides`, `keys`, `teams`, `budgets`, `apply`, `export`, `usage` and `audit` talk to a running gateway:
-at http://localhost:8200, unless --url or GATEWAY_URL says otherwise, with the service key in GATEWAY_KEY. The others
-work with the gateway's own settings and database.
+`providers`, `overrides`, `keys`, `teams`, `budgets`, `alerts`, `apply`, `export`, `usage` and `audit` talk to a running
+gateway: at http://localhost:8200, unless --url or GATEWAY_URL says otherwise, with the service key in GATEWAY_KEY.
+The others work with the gateway's own settings and database.
 
 Exit codes: 0 done, 1 failed or refused by the gateway, 2 wrong usage, 3 no gateway there, 78 a setting does not fit,
 130 Ctrl-C.
@@ -149,6 +150,7 @@ def build_cli(arguments: Sequence[str] = ()) -> App:
         keys_app(),
         teams_app(),
         budgets_app(arguments),
+        alerts_app(),
         usage_app(arguments),
         audit_app(arguments),
     )

@@ -14,6 +14,7 @@ from llm_gateway.domain.audit import Actor, acting
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import load_settings
+from llm_gateway.store.alert_targets import AlertTargetStore
 from llm_gateway.store.audit import AuditTrail
 from llm_gateway.store.database import Database, sqlite_file
 from llm_gateway.store.migrations import HEAD, OTHER_VERSION
@@ -58,11 +59,14 @@ def rekey(*, env_file: EnvFiles = None, json: Json = False) -> None:
         raise ConfigurationError("There is no encryption key: set LLM_GATEWAY_ENCRYPTION_KEYS, the new key first.")
     with current_database(settings) as database, acting(command_actor("rekey")):
         audit = AuditTrail(database, settings.data_dir.absolute())
-        count = ProviderStore(database, SecretBox(keys), audit).rekey()
+        box = SecretBox(keys)
+        count = ProviderStore(database, box, audit).rekey()
+        targets = AlertTargetStore(database, box, audit).rekey()
     if json:
-        print_json({"rekeyed": count})
-    elif count:
-        print(f"{count} provider keys were encrypted anew with the first encryption key.")
+        print_json({"rekeyed": count, "rekeyed_alert_targets": targets})
+    elif count or targets:
+        also = f" and the secrets of {targets} alert targets" if targets else ""
+        print(f"{count} provider keys{also} were encrypted anew with the first encryption key.")
         note("A gateway that was started without this key cannot use them: restart it with the same keys.")
     else:
         print("Every provider key is encrypted with the first encryption key already.")

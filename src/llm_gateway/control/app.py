@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp
 
+from llm_gateway.control.alert_sender import AlertSender
+from llm_gateway.control.alerts import Alerts
 from llm_gateway.control.budget_balances import BudgetBalances
 from llm_gateway.control.declared_configuration.declaration import Declaration
 from llm_gateway.control.declared_configuration.sections import ConfigurationStores
@@ -19,6 +21,7 @@ from llm_gateway.control.effective_keys import EffectiveKeys
 from llm_gateway.control.embedded_model import OnlyModelWarning
 from llm_gateway.control.key_use import KeyUse
 from llm_gateway.control.live_configuration import LiveConfiguration, Sources
+from llm_gateway.control.management.alert_targets import alert_targets_router, alert_test_router
 from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.audit import audit_router
 from llm_gateway.control.management.breakdown import breakdown_router, series_router
@@ -43,8 +46,6 @@ from llm_gateway.control.management.router import Router
 from llm_gateway.control.management.spend_limits import spend_limits_router
 from llm_gateway.control.management.teams import teams_router
 from llm_gateway.control.management.usage import usage_router
-from llm_gateway.control.webhook_delivery import WebhookDelivery, tell_webhook_forever
-from llm_gateway.control.webhook_events import WebhookEvents
 from llm_gateway.control.workers import Workers
 from llm_gateway.dashboard.access import Access
 from llm_gateway.dashboard.app import Dashboard, WithDashboard
@@ -68,6 +69,7 @@ from llm_gateway.providers.prices import PriceList
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.settings import Settings
+from llm_gateway.store.alert_targets import AlertTargetStore
 from llm_gateway.store.audit import AuditTrail
 from llm_gateway.store.budget_spend import BudgetSpend
 from llm_gateway.store.budgets import BudgetStore
@@ -84,7 +86,6 @@ from llm_gateway.store.sessions import SessionStore
 from llm_gateway.store.teams import TeamStore
 from llm_gateway.store.usage import UsageStore
 from llm_gateway.store.usage_reports import UsageReports
-from llm_gateway.store.webhook_messages import WebhookMessages
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
 
@@ -110,6 +111,7 @@ class Stores(NamedTuple):
     teams: TeamStore
     audit: AuditTrail
     budgets: BudgetStore
+    alert_targets: AlertTargetStore
     replayed: int
 
 
@@ -152,19 +154,27 @@ def open_stores(
     report = replay(path, wrap(usage.write), log=log)
     if report.records:
         log("usage journal replayed", records=report.records)
-    audit = AuditTrail(database, path, log)
+    audit, box = AuditTrail(database, path, log), SecretBox(keys)
     return Stores(
         path=path,
         database=database,
         usage=usage,
-        providers=ProviderStore(database, SecretBox(keys), audit),
+        providers=ProviderStore(database, box, audit),
         overrides=OverrideStore(database, audit),
         keys=KeyStore(database, peppers, [name for name, _, _ in settings.callers()], audit=audit),
         teams=TeamStore(database, audit),
         audit=audit,
         budgets=BudgetStore(database, audit),
+        alert_targets=AlertTargetStore(database, box, audit),
         replayed=report.records,
     )
+
+
+def _webhook(settings: Settings, egress: Egress) -> Webhook | None:
+    """Return the webhook of the settings, None if there is none."""
+    if settings.webhook_url is None or settings.webhook_secret is None:
+        return None
+    return Webhook(settings.webhook_url, settings.webhook_secret, egress)
 
 
 class Control:
@@ -189,14 +199,12 @@ class Control:
         self._local = local
         self._redact = redact
         self._log = log
-        self._webhook = (settings.webhook_url, settings.webhook_secret)
-        messages = WebhookMessages(stores.database)
-        events = WebhookEvents(stores.database, messages, stores.keys, log)
-        self.webhook_events = None if settings.webhook_url is None else events
         self._in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight)
         self._presets = load_presets()
         self._unusable: dict[str, str] = {}
         self.egress = Egress(strict=settings.env == "production", private_hosts=settings.private_hosts)
+        sender, webhook = AlertSender(self.egress, redact), _webhook(settings, self.egress)
+        self.alerts = Alerts(stores.database, stores.keys, stores.alert_targets, sender, webhook, log)
         prices = PriceList()
         resolver = AccountResolver(
             dialects=DIALECTS,
@@ -230,17 +238,7 @@ class Control:
 
     def _store_usage(self, records: list[UsageRecord]) -> None:
         self.key_use.write(records)
-        if self.webhook_events is not None:
-            self.webhook_events.note(records)
-
-    def webhook_job(self) -> Coroutine[Any, Any, None] | None:
-        """Return the job that finds events and delivers their messages; None without a webhook."""
-        url, secret = self._webhook
-        if self.webhook_events is None or url is None or secret is None:
-            return None
-        receiver = Webhook(url, secret, self.egress)
-        delivery = WebhookDelivery(WebhookMessages(self._stores.database), receiver.post, self._log)
-        return tell_webhook_forever(self.webhook_events, delivery, self._log)
+        self.alerts.events.note(records)
 
     def build(self, shipper: Shipper, database: SharedCheck, workers: Workers) -> ASGIApp:
         """Build the management API as an ASGI application."""
@@ -276,6 +274,8 @@ class Control:
             teams_router(stores.teams),
             configuration_router(Declaration(stores.database, declared, self._reload_after_apply)),
             *self._budget_routers(reports, up_to_date),
+            alert_targets_router(stores.alert_targets, self.alerts.deliveries, self.egress),
+            alert_test_router(stores.alert_targets, self.alerts.sender),
             audit_router(stores.audit, workers.failed_authentications),
             usage_router(RecentUsage(stores.usage, reports), up_to_date, own),
             records_router(search, up_to_date, own, stores.budgets),

@@ -30,6 +30,7 @@ from llm_gateway.control.management.health import SharedCheck
 from llm_gateway.control.measurements import gateway_gauges
 from llm_gateway.control.recent_calls import fill_key_limits, fill_shared_limits, recent_calls
 from llm_gateway.control.stored_metrics import StoredMetrics, read_metrics_forever
+from llm_gateway.control.trouble import DELAYED_S, Trouble
 from llm_gateway.control.workers import Workers
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.configuration import Configuration
@@ -164,7 +165,8 @@ class ControlProcess(ProcessApplication):
         self._background(refresh_prices_forever(control.configuration, log))
         retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log, pause=Throttle())
         self._background(delete_old_usage_forever(retention, log))
-        self._follow_budgets(control, stores)
+        self._follow_budgets(stores)
+        self._background(control.alerts.run(partial(_troubles, workers, shipper)))
         self._background(shorten_log_forever(stores.database.shorten_log, log))
         return control.build(shipper, database, workers)
 
@@ -181,16 +183,13 @@ class ControlProcess(ProcessApplication):
             *stored.families(),
         ]
 
-    def _follow_budgets(self, control: Control, stores: Stores) -> None:
-        """Count older usage of new budgets, and tell the webhook what is spent."""
+    def _follow_budgets(self, stores: Stores) -> None:
+        """Count older usage of new budgets."""
         together = self._balances.add_stored
         backfill = BudgetBackfill(
             stores.database, pause=Throttle(), together=lambda store, charges: together(store, charges.items())
         )
         self._background(count_older_usage_forever(backfill, self._log))
-        webhook = control.webhook_job()
-        if webhook is not None:
-            self._background(webhook)
 
     def _distribute(self, workers: Workers, stores: Stores, configuration: Configuration) -> None:
         """Send a configuration to all workers, once the memory that they share has its budgets and keys' last calls."""
@@ -222,6 +221,13 @@ class ControlProcess(ProcessApplication):
             recent_attempts=None if self._memory is not None else recent,
             on_report=on_report,
         )
+
+
+def _troubles(workers: Workers, shipper: Shipper) -> list[Trouble]:
+    """Return the troubles of this moment that have alerts."""
+    seconds = int(shipper.behind().seconds)
+    delayed = [Trouble("journal.delayed", "", {"seconds": seconds})] if seconds > DELAYED_S else []
+    return [*delayed, *workers.troubles()]
 
 
 def _open_memory(memory: int | None) -> HostMemory | None:

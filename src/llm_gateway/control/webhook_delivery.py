@@ -1,4 +1,4 @@
-"""Periodic jobs of the webhook: look for events, and deliver their messages.
+"""Periodic jobs of alerts, and the delivery of messages to the webhook of the settings.
 
 sent, 2xx                       no place left among those that wait
 waiting ───────────▶ delivered     event ──────────────────────────────────▶ dropped
@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
-from llm_gateway.control.webhook_events import WebhookEvents
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.webhook_messages import Message, WebhookMessages
@@ -80,14 +79,11 @@ class WebhookDelivery:
         self._is_failing = True
 
 
-async def tell_webhook_forever(
-    events: WebhookEvents, delivery: WebhookDelivery, log: Callable[..., None], *, every_s: float = LOOK_EVERY_S
+async def repeat_forever(
+    steps: Iterable[Callable[[], Awaitable[object]]], log: Callable[..., None], *, every_s: float = LOOK_EVERY_S
 ) -> None:
-    """Look for events and deliver messages, each second. Runs until cancelled."""
-    await asyncio.gather(
-        _repeat(lambda: asyncio.to_thread(events.check, time.time_ns() // 1_000_000), log, every_s),
-        _repeat(delivery.deliver, log, every_s),
-    )
+    """Run each step again and again, with a second in between. Runs until cancelled."""
+    await asyncio.gather(*(_repeat(step, log, every_s) for step in steps))
 
 
 async def _repeat(step: Callable[[], Awaitable[object]], log: Callable[..., None], every_s: float) -> None:

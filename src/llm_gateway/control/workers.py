@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from llm_gateway.channel.roster import ConnectedWorker
 from llm_gateway.channel.server import ChannelServer
+from llm_gateway.control.trouble import Trouble
 from llm_gateway.domain.configuration import Configuration
 from llm_gateway.domain.metric_families import MetricFamily, Sample
 from llm_gateway.telemetry.exposition import render
@@ -18,6 +19,8 @@ from llm_gateway.telemetry.text_format import METRICS_CONTENT_TYPE
 
 APPLIED_S = 1.0
 """Seconds that a change of the configuration waits until all workers apply it."""
+RESTING = {"llm_gateway_breaker_open": "provider.breaker_open", "llm_gateway_provider_paused": "provider.paused"}
+"""Gauges that are 1 while something is not called, and the events that they are."""
 REPORTS_S = 1.0
 """Seconds that a scrape of the metrics waits for the workers' counts."""
 
@@ -98,6 +101,21 @@ class Workers:
     def can_record(self) -> bool:
         """Return whether any worker can write its journal."""
         return any(worker.can_record for worker in self._connected())
+
+    def troubles(self) -> list[Trouble]:
+        """Return journals that cannot be written, and models and accounts that are not called, as workers said last."""
+        found: dict[tuple[str, str], Trouble] = {}
+        for worker in self._connected():
+            if worker.is_ready and not worker.can_record:
+                name = f"worker {worker.number}"
+                found["journal.unwritable", name] = Trouble("journal.unwritable", name, {"worker": name})
+            for family in self._totals.last(worker.key):
+                kind = RESTING.get(family.name)
+                for sample in family.samples if kind is not None else ():
+                    if kind is not None and sample.value == 1:
+                        subject = " ".join(sample.labels.values())
+                        found[kind, subject] = Trouble(kind, subject, dict(sample.labels))
+        return list(found.values())
 
     async def metrics(self) -> tuple[bytes, str]:
         """Return all metrics in Prometheus' text format, added up over the workers, and the content type."""

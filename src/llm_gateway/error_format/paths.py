@@ -12,6 +12,9 @@ from llm_gateway.suggestions import closest
 
 MANAGEMENT_PATHS = (
     "/api/v1/configuration",
+    "/api/v1/alert-targets",
+    "/api/v1/alert-targets/{alert_target_id}",
+    "/api/v1/alert-targets/{alert_target_id}/test",
     "/api/v1/audit",
     "/api/v1/audit/failed-authentications",
     "/api/v1/budgets",

@@ -18,7 +18,7 @@ from llm_gateway.upstream.egress import Egress
 from llm_gateway.upstream.pool import Pool, RequestNotSent, tls_context
 
 MAX_BODY_BYTES = 64 * 1024
-"""Bytes of a response that are read; nothing in it is used."""
+"""Bytes of a response that are read."""
 PREFIX = "whsec_"
 """Start of a secret that is base64, as libraries of Standard Webhooks make it."""
 
@@ -48,28 +48,40 @@ class Webhook:
         self._egress = egress
 
     async def post(self, message_id: str, body: bytes, timestamp_s: int, timeout_s: float) -> UpstreamResult:
-        """POST a message over a new connection. Never raises for what the network or the receiver does."""
-        headers = {
-            "content-type": "application/json",
-            "webhook-id": message_id,
-            "webhook-timestamp": str(timestamp_s),
-            "webhook-signature": signature(self._key, message_id, timestamp_s, body),
-        }
-        pool: Pool | None = None
-        deadline = monotonic() + timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                pinned = await asyncio.to_thread(self._egress.check, self._url)
-                is_tls = self._url.lower().startswith("https:")
-                tls = await asyncio.to_thread(tls_context) if is_tls else None
-            pool = Pool(self._url, headers, tls=tls, pinned=pinned, max_body_bytes=MAX_BODY_BYTES)
-            return result_of_response(await pool.post("", body, deadline - monotonic()))
-        except OSError as error:
-            if isinstance(error, TimeoutError):
-                return result_of_fault(error)
-            return result_of_fault(RequestNotSent(f"No certificates can be read: {error.strerror}", is_ours=True))
-        except FAULTS as error:
+        """POST a signed message. Never raises for what the network or the receiver does."""
+        headers = signed_headers(self._key, message_id, timestamp_s, body)
+        return await post_message(self._url, headers, body, self._egress, timeout_s)
+
+
+def signed_headers(key: bytes, message_id: str, timestamp_s: int, body: bytes) -> dict[str, str]:
+    """Return the headers of a message that is signed with a key."""
+    headers = unsigned_headers(message_id, timestamp_s)
+    return headers | {"webhook-signature": signature(key, message_id, timestamp_s, body)}
+
+
+def unsigned_headers(message_id: str, timestamp_s: int) -> dict[str, str]:
+    """Return the headers of a message to a receiver without a secret."""
+    return {"content-type": "application/json", "webhook-id": message_id, "webhook-timestamp": str(timestamp_s)}
+
+
+async def post_message(
+    url: str, headers: dict[str, str], body: bytes, egress: Egress, timeout_s: float
+) -> UpstreamResult:
+    """POST over a new connection. Follows no redirect, and never raises for what the network or the receiver does."""
+    pool: Pool | None = None
+    deadline = monotonic() + timeout_s
+    try:
+        async with asyncio.timeout(timeout_s):
+            pinned = await asyncio.to_thread(egress.check, url)
+            tls = await asyncio.to_thread(tls_context) if url.lower().startswith("https:") else None
+        pool = Pool(url, headers, tls=tls, pinned=pinned, max_body_bytes=MAX_BODY_BYTES)
+        return result_of_response(await pool.post("", body, deadline - monotonic()))
+    except OSError as error:
+        if isinstance(error, TimeoutError):
             return result_of_fault(error)
-        finally:
-            if pool is not None:
-                pool.close()
+        return result_of_fault(RequestNotSent(f"No certificates can be read: {error.strerror}", is_ours=True))
+    except FAULTS as error:
+        return result_of_fault(error)
+    finally:
+        if pool is not None:
+            pool.close()

@@ -27,6 +27,7 @@ from llm_gateway.store.tables import budget_spend
 from llm_gateway.store.webhook_messages import WebhookMessages, id_part
 
 KIND = "budget.threshold"
+ACCOUNTS_AT_ONCE = 500
 PARTS = 10_000
 """Units of `notified` in a whole limit."""
 
@@ -62,6 +63,22 @@ class BudgetThresholds:
                 for value in values.get((stored.budget.id, period.start_ms), ()):
                     [spending] = self._spend.page(stored, now_ms, 1, value=value)
                     dropped += self._check(stored, period, spending, now_ms)
+        return dropped
+
+    def check_all(self, now_ms: int) -> int:
+        """Write the messages that are due for any account, as `check` does: those of budgets with `notify_at`."""
+        dropped = 0
+        for stored in self._budgets.list():
+            if not stored.budget.notify_at:
+                continue
+            period, after = stored.period(now_ms), None
+            lowest = Fraction(str(min(stored.budget.notify_at)))
+            while page := self._spend.page(stored, now_ms, ACCOUNTS_AT_ONCE, after):
+                reached = [each for each in page if each.balance.of(stored.budget.unit) >= lowest * each.limit]
+                dropped += sum(self._check(stored, period, each, now_ms) for each in reached)
+                if len(reached) < len(page) or len(page) < ACCOUNTS_AT_ONCE:
+                    break
+                after = page[-1].balance.of(stored.budget.unit), page[-1].value
         return dropped
 
     def _check(self, stored: StoredBudget, period: BudgetPeriod, spending: Spending, now_ms: int) -> int:

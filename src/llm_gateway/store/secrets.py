@@ -49,13 +49,13 @@ class SecretBox:
         cipher = self._ciphers.get(key_name)
         if sealed[:1] != VERSION or cipher is None:
             raise ConfigurationError(
-                f"A provider's key was encrypted with a key that is not in {SETTING}: add it there."
+                f"A stored secret was encrypted with a key that is not in {SETTING}: add it there."
             )
         try:
             return cipher.decrypt(nonce, ciphertext, row_id.encode()).decode()
         except (InvalidTag, ValueError):
             raise ConfigurationError(
-                f"A provider's key cannot be decrypted with {SETTING}: it is damaged, so enter it again."
+                f"A stored secret cannot be decrypted with {SETTING}: it is damaged, so enter it again."
             ) from None
 
     def is_current(self, sealed: bytes) -> bool:

@@ -165,7 +165,8 @@ budget_backfill = sa.Table(
     sqlite_with_rowid=False,
 )
 
-# Messages to the webhook. Delivered ones stay for a while, so that the same event is not told twice.
+# Messages about events, and their way to the webhook of the settings. Delivered ones stay for a while, so that the same
+# event is not told twice.
 webhook_messages = sa.Table(
     "webhook_messages",
     metadata,
@@ -174,6 +175,38 @@ webhook_messages = sa.Table(
     Column("body", Text, nullable=False, comment="JSON object"),
     Column("attempts", BigInteger, nullable=False),
     Column("next_attempt_ms", BigInteger, comment="null: delivered or given up"),
+)
+
+# Who gets alerts. `sealed` is an encrypted JSON object: URL, secret, password. `host` is what is shown of them.
+alert_targets = sa.Table(
+    "alert_targets",
+    metadata,
+    Column("id", SORTED_BY_BYTES, primary_key=True),
+    Column("name", SORTED_BY_BYTES, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("events", Text, nullable=False, comment="JSON array"),
+    Column("is_enabled", Boolean, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("mailbox", Text, comment="JSON object"),
+    Column("has_secret", Boolean, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Column("delivered_ms", BigInteger),
+    Column("failed_ms", BigInteger),
+    Column("error", Text),
+    sa.UniqueConstraint("name", name="alert_targets_name"),
+)
+
+# Messages of webhook_messages that wait for a target. Delivered ones have no row.
+alert_deliveries = sa.Table(
+    "alert_deliveries",
+    metadata,
+    Column("target_id", SORTED_BY_BYTES, primary_key=True),
+    Column("message_id", SORTED_BY_BYTES, primary_key=True),
+    Column("attempts", BigInteger, nullable=False),
+    Column("next_attempt_ms", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 # `instance_id` is a number of usage_names; `instance` is empty then. Records of version 1 have the name itself.

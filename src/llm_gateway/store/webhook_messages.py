@@ -1,4 +1,6 @@
-"""Keep messages for the webhook until they are delivered, so that no restart or absent receiver loses one.
+"""Keep messages about events until they are delivered, so that no restart or absent receiver loses one.
+
+They go to the webhook of the settings, if there is one, and to the targets that hear the event (`alert_deliveries.py`).
 
 Each message has an id that names its event. It is stored once: an event that happens again, or is found again after a
 restart, adds nothing.
@@ -14,6 +16,9 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from llm_gateway.domain.alert_target import AlertMessage
+from llm_gateway.store.alert_deliveries import add_deliveries, forget_deliveries
+from llm_gateway.store.alert_targets import targets_in
 from llm_gateway.store.database import Database
 from llm_gateway.store.rollups import DAY_MS
 from llm_gateway.store.tables import webhook_messages
@@ -46,14 +51,29 @@ class Message(NamedTuple):
 
 
 class WebhookMessages:
-    """The table of messages."""
+    """The table of messages. `has_webhook`: the settings have a webhook, which gets all events."""
 
-    def __init__(self, database: Database, most_waiting: int = MOST_WAITING) -> None:
+    def __init__(self, database: Database, most_waiting: int = MOST_WAITING, *, has_webhook: bool = True) -> None:
         self._database = database
         self._most_waiting = most_waiting
+        self._has_webhook = has_webhook
+
+    def are_heard(self) -> bool:
+        """Return whether anybody gets messages.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        if self._has_webhook:
+            return True
+        with self._database.read() as connection:
+            return any(target.is_enabled for target in targets_in(connection))
 
     def add(self, message_id: str, at_ms: int, kind: str, data: dict[str, Any]) -> bool:
-        """Store a message in a transaction of its own. Returns False if it was dropped, since too many wait."""
+        """Store a message in a transaction of its own.
+
+        Returns False if a receiver does not get it, since too many wait for it.
+        """
         with self._database.write() as connection:
             return self.add_in(connection, message_id, at_ms, kind, data)
 
@@ -61,19 +81,23 @@ class WebhookMessages:
         """Store a message in the caller's transaction; otherwise as `add`."""
         if connection.execute(sa.select(_of.id).where(_of.id == message_id)).first() is not None:
             return True
-        waiting = sa.select(sa.func.count()).select_from(webhook_messages).where(_of.next_attempt_ms.is_not(None))
-        if connection.execute(waiting).scalar_one() >= self._most_waiting:
-            return False
+        targets = [target for target in targets_in(connection) if target.hears(kind)]
+        is_full = self._has_webhook and _waiting(connection) >= self._most_waiting
+        if not targets and (is_full or not self._has_webhook):
+            return not is_full
         body = msgspec.json.encode({"id": message_id, "type": kind, "at_ms": at_ms, "data": data}).decode()
-        row = {"id": message_id, "at_ms": at_ms, "body": body, "attempts": 0, "next_attempt_ms": at_ms}
+        next_ms = at_ms if self._has_webhook and not is_full else None
+        row = {"id": message_id, "at_ms": at_ms, "body": body, "attempts": 0, "next_attempt_ms": next_ms}
         connection.execute(sa.insert(webhook_messages).values(row))
-        return True
+        dropped = add_deliveries(connection, targets, AlertMessage(message_id, at_ms, body))
+        return not (is_full or dropped)
 
     @staticmethod
     def forget(connection: Connection, start: str, part: str) -> None:
         """Delete the messages whose ids begin with `start` and whose bodies have a part, in a transaction."""
         has_part = sa.func.replace(_of.body, part, "") != _of.body  # LIKE takes `Ann` for `ann` on SQLite
         connection.execute(sa.delete(webhook_messages).where(_of.id.startswith(start, autoescape=True), has_part))
+        forget_deliveries(connection)
 
     def due(self, now_ms: int, limit: int) -> list[Message]:
         """Return up to `limit` messages that are to be sent now, the oldest first."""
@@ -98,3 +122,9 @@ class WebhookMessages:
             connection.execute(
                 sa.delete(webhook_messages).where(_of.next_attempt_ms.is_(None), _of.at_ms < now_ms - KEPT_MS)
             )
+            forget_deliveries(connection)
+
+
+def _waiting(connection: Connection) -> int:
+    query = sa.select(sa.func.count()).select_from(webhook_messages).where(_of.next_attempt_ms.is_not(None))
+    return connection.execute(query).scalar_one()

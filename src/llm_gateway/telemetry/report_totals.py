@@ -47,6 +47,10 @@ class ReportTotals:
             oldest = state.last.pop(next(iter(state.last)))
             state.base = add_up([state.base, _counters(oldest)])
 
+    def last(self, key: str) -> list[MetricFamily]:
+        """Return the last report of a worker, empty if there is none."""
+        return self._state.last.get(key, [])
+
     def total(self, living: Collection[str]) -> list[MetricFamily]:
         """Return the sums: counters of all workers that ever reported, gauges of the living ones only."""
         last = self._state.last.items()

@@ -38,6 +38,14 @@ def call_gauges(worker: Worker, snapshot: Snapshot, loop: asyncio.AbstractEventL
         ],
         is_maximum=True,
     )
+    paused = worker.availability.paused_accounts()
+    yield MetricFamily(
+        name="llm_gateway_provider_paused",
+        type="gauge",
+        help="1 while a provider is not called, since it refuses its account",
+        samples=[Sample("", {"provider": name}, float(each in paused)) for each, name in names.items()],
+        is_maximum=True,
+    )
 
 
 def _limit_use(limiter: Limiter, snapshot: Snapshot) -> MetricFamily:

@@ -22,6 +22,8 @@ ASK = {"user_id": "alice", "service": "shop", "prompt": "Hello"}
 OVERRIDE = {"amount_usd": 9, "until": "2099-01-01T00:00:00Z"}
 SPEND_LIMITS = "/v1/organizations/spend_limits"
 SPEND_LIMIT = {"scope": {"type": "user", "user_id": "ann"}, "amount": "75000"}
+TARGETS = "/api/v1/alert-targets"
+TARGET = {"name": "operations", "kind": "slack", "url": "http://127.0.0.1:9/services/sk-token-in-a-url"}
 DECLARED = {"document": {"teams": [{"name": "one"}, {"name": "two"}]}}
 
 
@@ -54,6 +56,10 @@ def writes(vendor: str) -> list[Write]:
         Write("PUT", "/api/v1/budgets/{budget_id}/override", OVERRIDE, "budget.update"),
         Write("DELETE", "/api/v1/budgets/{budget_id}/override", b"", "budget.update"),
         Write("DELETE", "/api/v1/budgets/{budget_id}", b"", "budget.delete"),
+        Write("POST", TARGETS, TARGET, "alert_target.create", "alert_target_id"),
+        Write("PATCH", f"{TARGETS}/{{alert_target_id}}", {"is_enabled": False}, "alert_target.update"),
+        Write("POST", f"{TARGETS}/{{alert_target_id}}/test", b"", "alert_target.test"),
+        Write("DELETE", f"{TARGETS}/{{alert_target_id}}", b"", "alert_target.delete"),
         Write("POST", SPEND_LIMITS, SPEND_LIMIT, "budget.create", "spend_limit_id"),
         Write("DELETE", f"{SPEND_LIMITS}/{{spend_limit_id}}", b"", "budget.delete"),
         Write("POST", "/api/v1/keys", {"name": "shop"}, "key.create", "key_id"),
@@ -102,7 +108,8 @@ async def test_every_management_write_leaves_an_entry_of_who_made_it(start: Star
             number, texts = entry["number"], texts + str(entry) + secret_of(response)
         await check_reading(app, ann, number)
         await check_failures(app, ann)
-        check_stored(app, ["sk-secret", "sk-other-secret", *(word for word in texts.split() if word.startswith("gw_"))])
+        made = [word for word in texts.split() if word.startswith("gw_")]
+        check_stored(app, ["sk-secret", "sk-other-secret", "sk-token-in-a-url", *made])
 
 
 def secret_of(response: Response) -> str:
@@ -157,5 +164,5 @@ def check_stored(app: GatewayInOneLoop, secrets: list[str]) -> None:
     with database.read() as connection:
         text = repr(connection.exec_driver_sql("SELECT * FROM audit_entries").all())
     database.close()
-    assert len(secrets) == 4
+    assert len(secrets) == 5
     assert not [secret for secret in secrets if secret in text]

@@ -50,6 +50,10 @@ TAGS = [
     {"name": "configuration", "description": "Providers, overrides, teams, keys and budgets as one document."},
     {"name": "audit", "description": "What management requests changed, and failed authentications. For admins."},
     {"name": "budgets", "description": "What requests may spend in a period, and what they have spent."},
+    {
+        "name": "alerts",
+        "description": "Targets that get messages when something is wrong: webhooks, Slack-compatible ones, e-mail.",
+    },
     {"name": "usage", "description": "Requests, tokens and cost, up to the last response sent."},
     {"name": "health", "description": "Health of the gateway, its database and its providers."},
     {"name": "documentation", "description": "This description as JSON and as a page."},

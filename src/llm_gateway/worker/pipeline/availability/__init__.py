@@ -344,3 +344,14 @@ class ProviderAvailability:
                     model.load(stored.numbers)
                     found[stored.provider_id, stored.model] = model.breaker.state
         return found
+
+    def paused_accounts(self) -> set[str]:
+        """Return the ids of the providers whose account is paused. Safe to call from another thread."""
+        found = {provider_id for provider_id, each in list(self._providers.items()) if each.account.is_paused}
+        if self._states is not None:
+            for stored in self._states.stored():
+                if stored.is_account:
+                    account = AccountPause(self._clock)
+                    account.load(stored.numbers)
+                    (found.add if account.is_paused else found.discard)(stored.provider_id)
+        return found

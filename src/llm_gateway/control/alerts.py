@@ -1,0 +1,60 @@
+"""Alerts as a part of control: events, their messages, and their ways to the webhook and the targets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from llm_gateway.control.alert_delivery import AlertDelivery
+from llm_gateway.control.alert_sender import AlertSender
+from llm_gateway.control.trouble import Trouble, TroubleWatch
+from llm_gateway.control.webhook_delivery import WebhookDelivery, repeat_forever
+from llm_gateway.control.webhook_events import WebhookEvents
+from llm_gateway.provider_calls.webhook import Webhook
+from llm_gateway.store.alert_deliveries import AlertDeliveries
+from llm_gateway.store.alert_targets import AlertTargetStore
+from llm_gateway.store.database import Database
+from llm_gateway.store.keys import KeyStore
+from llm_gateway.store.webhook_messages import WebhookMessages
+
+
+class Alerts:
+    """Finds events and delivers their messages. `note` of `events` gets stored records.
+
+    `webhook` is that of the settings, if there is one.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        keys: KeyStore,
+        targets: AlertTargetStore,
+        sender: AlertSender,
+        webhook: Webhook | None,
+        log: Callable[..., None],
+    ) -> None:
+        self._webhook = webhook
+        self._messages = WebhookMessages(database, has_webhook=webhook is not None)
+        self._log = log
+        self.targets = targets
+        self.deliveries = AlertDeliveries(database)
+        self.sender = sender
+        self.events = WebhookEvents(database, self._messages, keys, log)
+
+    async def run(self, troubles: Callable[[], Iterable[Trouble]]) -> None:
+        """Find events and deliver messages, each second. `troubles` returns those of this moment."""
+        delivery = AlertDelivery(self.targets, self.deliveries, self.sender, self._log)
+        watch = TroubleWatch(troubles, self._messages, delivery)
+        steps: list[Callable[[], Coroutine[Any, Any, object]]] = [
+            lambda: asyncio.to_thread(self.events.look, time.time_ns() // 1_000_000),
+            watch.look,
+            delivery.step,
+        ]
+        if self._webhook is not None:
+            steps.append(WebhookDelivery(self._messages, self._webhook.post, self._log).deliver)
+        try:
+            await repeat_forever(steps, self._log)
+        finally:
+            await delivery.stop()
