@@ -9,7 +9,7 @@ import subprocess
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from llm_gateway.cli.agents import (
+from llm_gateway.domain.agent_configurations import (
     aider_config,
     claude_config,
     codex_config,

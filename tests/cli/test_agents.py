@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_gateway.cli.agents import PLACEHOLDER
+from llm_gateway.domain.agent_configurations import PLACEHOLDER
 from tests.cli.command import call
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "AGENTS.md"

@@ -13,8 +13,8 @@ from tests.ui.conftest import MANY, Watched
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-SCREENS = ("", "/requests", "/spend?group=service&then=model", "/providers", "/keys", "/budgets", "/routing",
-           "/playground", "/prices", "/audit", "/health")  # fmt: skip
+SCREENS = ("", "/requests", "/spend?group=service&then=model", "/providers", "/keys", "/me", "/budgets", "/routing",
+           "/playground", "/prices", "/alerts", "/audit", "/health")  # fmt: skip
 AXE_RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
 
 

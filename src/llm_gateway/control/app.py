@@ -287,7 +287,8 @@ class Control:
             docs_page_router(self.sign_in_page),
         )
         management = build_management(routers, self._log, self._in_flight, workers.pending, self._root_path)
-        return WithDashboard(management, self._dashboard(management, workers.count_failed_sign_in))
+        dashboard = self._dashboard(management, workers.count_failed_sign_in)
+        return WithDashboard(management, dashboard, is_behind_proxy=self._is_behind_proxy)
 
     def _reload_after_apply(self) -> None:
         self._stores.audit.settle()

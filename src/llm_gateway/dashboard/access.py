@@ -89,8 +89,6 @@ class Access:
             self._failures.add(address)
             self._on_failure(address)
             return self._keyring.problem_of(presented) or "This key is not known."
-        if not caller.scopes & {"read", "admin", "own"}:
-            return f"The key {caller.name!r} may only make calls: use one with the scope read, admin or own."
         return caller
 
     def remember(self, request: Request, response: Response, caller: Caller, timezone: str) -> None:

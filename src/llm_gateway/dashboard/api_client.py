@@ -47,6 +47,11 @@ class ApiClient:
         self._client = client
         self._log = log
 
+    def with_own_usage(self) -> ApiClient:
+        """Return a client that may also read usage of the person's own key, which its page shows to any key."""
+        own = msgspec.structs.replace(self._caller, scopes=self._caller.scopes | {"own"})
+        return ApiClient(self._app, own, self._client, self._log)
+
     async def get(self, path: str, query: Query | None = None) -> Any:
         """Return the decoded response to a GET of a path below /api/v1.
 

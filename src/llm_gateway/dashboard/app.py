@@ -21,6 +21,7 @@ from llm_gateway.dashboard.static_files import StaticFiles
 from llm_gateway.dashboard.time_zone import known_zone
 from llm_gateway.gate.authentication import UI_PATH, UI_PREFIX
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect
+from llm_gateway.gate.reverse_proxy import FORWARDED_HOST
 
 Log: TypeAlias = Callable[..., None]
 Screen: TypeAlias = Callable[[Page], Awaitable[Response]]
@@ -28,16 +29,22 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 class WithDashboard:
-    """ASGI application that sends paths below /ui to the dashboard and all others to the management API."""
+    """ASGI application that sends paths below /ui to the dashboard and all others to the management API.
 
-    def __init__(self, management: ASGIApp, dashboard: ASGIApp) -> None:
+    Without `is_behind_proxy`, the dashboard gets no `X-Forwarded-Host`, which would be the client's own.
+    """
+
+    def __init__(self, management: ASGIApp, dashboard: ASGIApp, *, is_behind_proxy: bool = False) -> None:
         self._management = management
         self._dashboard = dashboard
+        self._is_behind_proxy = is_behind_proxy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request."""
         path: str = scope["path"]
         is_dashboard = path == UI_PATH or path.startswith(UI_PREFIX)
+        if is_dashboard and not self._is_behind_proxy:
+            scope["headers"] = [field for field in scope["headers"] if field[0] != FORWARDED_HOST]
         await (self._dashboard if is_dashboard else self._management)(scope, receive, send)
 
 

@@ -20,6 +20,7 @@ from llm_gateway.dashboard.access import SignedIn
 from llm_gateway.dashboard.api_client import ApiClient, ApiError
 from llm_gateway.dashboard.formats import FILTERS, usd
 from llm_gateway.dashboard.static_files import StaticFiles
+from llm_gateway.gate.reverse_proxy import called_host
 from llm_gateway.store.sessions import SessionStore
 
 HEADERS = {
@@ -36,11 +37,13 @@ NAVIGATION = (
     ("requests", "Requests", "own"),
     ("spend", "Spend", "own"),
     ("keys", "Keys and teams", "read"),
+    ("me", "My key", "call"),
     ("budgets", "Budgets", "read"),
     ("providers", "Providers", "read"),
     ("routing", "Routing", "read"),
     ("playground", "Playground", "call"),
     ("prices", "Prices", "read"),
+    ("alerts", "Alerts", "read"),
     ("audit", "Audit", "admin"),
     ("health", "Health", "read"),
 )
@@ -114,6 +117,17 @@ class Page:
         scopes = self.signed_in.caller.scopes
         return scope in scopes or "admin" in scopes or (scope == "own" and "read" in scopes)
 
+    def _sees(self, path: str, scope: str) -> bool:
+        """Return whether a screen is in the navigation. Who may only make calls sees that of the own key alone."""
+        return path == "me" or (self.may(scope) and self.may("own"))
+
+    @property
+    def origin(self) -> str:
+        """The gateway's address without a path, as the browser called it."""
+        headers = self.request.headers
+        host = called_host(headers.get("host", ""), headers.get("x-forwarded-host", ""))
+        return f"{self.request.url.scheme}://{host}{self._pages.root}"
+
     def render(self, template: str, status: int = 200, **values: Any) -> Response:
         """Return a page, or a part of one."""
         return self._pages.render(
@@ -123,7 +137,7 @@ class Page:
             person=self.signed_in.caller.name,
             may_change=self.may("admin"),
             may_read=self.may("read"),
-            navigation=[(path, name) for path, name, scope in NAVIGATION if self.may(scope)],
+            navigation=[(path, name) for path, name, scope in NAVIGATION if self._sees(path, scope)],
             timezone=self.timezone,
             **values,
         )

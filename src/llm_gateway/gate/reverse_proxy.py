@@ -26,7 +26,17 @@ FORWARDED_HOST = b"x-forwarded-host"
 KNOWN_ADDRESSES = 4096
 """Addresses whose trust is remembered."""
 _WITH_PORT = re.compile(r"\[([^\]]*)\](?::\d+)?|([^:]*):\d+")
+_HOST = re.compile(r"[A-Za-z0-9.\-_]{1,255}(:\d{1,5})?|\[[0-9A-Fa-f:]+\](:\d{1,5})?")
 SCHEMES = frozenset({"http", "https"})
+
+
+def called_host(host: str, forwarded: str = "") -> str:
+    """Return the host by which a client called, as far as it is one.
+
+    `host` and `forwarded` are the headers Host and X-Forwarded-Host, the second one only if a trusted proxy sent it.
+    """
+    hosts = (forwarded.rpartition(",")[2].strip(), host)
+    return next((each for each in hosts if _HOST.fullmatch(each)), "localhost:8200")
 
 
 class ReverseProxy:

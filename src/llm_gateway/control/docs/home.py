@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from html import escape
 
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -11,6 +10,7 @@ from starlette.requests import Request
 from llm_gateway.control.management.router import Router
 from llm_gateway.docs_page.security_headers import hash_source, security_headers
 from llm_gateway.gate.authentication import DOCS_PATH, HOME_PATH
+from llm_gateway.gate.reverse_proxy import called_host
 
 PATHS = {"api": "/api/v1", "docs": DOCS_PATH, "health": "/api/v1/health"}
 STYLE = """
@@ -60,7 +60,6 @@ HEADERS = {
     **security_headers(f"style-src {hash_source(STYLE.encode())}; ", cache_control="no-cache"),
     "vary": "accept",
 }
-_HOST = re.compile(r"[A-Za-z0-9.\-_]{1,255}(:\d{1,5})?|\[[0-9A-Fa-f:]+\](:\d{1,5})?")
 
 
 def home_router(dev_key: str | None, root_path: str = "", *, is_behind_proxy: bool = False) -> Router:
@@ -79,17 +78,11 @@ def home_router(dev_key: str | None, root_path: str = "", *, is_behind_proxy: bo
         return HTMLResponse(page(request), headers=HEADERS)
 
     def page(request: Request) -> str:
-        origin = f"{request.url.scheme}://{_host(request, is_behind_proxy=is_behind_proxy)}{root_path}"
+        forwarded = request.headers.get("x-forwarded-host", "") if is_behind_proxy else ""
+        host = called_host(request.headers.get("host", ""), forwarded)
+        origin = f"{request.url.scheme}://{host}{root_path}"
         key = escape(dev_key) if dev_key is not None else "KEY"
         which = SERVICE_KEY if dev_key is None else DEV_KEY_IN_FORCE.format(key=key)
         return PAGE.format(style=STYLE, origin=origin, key=key, which=which, root=root_path)
 
     return router
-
-
-def _host(request: Request, *, is_behind_proxy: bool) -> str:
-    """Return the host by which the client called, as far as it is one."""
-    hosts = [request.headers.get("host", "")]
-    if is_behind_proxy:
-        hosts.insert(0, request.headers.get("x-forwarded-host", "").rpartition(",")[2].strip())
-    return next((host for host in hosts if _HOST.fullmatch(host)), "localhost:8200")

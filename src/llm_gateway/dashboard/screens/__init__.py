@@ -8,10 +8,12 @@ from starlette.responses import Response
 
 from llm_gateway.dashboard.page import Page
 from llm_gateway.dashboard.screens import (
+    alerts,
     audit,
     budgets,
     health,
     keys,
+    me,
     overview,
     playground,
     prices,
@@ -35,6 +37,7 @@ SCREENS: dict[str, dict[str, Callable[[Page], Awaitable[Response]]]] = {
     "/keys/{id}/rotate": {"POST": keys.rotate},
     "/keys/{id}/disable": {"POST": keys.disable},
     "/keys/{id}/remove": {"POST": keys.remove},
+    "/me": {"GET": me.show},
     "/teams": {"POST": teams.create},
     "/teams/{id}/remove": {"POST": teams.remove},
     "/budgets": {"GET": budgets.show, "POST": budgets.create},
@@ -51,6 +54,10 @@ SCREENS: dict[str, dict[str, Callable[[Page], Awaitable[Response]]]] = {
     "/routing/{id}/remove": {"POST": routing.remove},
     "/playground": {"GET": playground.show},
     "/prices": {"GET": prices.show},
+    "/alerts": {"GET": alerts.show, "POST": alerts.create},
+    "/alerts/{id}/test": {"POST": alerts.try_one},
+    "/alerts/{id}/enable": {"POST": alerts.enable},
+    "/alerts/{id}/remove": {"POST": alerts.remove},
     "/audit": {"GET": audit.show},
     "/health": {"GET": health.show},
     "/health/sessions/{id}/end": {"POST": health.end_session},

@@ -17,7 +17,9 @@ FAILURES = 8
 
 
 async def show(page: Page) -> Response:
-    """Show the overview of a period."""
+    """Show the overview of a period; who may only make calls is sent to the screen of the own key."""
+    if not page.may("own"):
+        return page.redirect("/me")
     period = period_of(page)
     series_query = {**period.query, "metric": "cost_usd", "group_by": "model", "bucket": period.bucket, "limit": 7}
     by_model, by_service, series, failed = await page.api.get_all(
