@@ -331,11 +331,21 @@ def drop_capabilities() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
+def prepare() -> None:
+    """Import what the processes import, and do once what each of them would do when it first needs it."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    page, prices = sys.modules["llm_gateway.docs_page.page"], sys.modules["llm_gateway.providers.prices"]
+    for key in (None, "dev-gateway-key"):
+        page.build_page(key)
+    prices.PriceList().vendor_of(None)
+    sys.modules["llm_gateway.dashboard.page"].Pages()
+
+
 def serve(connection: socket.socket) -> None:
     """Import the modules, then fork a process for each job; in the forked process, run `main` to its end."""
     early_end = EarlyEnd()
-    for name in PRELOADED:
-        importlib.import_module(name)
+    prepare()
     sys.path.append(str(ROOT))
     importlib.import_module(MOCK)
     gc.freeze()

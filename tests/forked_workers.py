@@ -80,10 +80,11 @@ def be_server(listener: socket.socket) -> None:
     import gc
 
     sys.path.insert(0, str(ROOT))
-    from tests.fork_server import fork_server
+    from tests.fork_server import fork_server, prepare
 
     fork_server()
     if collects_all():
+        prepare()
         gc.freeze()
         serve(listener)
 

@@ -17,7 +17,7 @@ from llm_gateway.dashboard.access import WRONG_ORIGIN, Access, SignedIn
 from llm_gateway.dashboard.api_client import ApiClient, ApiError
 from llm_gateway.dashboard.page import Page, Pages, read_form
 from llm_gateway.dashboard.screens import SCREENS
-from llm_gateway.dashboard.static_files import StaticFiles
+from llm_gateway.dashboard.static_files import static_files
 from llm_gateway.dashboard.time_zone import known_zone
 from llm_gateway.gate.authentication import UI_PATH, UI_PREFIX
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect
@@ -58,8 +58,8 @@ class Dashboard:
         self._access = access
         self._log = log
         self._dev_key = dev_key
-        self._files = StaticFiles()
-        self._pages = Pages(self._files, root)
+        self._files = static_files()
+        self._pages = Pages(root)
 
     def build(self) -> ASGIApp:
         """Return the ASGI application."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 from importlib import resources
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
@@ -19,7 +20,7 @@ from llm_gateway import __version__
 from llm_gateway.dashboard.access import SignedIn
 from llm_gateway.dashboard.api_client import ApiClient, ApiError
 from llm_gateway.dashboard.formats import FILTERS, usd
-from llm_gateway.dashboard.static_files import StaticFiles
+from llm_gateway.dashboard.static_files import static_files
 from llm_gateway.gate.reverse_proxy import called_host
 from llm_gateway.store.sessions import SessionStore
 
@@ -62,23 +63,8 @@ class Form(dict[str, str]):
 class Pages:
     """Renders templates. `root` is the prefix at which a proxy serves the gateway."""
 
-    def __init__(self, files: StaticFiles, root: str = "") -> None:
-        folder = resources.files("llm_gateway.dashboard").joinpath("templates")
-        sources = {each.name: each.read_text("utf-8") for each in folder.iterdir() if each.name.endswith(".html")}
-        environment = Environment(
-            loader=DictLoader(sources), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
-        environment.filters.update(FILTERS)
-        environment.filters["path"] = lambda value: quote(str(value), safe="")
-        environment.filters["json"] = lambda value: Markup(json.dumps(value).replace("<", "\\u003c"))  # noqa: S704
-        environment.globals.update(
-            ui=f"{root}/ui",
-            root=root,
-            static=lambda name: f"{root}/ui/static/{name}?{files.version(name)}",
-            version=__version__,
-            usd=usd,
-        )
-        self._environment = environment
+    def __init__(self, root: str = "") -> None:
+        self._environment = template_environment(root)
         self.root = root
 
     def render(self, template: str, status: int = 200, **values: Any) -> Response:
@@ -88,6 +74,28 @@ class Pages:
     def redirect(self, path: str) -> Response:
         """Return a response that sends the browser to a path below /ui, with GET."""
         return RedirectResponse(f"{self.root}/ui{path}", 303, headers=HEADERS)
+
+
+@cache
+def template_environment(root: str) -> Environment:
+    """Return the environment of all templates; a process reads them once, and compiles each when it is first used."""
+    files = static_files()
+    folder = resources.files("llm_gateway.dashboard").joinpath("templates")
+    sources = {each.name: each.read_text("utf-8") for each in folder.iterdir() if each.name.endswith(".html")}
+    environment = Environment(
+        loader=DictLoader(sources), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(FILTERS)
+    environment.filters["path"] = lambda value: quote(str(value), safe="")
+    environment.filters["json"] = lambda value: Markup(json.dumps(value).replace("<", "\\u003c"))  # noqa: S704
+    environment.globals.update(
+        ui=f"{root}/ui",
+        root=root,
+        static=lambda name: f"{root}/ui/static/{name}?{files.version(name)}",
+        version=__version__,
+        usd=usd,
+    )
+    return environment
 
 
 class Page:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
@@ -20,6 +21,12 @@ class _File(NamedTuple):
     compressed: bytes
     version: str
     media_type: str
+
+
+@cache
+def static_files() -> StaticFiles:
+    """Return the files; they are read by the first call in a process."""
+    return StaticFiles()
 
 
 class StaticFiles:

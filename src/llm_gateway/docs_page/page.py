@@ -6,6 +6,7 @@ nothing that needs one: its script (page.js) loads the document and Swagger UI's
 
 from __future__ import annotations
 
+from functools import cache
 from html import escape
 from importlib import resources
 
@@ -20,11 +21,12 @@ SERVICE_KEY_HINT = (
 )
 
 
+@cache
 def build_page(dev_key: str | None, package: str = ASSETS_PACKAGE) -> SignInPage:
-    """Build the page. `dev_key` is the public development key if it is valid; the page then names it.
+    """Build the page; a process does so once for each `dev_key`, the public development key if it is valid.
 
-    The Content-Security-Policy allows the page's own script and style and those of Swagger UI, by their hashes. Without
-    `package`, which contains Swagger UI's files, the page says that it is missing once a key is entered.
+    The page names that key. The Content-Security-Policy allows the page's own script and style and those of Swagger UI,
+    by their hashes. Without `package`, which contains Swagger UI's files, the page says so once a key is entered.
     """
     hint = SERVICE_KEY_HINT if dev_key is None else DEV_KEY_HINT.format(key=escape(dev_key))
     style, script = _read("page.css"), _read("page.js")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from datetime import time as time_of_day
 from decimal import ROUND_HALF_UP, Decimal
+from functools import cache
 from typing import TYPE_CHECKING
 
 from llm_gateway.domain.catalog import Provider
@@ -159,9 +160,7 @@ class PriceList:
 
 def convert_lists(known: PublicPrices, vendor: str) -> PublicPrices:
     """Return `known` plus the lists for lookups of `vendor` and its fallbacks; for ANY_VENDOR all lists with claims."""
-    from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 -- 20 MB, used only here
-
-    listed = {provider.id: provider for provider in get_snapshot().providers}
+    listed = _listed()
     wanted = set(known.vendors)
     waiting = [name for name, provider in listed.items() if provider.model_match] if vendor == ANY_VENDOR else [vendor]
     while waiting:
@@ -169,16 +168,21 @@ def convert_lists(known: PublicPrices, vendor: str) -> PublicPrices:
         if provider is not None and provider.id not in wanted:
             wanted.add(provider.id)
             waiting += provider.fallback_model_providers or ()
-    return PublicPrices(
-        {
-            name: known.vendors.get(name) or _convert_vendor(provider)
-            for name, provider in listed.items()
-            if name in wanted
-        }
-    )
+    return PublicPrices({name: known.vendors.get(name) or _convert_vendor(name) for name in listed if name in wanted})
 
 
-def _convert_vendor(provider: GenaiProvider) -> VendorPrices:
+@cache
+def _listed() -> dict[str, GenaiProvider]:
+    """Return the vendors of genai-prices by id."""
+    from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 -- 20 MB, used only here
+
+    return {provider.id: provider for provider in get_snapshot().providers}
+
+
+@cache
+def _convert_vendor(name: str) -> VendorPrices:
+    """Return a vendor's list; a process converts it once."""
+    provider = _listed()[name]
     return VendorPrices(
         models=tuple(PricedModel(_rule(model.match), _timed(model), model.context_window) for model in provider.models),
         fallbacks=tuple(provider.fallback_model_providers or ()),
