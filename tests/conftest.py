@@ -124,8 +124,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
 
 
 def pytest_collection_finish() -> None:
-    """Exempt tests and modules from garbage collection: they stay, and each full collection would visit them all."""
+    """Exempt tests and modules from garbage collection: they stay, and each full collection would visit them all.
+
+    Other objects are collected as rarely as in the gateway's processes (`child_process.GC_THRESHOLDS`).
+    """
     gc.freeze()
+    gc.set_threshold(50_000, 5, 5)
     gc.enable()
 
 
