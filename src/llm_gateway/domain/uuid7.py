@@ -7,13 +7,13 @@ import time
 
 
 def new_id() -> str:
-    """Return a new UUIDv7 (RFC 9562, section 5.7) as canonical text; ids sort by the millisecond of their creation.
+    """Return a new UUIDv7 (RFC 9562, section 5.7) as canonical text; ids sort by the moment of their creation.
 
-    The random bits are unique, not secret. They come from Python's generator, which the operating system seeds once:
-    a system call for each id takes a tenth of a request's time.
+    The 12 bits after the millisecond are its fraction (section 6.2, method 3), so that ids of one process that are made
+    a quarter of a microsecond apart sort, too. The random bits are unique, not secret. They come from Python's
+    generator, which the operating system seeds once: a system call for each id takes a tenth of a request's time.
     """
-    ms = time.time_ns() // 1_000_000
-    tail = random.getrandbits(80)
-    value = (ms << 80) | 0x7000_8000_0000_0000_0000 | (tail & 0x0FFF_3FFF_FFFF_FFFF_FFFF)
+    ticks = (time.time_ns() << 12) // 1_000_000
+    value = ticks >> 12 << 80 | (ticks & 0xFFF) << 64 | 0x7000_8000_0000_0000_0000 | random.getrandbits(62)
     text = value.to_bytes(16).hex("-", 6)  # groups of 8, 12 and 12 digits; the second one becomes three
     return f"{text[:13]}-{text[13:17]}-{text[17:]}"
