@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -18,7 +19,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, DisconnectionError, IntegrityError, ProgrammingError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.util import LRUCache
 
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.store import migrations
@@ -53,6 +55,9 @@ WRITER_CACHE_KIB = 16 * 1024
 """Pages that a SQLite writer may keep changed until it commits (KiB); SQLite's 2,000 hold half of a batch's.
 
 Each page beyond is written at once, and again whenever the batch comes back to it."""
+
+COMPILED_STATEMENTS = 500
+"""Number of compiled statements that are kept, SQLAlchemy's default for one engine."""
 
 STEPS_BETWEEN_LOOKS = 500_000
 """SQLite instructions between two checks of a read's time limit: some 10 ms; each check needs the GIL."""
@@ -323,11 +328,26 @@ def _sqlite_engine(path: Path, busy_timeout_s: float, setup: Sequence[str], begi
             raise
         return connection
 
+    model = _model_engine()
     # The threads that use a database are few and bounded, so connections need no limit and no thread waits for one.
-    engine = sa.create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=2, max_overflow=-1)
+    create: Any = connect  # a connection of sqlite3 has all that SQLAlchemy needs, but not by its types
+    pool = QueuePool(create, pool_size=2, max_overflow=-1, dialect=model.dialect)
+    engine = Engine(pool, model.dialect, model.url, execution_options=model.get_execution_options())
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     _refuse_moved_file(engine, path)
     return engine
+
+
+@cache
+def _model_engine() -> Engine:
+    """Return an engine whose dialect and compiled statements all engines of SQLite share: a statement is compiled once.
+
+    Compiling one takes a millisecond, and a process has at least two engines, one to read and one to write.
+    """
+    compiled: LRUCache[Any, Any] = LRUCache(COMPILED_STATEMENTS)
+    engine = sa.create_engine("sqlite://", poolclass=NullPool, execution_options={"compiled_cache": compiled})
+    with engine.connect():  # the first connection tells the dialect which SQLite this is
+        return engine
 
 
 def _refuse_moved_file(engine: Engine, path: Path) -> None:
