@@ -340,6 +340,7 @@ def prepare() -> None:
         page.build_page(key)
     prices.PriceList().vendor_of(None)
     sys.modules["llm_gateway.dashboard.page"].Pages()
+    sys.modules["llm_gateway.cli.commands"].build_cli()
 
 
 def serve(connection: socket.socket) -> None:

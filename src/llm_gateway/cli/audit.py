@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -36,7 +36,7 @@ COLUMNS = (
 FAILURES = (Column("address", "Address"), Column("count", "Failures", "count"), Column("last_at", "Last"))
 
 
-def audit_app(arguments: Sequence[str] = ()) -> App:
+def audit_app(arguments: Collection[str] = ()) -> App:
     """Build the commands `audit …`. The summary of a local command stands for its docstring in the list of commands."""
     app = App(name="audit", help="What management requests changed, and whether the entries are all there.")
     app.command(list_entries, name="list")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -55,7 +55,7 @@ ACCOUNTS = (
 Which = Annotated[str, Parameter(help="its name or id")]
 
 
-def budgets_app(arguments: Sequence[str] = ()) -> App:
+def budgets_app(arguments: Collection[str] = ()) -> App:
     """Build the commands `budgets …`. The summary of `verify` stands for its docstring in the list of commands."""
     app = App(name="budgets", help="What requests may spend: list, add, update, remove, accounts, override, verify.")
     app.command(list_budgets, name="list")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import cache
 from io import TextIOWrapper
 from typing import Annotated, Literal
 
@@ -13,14 +14,16 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 from llm_gateway import __version__
 from llm_gateway.cli.agents import agent_app
 from llm_gateway.cli.alerts import alerts_app
+from llm_gateway.cli.audit import LOCAL_COMMANDS as OF_AUDIT
 from llm_gateway.cli.audit import audit_app
-from llm_gateway.cli.budgets import budgets_app
+from llm_gateway.cli.budgets import VERIFY, budgets_app
 from llm_gateway.cli.exits import BROKEN_PIPE, FAILED, SETTINGS, USAGE, CommandFailed
 from llm_gateway.cli.explain import explain
 from llm_gateway.cli.keys import keys_app
 from llm_gateway.cli.overrides import overrides_app
 from llm_gateway.cli.providers import providers_app
 from llm_gateway.cli.teams import teams_app
+from llm_gateway.cli.usage import LOCAL_COMMANDS as OF_USAGE
 from llm_gateway.cli.usage import usage_app
 from llm_gateway.cli.vendor_key import REFUSAL, gives_key
 from llm_gateway.errors import ConfigurationError, GatewayError, RecordsRefused
@@ -75,6 +78,8 @@ FILE_COMMANDS = (
 """Commands that read or write YAML, as `LOCAL_COMMANDS`."""
 
 IMPORT = "Convert a configuration of LiteLLM's proxy to a file for `apply`."
+LAZY = frozenset(name for name, *_ in (*LOCAL_COMMANDS, *FILE_COMMANDS, *OF_AUDIT, *OF_USAGE, VERIFY)) | {"litellm"}
+"""Names of the commands whose modules are imported only when they are run."""
 Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(help="the shell")]
 
 
@@ -131,13 +136,19 @@ def _drop_output() -> None:
     os.dup2(nowhere, sys.stdout.fileno())
 
 
-def build_cli(arguments: Sequence[str] = ()) -> App:
-    """Build the tree of commands for these arguments. Help is drawn in boxes on terminals only."""
+def build_cli(arguments: Iterable[str] = ()) -> App:
+    """Return the tree of commands for these arguments. Help is drawn in boxes on terminals only."""
+    return _build_cli(LAZY.intersection(arguments), is_terminal=sys.stdout.isatty())
+
+
+@cache
+def _build_cli(arguments: Collection[str], *, is_terminal: bool) -> App:
+    """Build the tree of commands, of which `arguments` name some of `LAZY`."""
     cli = App(
         name="llm-gateway",
         version=__version__,
         help=ABOUT,
-        help_formatter="default" if sys.stdout.isatty() else "plain",
+        help_formatter="default" if is_terminal else "plain",
         default_parameter=Parameter(negative=()),
         suppress_keyboard_interrupt=False,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -71,7 +71,7 @@ SUMMARY = (
 )
 
 
-def usage_app(arguments: Sequence[str] = ()) -> App:
+def usage_app(arguments: Collection[str] = ()) -> App:
     """Build the commands `usage …`. The summary of a local command stands for its docstring in the list of commands."""
     app = App(name="usage")
     app.default(report)
