@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from llm_gateway.store.database import Database
 from llm_gateway.store.tables import metadata
+from tests.e2e.process import migrated_database
 from tests.postgres_server import CannotRun, PostgresServer, shared_server
 
 TEMPLATE = "migrated"
@@ -47,7 +48,7 @@ class SqliteDatabases:
         self._directory = directory
         self._numbers = count()
         self._migrated = directory / f"{TEMPLATE}.db"
-        _migrate(f"sqlite:///{self._migrated}")
+        self._migrated.write_bytes(migrated_database())
 
     @contextmanager
     def migrated(self) -> Iterator[str]:

@@ -80,11 +80,13 @@ def be_server(listener: socket.socket) -> None:
     import gc
 
     sys.path.insert(0, str(ROOT))
+    from tests.e2e.process import migrated_database
     from tests.fork_server import fork_server, prepare
 
     fork_server()
     if collects_all():
         prepare()
+        migrated_database()
         gc.freeze()
         serve(listener)
 

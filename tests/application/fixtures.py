@@ -15,8 +15,8 @@ import pytest
 import pytest_asyncio
 
 from llm_gateway.settings import Settings
-from llm_gateway.store.database import Database
 from tests.application.driver import Client, lifespan
+from tests.e2e.process import migrated_database
 from tests.in_one_loop import GatewayInOneLoop
 from tests.upstream import MockUpstream
 
@@ -53,9 +53,7 @@ def logging_restored() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("api") / "gateway.db"
-    database = Database.open(f"sqlite:///{path}", fsync=False)
-    database.migrate()
-    database.close()
+    path.write_bytes(migrated_database())
     return path
 
 

@@ -22,6 +22,7 @@ import uvloop
 
 from llm_gateway.server import Server, bind
 from llm_gateway.settings import Settings
+from tests.e2e.process import migrated_database
 from tests.in_one_loop import GatewayInOneLoop
 from tests.memory.endings import (
     COMPLETION,
@@ -142,8 +143,14 @@ class World(NamedTuple):
         assert await self.call("/api/v1/providers", json.dumps(fields).encode(), {}) == 201
 
 
+def provide_database(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "gateway.db").write_bytes(migrated_database())
+
+
 @asynccontextmanager
 async def world(folder: Path) -> AsyncIterator[World]:
+    provide_database(folder)
     app = GatewayInOneLoop(Settings(data_dir=folder, local_model="false", log_level="error"))
     server = Server(app, accept_s=0, drain_s=1, on_stopping=app.stop_serving, log=app.log)
     provider = Provider()

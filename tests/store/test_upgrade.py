@@ -50,15 +50,25 @@ def before(file: Path) -> list[dict[str, Any]]:
         return [dict(row) for row in connection.execute("SELECT * FROM usage_records ORDER BY id")]
 
 
+@pytest.fixture(scope="module")
+def upgraded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the SQLite file after its upgrade."""
+    path = tmp_path_factory.mktemp("upgraded") / "gateway.db"
+    path.write_bytes(lzma.decompress((FOLDER / "0002.db.xz").read_bytes()))
+    with closing(Database.open(f"sqlite:///{path}", fsync=False)) as database:
+        database.migrate()
+    return path
+
+
 @pytest.fixture
-def database(empty_url: str, file: Path, before: list[dict[str, Any]]) -> Iterator[Database]:
+def database(empty_url: str, file: Path, upgraded: Path, before: list[dict[str, Any]]) -> Iterator[Database]:
     assert len(before) == RECORDS
     if empty_url.startswith("sqlite:"):
-        shutil.copy(file, empty_url.removeprefix("sqlite:///"))
+        shutil.copy(upgraded, empty_url.removeprefix("sqlite:///"))
     with closing(Database.open(empty_url, fsync=False)) as database:
         if not database.is_sqlite:
             copy_rows(file, database)
-        database.migrate()
+            database.migrate()
         yield database
 
 
