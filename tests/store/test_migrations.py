@@ -273,6 +273,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0011_saved_cost.py",
         "0012_budgets.py",
         "0013_alert_targets.py",
+        "0014_traceparent.py",
     }
     with database.read() as connection:
         assert sorted(sa.inspect(connection).get_table_names()) == [

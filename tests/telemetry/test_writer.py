@@ -21,7 +21,7 @@ def test_every_request_is_written_as_one_line_of_json() -> None:
         "timestamp": "2023-11-14T22:13:20.250Z", "level": "info", "event": "request", "request_id": "r-1",
         "client_request_id": None, "key": "k", "service": "s", "user_id": "u", "task_type": "general", "outcome": "ok",
         "status": 200, "provider": "p", "model": "m", "attempts": 1, "input_tokens": 10, "output_tokens": 5,
-        "cost_usd": 0.0000015, "latency_ms": 250, "error_code": None,
+        "cost_usd": 0.0000015, "latency_ms": 250, "error_code": None, "traceparent": None,
     }  # fmt: skip
     assert (second["level"], second["error_code"], second["attempts"]) == ("warning", "provider_error", 0)
 

@@ -52,7 +52,9 @@ class ProviderOptions:
         list[str] | None,
         Parameter(metavar="TOKENS|MODEL=TOKENS", help="the longest answer of all its models, or of one; repeat it"),
     ] = None
-    trace: Annotated[bool | None, Parameter(negative="--no-trace", help="stored for later versions")] = None
+    trace: Annotated[
+        bool | None, Parameter(negative="--no-trace", help="send it the client's trace context (traceparent)")
+    ] = None
 
     def fields(self) -> dict[str, Any]:
         """Return the given options as fields of the API. An empty base URL or list of protocols becomes null."""

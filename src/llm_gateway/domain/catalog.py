@@ -81,7 +81,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
 
     `*_ms` are milliseconds UTC, `timeout_s` is the time limit of one attempt in seconds, `prices` are set by the
     operator (model → kind → USD per million tokens). `protocols` None selects the defaults of the preset or kind.
-    `model_aliases` are further names of models: name or glob → one of `models`. `trace` is stored for later versions.
+    `model_aliases` are further names of models: name or glob → one of `models`. `trace`: calls carry the
+    trace context of the client's request.
 
     The fields from `target` on are derived: prices and context windows by `providers/account_resolver.py`, the others
     by `providers/account_assembler.py`. `codecs` holds one `providers.dialect.ProtocolCodec` for each protocol that the

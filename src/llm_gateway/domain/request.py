@@ -11,6 +11,7 @@ from llm_gateway.domain.client_presence import ClientPresence
 from llm_gateway.domain.conversation import Conversation
 from llm_gateway.domain.service_key import ServiceKey
 from llm_gateway.domain.token_estimate import estimated_tokens
+from llm_gateway.domain.trace_context import TraceContext
 from llm_gateway.json_outline import HeldTexts
 
 Tags: TypeAlias = dict[str, str]
@@ -82,7 +83,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     None to let the routing choose. `session` is the client's name for the conversation, `agent` the program that sent
     the request; `beginning` returns the start of the conversation, which replaces the session of a request without
     one. `key` is that of the request, None for keys of the environment. `use_cache` allows an answer from the cache,
-    `store_in_cache` storing the answer. `presence` tells whether a client still waits for the answer.
+    `store_in_cache` storing the answer. `presence` tells whether a client still waits for the answer. `trace` is the
+    context of the client's trace, None without one.
     """
 
     id: str
@@ -108,6 +110,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     beginning: Callable[[], str] | None = None
     requested_model: str | None = None
     key: ServiceKey | None = None
+    trace: TraceContext | None = None
     presence: ClientPresence = msgspec.field(default_factory=ClientPresence)
 
     def estimated_input_tokens(self) -> int:

@@ -14,7 +14,7 @@ import msgspec
 from llm_gateway.domain.budget import AccountRef
 
 NANOS_PER_USD = 1_000_000_000
-FIRST_VERSION, RECORD_VERSION = 1, 3
+FIRST_VERSION, RECORD_VERSION = 1, 4
 """Version of records that do not say theirs, and of those made now. A later field is a later version."""
 
 CostStatus: TypeAlias = Literal["exact", "estimated", "unpriced"]
@@ -208,6 +208,9 @@ class UsageRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
         queued_ms: milliseconds that the request waited for a place under a limit.
         route: how the first candidate was chosen (`domain/plan.py`). If another one answered, the attempts say why.
         key_id, team_id: of a key made over the API; None for keys of the environment, which have a name only.
+
+    Since version 4:
+        traceparent: the client's trace context in version 00 (`domain/trace_context.py`), None without a valid one.
     """
 
     id: str
@@ -226,6 +229,7 @@ class UsageRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     route: str | None = None
     key_id: str | None = None
     team_id: str | None = None
+    traceparent: str | None = None
     tags: dict[str, str] = {}
     stream: bool = False
     requested_model: str | None = None

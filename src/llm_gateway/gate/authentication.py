@@ -18,6 +18,7 @@ from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.explanation import EXPLAIN_PATH
 from llm_gateway.domain.key_secret import PREFIX, is_intact, public_id_of
 from llm_gateway.domain.service_key import FOR_EVER, SCOPES_OF_BITS, ServiceKey
+from llm_gateway.domain.trace_context import without_repeated
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
@@ -164,6 +165,8 @@ class Gate:
             return self._app(scope, receive, send)
         request_id = new_id()
         headers = dict(scope["headers"])
+        if len(headers) != len(scope["headers"]):
+            without_repeated(headers, scope["headers"])
         own = headers.get(b"x-request-id")
         if own is not None and _CLIENT_ID.fullmatch(own):
             client_request_id, echo = own.decode("ascii"), own

@@ -251,6 +251,7 @@ usage_records = sa.Table(
     Column("key_id", Text),
     Column("team_id", Text),
     Column("instance_id", BigInteger),
+    Column("traceparent", Text),
     sqlite_with_rowid=False,
 )
 

@@ -45,6 +45,7 @@ class RequestLine(msgspec.Struct, gc=False):
     cost_usd: float
     latency_ms: int
     error_code: str | None
+    traceparent: str | None
 
 
 def renderer(*, console: bool, colors: bool = False) -> Render:
@@ -115,6 +116,7 @@ def _request_line(record: UsageRecord) -> RequestLine:
         cost_usd=record.cost_nanos / NANOS_PER_USD,
         latency_ms=record.latency_ms,
         error_code=record.error_code,
+        traceparent=record.traceparent,
     )
 
 

@@ -170,6 +170,7 @@ class Upstream(Transport):
         self.scripts: dict[str, list[Step]] = {}
         self.calls: list[tuple[str, str, float]] = []
         self.bodies: list[bytes] = []
+        self.header_lines: list[bytes] = []
 
     @property
     def called(self) -> list[str]:
@@ -185,6 +186,7 @@ class Upstream(Transport):
         before_send()
         self.calls.append((provider.name, msgspec.json.decode(call.body).get("model", call.path), timeout_s))
         self.bodies.append(call.body)
+        self.header_lines.append(call.header_lines)
         return await self._play(provider, timeout_s)
 
     async def open(

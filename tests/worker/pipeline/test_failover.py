@@ -7,6 +7,7 @@ import time
 import msgspec
 import pytest
 
+from llm_gateway.domain.trace_context import TraceContext, span_id
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.domain.usage import Price, Usage
 from llm_gateway.errors import ProviderFailed
@@ -47,6 +48,22 @@ async def test_the_first_candidate_serves(world: World) -> None:
     assert served.cache_part == b"id-a\0openai\0None\0m1"
     assert served.reply.content == "hello"
     assert served.reply.upstream_model == "m1-2026"
+
+
+async def test_only_a_provider_with_trace_gets_the_clients_trace_context(world: World) -> None:
+    trace = TraceContext(f"00-{'a' * 32}-{'b' * 16}-01", b"vendor=1")
+    traced, other = provider("a", trace=True), provider("b")
+    world.script(a=[TIMEOUT, answer()], b=[answer()])
+    asked = request(trace=trace)
+    record = world.open(asked)
+    await world.failover.run(asked, plan([traced], [other]), record)
+    without = request()
+    await world.failover.run(without, plan([traced]), world.open(without))
+
+    first, _ = record.attempts
+    assert record.traceparent == trace.traceparent
+    assert world.upstream.header_lines == [trace.header_lines(first.id), b"", b""]
+    assert span_id(first.id).encode() in world.upstream.header_lines[0]
 
 
 async def test_a_successful_attempt_is_recorded(world: World) -> None:

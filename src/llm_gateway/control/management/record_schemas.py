@@ -120,6 +120,7 @@ class RecordOut(BaseModel):
 
     id: str
     client_request_id: str | None
+    traceparent: Annotated[str | None, Field(description="the client's trace context (W3C Trace Context)")]
     at: Timestamp
     key: str
     team: str | None

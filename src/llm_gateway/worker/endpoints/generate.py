@@ -15,6 +15,7 @@ from llm_gateway.domain.client_presence import ClientPresence
 from llm_gateway.domain.conversation import RefusalDelta, TextDelta
 from llm_gateway.domain.reply import Answer
 from llm_gateway.domain.request import Request
+from llm_gateway.domain.trace_context import read_trace_context
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.error_format.json_problem import not_an_object, not_json
 from llm_gateway.error_format.responses import JSON, Headers, problem_of, send_body, send_pieces
@@ -163,6 +164,7 @@ class GenerateEndpoint(Endpoint):
             agent=agent_of(headers.get(b"user-agent")),
             beginning=partial(beginning, body),
             requested_model=body.model,
+            trace=read_trace_context(headers),
             presence=presence,
         )
         if key is not None and key.rights is not None:

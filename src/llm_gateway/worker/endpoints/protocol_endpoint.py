@@ -18,6 +18,7 @@ from llm_gateway.domain.reply_assembler import chunks_of
 from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.service_key import KeyRights
 from llm_gateway.domain.token_estimate import equivalent_length_of
+from llm_gateway.domain.trace_context import read_trace_context
 from llm_gateway.error_format.responses import JSON, Headers, error_headers, send_body, send_pieces, shorten
 from llm_gateway.errors import GatewayError, Invalid, NotSupported
 from llm_gateway.forked import Forks
@@ -174,6 +175,7 @@ class ProtocolEndpoint(Endpoint):
             agent=identity.agent,
             beginning=partial(beginning_of, document, protocol.input_fields) if large is None else large.told_beginning,
             requested_model=model,
+            trace=read_trace_context(headers),
             presence=presence,
         )
         return request if key is None or key.rights is None else restrict(request, key.rights)

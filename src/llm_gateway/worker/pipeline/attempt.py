@@ -146,6 +146,9 @@ class Attempts:
             call, held = this.call, request.client_request.held
             if held is not None:
                 call = msgspec.structs.replace(call, pieces=held.pieces(call.body))
+            if provider.trace and request.trace is not None:
+                lines = call.header_lines + request.trace.header_lines(this.attempt.id)
+                call = msgspec.structs.replace(call, header_lines=lines)
             came = await send(provider, call, timeout_s, request.presence.check)
             if isinstance(came, UpstreamResult) and len(came.body) > SMALL_BYTES:
                 came = await self._translation.outlined(request.client_request, call, came)

@@ -105,6 +105,7 @@ class UsageRecorder:
             requested_model=request.requested_model,
             key_id=None if key is None else key.id,
             team_id=None if key is None else key.team_id,
+            traceparent=None if request.trace is None else request.trace.traceparent,
         )
 
     @staticmethod
