@@ -1,7 +1,7 @@
 """Transfer one journal directory to the database: read, assemble, deliver, advance the checkpoint, free segments.
 
-A segment is freed once it is read, closed and stored. While the writer lives, it is kept for the writer, which then
-writes over it (`free_segments.py`); otherwise it is deleted.
+A segment is freed once it is read, closed and stored, and the other reader (`other_reader.py`) has read it. While the
+writer lives, it is kept for the writer, which then writes over it (`free_segments.py`); otherwise it is deleted.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal.frames import Entry
+from llm_gateway.journal.other_reader import NO_READER, OtherReader, hold_from
 from llm_gateway.journal.reader import SegmentReader
 from llm_gateway.journal.record_assembler import RecordAssembler
 from llm_gateway.journal.record_delivery import BATCH_RECORDS, Quarantine, RecordDelivery, Sink, quarantine_file
@@ -33,9 +34,11 @@ class DirectoryTransfer:
         *,
         log: Log,
         pause: Callable[[], None] = lambda: None,
+        other: OtherReader = NO_READER,
     ) -> None:
         """Start at the checkpoint. `pause` is called after each chunk that was read."""
         self._directory = directory
+        self._other = other
         self._log = log
         self._pause = pause
         self._quarantine = Quarantine(quarantine_file(directory.path.parents[1]), log)
@@ -133,8 +136,9 @@ class DirectoryTransfer:
         here = self._reader.position.segment
         if here == self._segment:
             return
-        needed = self._assembler.segments()
+        held_from = hold_from(self._other, self._directory, here)
         done = [number for number in self._directory.segments() if number < here]
+        needed = {*self._assembler.segments(), *range(held_from, here)}
         for number in done:
             segment = self._directory.segment(number)
             if number not in needed and not (recycle and self._directory.free.add(segment)):

@@ -70,5 +70,14 @@ class FreeSegments:
         Raises:
             OSError: the file system does not say.
         """
-        disk = os.statvfs(self.path)
-        return disk.f_bavail * disk.f_frsize < SHORT_BYTES
+        return is_disk_short(self.path)
+
+
+def is_disk_short(path: Path) -> bool:
+    """Return True if the disk with this directory has less than SHORT_BYTES left.
+
+    Raises:
+        OSError: the file system does not say.
+    """
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize < SHORT_BYTES

@@ -33,14 +33,22 @@ _ZEROS = bytes(CHUNK_BYTES)
 class SegmentReader:
     """Sequential reader over the segments of one directory. Missing segment numbers are skipped."""
 
-    def __init__(self, directory: JournalDir, on_damage: OnDamage, *, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(
+        self,
+        directory: JournalDir,
+        on_damage: OnDamage,
+        *,
+        start: Position | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        """Start at the position `start`, the checkpoint if it is None, or at the first segment after it that exists."""
         self._directory = directory
         self._on_damage = on_damage
         self._chunk_bytes = chunk_bytes
         self._fd: int | None = None
         self._is_recycled = directory.free.exists()
         self._unsure: tuple[int, int] | None = None
-        self.position = directory.checkpoint()
+        self.position = directory.checkpoint() if start is None else start
         existing = directory.segments()  # listed once: a writer that has just begun may add its first ones meanwhile
         later = [number for number in existing if number > self.position.segment]
         if later and self.position.segment not in existing:

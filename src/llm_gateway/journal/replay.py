@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.journal.directory_transfer import DirectoryTransfer
+from llm_gateway.journal.other_reader import NO_READER, OtherReader
 from llm_gateway.journal.record_delivery import Sink
 from llm_gateway.journal.segments import Log, WriterDir, find_hidden, find_writers
 
@@ -22,8 +24,17 @@ class ReplayReport:
         self.directories = self.records = self.abandoned = 0
 
 
-def replay(data_dir: Path, sink: Sink, *, log: Log, progress: Callable[[int], None] | None = None) -> ReplayReport:
+def replay(
+    data_dir: Path,
+    sink: Sink,
+    *,
+    log: Log,
+    progress: Callable[[int], None] | None = None,
+    other: OtherReader = NO_READER,
+) -> ReplayReport:
     """Move the records of every unlocked journal directory to the sink, close its open requests, and delete it.
+
+    `other` reads the journals, too: it gets the directory in place of the deletion.
 
     A locked directory belongs to a running process and is skipped. A replay can be killed at any moment and run again:
     a directory is deleted once everything in it is stored. `progress` is called with the number of records so far after
@@ -44,7 +55,7 @@ def replay(data_dir: Path, sink: Sink, *, log: Log, progress: Callable[[int], No
             with suppress(OSError):  # still being made, or it cannot be deleted: it holds no entry
                 WriterDir(hidden).remove()
         for path in find_writers(root):
-            _replay(path, sink, log, report, report_progress)
+            _replay(path, partial(DirectoryTransfer, sink=sink, log=log, other=other), other, report, report_progress)
     except OSError as error:
         raise ConfigurationError(
             f"The usage journal in {path} cannot be replayed ({error.strerror}): make it readable and writable."
@@ -52,15 +63,21 @@ def replay(data_dir: Path, sink: Sink, *, log: Log, progress: Callable[[int], No
     return report
 
 
-def _replay(path: Path, sink: Sink, log: Log, report: ReplayReport, report_progress: Callable[[int], None]) -> None:
+def _replay(
+    path: Path,
+    transfer: Callable[[WriterDir], DirectoryTransfer],
+    other: OtherReader,
+    report: ReplayReport,
+    report_progress: Callable[[int], None],
+) -> None:
     """Move everything in a directory and delete it, unless a running process holds its lock."""
     try:
         directory = WriterDir(path)
     except BlockingIOError:
         return
     report.directories += 1
-    _move(directory, DirectoryTransfer(directory, sink, log=log), report, report_progress)
-    directory.remove()
+    _move(directory, transfer(directory), report, report_progress)
+    other.take_over(directory)
 
 
 def _move(

@@ -6,6 +6,7 @@
                            /checkpoint    JSON {segment, offset}: where reading must start again
                            /free/         segments to be written again (`free_segments.py`)
                   /.new-<writer>          a directory that is being made: its lock may not be held yet
+                  /.kept-<writer>         its writer has ended, and the record feed still reads it (`record_feed.py`)
 
 The life of a segment file (`segment_writer.py` and `writer.py` move it on, then `directory_transfer.py`):
 
@@ -61,6 +62,9 @@ START = Position(1, 0)
 
 HIDDEN = ".new-"
 """Prefix of the name of a directory that is being made."""
+
+KEPT = ".kept-"
+"""Prefix of the name of a directory whose writer has ended, and which the record feed still reads."""
 
 
 class _Checkpoint(msgspec.Struct):
@@ -198,6 +202,11 @@ def find_writers(root: Path) -> list[Path]:
 def find_hidden(root: Path) -> list[Path]:
     """Return the directories that are being made, or were when the process was killed."""
     return [path for path in _folders(root) if path.name.startswith(HIDDEN)]
+
+
+def find_kept(root: Path) -> dict[str, Path]:
+    """Return the directories that the record feed still reads, by the names of their writers."""
+    return {path.name.removeprefix(KEPT): path for path in _folders(root) if path.name.startswith(KEPT)}
 
 
 def disk_bytes(root: Path) -> int:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_gateway.errors import StoreUnavailable
+from llm_gateway.journal.other_reader import NO_READER, OtherReader
 from llm_gateway.journal.record_delivery import Sink
 from llm_gateway.journal.segments import Log, find_writers
 from llm_gateway.journal.writer_tail import ShippingLag, WriterTail
@@ -80,6 +81,7 @@ class Shipper:
         log: Log,
         pause: Callable[[], None] = lambda: None,
         ended: Callable[[str], None] = lambda _writer: None,
+        other: OtherReader = NO_READER,
     ) -> None:
         """Prepare the thread without starting it.
 
@@ -89,9 +91,10 @@ class Shipper:
             log: log of the gateway.
             pause: called between small pieces of work (Throttle).
             ended: called with the name of each writer that has ended, once all of its records are stored.
+            other: reads the journals, too.
         """
         self._root = root
-        self._new_tail = partial(WriterTail, sink=sink, log=self._safe_log, pause=pause)
+        self._new_tail = partial(WriterTail, sink=sink, log=self._safe_log, pause=pause, other=other)
         self._log = log
         self._ended = ended
         self._tails: dict[str, WriterTail] = {}

@@ -3,7 +3,8 @@
     following -- the lock is free --> adopted -- everything is stored --> finished
       |   ^                            |   ^
       '---' step: ship up to the       '---' step: ship up to the end of the last segment,
-            published position               then close the open requests as crashed, and delete the directory
+            published position               then close the open requests as crashed, and delete the directory (or leave
+                                       it to the other reader, `other_reader.py`)
 
 While the writer lives nothing beyond its published position is read: zeros, an entry that is being written and damage
 could not be told apart there. A writer whose page cannot be read is not followed: its records wait until it has ended.
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm_gateway.journal.directory_transfer import DirectoryTransfer
+from llm_gateway.journal.other_reader import NO_READER, OtherReader
 from llm_gateway.journal.position_page import PAGE_NAME, PageReader, PageUnreadable, Published
 from llm_gateway.journal.record_delivery import Sink
 from llm_gateway.journal.segments import START, LockableDir, Log, Position
@@ -40,6 +42,7 @@ class WriterTail:
         *,
         log: Log,
         pause: Callable[[], None],
+        other: OtherReader = NO_READER,
     ) -> None:
         """Follow the writer with the directory `path`. `log` never raises; the rest as in DirectoryTransfer.
 
@@ -54,6 +57,7 @@ class WriterTail:
         self._sink = sink
         self._log = log
         self._pause = pause
+        self._other = other
         self._page: PageReader | None = None
         self._is_unreadable = False
         self._transfer: DirectoryTransfer | None = None
@@ -149,7 +153,9 @@ class WriterTail:
 
     def _ship(self, limit: Position | None) -> bool:
         if self._transfer is None:
-            self._transfer = DirectoryTransfer(self._directory, self._sink, log=self._log, pause=self._pause)
+            self._transfer = DirectoryTransfer(
+                self._directory, self._sink, log=self._log, pause=self._pause, other=self._other
+            )
         self.moved_records, is_more = self._transfer.step(limit)
         self._moved = self._transfer.position
         return is_more
@@ -167,6 +173,6 @@ class WriterTail:
             )
         self.is_finished = True
         try:
-            self._directory.remove()
+            self._other.take_over(self._directory)
         except OSError as error:
             self._log("cannot delete the usage journal's directory", level="warning", reason=str(error))
