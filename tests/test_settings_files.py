@@ -91,10 +91,11 @@ def test_a_file_that_is_missing_or_a_directory_is_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("source", list(SECRET_FILES))
 def test_every_secret_can_be_in_a_file(tmp_path: Path, source: str) -> None:
-    secret = URL if source == "webhook_url_file" else SECRET
+    secret = {"webhook_url_file": URL, "otlp_headers_file": f"api-key={SECRET}"}.get(source, SECRET)
     (tmp_path / "secret").write_text(f"{secret}\n")
     webhook = {"webhook_url_file": {"WEBHOOK_SECRET": SECRET}, "webhook_secret_file": {"WEBHOOK_URL": URL}}
-    given = {source.upper(): str(tmp_path / "secret"), **webhook.get(source, {})}
+    needed = webhook | {"otlp_headers_file": {"OTLP_ENDPOINT": "http://localhost:4318"}}
+    given = {source.upper(): str(tmp_path / "secret"), **needed.get(source, {})}
     found = load(tmp_path, **given)
     assert getattr(found, SECRET_FILES[source]) == secret
     with pytest.raises(ConfigurationError, match=r"^LLM_GATEWAY_\w+ and LLM_GATEWAY_\w+_FILE are both set: unset one"):

@@ -6,9 +6,11 @@ values.
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 from msgspec import Meta, Struct
 
@@ -17,8 +19,17 @@ from llm_gateway.errors import ConfigurationError
 PREFIX = "LLM_GATEWAY_"
 DEV_KEY = "dev-gateway-key"
 SCOPES = frozenset({"call", "read", "admin"})
-SECRETS = frozenset({"database_url", "service_keys", "encryption_keys", "key_peppers", "webhook_url", "webhook_secret"})
+SECRETS = frozenset(
+    {"database_url", "service_keys", "encryption_keys", "key_peppers", "webhook_url", "webhook_secret", "otlp_headers"}
+)
 """Settings whose values never appear in a repr or an error message."""
+OTLP_SIGNALS = frozenset({"traces", "metrics", "logs"})
+OWN_HEADERS = frozenset(
+    {"host", "connection", "content-length", "content-type", "content-encoding", "transfer-encoding", "user-agent"}
+)
+"""Headers that the gateway sets in its requests to the collector."""
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -81,6 +92,18 @@ class Settings(Struct, frozen=True, kw_only=True):
     webhook_secret: Annotated[str | None, Meta(description="secret that messages to the webhook are signed with")] = (
         None
     )
+    otlp_endpoint: Annotated[
+        str, Meta(description="URL of a collector that gets traces, metrics and logs over OTLP/HTTP")
+    ] = ""
+    otlp_headers: Annotated[
+        str | None, Meta(description="headers for the collector, name=value, comma-separated, values percent-encoded")
+    ] = None
+    otlp_signals: Annotated[str, Meta(min_length=1, description="what the collector gets, comma-separated")] = (
+        "traces,metrics,logs"
+    )
+    trace_ratio: Annotated[
+        float, Meta(ge=0, le=1, description="share of traces sent beside those that are sent in any case")
+    ] = 1.0
     root_path: Annotated[str, Meta(description="path at which a proxy serves the gateway, such as /llm")] = ""
     ui_insecure: Annotated[
         Literal["true", "false"], Meta(description="dashboard without https, beyond this machine")
@@ -119,6 +142,30 @@ class Settings(Struct, frozen=True, kw_only=True):
             ValueError: one is no address and no network.
         """
         return tuple(ip_network(each.strip()) for each in self.trusted_proxies.split(",") if each.strip())
+
+    @property
+    def otlp_header_fields(self) -> dict[str, str]:
+        """Names, in lower case, and values of the headers for the collector.
+
+        Raises:
+            ValueError: one is not name=value; the message is its place in the list.
+        """
+        found = {}
+        for place, pair in enumerate((self.otlp_headers or "").split(","), 1):
+            name, is_pair, value = (part.strip() for part in pair.partition("="))
+            if not pair.strip():
+                continue
+            decoded = unquote(value)
+            is_sendable = _HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(decoded)
+            if not is_pair or not is_sendable or name.lower() in OWN_HEADERS:
+                raise ValueError(str(place))
+            found[name.lower()] = decoded
+        return found
+
+    @property
+    def otlp_signal_names(self) -> frozenset[str]:
+        """The signals that the collector gets."""
+        return frozenset(name.strip() for name in self.otlp_signals.split(",") if name.strip())
 
     @property
     def dev_key(self) -> str | None:

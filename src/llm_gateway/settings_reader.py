@@ -21,7 +21,7 @@ import msgspec
 
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.inherited import OPTIONS
-from llm_gateway.settings import DEV_KEY, PREFIX, SECRETS, Settings
+from llm_gateway.settings import DEV_KEY, OTLP_SIGNALS, PREFIX, SECRETS, Settings
 from llm_gateway.settings_files import read_env_file, read_secret_file, shown_path
 
 DEFAULT_FILE = Path(".env")
@@ -40,6 +40,10 @@ MAX_SHOWN = 80
 """Characters of an invalid value that an error message quotes."""
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _WEBHOOK_URL = re.compile(r"https?://[A-Za-z0-9._-]+(:\d{1,5})?([/?][!-~]*)?", re.IGNORECASE)
+_OTLP_ENDPOINT = re.compile(
+    r"https?://([a-z0-9._-]+|\[[0-9a-f:]+\])(:\d{1,5})?(?!.*/v1/(traces|metrics|logs)/?$)(/[a-z0-9._~/-]*)?",
+    re.IGNORECASE,
+)
 _ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 OWN_PATHS = frozenset({"api", "v1", "v1beta", "docs", "openapi.json", "metrics", "healthz", "readyz"})
 """First parts of the gateway's own paths."""
@@ -67,7 +71,7 @@ def load_settings(
     if "env" not in values and not all(map(_is_loopback, _listened_on(settings))):
         settings = msgspec.structs.replace(settings, env="production")
     problems += [*_unfit_hosts(settings), *_unfit_proxies(settings)]
-    problems += [*_unfit_admin_port(settings), *_unfit_webhook(settings)]
+    problems += [*_unfit_admin_port(settings), *_unfit_webhook(settings), *_unfit_otlp(settings)]
     # A secret that cannot be read is not missing, too.
     problems += unread or _unsafe(settings)
     if problems:
@@ -303,6 +307,28 @@ def _unfit_webhook(settings: Settings) -> Iterator[str]:
             f"{PREFIX}WEBHOOK_URL must be a URL such as https://example.com/hooks/llm, without user name, password and "
             "fragment."
         )
+
+
+def _unfit_otlp(settings: Settings) -> Iterator[str]:
+    """Yield an error message for a collector's URL, headers or signals that cannot be used."""
+    if settings.otlp_endpoint and not _OTLP_ENDPOINT.fullmatch(settings.otlp_endpoint):
+        yield (
+            f"{PREFIX}OTLP_ENDPOINT must be a URL such as http://localhost:4318, without /v1/traces, user name, "
+            "password, query and fragment."
+        )
+    try:
+        _ = settings.otlp_header_fields
+    except ValueError as error:
+        yield (
+            f"{PREFIX}OTLP_HEADERS takes name=value entries, comma-separated, with values percent-encoded, such as "
+            f"api-key=abc,authorization=Bearer%20abc, and no header that the gateway sets itself; entry {error} is not "
+            "one."
+        )
+    if settings.otlp_headers is not None and not settings.otlp_endpoint:
+        yield f"{PREFIX}OTLP_HEADERS needs {PREFIX}OTLP_ENDPOINT: set both, or neither."
+    if not settings.otlp_signal_names or not settings.otlp_signal_names <= OTLP_SIGNALS:
+        shown = _shown(settings.otlp_signals)
+        yield f"{PREFIX}OTLP_SIGNALS takes traces, metrics and logs, comma-separated; not {shown}."
 
 
 def _unsafe(settings: Settings) -> Iterator[str]:

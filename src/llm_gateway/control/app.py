@@ -54,6 +54,7 @@ from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.gate.authentication import Keyring
 from llm_gateway.gate.in_flight import InFlight
+from llm_gateway.journal.other_reader import NO_READER, OtherReader
 from llm_gateway.journal.record_delivery import Sink
 from llm_gateway.journal.replay import replay
 from llm_gateway.journal.shipper import Shipper
@@ -131,11 +132,15 @@ def check_settings(settings: Settings) -> None:
 
 
 def open_stores(
-    settings: Settings, stack: AsyncExitStack, log: Log, wrap: Callable[[Sink], Sink] = lambda sink: sink
+    settings: Settings,
+    stack: AsyncExitStack,
+    log: Log,
+    wrap: Callable[[Sink], Sink] = lambda sink: sink,
+    other: OtherReader = NO_READER,
 ) -> Stores:
     """Migrate the database, and move journal entries of earlier gateways into it. The data directory must be locked.
 
-    `wrap` returns the sink of these entries, given the store's own.
+    `wrap` returns the sink of these entries, given the store's own. `other` reads the journals, too.
 
     Raises:
         ConfigurationError: the encryption keys or the peppers are not valid, or the journal cannot be read.
@@ -151,7 +156,7 @@ def open_stores(
         keys = load_or_create_key_file(path / "encryption.key")
     peppers = open_peppers(settings.key_peppers, path)
     usage = UsageStore(database)
-    report = replay(path, wrap(usage.write), log=log)
+    report = replay(path, wrap(usage.write), log=log, other=other)
     if report.records:
         log("usage journal replayed", records=report.records)
     audit, box = AuditTrail(database, path, log), SecretBox(keys)
@@ -227,12 +232,19 @@ class Control:
         self._unusable[name] = reason
         self._log("provider cannot be used", level="error", provider=name, reason=reason)
 
-    def start_shipper(self, balances: BudgetBalances) -> Shipper:
+    def start_shipper(self, balances: BudgetBalances, other: OtherReader) -> Shipper:
         """Start the thread that moves journal entries to the database. Stop it after all workers have ended."""
         throttle = Throttle(work_s=SHIPPING_WORK_S, rest_s=SHIPPING_REST_S)
         sink = balances.sink(partial(self._stores.usage.write, pause=throttle))
         self.key_use = KeyUse(sink, self._stores.keys)
-        shipper = Shipper(self.path / "journal", self._store_usage, log=self._log, pause=throttle, ended=balances.clear)
+        shipper = Shipper(
+            self.path / "journal",
+            self._store_usage,
+            log=self._log,
+            pause=throttle,
+            ended=balances.clear,
+            other=other,
+        )
         shipper.start()
         return shipper
 

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, ExitStack, closing
 from functools import partial
 
 from llm_gateway.control.app import open_stores
+from llm_gateway.control.telemetry_export import TelemetryExport
 from llm_gateway.data_dir import DataDir
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.providers.presets import load_presets
@@ -31,7 +32,8 @@ async def replay_once(settings: Settings) -> int:
     output = open_log(level=settings.log_level, form=settings.log_format, secrets=())
     with output.writer, closing(DataDir(settings.data_dir)):
         async with AsyncExitStack() as stack:
-            return open_stores(settings, stack, output.log).replayed
+            other = TelemetryExport(settings, output.log).other
+            return open_stores(settings, stack, output.log, other=other).replayed
 
 
 def reprice_once(

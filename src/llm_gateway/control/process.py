@@ -30,6 +30,7 @@ from llm_gateway.control.management.health import SharedCheck
 from llm_gateway.control.measurements import gateway_gauges
 from llm_gateway.control.recent_calls import fill_key_limits, fill_shared_limits, recent_calls
 from llm_gateway.control.stored_metrics import StoredMetrics, read_metrics_forever
+from llm_gateway.control.telemetry_export import TelemetryExport
 from llm_gateway.control.trouble import DELAYED_S, Trouble
 from llm_gateway.control.workers import Workers
 from llm_gateway.domain.catalog import Snapshot
@@ -136,27 +137,21 @@ class ControlProcess(ProcessApplication):
         stack.callback(os.close, await take_control_lock(settings.data_dir))
         if settings.env == "dev" and settings.service_keys is None:
             log("dev mode: anyone on this machine may call with the public development key", level="warning")
-        stores = open_stores(settings, stack, log, self._balances.sink)
+        export = TelemetryExport(settings, log)
+        stores = open_stores(settings, stack, log, self._balances.sink, export.other)
         self._balances.clear_ended(stores.path / "journal")
         local = self._local = await start_embedded_model(settings, stores.providers, stack, log, self._hand_over)
         control = self._control = Control(settings, stores, local, self._output.redact, log)
-        shipper = control.start_shipper(self._balances)
+        export.open(lambda: control.configuration.snapshot)
+        stack.push_async_callback(export.close)
+        shipper = control.start_shipper(self._balances, export.other)
         stack.callback(shipper.stop)
         database = SharedCheck(stores.database.check)
         await database()
         self._background(database.repeat(log))
-        totals, failed = ReportTotals(stores.path / TOTALS), self._failed
+        totals = ReportTotals(stores.path / TOTALS)
         stack.callback(save_totals, totals, log)
-        workers = self._workers = Workers(
-            self._open_channel(
-                stores, shipper, database, lambda key, families: totals.update(key, failed.take(key, families))
-            ),
-            totals,
-            self._measurements(stores, shipper, database),
-            Metrics(lambda: [self.refusals.family()], lambda: self._output.writer.dropped).report,
-            log,
-            failed,
-        )
+        workers = self._workers = self._follow_workers(stores, shipper, database, totals, export)
         self._background(save_totals_forever(totals, log))
         self._background(store_key_use_forever(control.key_use, log))
         control.configuration.connect(partial(self._distribute, workers, stores))
@@ -167,8 +162,30 @@ class ControlProcess(ProcessApplication):
         self._background(delete_old_usage_forever(retention, log))
         self._follow_budgets(stores)
         self._background(control.alerts.run(partial(_troubles, workers, shipper)))
+        self._background(export.run())
         self._background(shorten_log_forever(stores.database.shorten_log, log))
         return control.build(shipper, database, workers)
+
+    def _follow_workers(
+        self,
+        stores: Stores,
+        shipper: Shipper,
+        database: SharedCheck,
+        totals: ReportTotals,
+        export: TelemetryExport,
+    ) -> Workers:
+        """Return the workers, whose counts go to `totals`, and what this process counts and measures itself."""
+        failed, measure = self._failed, self._measurements(stores, shipper, database)
+        return Workers(
+            self._open_channel(
+                stores, shipper, database, lambda key, families: totals.update(key, failed.take(key, families))
+            ),
+            totals,
+            lambda: [*measure(), *export.gauges()],
+            Metrics(lambda: [self.refusals.family(), *export.counters()], lambda: self._output.writer.dropped).report,
+            self._log,
+            failed,
+        )
 
     def _measurements(
         self, stores: Stores, shipper: Shipper, database: SharedCheck

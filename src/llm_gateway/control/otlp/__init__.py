@@ -1,0 +1,1 @@
+"""Export of traces, metrics and logs over OTLP, made from usage records (docs/OBSERVABILITY.md)."""
