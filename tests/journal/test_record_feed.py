@@ -10,7 +10,7 @@ import pytest
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.journal.free_segments import SHORT_BYTES
 from llm_gateway.journal.other_reader import MOST_HELD, NO_READER, SLACK, hold_from
-from llm_gateway.journal.record_feed import RecordFeed, drop_feed
+from llm_gateway.journal.record_feed import RecordFeed, drop_feed, feed_in_use
 from llm_gateway.journal.replay import replay
 from llm_gateway.journal.segments import JournalDir, find_kept, find_writers
 from llm_gateway.journal.shipper import Shipper
@@ -234,6 +234,16 @@ def test_positions_that_cannot_be_read_are_as_none(journal: Journal, tmp_path: P
     journal.append(settled_frames(range(2)))
     feed = RecordFeed(tmp_path)
     assert read_all(feed) == [0, 1]
+    feed.close()
+
+
+def test_a_replay_without_a_gateway_keeps_what_its_feed_needs(tmp_path: Path) -> None:
+    assert feed_in_use(tmp_path) is NO_READER
+    left_behind(tmp_path, {1: settled_frames(range(3))})
+    (tmp_path / "feed.positions").write_bytes(b"{}")
+    replay(tmp_path, Database(), log=Heard(), other=feed_in_use(tmp_path))
+    feed = RecordFeed(tmp_path)
+    assert read_all(feed) == [0, 1, 2]
     feed.close()
 
 

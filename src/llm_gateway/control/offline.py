@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack, ExitStack, closing
 from functools import partial
 
 from llm_gateway.control.app import open_stores
-from llm_gateway.control.telemetry_export import TelemetryExport
 from llm_gateway.data_dir import DataDir
 from llm_gateway.errors import ConfigurationError
+from llm_gateway.journal.record_feed import feed_in_use
 from llm_gateway.providers.presets import load_presets
 from llm_gateway.providers.prices import PriceList, attempt_quote
 from llm_gateway.settings import Settings
@@ -32,7 +32,7 @@ async def replay_once(settings: Settings) -> int:
     output = open_log(level=settings.log_level, form=settings.log_format, secrets=())
     with output.writer, closing(DataDir(settings.data_dir)):
         async with AsyncExitStack() as stack:
-            other = TelemetryExport(settings, output.log).other
+            other = feed_in_use(settings.data_dir.absolute())
             return open_stores(settings, stack, output.log, other=other).replayed
 
 

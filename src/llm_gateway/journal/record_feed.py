@@ -26,7 +26,7 @@ import msgspec
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.journal.feed_tail import Bookmark, FeedTail
 from llm_gateway.journal.free_segments import is_disk_short
-from llm_gateway.journal.other_reader import MOST_HELD, OtherReader
+from llm_gateway.journal.other_reader import MOST_HELD, NO_READER, OtherReader
 from llm_gateway.journal.segments import KEPT, LockableDir, find_kept, find_writers
 
 POSITIONS = "feed.positions"
@@ -177,6 +177,11 @@ def _read_positions(file: Path) -> dict[str, Bookmark]:
         return msgspec.json.decode(file.read_bytes(), type=dict[str, Bookmark])
     except (OSError, msgspec.DecodeError):
         return {}
+
+
+def feed_in_use(data_dir: Path) -> OtherReader:
+    """Return the record feed if the last gateway on this data directory had one."""
+    return RecordFeed(data_dir) if (data_dir / POSITIONS).exists() else NO_READER
 
 
 def drop_feed(data_dir: Path) -> int:
