@@ -85,7 +85,7 @@ SOUND_PACKAGE = {
     "forked.py": "",
     "providers/__init__.py": "",
     "providers/prices.py": "import genai_prices, llm_gateway.domain",
-    "store/__init__.py": "import alembic, cryptography, sqlalchemy, llm_gateway.domain",
+    "store/__init__.py": "import alembic, argon2, cryptography, sqlalchemy, llm_gateway.domain",
     "cache/__init__.py": "",
     "limiter/__init__.py": "import llm_gateway.host_memory",
     "journal/__init__.py": "",

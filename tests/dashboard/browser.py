@@ -8,8 +8,9 @@ from urllib.parse import urlencode
 
 from starlette.types import ASGIApp, Message
 
-from tests.application.driver import DEV_KEY, Response, exchange
+from tests.application.driver import DEV_KEY, Client, Response, exchange
 
+PASSWORD = "correct horse battery"
 OWN = "http://localhost:8200"
 
 
@@ -35,6 +36,10 @@ class Browser:
         """Sign in with a key."""
         return await self.post("/ui/sign-in", {"key": key, "timezone": "Europe/Berlin"})
 
+    async def sign_in_as(self, name: str, password: str) -> Response:
+        """Sign in with a name and a password."""
+        return await self.post("/ui/sign-in", {"name": name, "password": password, "timezone": "Europe/Berlin"})
+
     async def _send(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> Response:
         given = {"host": "localhost:8200", "content-length": str(len(body)), **headers}
         if self.cookie:
@@ -44,6 +49,20 @@ class Browser:
         if "set-cookie" in response.headers:
             self.cookie = response.headers["set-cookie"].partition(";")[0]
         return response
+
+
+async def key_with(client: Client, *scopes: str) -> str:
+    """Return the secret of a new key, whose name is its scopes."""
+    response = await client.call("POST", "/api/v1/keys", {"name": "-".join(scopes), "scopes": scopes})
+    assert response.status == 201, response.body
+    return str(response.json["secret"])
+
+
+async def person(client: Client, name: str, **fields: str) -> str:
+    """Make a person whose password is PASSWORD. Returns its id."""
+    response = await client.call("POST", "/api/v1/people", {"name": name, "password": PASSWORD, **fields})
+    assert response.status == 201, response.body
+    return str(response.json["id"])
 
 
 def text_of(response: Response) -> str:

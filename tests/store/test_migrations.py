@@ -272,6 +272,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0010_audit.py",
         "0011_saved_cost.py",
         "0012_budgets.py",
+        "0013_people.py",
     }
     with database.read() as connection:
         assert sorted(sa.inspect(connection).get_table_names()) == [
@@ -284,6 +285,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
             "budget_spend",
             "budgets",
             "overrides",
+            "people",
             "providers",
             "sessions",
             "teams",

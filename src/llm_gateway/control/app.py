@@ -33,12 +33,14 @@ from llm_gateway.control.management.key_spending import KeySpending
 from llm_gateway.control.management.keys import EnvironmentKeys, keys_router, me_router
 from llm_gateway.control.management.overrides import overrides_router
 from llm_gateway.control.management.own_usage import OwnUsage
+from llm_gateway.control.management.people import people_router
 from llm_gateway.control.management.prices import prices_router
 from llm_gateway.control.management.probe import Probe
 from llm_gateway.control.management.provider_rules import ProviderRules
 from llm_gateway.control.management.providers import providers_router
 from llm_gateway.control.management.records import records_router
 from llm_gateway.control.management.router import Router
+from llm_gateway.control.management.sessions import sessions_router
 from llm_gateway.control.management.spend_limits import spend_limits_router
 from llm_gateway.control.management.teams import teams_router
 from llm_gateway.control.management.usage import usage_router
@@ -74,6 +76,7 @@ from llm_gateway.store.database import Database
 from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.keys import KeyStore
 from llm_gateway.store.overrides import OverrideStore
+from llm_gateway.store.people import PeopleStore
 from llm_gateway.store.peppers import open_peppers, parse_peppers
 from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.record_search import RecordSearch
@@ -109,6 +112,8 @@ class Stores(NamedTuple):
     teams: TeamStore
     audit: AuditTrail
     budgets: BudgetStore
+    people: PeopleStore
+    sessions: SessionStore
     replayed: int
 
 
@@ -162,6 +167,8 @@ def open_stores(
         teams=TeamStore(database, audit),
         audit=audit,
         budgets=BudgetStore(database, audit),
+        people=PeopleStore(database, audit),
+        sessions=SessionStore(database, audit=audit),
         replayed=report.records,
     )
 
@@ -273,6 +280,8 @@ class Control:
             keys_router(stores.keys, configuration, self._environment_keys),
             me_router(stores.keys, self._environment_keys, self._key_spending(reports, up_to_date)),
             teams_router(stores.teams),
+            people_router(stores.people),
+            sessions_router(stores.sessions),
             configuration_router(Declaration(stores.database, declared, self._reload_after_apply)),
             *self._budget_routers(reports, up_to_date),
             audit_router(stores.audit, workers.failed_authentications),
@@ -295,8 +304,9 @@ class Control:
     def _dashboard(self, management: ASGIApp, on_failure: Callable[[str], None]) -> ASGIApp:
         keyring = Keyring(self._callers, lambda: self.configuration.snapshot)
         access = Access(
-            SessionStore(self._stores.database),
+            self._stores.sessions,
             keyring,
+            self._stores.people,
             allows_plain_http=self._allows_plain_http,
             on_failure=on_failure,
         )

@@ -22,7 +22,7 @@ from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
 from llm_gateway.gate.key_problem import explain
-from llm_gateway.gate.request_context import NOBODY, REQUEST_CONTEXT, Caller, RequestContext
+from llm_gateway.gate.request_context import NOBODY, REQUEST_CONTEXT, Caller, Person, RequestContext
 from llm_gateway.gate.sign_in import SignInPage, send_sign_in
 from llm_gateway.protocols.registry import MANAGEMENT_PREFIXES, PROTOCOLS, VENDOR_PATH_PREFIXES, keys_in_query
 
@@ -35,6 +35,8 @@ UI_PATH = "/ui"
 UI_PREFIX = "/ui/"
 CONFIGURATION_PATH = "/api/v1/configuration"
 AUDIT_PATH = "/api/v1/audit"
+PEOPLE_PATH = "/api/v1/people"
+SESSIONS_PATH = "/api/v1/sessions"
 OWN_PATHS = frozenset(f"/api/v1/usage/{report}" for report in ("breakdown", "series", "records", "export"))
 OWN_RECORD = "/api/v1/usage/records/"
 """Paths that a key with the scope `own` may get: they show only what the key and its team did."""
@@ -223,8 +225,10 @@ def check_scope(caller: Caller, scope: Scope) -> None:
     if needed == "read" and "own" in caller.scopes:
         if scope["path"] in OWN_PATHS or scope["path"].startswith(OWN_RECORD):
             return  # narrowed by control/management/own_usage.py
-        raise Forbidden(f"This key lacks the scope 'read', which this request needs. {WITH_OWN}")
-    raise Forbidden(f"This key lacks the scope {needed!r}, which this request needs.")
+        if not isinstance(caller, Person):
+            raise Forbidden(f"This key lacks the scope 'read', which this request needs. {WITH_OWN}")
+    who = "Your role" if isinstance(caller, Person) else "This key"
+    raise Forbidden(f"{who} lacks the scope {needed!r}, which this request needs.")
 
 
 def _is_browser_at_docs(scope: Scope) -> bool:
@@ -275,6 +279,8 @@ def scope_needed(method: str, path: str) -> str | None:
         return "admin"  # it has the hashes of all keys
     if path == ME_PATH and method in ("GET", "HEAD"):
         return None
-    if path == AUDIT_PATH or path.startswith(f"{AUDIT_PATH}/"):
+    if path == SESSIONS_PATH or path.startswith(f"{SESSIONS_PATH}/"):
+        return None  # without admin only the caller's own: control/management/sessions.py
+    if path in (AUDIT_PATH, PEOPLE_PATH) or path.startswith((f"{AUDIT_PATH}/", f"{PEOPLE_PATH}/")):
         return "admin"
     return "read" if method in ("GET", "HEAD") else "admin"
