@@ -26,6 +26,7 @@ SOUND_PACKAGE = {
     "worker/loop_lag.py": "",
     "worker/measurements.py": "import llm_gateway.worker.app",
     "docs_page.py": "",
+    "identity.py": "import authlib, joserfc, llm_gateway.domain",
     "process_application.py": "import starlette",
     "child_process.py": "import llm_gateway.settings_reader",
     "worker/app.py": "import llm_gateway.settings, llm_gateway.upstream, llm_gateway.worker.dispatch",

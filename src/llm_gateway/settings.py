@@ -17,7 +17,18 @@ from llm_gateway.errors import ConfigurationError
 PREFIX = "LLM_GATEWAY_"
 DEV_KEY = "dev-gateway-key"
 SCOPES = frozenset({"call", "read", "admin"})
-SECRETS = frozenset({"database_url", "service_keys", "encryption_keys", "key_peppers", "webhook_url", "webhook_secret"})
+ROLES = ("viewer", "own", "admin")
+SECRETS = frozenset(
+    {
+        "database_url",
+        "service_keys",
+        "encryption_keys",
+        "key_peppers",
+        "webhook_url",
+        "webhook_secret",
+        "oidc_client_secret",
+    }
+)
 """Settings whose values never appear in a repr or an error message."""
 
 
@@ -81,6 +92,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     webhook_secret: Annotated[str | None, Meta(description="secret that messages to the webhook are signed with")] = (
         None
     )
+    oidc_issuer: Annotated[str, Meta(description="issuer of the OpenID Connect provider that people sign in at")] = ""
+    oidc_client_id: Annotated[str, Meta(description="client id of the gateway at that provider")] = ""
+    oidc_client_secret: Annotated[str | None, Meta(description="client secret of the gateway at that provider")] = None
+    oidc_scopes: Annotated[str, Meta(description="scopes that are requested of the provider")] = "openid profile email"
+    oidc_groups_claim: Annotated[str, Meta(min_length=1, description="claim with a person's groups")] = "groups"
+    oidc_roles: Annotated[str, Meta(description="roles by group, such as llm-admins=admin,llm-readers=viewer")] = ""
+    oidc_team_claim: Annotated[str, Meta(description="claim with the team of people with the role own")] = ""
     root_path: Annotated[str, Meta(description="path at which a proxy serves the gateway, such as /llm")] = ""
     ui_insecure: Annotated[
         Literal["true", "false"], Meta(description="dashboard without https, beyond this machine")
@@ -119,6 +137,24 @@ class Settings(Struct, frozen=True, kw_only=True):
             ValueError: one is no address and no network.
         """
         return tuple(ip_network(each.strip()) for each in self.trusted_proxies.split(",") if each.strip())
+
+    @property
+    def roles_of_groups(self) -> dict[str, str]:
+        """Roles of the groups of the identity provider.
+
+        Raises:
+            ConfigurationError: an entry is not `group=role`.
+        """
+        found = {}
+        for entry in filter(None, map(str.strip, self.oidc_roles.split(","))):
+            group, _, role = (part.strip() for part in entry.rpartition("="))
+            if not group or role not in ROLES:
+                raise ConfigurationError(
+                    f"{PREFIX}OIDC_ROLES takes GROUP=ROLE, comma-separated, with the roles {', '.join(ROLES)}, such as "
+                    "llm-admins=admin,llm-readers=viewer."
+                )
+            found[group] = role
+        return found
 
     @property
     def dev_key(self) -> str | None:

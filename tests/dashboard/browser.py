@@ -20,6 +20,7 @@ class Browser:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.cookie = ""
+        self.address = "127.0.0.1"
 
     async def get(self, path: str, headers: dict[str, str] | None = None) -> Response:
         """Open a page."""
@@ -40,14 +41,20 @@ class Browser:
         """Sign in with a name and a password."""
         return await self.post("/ui/sign-in", {"name": name, "password": password, "timezone": "Europe/Berlin"})
 
+    def _take(self, cookie: str) -> None:
+        """Keep a cookie in the place of one with its name; an empty one deletes that."""
+        name, _, value = cookie.partition("=")
+        kept = [each for each in self.cookie.split("; ") if each and not each.startswith(f"{name}=")]
+        self.cookie = "; ".join(kept if value in ("", '""') else [*kept, cookie])
+
     async def _send(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> Response:
         given = {"host": "localhost:8200", "content-length": str(len(body)), **headers}
         if self.cookie:
             given["cookie"] = self.cookie
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-        response = await exchange(self.app, method, path, given.items(), messages)
-        if "set-cookie" in response.headers:
-            self.cookie = response.headers["set-cookie"].partition(";")[0]
+        response = await exchange(self.app, method, path, given.items(), messages, self.address)
+        for line in response.headers.get("set-cookie", "").splitlines():
+            self._take(line.partition(";")[0])
         return response
 
 

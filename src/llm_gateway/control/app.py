@@ -17,6 +17,7 @@ from llm_gateway.control.docs.home import home_router
 from llm_gateway.control.docs.routes import docs_page_router
 from llm_gateway.control.effective_keys import EffectiveKeys
 from llm_gateway.control.embedded_model import OnlyModelWarning
+from llm_gateway.control.identity_providers import code_flow_of
 from llm_gateway.control.key_use import KeyUse
 from llm_gateway.control.live_configuration import LiveConfiguration, Sources
 from llm_gateway.control.management.app import build_management
@@ -51,7 +52,7 @@ from llm_gateway.dashboard.access import Access
 from llm_gateway.dashboard.app import Dashboard, WithDashboard
 from llm_gateway.docs_page.page import build_page
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.errors import ConfigurationError
+from llm_gateway.errors import ConfigurationError, NotFound
 from llm_gateway.gate.authentication import Keyring
 from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.journal.record_delivery import Sink
@@ -190,6 +191,7 @@ class Control:
         self._callers = settings.callers()
         self._environment_keys = EnvironmentKeys((name, scopes) for name, _, scopes in self._callers)
         self._allows_plain_http = settings.ui_insecure == "true"
+        self._code_flow = code_flow_of(settings)
         self.sign_in_page = build_page(settings.dev_key)
         self._stores = stores
         self._local = local
@@ -308,9 +310,28 @@ class Control:
             keyring,
             self._stores.people,
             allows_plain_http=self._allows_plain_http,
+            issuer=None if self._code_flow is None else self._code_flow.provider.issuer,
             on_failure=on_failure,
         )
-        return Dashboard(management, access, self._log, self._root_path, self._dev_key).build()
+        return Dashboard(
+            management,
+            access,
+            self._log,
+            self._root_path,
+            self._dev_key,
+            code_flow=self._code_flow,
+            team_id=self._team_id,
+        ).build()
+
+    def _team_id(self, team: str) -> str | None:
+        """Return the id of the team with this name or id, None without one."""
+        named = self._stores.teams.list(name=team, limit=1)
+        if named:
+            return named[0].id
+        try:
+            return self._stores.teams.get(team).id
+        except NotFound:
+            return None
 
     def _key_spending(self, reports: UsageReports, up_to_date: UpToDate) -> KeySpending:
         stores, configuration = self._stores, self.configuration

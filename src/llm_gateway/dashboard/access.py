@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from starlette.concurrency import run_in_threadpool
@@ -18,6 +19,7 @@ from llm_gateway.domain.person import ROLE_SCOPES, Identity, StoredPerson
 from llm_gateway.errors import NotFound
 from llm_gateway.gate.authentication import Keyring
 from llm_gateway.gate.request_context import Caller, Person
+from llm_gateway.identity.refusal import IdentityRefused, ProviderUnusable
 from llm_gateway.store.passwords import MOST_HASHES
 from llm_gateway.store.people import PeopleStore
 from llm_gateway.store.sessions import LASTS_MS, Owner, Session, SessionStore
@@ -74,7 +76,7 @@ class Access:
         self._keyring = keyring
         self._people = people
         self._allows_plain_http = allows_plain_http
-        self._issuer = issuer
+        self.issuer = issuer
         self._attempts = Attempts(clock)
         self._hashing = ThreadPoolExecutor(MOST_HASHES, "password")  # the shared pool would have none left for others
 
@@ -108,8 +110,27 @@ class Access:
                 return None
             return None if person.disabled else local_person(person)
         if owner.identity is not None:
-            return person_of(owner.name, owner.identity) if owner.identity.issuer == self._issuer else None
+            return person_of(owner.name, owner.identity) if owner.identity.issuer == self.issuer else None
         return self._keyring.caller_of(owner.name, owner.key_id)
+
+    @contextmanager
+    def attempt(self, request: Request) -> Iterator[None]:
+        """Count a sign-in over an identity provider: as failed, unless the block ends without an exception.
+
+        Raises:
+            IdentityRefused: too many failed from the client's address.
+        """
+        address = address_of(request)
+        if not self._attempts.begin(address, None):
+            raise IdentityRefused(TOO_MANY, 429)
+        try:
+            yield
+        except ProviderUnusable:
+            raise
+        except IdentityRefused:
+            self._on_failure(address)
+            raise
+        self._attempts.succeeded(address, None)
 
     async def sign_in(self, request: Request, given: Credentials) -> str | Owner:
         """Return whose the credentials are, or a sentence that says why they are not taken."""

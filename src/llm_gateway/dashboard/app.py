@@ -14,12 +14,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_gateway.dashboard.access import WRONG_ORIGIN, Access, SignedIn
 from llm_gateway.dashboard.api_client import ApiClient, ApiError
+from llm_gateway.dashboard.oidc_sign_in import CALLBACK, OidcSignIn
 from llm_gateway.dashboard.page import Page, Pages
 from llm_gateway.dashboard.screens import SCREENS
 from llm_gateway.dashboard.sign_in import SignIn
 from llm_gateway.dashboard.static_files import StaticFiles
 from llm_gateway.gate.authentication import UI_PATH, UI_PREFIX
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect
+from llm_gateway.identity.code_flow import CodeFlow
 
 Log: TypeAlias = Callable[..., None]
 Screen: TypeAlias = Callable[[Page], Awaitable[Response]]
@@ -44,14 +46,25 @@ class Dashboard:
     """The dashboard's handlers over the management API `management`."""
 
     def __init__(
-        self, management: ASGIApp, access: Access, log: Log, root: str = "", dev_key: str | None = None
+        self,
+        management: ASGIApp,
+        access: Access,
+        log: Log,
+        root: str = "",
+        dev_key: str | None = None,
+        *,
+        code_flow: CodeFlow | None = None,
+        team_id: Callable[[str], str | None] = lambda _team: None,
     ) -> None:
         self._management = management
         self._access = access
         self._log = log
         self._files = StaticFiles()
         self._pages = Pages(self._files, root)
-        self._sign_in = SignIn(access, self._pages, log, dev_key)
+        self._sign_in = SignIn(access, self._pages, dev_key)
+        self._oidc = None
+        if code_flow is not None:
+            self._oidc = OidcSignIn(code_flow, access, self._pages, self._sign_in, log=log, team_id=team_id)
 
     def build(self) -> ASGIApp:
         """Return the ASGI application."""
@@ -60,6 +73,9 @@ class Dashboard:
             Route("/ui/sign-out", self._guarded(self._sign_in.sign_out), methods=["POST"]),
             Route("/ui/static/{name}", self._static),
         ]
+        if self._oidc is not None:
+            routes.append(Route("/ui/sign-in/oidc", self._guarded(self._oidc.begin), methods=["POST"]))
+            routes.append(Route(CALLBACK, self._guarded(self._oidc.end), methods=["GET"]))
         for path, handlers in SCREENS.items():
             routes.append(Route(f"/ui{path}", self._guarded(self._signed_in(handlers)), methods=[*handlers]))
         app = Starlette(routes=routes, exception_handlers={404: self._not_found})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -28,10 +27,9 @@ ENDED = "Your session has ended. Sign in again: what you typed is kept, and you 
 class SignIn:
     """Handlers of sign-in and sign-out. `dev_key` is the public development key if it is valid."""
 
-    def __init__(self, access: Access, pages: Pages, log: Callable[..., None], dev_key: str | None) -> None:
+    def __init__(self, access: Access, pages: Pages, dev_key: str | None) -> None:
         self._access = access
         self._pages = pages
-        self._log = log
         self._dev_key = dev_key
         self._targets = [compile_path(path)[0] for path, handlers in SCREENS.items() if "POST" in handlers]
 
@@ -42,9 +40,9 @@ class SignIn:
         path = request.url.path.removeprefix(UI_PATH)
         if request.method not in ("GET", "HEAD"):
             try:
-                return self._form("", ENDED, 401, keep(path, await read_body(request, MOST_FORM_BYTES)))
+                return self.form("", ENDED, 401, keep(path, await read_body(request, MOST_FORM_BYTES)))
             except ApiError as error:
-                return self._form("", error.detail, error.status)
+                return self.form("", error.detail, error.status)
         target = path + (f"?{request.url.query}" if request.url.query else "")
         return self._pages.redirect(f"/sign-in?next={quote(target)}" if target.strip("/") else "/sign-in")
 
@@ -55,17 +53,17 @@ class SignIn:
             return self._pages.render("refusal.html", 403, sentence=refusal)
         target = target_of(request.query_params.get("next", ""))
         if request.method != "POST":
-            return self._form(target, None)
+            return self.form(target, None)
         if not self._access.is_own(request):
             return self._pages.render("refusal.html", 403, sentence=WRONG_ORIGIN)
         try:
             form = form_of(await read_body(request, MOST_SIGN_IN_BYTES))
         except ApiError as error:
-            return self._form(target, error.detail, error.status)
-        kept = kept_in(form, self._is_target)
+            return self.form(target, error.detail, error.status)
+        kept = kept_in(form, self.is_target)
         owner = await self._access.sign_in(request, Credentials(form["key"], form["name"], form["password"]))
         if isinstance(owner, str):
-            return self._form(target, owner, 401, kept, name=form["name"])
+            return self.form(target, owner, 401, kept, name=form["name"])
         response = self._pages.redirect(target) if kept is None else self.resume(kept)
         await self._access.remember(request, response, owner, known_zone(form["timezone"]))
         return response
@@ -83,13 +81,22 @@ class SignIn:
         await run_in_threadpool(self._access.sign_out, request, response, signed_in)
         return response
 
-    def _form(
+    def form(
         self, target: str, problem: str | None, status: int = 200, kept: KeptForm | None = None, **values: Any
     ) -> Response:
-        given = {"target": target, "problem": problem, "kept": kept, "dev_key": self._dev_key, "name": "", **values}
+        """Return the page of the sign-in, with why one failed."""
+        given: dict[str, Any] = {
+            "target": target,
+            "problem": problem,
+            "kept": kept,
+            "dev_key": self._dev_key,
+            "name": "",
+        }
+        given |= {"has_provider": self._access.issuer is not None, **values}
         return self._pages.render("sign_in.html", status, **given)
 
-    def _is_target(self, path: str) -> bool:
+    def is_target(self, path: str) -> bool:
+        """Return whether forms are sent to this path below /ui."""
         return any(re.fullmatch(pattern, path) for pattern in self._targets)
 
 
