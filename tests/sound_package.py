@@ -94,6 +94,7 @@ SOUND_PACKAGE = {
     "domain/__init__.py": "import llm_gateway.errors",
     "settings.py": "import llm_gateway.errors",
     "settings_reader.py": "import llm_gateway.settings, llm_gateway.settings_files",
+    "settings_checks.py": "import llm_gateway.settings",
     "settings_files.py": "import dotenv, llm_gateway.settings",
     "listening.py": "import llm_gateway.configuration_error",
     "data_dir.py": "import llm_gateway.configuration_error",

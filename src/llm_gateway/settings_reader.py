@@ -22,6 +22,7 @@ import msgspec
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.inherited import OPTIONS
 from llm_gateway.settings import DEV_KEY, PREFIX, SECRETS, Settings
+from llm_gateway.settings_checks import unfit_identity_provider
 from llm_gateway.settings_files import read_env_file, read_secret_file, shown_path
 
 DEFAULT_FILE = Path(".env")
@@ -40,9 +41,6 @@ MAX_SHOWN = 80
 """Characters of an invalid value that an error message quotes."""
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _WEBHOOK_URL = re.compile(r"https?://[A-Za-z0-9._-]+(:\d{1,5})?([/?][!-~]*)?", re.IGNORECASE)
-_ISSUER = re.compile(
-    r"(https://[A-Za-z0-9._-]+|http://(localhost|127\.0\.0\.1))(:\d{1,5})?(/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?"
-)
 _ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 OWN_PATHS = frozenset({"api", "v1", "v1beta", "docs", "openapi.json", "metrics", "healthz", "readyz"})
 """First parts of the gateway's own paths."""
@@ -70,7 +68,7 @@ def load_settings(
     if "env" not in values and not all(map(_is_loopback, _listened_on(settings))):
         settings = msgspec.structs.replace(settings, env="production")
     problems += [*_unfit_hosts(settings), *_unfit_proxies(settings)]
-    problems += [*_unfit_admin_port(settings), *_unfit_webhook(settings), *_unfit_identity_provider(settings)]
+    problems += [*_unfit_admin_port(settings), *_unfit_webhook(settings), *unfit_identity_provider(settings)]
     # A secret that cannot be read is not missing, too.
     problems += unread or _unsafe(settings)
     if problems:
@@ -306,35 +304,6 @@ def _unfit_webhook(settings: Settings) -> Iterator[str]:
             f"{PREFIX}WEBHOOK_URL must be a URL such as https://example.com/hooks/llm, without user name, password and "
             "fragment."
         )
-
-
-def _unfit_identity_provider(settings: Settings) -> Iterator[str]:
-    """Yield an error message for each setting of the identity provider that does not fit."""
-    issuer, roles = settings.oidc_issuer, dict[str, str]()
-    try:
-        roles = settings.roles_of_groups
-    except ConfigurationError as error:
-        yield str(error)
-    else:
-        needed = (issuer, settings.oidc_client_id, settings.oidc_roles.strip())
-        if any(needed) and not all(needed):
-            names = ("ISSUER", "CLIENT_ID", "ROLES")
-            yield f"{', '.join(f'{PREFIX}OIDC_{name}' for name in names)} need each other: set all of them, or none."
-    if "own" in roles.values() and not settings.oidc_team_claim:
-        yield f"The role own in {PREFIX}OIDC_ROLES needs {PREFIX}OIDC_TEAM_CLAIM, which names the team of a person."
-    if "openid" not in settings.oidc_scopes.split():
-        yield f"{PREFIX}OIDC_SCOPES takes scopes with blanks between them, of which one is openid."
-    yield from _unfit_issuer("OIDC_ISSUER", issuer)
-
-
-def _unfit_issuer(name: str, issuer: str) -> Iterator[str]:
-    """Yield an error message if an issuer is no URL that may be called: plain http is for this machine only."""
-    if not issuer or _ISSUER.fullmatch(issuer):
-        return
-    yield (
-        f"{PREFIX}{name} must be the issuer as the identity provider spells it, such as "
-        "https://id.example.com/realms/all, without query and fragment; http:// is taken for localhost and 127.0.0.1."
-    )
 
 
 def _unsafe(settings: Settings) -> Iterator[str]:

@@ -17,7 +17,7 @@ from llm_gateway.control.docs.home import home_router
 from llm_gateway.control.docs.routes import docs_page_router
 from llm_gateway.control.effective_keys import EffectiveKeys
 from llm_gateway.control.embedded_model import OnlyModelWarning
-from llm_gateway.control.identity_providers import code_flow_of
+from llm_gateway.control.identity_providers import code_flow_of, machine_tokens_of
 from llm_gateway.control.key_use import KeyUse
 from llm_gateway.control.live_configuration import LiveConfiguration, Sources
 from llm_gateway.control.management.app import build_management
@@ -53,6 +53,7 @@ from llm_gateway.dashboard.app import Dashboard, WithDashboard
 from llm_gateway.docs_page.page import build_page
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import ConfigurationError, NotFound
+from llm_gateway.forwarding.token_questions import AnswersTokens
 from llm_gateway.gate.authentication import Keyring
 from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.journal.record_delivery import Sink
@@ -192,6 +193,7 @@ class Control:
         self._environment_keys = EnvironmentKeys((name, scopes) for name, _, scopes in self._callers)
         self._allows_plain_http = settings.ui_insecure == "true"
         self._code_flow = code_flow_of(settings)
+        self.tokens = machine_tokens_of(settings, self._team_id)
         self.sign_in_page = build_page(settings.dev_key)
         self._stores = stores
         self._local = local
@@ -297,7 +299,8 @@ class Control:
             docs_page_router(self.sign_in_page),
         )
         management = build_management(routers, self._log, self._in_flight, workers.pending, self._root_path)
-        return WithDashboard(management, self._dashboard(management, workers.count_failed_sign_in))
+        app = WithDashboard(management, self._dashboard(management, workers.count_failed_sign_in))
+        return app if self.tokens is None else AnswersTokens(app, self.tokens.verify)
 
     def _reload_after_apply(self) -> None:
         self._stores.audit.settle()

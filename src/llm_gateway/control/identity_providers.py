@@ -1,11 +1,28 @@
-"""Identity providers of the settings: where people sign in."""
+"""Identity providers of the settings: where people sign in, and whose tokens machines send."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llm_gateway.identity.code_flow import CodeFlow, Rules
+from llm_gateway.identity.machine_tokens import MachineTokens, TokenRules
 from llm_gateway.identity.provider import Provider
 from llm_gateway.provider_calls.identity_provider import IdentityProviderCalls
 from llm_gateway.settings import Settings
+
+
+def machine_tokens_of(settings: Settings, team_id: Callable[[str], str | None]) -> MachineTokens | None:
+    """Return the verification of tokens that are taken as keys, None if the settings name no issuer of any."""
+    if not settings.jwt_issuer:
+        return None
+    rules = TokenRules(
+        audience=settings.jwt_audience,
+        team_claim=settings.jwt_team_claim or None,
+        customer_claim=settings.jwt_customer_claim or None,
+        scopes_claim=settings.jwt_scopes_claim,
+        scopes=settings.scopes_of_tokens,
+    )
+    return MachineTokens(Provider(settings.jwt_issuer, IdentityProviderCalls()), rules, team_id)
 
 
 def code_flow_of(settings: Settings) -> CodeFlow | None:

@@ -24,6 +24,7 @@ from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
 from llm_gateway.gate.key_problem import explain
 from llm_gateway.gate.request_context import NOBODY, REQUEST_CONTEXT, Caller, Person, RequestContext
 from llm_gateway.gate.sign_in import SignInPage, send_sign_in
+from llm_gateway.gate.tokens import TokenCallers, UnverifiedToken, is_token
 from llm_gateway.protocols.registry import MANAGEMENT_PREFIXES, PROTOCOLS, VENDOR_PATH_PREFIXES, keys_in_query
 
 HOME_PATH = "/"
@@ -52,6 +53,7 @@ class Keyring:
     """The service keys of the environment, and those of the current snapshot, which were made over the API.
 
     Lookups compare keyed hashes of whole keys, so timing reveals nothing of a key. `clock` returns seconds since 1970.
+    `tokens` has the callers of an identity provider's tokens, if they are taken in the place of keys.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class Keyring:
         keys: Iterable[tuple[str, str, frozenset[str]]],
         snapshot: Callable[[], Snapshot] | None = None,
         clock: Callable[[], float] = time.time,
+        tokens: TokenCallers | None = None,
     ) -> None:
+        self.tokens = tokens
         self._snapshot = snapshot
         self._clock = clock
         self._keyed = hashlib.blake2b(key=secrets.token_bytes(32), digest_size=32)
@@ -171,12 +175,29 @@ class Gate:
         try:
             caller = self._identify(scope, headers)
             check_scope(caller, scope)
+        except UnverifiedToken as found:
+            return self._verify(found.token, scope, receive, send)
         except GatewayError as error:
             scope[REQUEST_CONTEXT] = RequestContext(caller, request_id, client_request_id, echo, headers, self._log)
             page = self._sign_in_page if isinstance(error, Unauthorized) and _is_browser_at_docs(scope) else None
             return send_error(send, scope, error) if page is None else send_sign_in(send, scope, error, page)
         scope[REQUEST_CONTEXT] = RequestContext(caller, request_id, client_request_id, echo, headers, self._log)
         return self._app(scope, receive, send)
+
+    async def _verify(self, token: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have a token verified that comes for the first time, then handle its request."""
+        error: GatewayError | None = None
+        try:
+            if self._keyring.tokens is not None:
+                await self._keyring.tokens.verify(token)
+        except GatewayError as failure:
+            error = failure
+        if error is None:
+            await self(scope, receive, send)
+            return
+        request_id, headers = new_id(), dict(scope["headers"])
+        scope[REQUEST_CONTEXT] = RequestContext(NOBODY, request_id, None, request_id.encode(), headers, self._log)
+        await send_error(send, scope, error)
 
     def _identify(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
         if self._local_only and not _LOCAL_HOST.fullmatch(headers.get(b"host", b"")):
@@ -186,6 +207,8 @@ class Gate:
         key = _presented_key(scope)
         caller = self._keyring.find(key) if key is not None else None
         if caller is None:
+            if key is not None and self._keyring.tokens is not None and is_token(key):
+                return self._keyring.tokens.find(key)
             problem = None if key is None else self._keyring.problem_of(key)
             raise Unauthorized(explain(scope, headers, key, self._dev_key, problem))
         return caller

@@ -47,13 +47,26 @@ class Provider:
         self._failure: tuple[float, ProviderUnusable] | None = None
 
     async def metadata(self) -> Document:
-        """Return the provider's metadata.
+        """Return the provider's metadata for the sign-in of people.
 
         Raises:
             ProviderUnusable: it cannot be fetched, or is not valid.
         """
+        from authlib.oidc.discovery import OpenIDProviderMetadata  # noqa: PLC0415 - see the package
+
         async with self._lock:
-            return await self._current_metadata()
+            found = await self._current_metadata()
+        try:
+            for field in ("authorization_endpoint", "token_endpoint"):
+                _endpoint(found, field, self.issuer)
+            OpenIDProviderMetadata(found).validate_response_types_supported()
+        except (ValueError, TypeError, AttributeError) as error:
+            self._metadata = None  # it may be mended soon
+            raise ProviderUnusable(f"The identity provider's metadata is not valid: {error}.") from None
+        except ProviderUnusable:
+            self._metadata = None
+            raise
+        return found
 
     async def keys(self, wanted: Callable[[Document], bool]) -> list[Document]:
         """Return the public keys that are wanted (RFC 7517), after a new fetch if none of those in memory is.
@@ -75,20 +88,10 @@ class Provider:
     async def _current_metadata(self) -> Document:
         if self._metadata is not None and self._clock() - self._metadata[0] <= KEPT_S:
             return self._metadata[1]
-        from authlib.oidc.discovery import OpenIDProviderMetadata  # noqa: PLC0415 - see the package
-
         found = await self._fetch(self.issuer.rstrip("/") + WELL_KNOWN, "metadata")
         if found.get("issuer") != self.issuer:
-            raise ProviderUnusable(
-                "The identity provider's metadata names another issuer than the settings of this gateway."
-            )
-        try:
-            metadata = OpenIDProviderMetadata(found)
-            for field in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
-                _endpoint(metadata, field, self.issuer)
-            metadata.validate_response_types_supported()
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ProviderUnusable(f"The identity provider's metadata is not valid: {error}.") from None
+            raise ProviderUnusable("The identity provider's metadata names another issuer than the gateway's settings.")
+        _endpoint(found, "jwks_uri", self.issuer)
         self._metadata = (self._clock(), found)
         return found
 

@@ -20,6 +20,8 @@ KEY_TYPES = {
 HS256 anybody could sign, with the public key as the secret (RFC 8725, section 2.1)."""
 LEEWAY_S = 60
 """Seconds by which clocks may differ."""
+LAST_SECOND = 253_402_300_800
+"""The end of the year 9999, seconds UTC."""
 MOST_CHARACTERS = 16 * 1024
 UNREADABLE = "The token cannot be read: it is no JSON Web Token."
 
@@ -102,6 +104,8 @@ def _check(claims: dict[str, Any], header: Document, issuer: str, audiences: Seq
         raise IdentityRefused(f"The token is not valid: {error.description or error.error}.") from None
     except (ValueError, TypeError, OverflowError):
         raise IdentityRefused("The token is not valid: a claim has the wrong type.") from None
+    if not 0 < claims["exp"] < LAST_SECOND:  # also what is no number: JSON of Python has NaN
+        raise IdentityRefused("The token is not valid: exp is no time.")
 
 
 def claim(claims: dict[str, Any], path: str) -> Any:
