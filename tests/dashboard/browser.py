@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from html import unescape
 from urllib.parse import urlencode
@@ -10,6 +11,7 @@ from starlette.types import ASGIApp, Message
 
 from tests.application.driver import DEV_KEY, Client, Response, exchange
 
+SUBSCRIBERS = itertools.count(1)
 PASSWORD = "correct horse battery"
 OWN = "http://localhost:8200"
 
@@ -20,7 +22,7 @@ class Browser:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.cookie = ""
-        self.address = "127.0.0.1"
+        self.address = f"2001:db8:{next(SUBSCRIBERS):x}::1"  # so that failures of one are not those of another
 
     async def get(self, path: str, headers: dict[str, str] | None = None) -> Response:
         """Open a page."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import shutil
@@ -22,7 +21,6 @@ from tests.identity_provider import CLIENT, SECRET, IdentityProvider, as_json, i
 from tests.in_one_loop import GatewayInOneLoop
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-ADDRESSES = itertools.count(1)
 SETTINGS = {
     "oidc_client_id": CLIENT,
     "oidc_client_secret": SECRET,
@@ -56,13 +54,6 @@ async def gateway(
             yield app
 
 
-def browser_of(app: GatewayInOneLoop) -> Browser:
-    """Return a browser at an address of its own, so that its failures are not those of others."""
-    browser = Browser(app)
-    browser.address = f"2001:db8:{next(ADDRESSES):x}::1"
-    return browser
-
-
 def onward(response: Response) -> str:
     """Return where a page sends the browser."""
     found = re.search(r'http-equiv="refresh" content="0;url=([^"]*)"', response.body.decode())
@@ -84,14 +75,14 @@ async def test_a_person_signs_in_with_the_role_of_its_groups(
 ) -> None:
     client = Client(gateway)
     assert (await client.call("POST", "/api/v1/teams", {"name": "core"})).status == 201
-    browser = browser_of(gateway)
+    browser = Browser(gateway)
     for groups, more, may in (
         (["others", "llm-readers"], {}, {"/ui/keys": 200, "/ui/audit": 403}),
         (["llm-readers", "llm-admins"], {}, {"/ui/keys": 200, "/ui/audit": 200}),
         ("llm-team", {"team": "core"}, {"/ui/keys": 403, "/ui/spend": 200}),
     ):
         provider.person = {"sub": "1", "preferred_username": "ann", "groups": groups, **more}
-        browser = browser_of(gateway)
+        browser = Browser(gateway)
         assert "organisation" in text_of(await browser.get("/ui/sign-in"))
         response = await sign_in(browser, provider)
         assert (response.status, onward(response)) == (200, "/ui/spend"), text_of(response)
@@ -119,7 +110,7 @@ async def test_whoever_has_no_role_gets_a_page_that_says_so(
         ({"groups": ["llm-team"], "team": "no such"}, "names no team of this gateway"),
     ):
         provider.changes = person
-        browser = browser_of(gateway)
+        browser = Browser(gateway)
         response = await sign_in(browser, provider)
         assert (response.status, words in text_of(response)) == (403, True), (person, text_of(response))
         assert (await browser.get("/ui")).status == 303
@@ -147,7 +138,7 @@ async def test_a_token_that_is_not_valid_signs_nobody_in(gateway: GatewayInOneLo
     ]
     for changes, sign, words in rows:
         provider.changes, provider.sign = changes, sign or provider.signed
-        browser = browser_of(gateway)
+        browser = Browser(gateway)
         response = await sign_in(browser, provider)
         text = text_of(response)
         assert (response.status, words in text) == (401, True), (changes, words, text)
@@ -165,7 +156,7 @@ async def test_a_provider_that_is_down_or_wrong_is_one_sentence_on_the_page(
     ]
     for path, answer, words in faults:
         provider.faults = {path: answer}
-        browser = browser_of(gateway)
+        browser = Browser(gateway)
         response = await sign_in(browser, provider)
         assert (response.status, words in text_of(response)) == (502, True), (path, text_of(response))
         assert "Traceback" not in response.body.decode()
@@ -174,13 +165,13 @@ async def test_a_provider_that_is_down_or_wrong_is_one_sentence_on_the_page(
 async def test_an_answer_belongs_to_the_sign_in_of_its_browser(
     gateway: GatewayInOneLoop, provider: IdentityProvider
 ) -> None:
-    browser, other = browser_of(gateway), browser_of(gateway)
+    browser, other = Browser(gateway), Browser(gateway)
     address = onward(await browser.post("/ui/sign-in/oidc"))
     assert (await other.post("/ui/sign-in/oidc")).status == 200
     back = (await provider.sign_in(address)).removeprefix(OWN)
     for who, path, words in (
         (other, back, "another browser"),
-        (browser_of(gateway), back, "another browser"),
+        (Browser(gateway), back, "another browser"),
         (browser, back + "x", "another identity provider"),
     ):
         response = await who.get(path)
@@ -199,7 +190,7 @@ async def test_an_answer_belongs_to_the_sign_in_of_its_browser(
 async def test_a_form_is_kept_on_the_way_over_the_provider(
     gateway: GatewayInOneLoop, provider: IdentityProvider
 ) -> None:
-    browser = browser_of(gateway)
+    browser = Browser(gateway)
     asked = await browser.post("/ui/teams", {"name": "typed"})
     assert asked.status == 401
     resumed = await sign_in(browser, provider, hidden(asked.body.decode()))
@@ -210,8 +201,9 @@ async def test_a_form_is_kept_on_the_way_over_the_provider(
 @pytest.mark.asyncio(loop_scope="function")
 async def test_a_provider_that_is_gone_is_logged(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     async with start(oidc_issuer="http://127.0.0.1:9", **SETTINGS) as app:
-        response = await Browser(app).post("/ui/sign-in/oidc")
+        browser = Browser(app)
+        response = await browser.post("/ui/sign-in/oidc")
         assert (response.status, "does not answer" in text_of(response)) == (502, True)
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     [line] = [line for line in lines if line["event"] == "sign-in over identity provider failed"]
-    assert (line["level"], "does not answer" in line["reason"], line["client"]) == ("warning", True, "127.0.0.1")
+    assert (line["level"], "does not answer" in line["reason"], line["client"]) == ("warning", True, browser.address)
