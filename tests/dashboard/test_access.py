@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from starlette.requests import Request
+from starlette.responses import Response
 
 from llm_gateway.dashboard.access import NEEDS_HTTPS, Access
 from llm_gateway.dashboard.attempts import MOST_FAILURES
@@ -115,3 +116,15 @@ def test_plain_http_is_for_this_machine_only(tmp_path: Path, scheme: str, host: 
     access = Access(sessions, Keyring([]), people, allows_plain_http=False)
     assert access.refusal(request) == (None if is_allowed else NEEDS_HTTPS)
     assert Access(sessions, Keyring([]), people, allows_plain_http=True).refusal(request) is None
+
+
+def test_a_sign_out_over_https_deletes_the_cookie_as_browsers_demand(tmp_path: Path) -> None:
+    """A Set-Cookie of a name that begins with __Host- counts only if it is Secure (RFC 6265bis, 4.1.3.2)."""
+    scope = {"type": "http", "method": "POST", "scheme": "https", "path": "/ui/sign-out", "query_string": b"",
+             "server": ("gateway.example", 443), "headers": [(b"host", b"gateway.example")]}  # fmt: skip
+    database, response = Database.open(f"sqlite:///{tmp_path}/unused.db"), Response()
+    access = Access(SessionStore(database), Keyring([]), PeopleStore(database), allows_plain_http=False)
+    access.sign_out(Request(scope), response, None)
+    cookie = response.headers["set-cookie"]
+    assert cookie.startswith('__Host-llm-gateway-session=""')
+    assert ("Secure" in cookie, "Max-Age=0" in cookie, "Path=/" in cookie) == (True, True, True)

@@ -179,7 +179,8 @@ class Access:
         """End the session, and take the cookie back."""
         if signed_in is not None:
             self._sessions.end(signed_in.session.id)
-        response.delete_cookie(_cookie_name(request), path="/")
+        secure = request.url.scheme == "https"  # browsers ignore a cookie `__Host-…` without it, also one that deletes
+        response.delete_cookie(_cookie_name(request), path="/", secure=secure, httponly=True)
 
 
 def local_person(person: StoredPerson) -> Person:
