@@ -14,7 +14,7 @@ import secrets
 import time
 from base64 import b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
@@ -36,6 +36,7 @@ class IdentityProvider:
         self.metadata: dict[str, Any]
         self.sign: Callable[[dict[str, Any]], str]
         self.behave()
+        self.connections: set[asyncio.Task[None]] = set()
         self.counts: dict[str, int] = {}
         self._codes: dict[str, dict[str, str]] = {}
         self.turn_key()
@@ -78,12 +79,22 @@ class IdentityProvider:
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         writer.write(f"GET {parts.path}?{parts.query} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        writer.close()
-        assert " 302 " in head.splitlines()[0], head + (await reader.read(1000)).decode()
+        await closed(writer)
+        assert " 302 " in head.splitlines()[0], head
         return next(line[10:] for line in head.splitlines() if line.startswith("location: "))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one request of a connection."""
+        """Answer one request of a connection, and close that."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.connections.add(task)
+        try:
+            await self._serve(reader, writer)
+        finally:
+            await closed(writer)
+            self.connections.discard(task)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         method, target, _ = head.partition("\r\n")[0].split(" ")
         lines = [line.split(": ", 1) for line in head.splitlines()[1:] if ": " in line]
@@ -100,7 +111,6 @@ class IdentityProvider:
             fields = {"content-length": str(len(content)), "connection": "close", **fields}
             shown = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
             writer.write(f"HTTP/1.1 {status} X\r\n{shown}\r\n".encode() + content)
-        writer.close()
 
     def _answer(self, path: str, headers: dict[str, str], given: dict[str, str]) -> Answer:
         if path == "/.well-known/openid-configuration":
@@ -150,6 +160,13 @@ class IdentityProvider:
         return as_json(200, {"access_token": "a", "token_type": "Bearer", "id_token": token})
 
 
+async def closed(writer: asyncio.StreamWriter) -> None:
+    """Close a connection, and wait until it is closed: its transport would outlive the event loop."""
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
 def as_json(status: int, document: Any) -> Answer:
     """Return a response with a JSON document."""
     return status, {"content-type": "application/json"}, json.dumps(document).encode()
@@ -165,3 +182,4 @@ async def identity_provider() -> AsyncIterator[IdentityProvider]:
         yield provider
     finally:
         server.close()
+        await asyncio.gather(*provider.connections, return_exceptions=True)
