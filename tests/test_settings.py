@@ -27,6 +27,7 @@ from llm_gateway.settings_reader import (
 KEY = "0123456789abcdef" * 2
 ENCRYPTION_KEY = KEY * 2
 PRODUCTION = {"ENV": "production", "SERVICE_KEYS": f"ops:{KEY}", "ENCRYPTION_KEYS": ENCRYPTION_KEY}
+OIDC = {"OIDC_ISSUER": "https://id.example/realms/all", "OIDC_CLIENT_ID": "gateway", "OIDC_ROLES": "g=admin"}
 SETUP = Path(__file__).parents[1] / "docs" / "SETUP.md"
 
 Read: TypeAlias = Callable[..., Settings]
@@ -256,6 +257,16 @@ REFUSED = [
     ({"ALLOWED_HOSTS": "gateway,box:8200"}, r"LLM_GATEWAY_ALLOWED_HOSTS takes host names .*; not 'box:8200'"),
     ({"ALLOWED_HOSTS": "*"}, r"LLM_GATEWAY_ALLOWED_HOSTS takes host names without scheme, port or wildcard"),
     ({"TRUSTED_PROXIES": "10.0.0.1,proxy"}, r"LLM_GATEWAY_TRUSTED_PROXIES takes addresses .*'proxy' does not appear"),
+    ({"JWT_ISSUER": "https://id.example"}, r"LLM_GATEWAY_JWT_ISSUER and LLM_GATEWAY_JWT_AUDIENCE need each other"),
+    ({"JWT_ISSUER": "id.example", "JWT_AUDIENCE": "x"}, r"LLM_GATEWAY_JWT_ISSUER must be the issuer as"),
+    ({"JWT_SCOPES": "llm.call=calls"}, r"LLM_GATEWAY_JWT_SCOPES takes NAME=MEANING"),
+    ({"OIDC_ISSUER": "https://id.example"}, r"OIDC_CLIENT_ID, LLM_GATEWAY_OIDC_ROLES need each other"),
+    ({**OIDC, "OIDC_ISSUER": "http://id.example"}, r"LLM_GATEWAY_OIDC_ISSUER must be the issuer as"),
+    ({**OIDC, "OIDC_ISSUER": "https://id.example?x"}, r"LLM_GATEWAY_OIDC_ISSUER must be the issuer as"),
+    ({**OIDC, "OIDC_ROLES": "g=root"}, r"LLM_GATEWAY_OIDC_ROLES takes NAME=MEANING"),
+    ({**OIDC, "OIDC_ROLES": "admins"}, r"LLM_GATEWAY_OIDC_ROLES takes NAME=MEANING"),
+    ({**OIDC, "OIDC_ROLES": "g=own"}, r"role own in LLM_GATEWAY_OIDC_ROLES needs LLM_GATEWAY_OIDC_TEAM_CLAIM"),
+    ({**OIDC, "OIDC_SCOPES": "profile"}, r"LLM_GATEWAY_OIDC_SCOPES takes scopes"),
     ({"WEBHOOK_URL": "https://x.example/h"}, r"WEBHOOK_URL and LLM_GATEWAY_WEBHOOK_SECRET need each other"),
     ({"WEBHOOK_URL": "ftp://x", "WEBHOOK_SECRET": "s" * 16}, r"LLM_GATEWAY_WEBHOOK_URL must be a URL such as"),
     ({"WEBHOOK_URL": "https://a:b@x.example", "WEBHOOK_SECRET": "s" * 15}, r"16 characters or more.*without user name"),

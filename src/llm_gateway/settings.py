@@ -19,8 +19,19 @@ from llm_gateway.errors import ConfigurationError
 PREFIX = "LLM_GATEWAY_"
 DEV_KEY = "dev-gateway-key"
 SCOPES = frozenset({"call", "read", "admin"})
+TOKEN_SCOPES = ("call", "read", "own", "admin")
+ROLES = ("viewer", "own", "admin")
 SECRETS = frozenset(
-    {"database_url", "service_keys", "encryption_keys", "key_peppers", "webhook_url", "webhook_secret", "otlp_headers"}
+    {
+        "database_url",
+        "service_keys",
+        "encryption_keys",
+        "key_peppers",
+        "webhook_url",
+        "webhook_secret",
+        "otlp_headers",
+        "oidc_client_secret",
+    }
 )
 """Settings whose values never appear in a repr or an error message."""
 OTLP_SIGNALS = frozenset({"traces", "metrics", "logs"})
@@ -104,6 +115,21 @@ class Settings(Struct, frozen=True, kw_only=True):
     trace_ratio: Annotated[
         float, Meta(ge=0, le=1, description="share of traces sent beside those that are sent in any case")
     ] = 1.0
+    oidc_issuer: Annotated[str, Meta(description="issuer of the OpenID Connect provider that people sign in at")] = ""
+    oidc_client_id: Annotated[str, Meta(description="client id of the gateway at that provider")] = ""
+    oidc_client_secret: Annotated[str | None, Meta(description="client secret of the gateway at that provider")] = None
+    oidc_scopes: Annotated[str, Meta(description="scopes that are requested of the provider")] = "openid profile email"
+    oidc_groups_claim: Annotated[str, Meta(min_length=1, description="claim with a person's groups")] = "groups"
+    oidc_roles: Annotated[str, Meta(description="roles by group, such as llm-admins=admin,llm-readers=viewer")] = ""
+    oidc_team_claim: Annotated[str, Meta(description="claim with the team of people with the role own")] = ""
+    jwt_issuer: Annotated[str, Meta(description="issuer of tokens (JWT) that are taken as service keys")] = ""
+    jwt_audience: Annotated[str, Meta(description="audience that these tokens must be for")] = ""
+    jwt_team_claim: Annotated[str, Meta(description="claim with the team of a token's requests")] = ""
+    jwt_customer_claim: Annotated[str, Meta(description="claim with the customer of a token's requests")] = ""
+    jwt_scopes_claim: Annotated[str, Meta(min_length=1, description="claim with a token's scopes")] = "scope"
+    jwt_scopes: Annotated[
+        str, Meta(description="scopes by values of that claim, such as llm.call=call; none: each token may call")
+    ] = ""
     root_path: Annotated[str, Meta(description="path at which a proxy serves the gateway, such as /llm")] = ""
     ui_insecure: Annotated[
         Literal["true", "false"], Meta(description="dashboard without https, beyond this machine")
@@ -168,6 +194,24 @@ class Settings(Struct, frozen=True, kw_only=True):
         return frozenset(name.strip() for name in self.otlp_signals.split(",") if name.strip())
 
     @property
+    def roles_of_groups(self) -> dict[str, str]:
+        """Roles of the groups of the identity provider.
+
+        Raises:
+            ConfigurationError: an entry is not `group=role`.
+        """
+        return _pairs("OIDC_ROLES", self.oidc_roles, ROLES, "llm-admins=admin,llm-readers=viewer")
+
+    @property
+    def scopes_of_tokens(self) -> dict[str, str]:
+        """Scopes by what tokens say.
+
+        Raises:
+            ConfigurationError: an entry is not `value=scope`.
+        """
+        return _pairs("JWT_SCOPES", self.jwt_scopes, TOKEN_SCOPES, "llm.call=call,llm.reports=read")
+
+    @property
     def dev_key(self) -> str | None:
         """The public development key if it is valid for this gateway, else None."""
         is_taken = self.env == "dev" and any(key == DEV_KEY for _, key, _ in self.callers())
@@ -203,3 +247,21 @@ def _service_key(entry: str) -> tuple[str, str, frozenset[str]]:
             f"{PREFIX}SERVICE_KEYS takes name:key or name:key:scope+scope entries with the scopes call, read and admin."
         )
     return name, key, scopes
+
+
+def _pairs(name: str, text: str, known: tuple[str, ...], example: str) -> dict[str, str]:
+    """Return pairs such as `group=role`, comma-separated; what is behind the last equals sign must be known.
+
+    Raises:
+        ConfigurationError: an entry is no such pair.
+    """
+    found = {}
+    for entry in filter(None, map(str.strip, text.split(","))):
+        value, _, meaning = (part.strip() for part in entry.rpartition("="))
+        if not value or meaning not in known:
+            raise ConfigurationError(
+                f"{PREFIX}{name} takes NAME=MEANING, comma-separated, with the meanings {', '.join(known)}, such as "
+                f"{example}."
+            )
+        found[value] = meaning
+    return found

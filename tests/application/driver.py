@@ -76,7 +76,9 @@ class Client:
         return await exchange(self.app, method, path, given, messages)
 
 
-async def exchange(app: ASGIApp, method: str, path: str, headers: Headers, messages: list[Message]) -> Response:
+async def exchange(
+    app: ASGIApp, method: str, path: str, headers: Headers, messages: list[Message], address: str = "127.0.0.1"
+) -> Response:
     """Make one request of ASGI messages; after the last message, the client sends nothing more."""
     path, _, query = path.partition("?")
     sent: list[Message] = []
@@ -93,7 +95,7 @@ async def exchange(app: ASGIApp, method: str, path: str, headers: Headers, messa
         "headers": [
             (name.lower().encode(), value if isinstance(value, bytes) else value.encode()) for name, value in headers
         ],
-        "client": ("127.0.0.1", 50000),
+        "client": (address, 50000),
         "server": ("127.0.0.1", 8200),
         "state": {},
     }
@@ -112,8 +114,11 @@ async def exchange(app: ASGIApp, method: str, path: str, headers: Headers, messa
         return Response(0, {}, b"")
     start, *rest = sent
     names = [name.decode().lower() for name, _ in start["headers"]]
-    assert len(set(names)) == len(names), f"a header came twice: {names}"
-    found = {name: value.decode("latin-1") for name, (_, value) in zip(names, start["headers"], strict=True)}
+    once = [name for name in names if name != "set-cookie"]
+    assert len(set(once)) == len(once), f"a header came twice: {names}"
+    found: dict[str, str] = {}
+    for name, (_, value) in zip(names, start["headers"], strict=True):
+        found[name] = "\n".join(filter(None, (found.get(name), value.decode("latin-1"))))
     return Response(start["status"], found, b"".join(message.get("body", b"") for message in rest))
 
 

@@ -50,6 +50,7 @@ def test_the_tree_has_every_command() -> None:
         "serve", "reload", "check", "migrate", "rekey", "reprice", "completion", "keys new",
         "keys list", "keys add", "keys show", "keys set", "keys rotate", "keys remove",
         "teams list", "teams add", "teams show", "teams set", "teams remove",
+        "people list", "people add", "people remove", "people password", "people role",
         "budgets list", "budgets add", "budgets update", "budgets remove", "budgets accounts", "budgets override",
         "alerts list", "alerts add", "alerts remove", "alerts test",
         "budgets verify", "backup", "restore", "compact", "audit list", "audit failures", "audit verify",

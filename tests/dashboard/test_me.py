@@ -51,6 +51,7 @@ async def test_a_key_that_may_only_make_calls_sees_its_own_page_and_no_other(sta
             assert (await browser.get(path)).status == 403, path
         assert "http://localhost:8200/llm/v1" in panels(page.body)["python"]
         secure = Browser(app)
+        secure.address = "127.0.0.1"  # the proxy's
         signed_in = await secure.post(
             "/ui/sign-in", {"key": secret, "timezone": "UTC"}, {**forwarded, "origin": "https://localhost:8200"}
         )

@@ -32,6 +32,7 @@ PROVIDER = (
     b"""{"name": "p", "display_name": "P", "api_key": "k", "models": ["m"], "base_url": "http://127.0.0.1:9/v1"}"""
 )
 OVERRIDE = b'{"user_id": "u", "service_name": "s", "provider_name": "p", "model_name": "m"}'
+PERSON = b'{"name": "n", "password": "correct horse battery"}'
 NAMED = b'{"name": "n"}'
 BUDGET = b'{"name": "n", "limit_usd": 1}'
 TARGET = b'{"name": "n", "kind": "slack", "url": "http://127.0.0.1:9/hook"}'
@@ -53,6 +54,8 @@ BODIES = {
     ("PATCH", "/api/v1/alert-targets/{alert_target_id}"): (b'{"is_enabled": false}',),
     ("POST", "/api/v1/alert-targets/{alert_target_id}/test"): (b"",),
     ("PATCH", "/api/v1/teams/{team_id}"): (b'{"description": "d"}',),
+    ("POST", "/api/v1/people"): (PERSON, PERSON),
+    ("PATCH", "/api/v1/people/{person_id}"): (b'{"role": "admin"}',),
     ("POST", "/api/v1/configuration"): (b'{"document": {"teams": [{"name": "t"}]}, "dry_run": true}',),
 }
 WITH_BODY = ("POST", "PATCH", "PUT")
@@ -72,7 +75,7 @@ class World:
         self.port = port
         self.routes = routes
         self.ids = {"name": "swagger-ui.css", "record_id": "01890a5d-ac96-774b-bcce-b302099a8057", "user_id": "nobody"}
-        self.ids["spend_limit_id"] = UNKNOWN_ID
+        self.ids |= dict.fromkeys(("spend_limit_id", "session_id"), UNKNOWN_ID)
 
     async def ask(self, method: str, path: str, body: bytes = b"", *fields: bytes, key: str | None = KEY) -> Response:
         client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -84,7 +87,7 @@ class World:
         finally:
             await client.close()
         if response.status == 201:
-            noun = path.removeprefix("/api/v1/").removesuffix("s")
+            noun = path.removeprefix("/api/v1/").replace("people", "person").removesuffix("s")
             self.ids[f"{noun.replace('-', '_')}_id"] = response.json["id"]
         return response
 

@@ -101,7 +101,7 @@ def filter_failure(
     Clients can add headers that an API does not know (RFC 9110, section 5.1). The document describes neither the
     elements of `messages`, which are those of OpenAI's chat completions, nor the protocols of each
     provider's kind, nor that aliases and limits name models of the provider, nor which keys and teams there are, nor
-    the rules between the entries of a configuration document.
+    what people are bound to, nor the rules between the entries of a configuration document.
     """
     del context
     if UNKNOWN_HEADER in (case.headers or {}) and str(failure).rstrip().endswith(IN_HEADER):
@@ -119,6 +119,7 @@ def _is_not_in_the_document(problem: dict[str, Any]) -> bool:
         or "is not in models" in error["msg"]
         or "with this id" in error["msg"]
         or "expires_at" in error["msg"]
+        or "role own is bound" in error["msg"]
         or any(words in error["msg"] for words in (*OF_BUDGETS, *OF_ALERT_TARGETS))
         or error["loc"][-1] in OF_REPORTS_AND_ROUTES
         or error["loc"][1:2] == ["document"]

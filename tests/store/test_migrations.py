@@ -274,6 +274,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0012_budgets.py",
         "0013_alert_targets.py",
         "0014_traceparent.py",
+        "0015_people.py",
     }
     with database.read() as connection:
         assert sorted(sa.inspect(connection).get_table_names()) == [
@@ -288,6 +289,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
             "budget_spend",
             "budgets",
             "overrides",
+            "people",
             "providers",
             "sessions",
             "teams",

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+from llm_gateway.domain.person import Identity
 from llm_gateway.store.database import Database
-from llm_gateway.store.sessions import IDLE_MS, LASTS_MS, SessionStore
+from llm_gateway.store.sessions import IDLE_MS, LASTS_MS, Owner, SessionStore
 
 
 def test_a_session_lasts_while_it_is_used_for_half_a_day(database: Database) -> None:
     now = 1_800_000_000.0
     store = SessionStore(database, lambda: now)
-    secret = store.open("dev", None, "UTC", "a browser")
+    secret = store.open(Owner("dev"), "UTC", "a browser", "127.0.0.1")
     assert store.find("another") is None
     began = now
     while now - began <= LASTS_MS / 1000:
         assert store.find(secret) is not None
         now += IDLE_MS / 1000 - 1
     assert store.find(secret) is None
-    idle = store.open("dev", None, "UTC", "a browser")
+    idle = store.open(Owner("dev"), "UTC", "a browser", "127.0.0.1")
     assert [session.key_name for session in store.living()] == ["dev"]
     now += IDLE_MS / 1000 + 1
     assert store.find(idle) is None
     assert store.living() == []
-    store.open("dev", None, "UTC", "x" * 1000)
+    store.open(Owner("dev"), "UTC", "x" * 1000, "127.0.0.1")
     assert [len(session.client) for session in store.living()] == [200]
+
+
+def test_sessions_of_an_owner_are_its_own(database: Database) -> None:
+    store = SessionStore(database)
+    of_upper, of_lower = (Identity(issuer="https://a", subject=subject, role="own") for subject in ("A", "a"))
+    moved = Identity(issuer="https://a", subject="a", role="admin")
+    keys = [Owner("ann"), Owner("ann", key_id="k")]
+    owners = [*keys, Owner("ann", person_id="p"), Owner("ann", identity=of_upper), Owner("ann", identity=of_lower)]
+    for owner in owners:
+        store.open(owner, "UTC", "a browser", "127.0.0.1")
+    for owner in owners:
+        [session] = store.living(owner)
+        assert session.owner == owner
+    assert [each.owner for each in store.living(Owner("other", identity=moved))] == [owners[-1]]
+    kept = store.living(owners[2])[0].id
+    assert [store.close_others(owner, kept) for owner in owners] == [1, 1, 0, 1, 1]
+    assert [each.id for each in store.living()] == [kept]

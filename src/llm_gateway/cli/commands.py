@@ -21,6 +21,7 @@ from llm_gateway.cli.exits import BROKEN_PIPE, FAILED, SETTINGS, USAGE, CommandF
 from llm_gateway.cli.explain import explain
 from llm_gateway.cli.keys import keys_app
 from llm_gateway.cli.overrides import overrides_app
+from llm_gateway.cli.people import people_app
 from llm_gateway.cli.providers import providers_app
 from llm_gateway.cli.teams import teams_app
 from llm_gateway.cli.usage import LOCAL_COMMANDS as OF_USAGE
@@ -31,9 +32,9 @@ from llm_gateway.telemetry.redaction import Redactor
 
 ABOUT = """One API in front of every LLM vendor.
 
-`providers`, `overrides`, `keys`, `teams`, `budgets`, `alerts`, `apply`, `export`, `usage` and `audit` talk to a running
-gateway: at http://localhost:8200, unless --url or GATEWAY_URL says otherwise, with the service key in GATEWAY_KEY.
-The others work with the gateway's own settings and database.
+`providers`, `overrides`, `keys`, `teams`, `people`, `budgets`, `alerts`, `apply`, `export`, `usage` and `audit` talk to
+a running gateway: at http://localhost:8200, unless --url or GATEWAY_URL says otherwise, with the service key in
+GATEWAY_KEY. The others work with the gateway's own settings and database.
 
 Exit codes: 0 done, 1 failed or refused by the gateway, 2 wrong usage, 3 no gateway there, 78 a setting does not fit,
 130 Ctrl-C.
@@ -160,6 +161,7 @@ def _build_cli(arguments: Collection[str], *, is_terminal: bool) -> App:
         overrides_app(),
         keys_app(),
         teams_app(),
+        people_app(),
         budgets_app(arguments),
         alerts_app(),
         usage_app(arguments),

@@ -231,17 +231,18 @@ def pages(client: Client, noun: str, **filters: Any) -> Iterator[dict[str, Any]]
 
 
 def find(client: Client, noun: str, which: str) -> dict[str, Any]:
-    """Return the key, team or budget with this name or id.
+    """Return the key, team, budget or person with this name or id.
 
     Raises:
         CommandFailed: nothing has this name or id.
     """
+    nouns = "people" if noun == "person" else f"{noun}s"
     if _ID.fullmatch(which):
-        found: dict[str, Any] = client.get(f"/{noun}s/{which}")
+        found: dict[str, Any] = client.get(f"/{nouns}/{which}")
         return found
-    for row in pages(client, f"{noun}s", name=which):
+    for row in pages(client, nouns, name=which):
         return row
-    raise CommandFailed(f"There is no {noun} named {printable(which)}: see llm-gateway {noun}s list.")
+    raise CommandFailed(f"There is no {noun} named {printable(which)}: see llm-gateway {nouns} list.")
 
 
 def _fields(client: Client, options: KeyOptions) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from llm_gateway.gate.authentication import DOCS_PATH, GENERATE_PATH, HOME_PATH,
 from llm_gateway.gate.body import MAX_BODY_BYTES
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.gate.reverse_proxy import ReverseProxy
+from llm_gateway.gate.tokens import TokenCallers
 from llm_gateway.protocols.registry import MANAGEMENT_PREFIXES, VENDOR_PATH_PREFIXES
 from llm_gateway.server import Limits, Server, most_connections
 from llm_gateway.server.listening import accept_new_connections
@@ -50,11 +51,12 @@ class AdminPort:
         *,
         snapshot: Callable[[], Snapshot],
         log: Callable[..., None],
+        tokens: TokenCallers,
     ) -> None:
         self._sock = socket.socket(fileno=descriptor)
         self._sock.setblocking(False)
         self._server = Server(
-            Lasting(build_entrance(app, settings, snapshot, log)),
+            Lasting(build_entrance(app, settings, snapshot, log, tokens)),
             accept_s=0.0,
             drain_s=settings.drain_seconds,
             on_stopping=lambda: None,
@@ -156,12 +158,16 @@ class ManagementOnly:
 
 
 def build_entrance(
-    app: ASGIApp, settings: Settings, snapshot: Callable[[], Snapshot], log: Callable[..., None]
+    app: ASGIApp,
+    settings: Settings,
+    snapshot: Callable[[], Snapshot],
+    log: Callable[..., None],
+    tokens: TokenCallers | None = None,
 ) -> ASGIApp:
     """Return what requests pass before `app`: the same as in a worker, and the limits of the admin port."""
     gate = Gate(
         ManagementOnly(app, settings.root_path),
-        Keyring(settings.callers(), snapshot),
+        Keyring(settings.callers(), snapshot, tokens=tokens if settings.jwt_issuer else None),
         local_only=settings.env == "dev",
         log=log,
         dev_key=settings.dev_key,

@@ -19,6 +19,7 @@ from llm_gateway.control.docs.home import home_router
 from llm_gateway.control.docs.routes import docs_page_router
 from llm_gateway.control.effective_keys import EffectiveKeys
 from llm_gateway.control.embedded_model import OnlyModelWarning
+from llm_gateway.control.identity_providers import code_flow_of, machine_tokens_of
 from llm_gateway.control.key_use import KeyUse
 from llm_gateway.control.live_configuration import LiveConfiguration, Sources
 from llm_gateway.control.management.alert_targets import alert_targets_router, alert_test_router
@@ -36,6 +37,7 @@ from llm_gateway.control.management.key_spending import KeySpending
 from llm_gateway.control.management.keys import EnvironmentKeys, keys_router, me_router
 from llm_gateway.control.management.overrides import overrides_router
 from llm_gateway.control.management.own_usage import OwnUsage
+from llm_gateway.control.management.people import people_router
 from llm_gateway.control.management.prices import prices_router
 from llm_gateway.control.management.probe import Probe
 from llm_gateway.control.management.provider_rules import ProviderRules
@@ -43,6 +45,7 @@ from llm_gateway.control.management.providers import providers_router
 from llm_gateway.control.management.recent_usage import RecentUsage
 from llm_gateway.control.management.records import records_router
 from llm_gateway.control.management.router import Router
+from llm_gateway.control.management.sessions import sessions_router
 from llm_gateway.control.management.spend_limits import spend_limits_router
 from llm_gateway.control.management.teams import teams_router
 from llm_gateway.control.management.usage import usage_router
@@ -51,7 +54,8 @@ from llm_gateway.dashboard.access import Access
 from llm_gateway.dashboard.app import Dashboard, WithDashboard
 from llm_gateway.docs_page.page import build_page
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.errors import ConfigurationError
+from llm_gateway.errors import ConfigurationError, NotFound
+from llm_gateway.forwarding.token_questions import AnswersTokens
 from llm_gateway.gate.authentication import Keyring
 from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.journal.other_reader import NO_READER, OtherReader
@@ -78,6 +82,7 @@ from llm_gateway.store.database import Database
 from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.keys import KeyStore
 from llm_gateway.store.overrides import OverrideStore
+from llm_gateway.store.people import PeopleStore
 from llm_gateway.store.peppers import open_peppers, parse_peppers
 from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.record_search import RecordSearch
@@ -113,6 +118,8 @@ class Stores(NamedTuple):
     audit: AuditTrail
     budgets: BudgetStore
     alert_targets: AlertTargetStore
+    people: PeopleStore
+    sessions: SessionStore
     replayed: int
 
 
@@ -171,6 +178,8 @@ def open_stores(
         audit=audit,
         budgets=BudgetStore(database, audit),
         alert_targets=AlertTargetStore(database, box, audit),
+        people=PeopleStore(database, audit),
+        sessions=SessionStore(database, audit=audit),
         replayed=report.records,
     )
 
@@ -199,6 +208,8 @@ class Control:
         self._callers = settings.callers()
         self._environment_keys = EnvironmentKeys((name, scopes) for name, _, scopes in self._callers)
         self._allows_plain_http = settings.ui_insecure == "true"
+        self._code_flow = code_flow_of(settings)
+        self.tokens = machine_tokens_of(settings, self._team_id)
         self.sign_in_page = build_page(settings.dev_key)
         self._stores = stores
         self._local = local
@@ -257,13 +268,6 @@ class Control:
         stores, configuration = self._stores, self.configuration
         local = self._local
         rules = ProviderRules(self._presets, self.egress, lambda: local.base_url if local else None)
-        probe = Probe(
-            ModelLists(PoolFactory(self.egress)).get,
-            DIALECTS,
-            self._redact,
-            self._unusable,
-            passed=lambda provider: workers.passed(provider.id),
-        )
         declared = ConfigurationStores(
             stores.providers, stores.overrides, stores.teams, stores.keys, stores.budgets, rules
         )
@@ -279,11 +283,13 @@ class Control:
                 snapshot=lambda: configuration.snapshot,
                 metrics=workers.metrics,
             ),
-            providers_router(stores.providers, configuration, rules, probe),
+            providers_router(stores.providers, configuration, rules, self._probe(workers)),
             overrides_router(stores.overrides, configuration),
             keys_router(stores.keys, configuration, self._environment_keys),
             me_router(stores.keys, self._environment_keys, self._key_spending(reports, up_to_date)),
             teams_router(stores.teams),
+            people_router(stores.people),
+            sessions_router(stores.sessions),
             configuration_router(Declaration(stores.database, declared, self._reload_after_apply)),
             *self._budget_routers(reports, up_to_date),
             alert_targets_router(stores.alert_targets, self.alerts.deliveries, self.egress),
@@ -300,7 +306,17 @@ class Control:
         )
         management = build_management(routers, self._log, self._in_flight, workers.pending, self._root_path)
         dashboard = self._dashboard(management, workers.count_failed_sign_in)
-        return WithDashboard(management, dashboard, is_behind_proxy=self._is_behind_proxy)
+        app = WithDashboard(management, dashboard, is_behind_proxy=self._is_behind_proxy)
+        return app if self.tokens is None else AnswersTokens(app, self.tokens.verify)
+
+    def _probe(self, workers: Workers) -> Probe:
+        return Probe(
+            ModelLists(PoolFactory(self.egress)).get,
+            DIALECTS,
+            self._redact,
+            self._unusable,
+            passed=lambda provider: workers.passed(provider.id),
+        )
 
     def _reload_after_apply(self) -> None:
         self._stores.audit.settle()
@@ -309,12 +325,32 @@ class Control:
     def _dashboard(self, management: ASGIApp, on_failure: Callable[[str], None]) -> ASGIApp:
         keyring = Keyring(self._callers, lambda: self.configuration.snapshot)
         access = Access(
-            SessionStore(self._stores.database),
+            self._stores.sessions,
             keyring,
+            self._stores.people,
             allows_plain_http=self._allows_plain_http,
+            issuer=None if self._code_flow is None else self._code_flow.provider.issuer,
             on_failure=on_failure,
         )
-        return Dashboard(management, access, self._log, self._root_path, self._dev_key).build()
+        return Dashboard(
+            management,
+            access,
+            self._log,
+            self._root_path,
+            self._dev_key,
+            code_flow=self._code_flow,
+            team_id=self._team_id,
+        ).build()
+
+    def _team_id(self, team: str) -> str | None:
+        """Return the id of the team with this name or id, None without one."""
+        named = self._stores.teams.list(name=team, limit=1)
+        if named:
+            return named[0].id
+        try:
+            return self._stores.teams.get(team).id
+        except NotFound:
+            return None
 
     def _key_spending(self, reports: UsageReports, up_to_date: UpToDate) -> KeySpending:
         stores, configuration = self._stores, self.configuration

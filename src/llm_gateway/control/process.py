@@ -36,6 +36,7 @@ from llm_gateway.control.workers import Workers
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.configuration import Configuration
 from llm_gateway.domain.metric_families import MetricFamily
+from llm_gateway.domain.token_verdict import Verdict
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.host_memory import HostMemory, UnusableMemory
 from llm_gateway.journal.record_delivery import QuarantineCount, quarantine_file
@@ -97,6 +98,12 @@ class ControlProcess(ProcessApplication):
         if self._control is None:
             raise RuntimeError("The control process has not started.")
         return self._control.configuration.snapshot
+
+    async def verify_token(self, token: bytes) -> Verdict:
+        """Return who sends a token in the place of a service key. The application must have started."""
+        if self._control is None or self._control.tokens is None:
+            raise RuntimeError("The control process takes no tokens.")
+        return await self._control.tokens.verify(token)
 
     @property
     def has_workers(self) -> bool:

@@ -12,6 +12,7 @@ from llm_gateway.control.admin_port import AdminPort
 from llm_gateway.control.process import ControlProcess
 from llm_gateway.forwarding.control_server import ControlServer
 from llm_gateway.forwarding.control_socket import ControlSocket
+from llm_gateway.gate.tokens import TokenCallers
 from llm_gateway.inherited import PREPARED, Inherited
 from llm_gateway.model_hand_over import ModelHandOver
 from llm_gateway.process_setup import lower_priority
@@ -52,7 +53,14 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
     admin: AdminPort | None = None
     if inherited.listener is not None:
         log = partial(app.refusals, process="control", port="admin")
-        admin = AdminPort(app, settings, inherited.listener, snapshot=lambda: app.snapshot, log=log)
+        admin = AdminPort(
+            app,
+            settings,
+            inherited.listener,
+            snapshot=lambda: app.snapshot,
+            log=log,
+            tokens=TokenCallers(app.verify_token),
+        )
     serving = Serving(app, server, admin)
     return ChildServer(
         serving.start,

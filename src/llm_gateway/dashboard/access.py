@@ -1,19 +1,28 @@
-"""Access to the dashboard: sign-in with a service key, the session's cookie, and which pages may send requests."""
+"""Access to the dashboard: sign-in with a key or a password, sessions and their cookie, and what may send requests."""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NamedTuple
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from llm_gateway.dashboard.attempts import LONGEST_NAME, Attempts
+from llm_gateway.domain.person import ROLE_SCOPES, Identity, StoredPerson
+from llm_gateway.errors import NotFound
 from llm_gateway.gate.authentication import Keyring
-from llm_gateway.gate.request_context import Caller
-from llm_gateway.store.sessions import LASTS_MS, Session, SessionStore
+from llm_gateway.gate.request_context import Caller, Person
+from llm_gateway.identity.refusal import IdentityRefused, ProviderUnusable
+from llm_gateway.store.passwords import MOST_HASHES
+from llm_gateway.store.people import PeopleStore
+from llm_gateway.store.sessions import LASTS_MS, Owner, Session, SessionStore
 
 COOKIE = "llm-gateway-session"
 SECURE_COOKIE = "__Host-llm-gateway-session"
@@ -24,37 +33,52 @@ NEEDS_HTTPS = (
     "on the gateway's own machine. LLM_GATEWAY_UI_INSECURE=true allows it without."
 )
 WRONG_ORIGIN = "The request comes from another site's page. Open the dashboard itself and try there."
-TOO_MANY = "Too many attempts with a wrong key from this address: wait a minute."
-MOST_FAILURES, FAILURES_S, KNOWN_ADDRESSES = 10, 60.0, 1024
+TOO_MANY = "Too many failed attempts from this address or with this name: wait a minute."
+NOBODY_KNOWN = "Nobody has this name and password, or the person is disabled. An admin can set a new password."
+LONGEST_PASSWORD = 200
 
 
 class SignedIn(NamedTuple):
-    """A person: the caller whose rights they have, and their session."""
+    """A person: the caller whose rights they have, their session, and the name to show."""
 
     caller: Caller
     session: Session
 
 
+class Credentials(NamedTuple):
+    """Fields of the sign-in: a service key, or a name and a password."""
+
+    key: str
+    name: str
+    password: str
+
+
 class Access:
     """Sign-in and sessions. `allows_plain_http` is LLM_GATEWAY_UI_INSECURE.
 
-    `on_failure` is called with the client's address for each sign-in with a wrong key.
+    `on_failure` is called with the client's address for each sign-in that fails. `issuer` is the identity provider
+    whose sessions are in force.
     """
 
     def __init__(
         self,
         sessions: SessionStore,
         keyring: Keyring,
+        people: PeopleStore,
         *,
         allows_plain_http: bool,
+        issuer: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_failure: Callable[[str], None] = lambda _address: None,
     ) -> None:
         self._on_failure = on_failure
-        self.sessions = sessions
+        self._sessions = sessions
         self._keyring = keyring
+        self._people = people
         self._allows_plain_http = allows_plain_http
-        self._failures = _Failures(clock)
+        self.issuer = issuer
+        self._attempts = Attempts(clock)
+        self._hashing = ThreadPoolExecutor(MOST_HASHES, "password")  # the shared pool would have none left for others
 
     def refusal(self, request: Request) -> str | None:
         """Return why the dashboard cannot be used over this connection, None if it can."""
@@ -70,32 +94,75 @@ class Access:
         return origin is None or origin.partition("://")[2] == request.url.netloc
 
     def find(self, request: Request) -> SignedIn | None:
-        """Return who sent a request; None if nobody is signed in, or the key of the session is no longer in force."""
+        """Return who sent a request; None if nobody is signed in, or who was may no longer be."""
         secret = request.cookies.get(_cookie_name(request))
-        session = self.sessions.find(secret) if secret else None
+        session = self._sessions.find(secret) if secret else None
         if session is None:
             return None
-        caller = self._keyring.caller_of(session.key_name, session.key_id)
+        caller = self._caller_of(session.owner)
         return None if caller is None else SignedIn(caller, session)
 
-    def sign_in(self, request: Request, key: str) -> str | Caller:
-        """Return the owner of the key, or a sentence that says why it is not taken. `remember` opens the session."""
-        address = request.client.host if request.client else ""
-        if self._failures.are_too_many(address):
+    def _caller_of(self, owner: Owner) -> Caller | None:
+        if owner.person_id is not None:
+            try:
+                person = self._people.get(owner.person_id)
+            except NotFound:
+                return None
+            return None if person.disabled else local_person(person)
+        if owner.identity is not None:
+            return person_of(owner.name, owner.identity) if owner.identity.issuer == self.issuer else None
+        return self._keyring.caller_of(owner.name, owner.key_id)
+
+    @contextmanager
+    def attempt(self, request: Request) -> Iterator[None]:
+        """Count a sign-in over an identity provider: as failed, unless the block ends without an exception.
+
+        Raises:
+            IdentityRefused: too many failed from the client's address.
+        """
+        address = address_of(request)
+        if not self._attempts.begin(address, None):
+            raise IdentityRefused(TOO_MANY, 429)
+        try:
+            yield
+        except ProviderUnusable:
+            raise
+        except IdentityRefused:
+            self._on_failure(address)
+            raise
+        self._attempts.succeeded(address, None)
+
+    async def sign_in(self, request: Request, given: Credentials) -> str | Owner:
+        """Return whose the credentials are, or a sentence that says why they are not taken."""
+        address = address_of(request)
+        name = given.name.strip() if given.name.strip() or given.password else None
+        if not self._attempts.begin(address, name):
             return TOO_MANY
+        found = self._owner_of_key(given.key) if name is None else await self._owner_of_password(name, given.password)
+        if isinstance(found, str):
+            self._on_failure(address)
+        else:
+            self._attempts.succeeded(address, name)
+        return found
+
+    def _owner_of_key(self, key: str) -> str | Owner:
         presented = key.strip().encode("utf-8", "replace")
         caller = self._keyring.find(presented)
         if caller is None:
-            self._failures.add(address)
-            self._on_failure(address)
             return self._keyring.problem_of(presented) or "This key is not known."
-        return caller
+        return Owner(caller.name, caller.key_id)
 
-    def remember(self, request: Request, response: Response, caller: Caller, timezone: str) -> None:
-        """Open a session of the caller, and give its secret to the browser as a cookie."""
-        address = request.client.host if request.client else "unknown address"
-        client = f"{address}, {request.headers.get('user-agent', 'unknown browser')}"
-        secret = self.sessions.open(caller.name, caller.key_id, timezone, client)
+    async def _owner_of_password(self, name: str, password: str) -> str | Owner:
+        if len(name) > LONGEST_NAME or len(password) > LONGEST_PASSWORD or "\x00" in name:
+            return NOBODY_KNOWN
+        loop = asyncio.get_running_loop()
+        person = await loop.run_in_executor(self._hashing, self._people.check, name, password)
+        return NOBODY_KNOWN if person is None else Owner(person.name, person_id=person.id)
+
+    async def remember(self, request: Request, response: Response, owner: Owner, timezone: str) -> None:
+        """Open a session of its owner, and give its secret to the browser as a cookie."""
+        browser = request.headers.get("user-agent", "unknown browser")
+        secret = await run_in_threadpool(self._sessions.open, owner, timezone, browser, address_of(request))
         response.set_cookie(
             _cookie_name(request),
             secret,
@@ -109,28 +176,31 @@ class Access:
     def sign_out(self, request: Request, response: Response, signed_in: SignedIn | None) -> None:
         """End the session, and take the cookie back."""
         if signed_in is not None:
-            self.sessions.end(signed_in.session.id)
-        response.delete_cookie(_cookie_name(request), path="/")
+            self._sessions.end(signed_in.session.id)
+        secure = request.url.scheme == "https"  # browsers ignore a cookie `__Host-…` without it, also one that deletes
+        response.delete_cookie(_cookie_name(request), path="/", secure=secure, httponly=True)
 
 
-class _Failures:
-    """Failed sign-ins of the last minute by address. The address that failed longest ago leaves first."""
+def local_person(person: StoredPerson) -> Person:
+    """Return a local person as the sender of requests."""
+    scopes = ROLE_SCOPES[person.role]
+    return Person(
+        f"person:{person.name}",
+        scopes,
+        team_id=person.team_id,
+        customer=person.customer,
+        person_id=person.id,
+    )
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._times: OrderedDict[str, list[float]] = OrderedDict()
 
-    def are_too_many(self, address: str) -> bool:
-        """Return whether this address has failed too often to try again now."""
-        oldest = self._clock() - FAILURES_S
-        return sum(at > oldest for at in self._times.get(address, ())) >= MOST_FAILURES
+def person_of(name: str, identity: Identity) -> Person:
+    """Return whom an identity provider named as the sender of requests."""
+    return Person(f"oidc:{name}", ROLE_SCOPES[identity.role], team_id=identity.team_id, identity=identity)
 
-    def add(self, address: str) -> None:
-        """Count a failure."""
-        times = self._times.pop(address, [])
-        self._times[address] = [*times, self._clock()][-MOST_FAILURES:]
-        if len(self._times) > KNOWN_ADDRESSES:
-            self._times.popitem(last=False)
+
+def address_of(request: Request) -> str:
+    """Return the address of the client."""
+    return request.client.host if request.client else "unknown address"
 
 
 def _cookie_name(request: Request) -> str:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
-from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_gateway.dashboard.access import WRONG_ORIGIN, Access, SignedIn
 from llm_gateway.dashboard.api_client import ApiClient, ApiError
-from llm_gateway.dashboard.page import Page, Pages, read_form
+from llm_gateway.dashboard.oidc_sign_in import CALLBACK, OidcSignIn
+from llm_gateway.dashboard.page import Page, Pages
 from llm_gateway.dashboard.screens import SCREENS
+from llm_gateway.dashboard.sign_in import SignIn
 from llm_gateway.dashboard.static_files import static_files
-from llm_gateway.dashboard.time_zone import known_zone
 from llm_gateway.gate.authentication import UI_PATH, UI_PREFIX
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect
 from llm_gateway.gate.reverse_proxy import FORWARDED_HOST
+from llm_gateway.identity.code_flow import CodeFlow
 
 Log: TypeAlias = Callable[..., None]
 Screen: TypeAlias = Callable[[Page], Awaitable[Response]]
@@ -52,22 +53,36 @@ class Dashboard:
     """The dashboard's handlers over the management API `management`."""
 
     def __init__(
-        self, management: ASGIApp, access: Access, log: Log, root: str = "", dev_key: str | None = None
+        self,
+        management: ASGIApp,
+        access: Access,
+        log: Log,
+        root: str = "",
+        dev_key: str | None = None,
+        *,
+        code_flow: CodeFlow | None = None,
+        team_id: Callable[[str], str | None] = lambda _team: None,
     ) -> None:
         self._management = management
         self._access = access
         self._log = log
-        self._dev_key = dev_key
         self._files = static_files()
         self._pages = Pages(root)
+        self._sign_in = SignIn(access, self._pages, dev_key)
+        self._oidc = None
+        if code_flow is not None:
+            self._oidc = OidcSignIn(code_flow, access, self._pages, self._sign_in, log=log, team_id=team_id)
 
     def build(self) -> ASGIApp:
         """Return the ASGI application."""
         routes = [
-            Route("/ui/sign-in", self._guarded(self._sign_in), methods=["GET", "POST"]),
-            Route("/ui/sign-out", self._guarded(self._sign_out), methods=["POST"]),
+            Route("/ui/sign-in", self._guarded(self._sign_in.handle), methods=["GET", "POST"]),
+            Route("/ui/sign-out", self._guarded(self._sign_in.sign_out), methods=["POST"]),
             Route("/ui/static/{name}", self._static),
         ]
+        if self._oidc is not None:
+            routes.append(Route("/ui/sign-in/oidc", self._guarded(self._oidc.begin), methods=["POST"]))
+            routes.append(Route(CALLBACK, self._guarded(self._oidc.end), methods=["GET"]))
         for path, handlers in SCREENS.items():
             routes.append(Route(f"/ui{path}", self._guarded(self._signed_in(handlers)), methods=[*handlers]))
         app = Starlette(routes=routes, exception_handlers={404: self._not_found})
@@ -83,7 +98,7 @@ class Dashboard:
                 return self._pages.render("refusal.html", 403, sentence=WRONG_ORIGIN)
             signed_in = await run_in_threadpool(self._access.find, request)
             if signed_in is None:
-                return self._ask_to_sign_in(request)
+                return await self._sign_in.ask(request)
             page = self._page(request, signed_in)
             try:
                 return await handlers["GET" if request.method == "HEAD" else request.method](page)
@@ -95,45 +110,7 @@ class Dashboard:
     def _page(self, request: Request, signed_in: SignedIn) -> Page:
         client = (request.client.host, request.client.port) if request.client else None
         api = ApiClient(self._management, signed_in.caller, client, self._log)
-        return Page(request, self._pages, signed_in, api, self._access.sessions)
-
-    def _ask_to_sign_in(self, request: Request) -> Response:
-        if "hx-request" in request.headers:
-            return PlainTextResponse("", 401, headers={"hx-redirect": f"{self._pages.root}/ui/sign-in"})
-        query = f"?{request.url.query}" if request.url.query else ""
-        target = request.url.path.removeprefix(UI_PATH) + query if request.method == "GET" else ""
-        return self._pages.redirect(f"/sign-in?next={quote(target)}" if target.strip("/") else "/sign-in")
-
-    async def _sign_in(self, request: Request) -> Response:
-        refusal = self._access.refusal(request)
-        if refusal is not None:
-            return self._pages.render("refusal.html", 403, sentence=refusal)
-        target = _target(request.query_params.get("next", ""))
-        if request.method != "POST":
-            return self._form(target, None)
-        if not self._access.is_own(request):
-            return self._pages.render("refusal.html", 403, sentence=WRONG_ORIGIN)
-        try:
-            form = await read_form(request)
-        except ApiError as error:
-            return self._form(target, error.detail, error.status)
-        found = self._access.sign_in(request, form.get("key", ""))
-        if isinstance(found, str):
-            return self._form(target, found, 401)
-        response = self._pages.redirect(target)
-        await run_in_threadpool(self._access.remember, request, response, found, known_zone(form.get("timezone", "")))
-        return response
-
-    def _form(self, target: str, problem: str | None, status: int = 200) -> Response:
-        return self._pages.render("sign_in.html", status, target=target, problem=problem, dev_key=self._dev_key)
-
-    async def _sign_out(self, request: Request) -> Response:
-        if not self._access.is_own(request):
-            return self._pages.render("refusal.html", 403, sentence=WRONG_ORIGIN)
-        response = self._pages.redirect("/sign-in")
-        signed_in = await run_in_threadpool(self._access.find, request)
-        await run_in_threadpool(self._access.sign_out, request, response, signed_in)
-        return response
+        return Page(request, self._pages, signed_in, api)
 
     async def _static(self, request: Request) -> Response:
         return self._files.respond(request)
@@ -153,8 +130,3 @@ class Dashboard:
                 return self._pages.render("refusal.html", 500, sentence=defect(context).detail)
 
         return guarded
-
-
-def _target(text: str) -> str:
-    """Return the path below /ui to open after the sign-in: only a path, so that no other site can be named."""
-    return text if text.startswith("/") and not text.startswith("//") and "\\" not in text else ""

@@ -21,8 +21,8 @@ from llm_gateway.dashboard.access import SignedIn
 from llm_gateway.dashboard.api_client import ApiClient, ApiError
 from llm_gateway.dashboard.formats import FILTERS, usd
 from llm_gateway.dashboard.static_files import static_files
+from llm_gateway.gate.request_context import Person
 from llm_gateway.gate.reverse_proxy import called_host
-from llm_gateway.store.sessions import SessionStore
 
 HEADERS = {
     "content-security-policy": (
@@ -47,6 +47,8 @@ NAVIGATION = (
     ("alerts", "Alerts", "read"),
     ("audit", "Audit", "admin"),
     ("health", "Health", "read"),
+    ("people", "People", "admin"),
+    ("sessions", "Signed in", "own"),
 )
 """Path below /ui and name of each screen, and the scope that it needs; `read` includes `own`."""
 MOST_FORM_BYTES = 256 * 1024
@@ -101,12 +103,9 @@ def template_environment(root: str) -> Environment:
 class Page:
     """A request of a person who is signed in. `api` makes requests with their rights."""
 
-    def __init__(
-        self, request: Request, pages: Pages, signed_in: SignedIn, api: ApiClient, sessions: SessionStore
-    ) -> None:
+    def __init__(self, request: Request, pages: Pages, signed_in: SignedIn, api: ApiClient) -> None:
         self.request = request
         self.api = api
-        self.sessions = sessions
         self.signed_in = signed_in
         self.timezone = signed_in.session.timezone
         self._pages = pages
@@ -120,6 +119,12 @@ class Page:
         """Return a parameter of the address."""
         return self.request.query_params.get(name, default).strip()
 
+    @property
+    def is_of_customer(self) -> bool:
+        """Whether the person sees the usage of one customer only, which reports sum from records."""
+        caller = self.signed_in.caller
+        return isinstance(caller, Person) and caller.customer is not None and not self.may("read")
+
     def may(self, scope: str) -> bool:
         """Return whether the person has a scope. `admin` includes all others, and `read` includes `own`."""
         scopes = self.signed_in.caller.scopes
@@ -127,7 +132,9 @@ class Page:
 
     def _sees(self, path: str, scope: str) -> bool:
         """Return whether a screen is in the navigation. Who may only make calls sees that of the own key alone."""
-        return path == "me" or (self.may(scope) and self.may("own"))
+        if path == "me":
+            return not isinstance(self.signed_in.caller, Person)  # people have no key
+        return self.may(scope) and self.may("own")
 
     @property
     def origin(self) -> str:
@@ -142,7 +149,7 @@ class Page:
             template,
             status,
             here=self.request.url.path.removeprefix("/ui").strip("/").partition("/")[0],
-            person=self.signed_in.caller.name,
+            person=self.signed_in.session.key_name,
             may_change=self.may("admin"),
             may_read=self.may("read"),
             navigation=[(path, name) for path, name, scope in NAVIGATION if self._sees(path, scope)],
@@ -189,11 +196,29 @@ async def read_form(request: Request) -> Form:
     Raises:
         ApiError: it is larger than 256 KiB, or not text.
     """
+    return form_of(await read_body(request, MOST_FORM_BYTES))
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        ApiError: it has more than `most` bytes.
+    """
     body = bytearray()
     async for piece in request.stream():
         body += piece
-        if len(body) > MOST_FORM_BYTES:
-            raise ApiError(413, "Too large", f"The form is larger than {MOST_FORM_BYTES} bytes: send less.")
+        if len(body) > most:
+            raise ApiError(413, "Too large", f"The form is larger than {most} bytes: send less.")
+    return bytes(body)
+
+
+def form_of(body: bytes) -> Form:
+    """Return the fields of a form; the values of a repeated one are separated by a comma.
+
+    Raises:
+        ApiError: it is not text.
+    """
     fields = Form()
     try:
         for name, value in parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=500):

@@ -18,6 +18,10 @@ CHOICES = (
 )
 
 
+OF_CUSTOMERS = frozenset({"today", "7d", "custom"})
+"""Choices of who sees one customer: reports of a customer by another dimension have at most 7 days."""
+
+
 class Period(NamedTuple):
     """A period of whole days: the first one, the day after the last one, and the choice that led to it."""
 
@@ -55,13 +59,18 @@ class Period(NamedTuple):
 def period_of(page: Page, default: str = "30d") -> Period:
     """Return the period in a page's address. Dates that are not valid are left to the API, which says what is wrong."""
     today = datetime.now(ZoneInfo(page.timezone)).date()
-    choice = page.given("period") or ("custom" if page.given("from") else default)
+    choice = page.given("period") or ("custom" if page.given("from") else "7d" if page.is_of_customer else default)
     if choice == "custom":
         start = page.given("from") or (today - timedelta(days=29)).isoformat()
         end = page.given("to") or (today + timedelta(days=1)).isoformat()
         return Period("custom", start, end, page.timezone)
     first, after = _days(choice, today)
     return Period(choice, first.isoformat(), after.isoformat(), page.timezone)
+
+
+def choices_of(page: Page) -> list[tuple[str, str]]:
+    """Return the periods to choose from, with their names."""
+    return [each for each in CHOICES if not page.is_of_customer or each[0] in OF_CUSTOMERS]
 
 
 def _days(choice: str, today: date) -> tuple[date, date]:

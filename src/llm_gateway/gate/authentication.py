@@ -23,8 +23,9 @@ from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
 from llm_gateway.gate.key_problem import explain
-from llm_gateway.gate.request_context import NOBODY, REQUEST_CONTEXT, Caller, RequestContext
+from llm_gateway.gate.request_context import NOBODY, REQUEST_CONTEXT, Caller, Person, RequestContext
 from llm_gateway.gate.sign_in import SignInPage, send_sign_in
+from llm_gateway.gate.tokens import TokenCallers, UnverifiedToken, is_token
 from llm_gateway.protocols.registry import MANAGEMENT_PREFIXES, PROTOCOLS, VENDOR_PATH_PREFIXES, keys_in_query
 
 HOME_PATH = "/"
@@ -36,6 +37,8 @@ UI_PATH = "/ui"
 UI_PREFIX = "/ui/"
 CONFIGURATION_PATH = "/api/v1/configuration"
 AUDIT_PATH = "/api/v1/audit"
+PEOPLE_PATH = "/api/v1/people"
+SESSIONS_PATH = "/api/v1/sessions"
 OWN_REPORTS = (
     *("breakdown", "series", "records", "export"),
     *("summary", "by-provider", "by-service", "by-customer"),
@@ -55,6 +58,7 @@ class Keyring:
     """The service keys of the environment, and those of the current snapshot, which were made over the API.
 
     Lookups compare keyed hashes of whole keys, so timing reveals nothing of a key. `clock` returns seconds since 1970.
+    `tokens` has the callers of an identity provider's tokens, if they are taken in the place of keys.
     """
 
     def __init__(
@@ -62,7 +66,9 @@ class Keyring:
         keys: Iterable[tuple[str, str, frozenset[str]]],
         snapshot: Callable[[], Snapshot] | None = None,
         clock: Callable[[], float] = time.time,
+        tokens: TokenCallers | None = None,
     ) -> None:
+        self.tokens = tokens
         self._snapshot = snapshot
         self._clock = clock
         self._keyed = hashlib.blake2b(key=secrets.token_bytes(32), digest_size=32)
@@ -176,12 +182,29 @@ class Gate:
         try:
             caller = self._identify(scope, headers)
             check_scope(caller, scope)
+        except UnverifiedToken as found:
+            return self._verify(found.token, scope, receive, send)
         except GatewayError as error:
             scope[REQUEST_CONTEXT] = RequestContext(caller, request_id, client_request_id, echo, headers, self._log)
             page = self._sign_in_page if isinstance(error, Unauthorized) and _is_browser_at_docs(scope) else None
             return send_error(send, scope, error) if page is None else send_sign_in(send, scope, error, page)
         scope[REQUEST_CONTEXT] = RequestContext(caller, request_id, client_request_id, echo, headers, self._log)
         return self._app(scope, receive, send)
+
+    async def _verify(self, token: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have a token verified that comes for the first time, then handle its request."""
+        error: GatewayError | None = None
+        try:
+            if self._keyring.tokens is not None:
+                await self._keyring.tokens.verify(token)
+        except GatewayError as failure:
+            error = failure
+        if error is None:
+            await self(scope, receive, send)
+            return
+        request_id, headers = new_id(), dict(scope["headers"])
+        scope[REQUEST_CONTEXT] = RequestContext(NOBODY, request_id, None, request_id.encode(), headers, self._log)
+        await send_error(send, scope, error)
 
     def _identify(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
         if self._local_only and not _LOCAL_HOST.fullmatch(headers.get(b"host", b"")):
@@ -191,6 +214,8 @@ class Gate:
         key = _presented_key(scope)
         caller = self._keyring.find(key) if key is not None else None
         if caller is None:
+            if key is not None and self._keyring.tokens is not None and is_token(key):
+                return self._keyring.tokens.find(key)
             problem = None if key is None else self._keyring.problem_of(key)
             raise Unauthorized(explain(scope, headers, key, self._dev_key, problem))
         return caller
@@ -230,8 +255,10 @@ def check_scope(caller: Caller, scope: Scope) -> None:
     if needed == "read" and "own" in caller.scopes:
         if scope["path"] in OWN_PATHS or scope["path"].startswith(OWN_RECORD):
             return  # narrowed by control/management/own_usage.py
-        raise Forbidden(f"This key lacks the scope 'read', which this request needs. {WITH_OWN}")
-    raise Forbidden(f"This key lacks the scope {needed!r}, which this request needs.")
+        if not isinstance(caller, Person):
+            raise Forbidden(f"This key lacks the scope 'read', which this request needs. {WITH_OWN}")
+    who = "Your role" if isinstance(caller, Person) else "This key"
+    raise Forbidden(f"{who} lacks the scope {needed!r}, which this request needs.")
 
 
 def _is_browser_at_docs(scope: Scope) -> bool:
@@ -282,6 +309,8 @@ def scope_needed(method: str, path: str) -> str | None:
         return "admin"  # it has the hashes of all keys
     if path == ME_PATH and method in ("GET", "HEAD"):
         return None
-    if path == AUDIT_PATH or path.startswith(f"{AUDIT_PATH}/"):
+    if path == SESSIONS_PATH or path.startswith(f"{SESSIONS_PATH}/"):
+        return None  # without admin only the caller's own: control/management/sessions.py
+    if path in (AUDIT_PATH, PEOPLE_PATH) or path.startswith((f"{AUDIT_PATH}/", f"{PEOPLE_PATH}/")):
         return "admin"
     return "read" if method in ("GET", "HEAD") else "admin"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 from starlette.types import Scope
 
+from llm_gateway.domain.person import Identity
 from llm_gateway.domain.service_key import ServiceKey
 from llm_gateway.error_format.paths import without_query
 from llm_gateway.error_format.responses import LONGEST_TEXT, shown
@@ -31,6 +32,19 @@ class Caller(msgspec.Struct, frozen=True):
     scopes: frozenset[str]
     key_id: str | None = None
     key: ServiceKey | None = None
+
+
+class Person(Caller, frozen=True):
+    """A person who is signed in to the dashboard without a key; `name` is `person:` or `oidc:` and the person's name.
+
+    A person with the scope `own` sees the usage of a team, a customer, or that of the customer in the team.
+    `person_id` is that of a local person, `identity` what an identity provider said.
+    """
+
+    team_id: str | None = None
+    customer: str | None = None
+    person_id: str | None = None
+    identity: Identity | None = None
 
 
 NOBODY = Caller("", frozenset())

@@ -10,11 +10,15 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 
+from llm_gateway.domain.person import Identity
 from llm_gateway.domain.uuid7 import new_id
+from llm_gateway.errors import NotFound
+from llm_gateway.store.audit import AuditTrail, Changes, Unaudited
 from llm_gateway.store.database import Database
 from llm_gateway.store.tables import sessions
 
@@ -27,8 +31,20 @@ TOUCH_MS = 60_000
 LONGEST_CLIENT = 200
 
 
+class Owner(NamedTuple):
+    """The owner of a session: the key `key_id` or, without an id, the key of the environment named `name`.
+
+    A person has an id instead, and whom an identity provider named has an `identity`; `name` is then the person's.
+    """
+
+    name: str
+    key_id: str | None = None
+    person_id: str | None = None
+    identity: Identity | None = None
+
+
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """A session of the owner of a key. `*_ms` are milliseconds UTC; `client` describes the browser and its address."""
+    """A session of an owner. `*_ms` are milliseconds UTC; `client` is what the browser calls itself."""
 
     id: str
     key_name: str
@@ -38,31 +54,47 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     created_at_ms: int
     used_at_ms: int
     ends_at_ms: int
+    person_id: str | None
+    identity: str | None
+    address: str
+
+    @property
+    def owner(self) -> Owner:
+        """Whose the session is."""
+        identity = None if self.identity is None else msgspec.json.decode(self.identity, type=Identity)
+        return Owner(self.key_name, self.key_id, self.person_id, identity)
 
 
 _COLUMNS = [sessions.c[name] for name in Session.__struct_fields__]
+_NO_PERSON = sa.and_(sessions.c.person_id.is_(None), sessions.c.identity.is_(None))
 
 
 class SessionStore:
-    """The table of sessions. `clock` returns seconds since 1970."""
+    """The table of sessions. `clock` returns seconds since 1970; `audit` keeps who ended sessions over the API."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, database: Database, clock: Callable[[], float] = time.time, audit: AuditTrail | None = None
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._changes: Changes = audit or Unaudited(database)
 
-    def open(self, key_name: str, key_id: str | None, timezone: str, client: str) -> str:
+    def open(self, owner: Owner, timezone: str, client: str, address: str) -> str:
         """Store a new session, and forget those that have ended. Returns its secret."""
         secret, now_ms = secrets.token_urlsafe(32), self._now_ms()
         values = {
             "id": new_id(),
             "digest": _digest(secret),
-            "key_name": key_name,
-            "key_id": key_id,
+            "key_name": owner.name,
+            "key_id": owner.key_id,
             "timezone": timezone,
             "client": client[:LONGEST_CLIENT],
             "created_at_ms": now_ms,
             "used_at_ms": now_ms,
             "ends_at_ms": now_ms + LASTS_MS,
+            "person_id": owner.person_id,
+            "identity": None if owner.identity is None else msgspec.json.encode(owner.identity).decode(),
+            "address": address,
         }
         with self._database.write() as connection:
             connection.execute(sa.delete(sessions).where(~_lives(now_ms)))
@@ -85,16 +117,45 @@ class SessionStore:
                 )
         return session
 
-    def living(self) -> list[Session]:
-        """Return the sessions that have not ended, the newest first."""
+    def living(self, owner: Owner | None = None) -> list[Session]:
+        """Return the sessions that have not ended, the newest first: all, or those of one owner."""
         query = sa.select(*_COLUMNS).where(_lives(self._now_ms())).order_by(sessions.c.id.desc())
+        if owner is not None:
+            query = query.where(_is_of(owner))
         with self._database.read() as connection:
             return [Session(**row._mapping) for row in connection.execute(query)]
 
     def end(self, session_id: str) -> None:
-        """End a session, if it has not ended."""
+        """End a session, if it has not ended: its owner signed out."""
         with self._database.write() as connection:
             connection.execute(sa.delete(sessions).where(sessions.c.id == session_id))
+
+    def close(self, session_id: str, owner: Owner | None = None) -> None:
+        """End a session, as an entry of the audit trail says: any, or one of this owner.
+
+        Raises:
+            NotFound: there is none with this id.
+        """
+        found = sa.and_(sessions.c.id == session_id.lower(), _lives(self._now_ms()))
+        if owner is not None:
+            found = sa.and_(found, _is_of(owner))
+        with self._changes.change("session.end") as change:
+            row = change.connection.execute(sa.select(*_COLUMNS).where(found).with_for_update()).one_or_none()
+            if row is None:
+                raise NotFound("There is no session with this id: it may have ended.")
+            change.connection.execute(sa.delete(sessions).where(found))
+            change.about(row.id, row.key_name, before={"client": row.client, "address": row.address})
+
+    def close_others(self, owner: Owner, kept: str | None) -> int:
+        """End the sessions of an owner but the one with the id `kept`, as one entry says. Returns their number."""
+        others = sa.and_(_is_of(owner), sessions.c.id != (kept or "").lower())
+        with self._changes.change("session.end") as change:
+            ended = change.connection.execute(sa.delete(sessions).where(others)).rowcount
+            if ended:
+                change.about(None, owner.name, before={"sessions": ended})
+            else:
+                change.nothing()
+        return ended
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
@@ -102,6 +163,18 @@ class SessionStore:
 
 def _lives(now_ms: int) -> sa.ColumnElement[bool]:
     return sa.and_(sessions.c.ends_at_ms > now_ms, sessions.c.used_at_ms > now_ms - IDLE_MS)
+
+
+def _is_of(owner: Owner) -> sa.ColumnElement[bool]:
+    if owner.person_id is not None:
+        return sessions.c.person_id == owner.person_id
+    if owner.identity is not None:
+        # The issuer and subject name a person for good (OpenID Connect Core 1.0, section 5.7); names and rights change.
+        whole = msgspec.json.encode({"issuer": owner.identity.issuer, "subject": owner.identity.subject}).decode()
+        start = whole.removesuffix("}")
+        return sa.func.substr(sessions.c.identity, 1, len(start)) == start
+    of_key = sessions.c.key_id.is_(None) if owner.key_id is None else sessions.c.key_id == owner.key_id
+    return sa.and_(of_key, sessions.c.key_name == owner.name if owner.key_id is None else sa.true(), _NO_PERSON)
 
 
 def _digest(secret: str) -> str:

@@ -110,7 +110,24 @@ api_key_secrets = sa.Table(
 )
 sa.Index("api_key_secrets_key", api_key_secrets.c.key_id)
 
-# Sessions of the dashboard; `digest` is the SHA-256 of the secret in the browser's cookie, in hexadecimal digits.
+# `password` is an argon2id hash (`passwords.py`).
+people = sa.Table(
+    "people",
+    metadata,
+    Column("id", SORTED_BY_BYTES, primary_key=True),
+    Column("name", SORTED_BY_BYTES, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("team_id", SORTED_BY_BYTES),
+    Column("customer", Text),
+    Column("password", Text, nullable=False),
+    Column("disabled", Boolean, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    sa.UniqueConstraint("name", name="people_name"),
+)
+
+# Sessions of the dashboard; `digest` is the SHA-256 of the secret in the browser's cookie, in hexadecimal digits. A
+# session is that of a key, a row of `people`, or whom an identity provider named; `key_name` is the name of any.
 sessions = sa.Table(
     "sessions",
     metadata,
@@ -123,6 +140,9 @@ sessions = sa.Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("used_at_ms", BigInteger, nullable=False),
     Column("ends_at_ms", BigInteger, nullable=False),
+    Column("person_id", SORTED_BY_BYTES),
+    Column("identity", Text, comment="JSON object"),
+    Column("address", Text, nullable=False, server_default=sa.text("''")),
     sa.UniqueConstraint("digest", name="sessions_digest"),
 )
 

@@ -18,7 +18,7 @@ from llm_gateway.errors import Conflict
 from llm_gateway.store.audit import AuditTrail, Changes, Unaudited
 from llm_gateway.store.identifiers import missing, stored_id
 from llm_gateway.store.one_transaction import Transactions
-from llm_gateway.store.tables import api_keys, teams
+from llm_gateway.store.tables import api_keys, people, teams
 
 Teams: TypeAlias = list[Team]
 
@@ -93,24 +93,17 @@ class TeamStore:
             raise _name_exists(str(changes.get("name"))) from None
 
     def delete(self, team_id: str) -> None:
-        """Delete a team that has no keys. Usage keeps its id.
+        """Delete a team that has no keys and no people. Usage keeps its id.
 
         Raises:
             NotFound: no team has this id.
-            Conflict: keys belong to it.
+            Conflict: keys or people belong to it.
         """
         found = stored_id(team_id, "team")
         with self._changes.change("team.delete") as change:
             connection = change.connection
             team = _get(connection, found, lock=True)
-            count = connection.execute(
-                sa.select(sa.func.count()).select_from(api_keys).where(api_keys.c.team_id == found)
-            ).scalar_one()
-            if count:
-                raise Conflict(
-                    f"{count} {'key belongs' if count == 1 else 'keys belong'} to this team: delete them first, or "
-                    "give them another team."
-                )
+            _check_unused(connection, found)
             connection.execute(sa.delete(teams).where(teams.c.id == found))
             change.about(found, team.name, before=team)
 
@@ -121,6 +114,21 @@ def _get(connection: Connection, team_id: str, *, lock: bool = False) -> Team:
     if row is None:
         raise missing("team")
     return Team(**row._mapping)
+
+
+def _check_unused(connection: Connection, team_id: str) -> None:
+    """Check that neither keys nor people belong to a team.
+
+    Raises:
+        Conflict: some do.
+    """
+    for table, one, many in ((api_keys, "key belongs", "keys belong"), (people, "person belongs", "people belong")):
+        query = sa.select(sa.func.count()).select_from(table).where(table.c.team_id == team_id)
+        count = connection.execute(query).scalar_one()
+        if count:
+            raise Conflict(
+                f"{count} {one if count == 1 else many} to this team: delete them first, or give them another team."
+            )
 
 
 def _name_exists(name: str) -> Conflict:

@@ -17,8 +17,10 @@ from llm_gateway.domain.usage import SentAttempt, UsageRecord
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.forwarding.forwarder import Forwarder
+from llm_gateway.forwarding.token_questions import TokenQuestions
 from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.reverse_proxy import ReverseProxy
+from llm_gateway.gate.tokens import TokenCallers
 from llm_gateway.host_memory import HostMemory, UnusableMemory
 from llm_gateway.host_memory.workers import WorkerPlace
 from llm_gateway.journal.writer import JournalWriter
@@ -122,11 +124,12 @@ class WorkerProcess(ProcessApplication):
         self._background(worker.transport.recheck())
         self._background(self._loop_lag.run())
         management: ASGIApp = self._open_forwarder(channel)
+        tokens = TokenCallers(TokenQuestions(management)) if settings.jwt_issuer else None
         metrics: dict[str, ASGIApp] = {METRICS_PATH: self._metrics_endpoint(channel, management)}
         if settings.admin_port:
             management, metrics = ManagementElsewhere(management), {}
         self._serving = True
-        return self._build_gate(worker.build({**health_endpoints(self, management), **metrics}, management))
+        return self._build_gate(worker.build({**health_endpoints(self, management), **metrics}, management), tokens)
 
     def _metrics_endpoint(self, channel: ChannelClient, management: ASGIApp) -> MetricsEndpoint:
         """Build the endpoint that reports this worker's own metrics while control is away."""
@@ -227,11 +230,11 @@ class WorkerProcess(ProcessApplication):
         self._stack.callback(forwarder.close)
         return forwarder
 
-    def _build_gate(self, app: ASGIApp) -> ASGIApp:
+    def _build_gate(self, app: ASGIApp, tokens: TokenCallers | None) -> ASGIApp:
         settings = self._settings
         gate = Gate(
             app,
-            Keyring(settings.callers(), lambda: self._snapshot),
+            Keyring(settings.callers(), lambda: self._snapshot, tokens=tokens),
             local_only=settings.env == "dev",
             log=self.refusals,
             dev_key=settings.dev_key,

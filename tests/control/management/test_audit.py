@@ -10,6 +10,7 @@ from llm_gateway.store.audit_head import HeadFile
 from llm_gateway.store.database import Database
 from tests.application.driver import Client, Response, assert_problem
 from tests.application.fixtures import Start
+from tests.dashboard.browser import Browser
 from tests.in_one_loop import GatewayInOneLoop
 from tests.upstream import MockUpstream
 
@@ -24,6 +25,7 @@ SPEND_LIMITS = "/v1/organizations/spend_limits"
 SPEND_LIMIT = {"scope": {"type": "user", "user_id": "ann"}, "amount": "75000"}
 TARGETS = "/api/v1/alert-targets"
 TARGET = {"name": "operations", "kind": "slack", "url": "http://127.0.0.1:9/services/sk-token-in-a-url"}
+PERSON = {"name": "eve", "password": "correct horse battery"}
 DECLARED = {"document": {"teams": [{"name": "one"}, {"name": "two"}]}}
 
 
@@ -67,6 +69,11 @@ def writes(vendor: str) -> list[Write]:
         Write("POST", "/api/v1/keys/{key_id}/rotate", {"overlap_s": 5}, "key.rotate"),
         Write("DELETE", "/api/v1/keys/{key_id}", b"", "key.delete"),
         Write("DELETE", "/api/v1/teams/{team_id}", b"", "team.delete"),
+        Write("POST", "/api/v1/people", PERSON, "person.create", "person_id"),
+        Write("PATCH", "/api/v1/people/{person_id}", {"role": "admin"}, "person.update"),
+        Write("DELETE", "/api/v1/people/{person_id}", b"", "person.delete"),
+        Write("DELETE", "/api/v1/sessions/{session_id}", b"", "session.end"),
+        Write("DELETE", "/api/v1/sessions", b"", "session.end"),
         Write("DELETE", "/api/v1/usage/customers/{user_id:label}", b"", "customer.erased"),
         Write("DELETE", noun, b"", "provider.delete"),
     ]
@@ -88,7 +95,10 @@ async def test_every_management_write_leaves_an_entry_of_who_made_it(start: Star
         ann, texts = Client(app, "key-of-ann"), ""
         steps = writes(mock.base_url)
         assert {(step.method, step.path) for step in steps} == changing_routes(app)
-        ids, number = {"user_id:label": "alice"}, 0
+        for _ in range(2):
+            assert (await Browser(app).sign_in("key-of-ann")).status == 303
+        session = (await ann.call("GET", "/api/v1/sessions")).json["sessions"][0]["id"]
+        ids, number = {"user_id:label": "alice", "session_id": session}, 0
         for step in steps:
             path = step.path
             for name, value in ids.items():

@@ -1,4 +1,4 @@
-"""Narrow usage reports for keys with the scope `own`, which see the requests of their own key and of its team only."""
+"""Narrow usage reports for the scope `own`: a key sees its own requests and its team's, a person its bounds'."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import Callable, Mapping
 from starlette.requests import Request
 
 from llm_gateway.errors import Forbidden, NotFound
-from llm_gateway.gate.request_context import REQUEST_CONTEXT, Caller, RequestContext
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, Caller, Person, RequestContext
 
 REFUSED = (
     "With the scope 'own' this key sees its own requests (key={key}){of_team}, no others: leave the filters key and "
     "team out, or name these."
 )
+
+REFUSED_PERSON = "With the role own you see the requests with {bounds}, no others: leave these filters out."
+UNBOUND = "With the role own you see the usage of a team or a customer, but you are bound to none: ask an admin."
+PARAMETERS = {"team": "team", "customer": "user_id"}
+"""Query parameters of what a person can be bound to."""
 
 
 class OwnUsage:
@@ -33,6 +38,8 @@ class OwnUsage:
         caller = _caller(request)
         if _sees_all(caller):
             return dict(given)
+        if isinstance(caller, Person):
+            return _narrowed(caller, given)
         key, team = self._own(caller)
         if given.get("key") == key:
             return dict(given)
@@ -52,6 +59,8 @@ class OwnUsage:
         caller = _caller(request)
         if _sees_all(caller):
             return [{}]
+        if isinstance(caller, Person):
+            return [_bounds(caller)]
         key, team = self._own(caller)
         return [{"key": key}] if team is None else [{"key": key}, {"team": team}]
 
@@ -68,6 +77,22 @@ class OwnUsage:
 def _caller(request: Request) -> Caller:
     context: RequestContext = request.scope[REQUEST_CONTEXT]
     return context.caller
+
+
+def _bounds(person: Person) -> dict[str, str]:
+    bounds = {"team": person.team_id, "customer": person.customer}
+    found = {name: value for name, value in bounds.items() if value is not None}
+    if not found:
+        raise Forbidden(UNBOUND)
+    return found
+
+
+def _narrowed(person: Person, given: Mapping[str, str]) -> dict[str, str]:
+    bounds = _bounds(person)
+    if any(given.get(name, value) != value for name, value in bounds.items()):
+        filters = " and ".join(f"{PARAMETERS[name]}={value}" for name, value in bounds.items())
+        raise Forbidden(REFUSED_PERSON.format(bounds=filters))
+    return {**given, **bounds}
 
 
 def _sees_all(caller: Caller) -> bool:

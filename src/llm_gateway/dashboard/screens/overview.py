@@ -10,7 +10,7 @@ from llm_gateway.dashboard.budget_accounts import nearest
 from llm_gateway.dashboard.charts import Series, stacked_bars
 from llm_gateway.dashboard.formats import clock_time, day, usd
 from llm_gateway.dashboard.page import Page
-from llm_gateway.dashboard.period import CHOICES, Period, period_of
+from llm_gateway.dashboard.period import Period, choices_of, period_of
 
 MOVERS = 5
 FAILURES = 8
@@ -37,7 +37,7 @@ async def show(page: Page) -> Response:
         "overview.html",
         title="Overview",
         period=period,
-        choices=CHOICES,
+        choices=choices_of(page),
         totals=totals,
         chart=chart_of(series, period),
         models=by_model["rows"][:8],

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from llm_gateway.dashboard.page import Page
-from llm_gateway.dashboard.period import CHOICES, period_of
+from llm_gateway.dashboard.period import choices_of, period_of
 
 FILTERS = (
     ("outcome", "Outcome"),
@@ -51,7 +51,7 @@ async def show(page: Page) -> Response:
         names=FILTERS,
         outcomes=OUTCOMES,
         period=period,
-        choices=CHOICES,
+        choices=choices_of(page),
         count_of_filters=len(kept),
     )
 

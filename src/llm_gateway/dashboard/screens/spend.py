@@ -7,7 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from llm_gateway.dashboard.api_client import ApiError
 from llm_gateway.dashboard.page import Page
-from llm_gateway.dashboard.period import CHOICES, Period, period_of
+from llm_gateway.dashboard.period import Period, choices_of, period_of
 from llm_gateway.dashboard.screens.overview import chart_of
 
 DIMENSIONS = (
@@ -44,7 +44,7 @@ async def show(page: Page) -> Response:
         "spend.html",
         title="Spend",
         period=period,
-        choices=CHOICES,
+        choices=choices_of(page),
         dimensions=DIMENSIONS,
         groups=groups,
         names=dict(DIMENSIONS),

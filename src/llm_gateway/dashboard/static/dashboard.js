@@ -32,7 +32,10 @@ function setUp(from) {
 // Sign-in: the time zone of the pages' times, and the key for the playground and explain, which call the public API.
 for (const form of all("[data-sign-in]")) {
   form.elements.timezone.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
-  form.addEventListener("submit", () => sessionStorage.setItem(KEPT, form.elements.key.value.trim()));
+  form.addEventListener("submit", () => {
+    if (form.elements.key) sessionStorage.setItem(KEPT, form.elements.key.value.trim());
+    else sessionStorage.removeItem(KEPT); // people have no key: the playground asks for one
+  });
 }
 for (const form of all('form[action$="/sign-out"]')) form.addEventListener("submit", () => sessionStorage.removeItem(KEPT));
 

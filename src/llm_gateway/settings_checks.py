@@ -1,0 +1,54 @@
+"""Checks of the settings of identity providers, beyond the range of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from llm_gateway.errors import ConfigurationError
+from llm_gateway.settings import PREFIX, Settings
+
+_ISSUER = re.compile(
+    r"(https://[A-Za-z0-9._-]+|http://(localhost|127\.0\.0\.1))(:\d{1,5})?(/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?"
+)
+
+
+def unfit_identity_provider(settings: Settings) -> Iterator[str]:
+    """Yield an error message for each setting of the identity provider that does not fit."""
+    issuer, roles = settings.oidc_issuer, dict[str, str]()
+    try:
+        roles = settings.roles_of_groups
+    except ConfigurationError as error:
+        yield str(error)
+    else:
+        needed = (issuer, settings.oidc_client_id, settings.oidc_roles.strip())
+        if any(needed) and not all(needed):
+            names = ("ISSUER", "CLIENT_ID", "ROLES")
+            yield f"{', '.join(f'{PREFIX}OIDC_{name}' for name in names)} need each other: set all of them, or none."
+    if "own" in roles.values() and not settings.oidc_team_claim:
+        yield f"The role own in {PREFIX}OIDC_ROLES needs {PREFIX}OIDC_TEAM_CLAIM, which names the team of a person."
+    if "openid" not in settings.oidc_scopes.split():
+        yield f"{PREFIX}OIDC_SCOPES takes scopes with blanks between them, of which one is openid."
+    yield from _unfit_issuer("OIDC_ISSUER", issuer)
+    yield from _unfit_tokens(settings)
+
+
+def _unfit_tokens(settings: Settings) -> Iterator[str]:
+    """Yield an error message for each setting of tokens that does not fit."""
+    try:
+        _ = settings.scopes_of_tokens
+    except ConfigurationError as error:
+        yield str(error)
+    if bool(settings.jwt_issuer) != bool(settings.jwt_audience):
+        yield f"{PREFIX}JWT_ISSUER and {PREFIX}JWT_AUDIENCE need each other: set both, or none."
+    yield from _unfit_issuer("JWT_ISSUER", settings.jwt_issuer)
+
+
+def _unfit_issuer(name: str, issuer: str) -> Iterator[str]:
+    """Yield an error message if an issuer is no URL that may be called: plain http is for this machine only."""
+    if not issuer or _ISSUER.fullmatch(issuer):
+        return
+    yield (
+        f"{PREFIX}{name} must be the issuer as the identity provider spells it, such as "
+        "https://id.example.com/realms/all, without query and fragment; http:// is taken for localhost and 127.0.0.1."
+    )
