@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_gateway.channel.messages import Hello
+from llm_gateway.channel.messages import ALIVE_S, Hello
 from llm_gateway.channel.roster import Roster
 
 
@@ -35,3 +35,25 @@ def test_two_processes_with_the_same_number_are_two_workers() -> None:
     old, new = roster.enter(Hello(number=1, pid=2)), roster.enter(Hello(number=1, pid=3))
     roster.applied(new.key, 4)
     assert roster.wait_applied(4, 0.0) == [old.name]
+
+
+def test_after_a_start_workers_are_waited_for_that_have_not_connected_yet() -> None:
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 0.4
+        return now
+
+    roster = Roster(clock)
+    roster.expect(1)
+    expected_until = now + ALIVE_S
+    assert roster.wait_applied(1, 30.0) == []
+    assert now >= expected_until
+
+
+def test_nobody_is_waited_for_once_the_workers_of_the_host_have_connected() -> None:
+    roster = Roster(lambda: 0.0)  # the time to wait never ends
+    roster.expect(1)
+    roster.applied(roster.enter(Hello(number=1, pid=2)).key, 1)
+    assert roster.wait_applied(1, 30.0) == []

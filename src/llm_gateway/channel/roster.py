@@ -42,6 +42,12 @@ class Roster:
         self._changed = threading.Condition()
         self._workers: dict[str, ConnectedWorker] = {}
         self._numbers = count(1)
+        self._expected, self._expected_until = 0, -math.inf
+
+    def expect(self, workers: int) -> None:
+        """Let `wait_applied` wait until this many workers have connected, or a second has passed from now."""
+        with self._changed:
+            self._expected, self._expected_until = workers, self._clock() + ALIVE_S
 
     def enter(self, hello: Hello) -> ConnectedWorker:
         """Add a worker that has connected, with no version."""
@@ -91,13 +97,18 @@ class Roster:
             return list(self._workers.values())
 
     def wait_applied(self, version: int, timeout_s: float) -> list[str]:
-        """Wait until every living worker has applied a version. Returns the names of known workers that have not."""
+        """Wait until every living worker has applied a version. Returns the names of known workers that have not.
+
+        Workers that have not connected yet to a control process that has just started are waited for, too.
+        """
         ends_at = self._clock() + timeout_s
         with self._changed:
             while True:
                 now = self._clock()
                 late = [worker for worker in self.known() if worker.version < version]
                 ends = [worker.last_beat_at + ALIVE_S for worker in late if self._lives(worker, now)]
+                if len(self._workers) < self._expected and now < self._expected_until:
+                    ends.append(self._expected_until)
                 if not ends or now >= ends_at:
                     return [worker.name for worker in late]
                 self._changed.wait(min(*ends, ends_at) - now)

@@ -57,6 +57,7 @@ class ChannelServer:
         on_report: called in the event loop with the key of a worker and each of its reports, which come every 5 s,
             when they are requested, and when a worker ends.
         clock: monotonic time in seconds.
+        workers: number of workers of this host, which connect within a moment of the start.
     """
 
     def __init__(
@@ -68,13 +69,14 @@ class ChannelServer:
         recent_attempts: Callable[[], list[SentAttempt]] | None = None,
         on_report: Callable[[str, list[MetricFamily]], object] = lambda _key, _families: None,
         clock: Callable[[], float] = time.monotonic,
+        workers: int = 0,
     ) -> None:
         self._address = address
         self._state = state
         self._log = log
         self._recent_attempts = recent_attempts
         self._on_report = on_report
-        self._roster = Roster(clock)
+        self._roster, self._expected = Roster(clock), workers
         self._loop = asyncio.get_running_loop()
         self._history = History()
         self._connections: set[WorkerConnection] = set()
@@ -91,6 +93,7 @@ class ChannelServer:
             ConfigurationError: the socket's file cannot be made.
         """
         await self._listen(self._address.bind_at_start())
+        self._roster.expect(self._expected)
         self._tasks = [
             self._loop.create_task(keep_bound(self._address, self._listen, self._log)),
             self._loop.create_task(self._beat()),

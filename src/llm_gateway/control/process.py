@@ -244,6 +244,7 @@ class ControlProcess(ProcessApplication):
             log=self._log,
             recent_attempts=None if self._memory is not None else recent,
             on_report=on_report,
+            workers=self._settings.workers,
         )
 
 

@@ -93,7 +93,7 @@ def _mistakes(section: Section, entry: object, position: int, error: ValidationE
     for found in error.errors(include_url=False)[:MOST_ERRORS]:
         path, kind = place_of(found), found["type"]
         where = ".".join(str(part) for part in path)
-        if not where:
+        if not path:
             told = "must be an entry with fields, such as name: a."
         elif kind == "missing":
             told = f"{where} is required."

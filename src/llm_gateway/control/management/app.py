@@ -223,9 +223,9 @@ def _unfit(error: RequestValidationError, known: Sequence[str]) -> Invalid:
 
 def _mistake(found: dict[str, Any], known: Sequence[str]) -> Invalid:
     loc, kind = place_of(found), found["type"]
-    where = ".".join(str(part) for part in loc[1:])
-    if not where:
+    if len(loc) == 1:
         return not_json(b"", ValueError()) if kind == "missing" else not_an_object(found["input"])
+    where = ".".join(str(part) for part in loc[1:]) or "''"
     if kind == "missing":
         told = f"{where} is required."
     elif kind == "extra_forbidden":
