@@ -259,6 +259,16 @@ REFUSED = [
     ({"TRUSTED_PROXIES": "10.0.0.1,proxy"}, r"LLM_GATEWAY_TRUSTED_PROXIES takes addresses .*'proxy' does not appear"),
     ({"JWT_ISSUER": "https://id.example"}, r"LLM_GATEWAY_JWT_ISSUER and LLM_GATEWAY_JWT_AUDIENCE need each other"),
     ({"JWT_ISSUER": "id.example", "JWT_AUDIENCE": "x"}, r"LLM_GATEWAY_JWT_ISSUER must be the issuer as"),
+    (
+        {
+            "JWT_ISSUER": "https://id.example",
+            "JWT_AUDIENCE": "x",
+            "OIDC_ISSUER": "https://id.example",
+            "OIDC_CLIENT_ID": "x",
+            "OIDC_ROLES": "all=viewer",
+        },
+        r"LLM_GATEWAY_JWT_AUDIENCE must not be LLM_GATEWAY_OIDC_CLIENT_ID at the same issuer",
+    ),
     ({"JWT_SCOPES": "llm.call=calls"}, r"LLM_GATEWAY_JWT_SCOPES takes NAME=MEANING"),
     ({"OIDC_ISSUER": "https://id.example"}, r"OIDC_CLIENT_ID, LLM_GATEWAY_OIDC_ROLES need each other"),
     ({**OIDC, "OIDC_ISSUER": "http://id.example"}, r"LLM_GATEWAY_OIDC_ISSUER must be the issuer as"),

@@ -41,6 +41,14 @@ def _unfit_tokens(settings: Settings) -> Iterator[str]:
         yield str(error)
     if bool(settings.jwt_issuer) != bool(settings.jwt_audience):
         yield f"{PREFIX}JWT_ISSUER and {PREFIX}JWT_AUDIENCE need each other: set both, or none."
+    if settings.jwt_issuer and (settings.jwt_issuer, settings.jwt_audience) == (
+        settings.oidc_issuer,
+        settings.oidc_client_id,
+    ):
+        yield (
+            f"{PREFIX}JWT_AUDIENCE must not be {PREFIX}OIDC_CLIENT_ID at the same issuer: the ID token of each person "
+            "who signs in would be a key."
+        )
     yield from _unfit_issuer("JWT_ISSUER", settings.jwt_issuer)
 
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from llm_gateway.errors import Invalid
 from llm_gateway.forwarding import control_server
 from llm_gateway.forwarding.forwarder import ForwardLimits
+from llm_gateway.forwarding.headers import request_head
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, Caller, RequestContext
 from llm_gateway.server import Limits
 from tests.forwarding.harness import Send, both, in_flight, request, seen
 from tests.server.harness import Message, answer
@@ -78,3 +83,27 @@ async def test_a_request_after_expect_100_continue_is_forwarded(tmp_path: Path) 
         found = seen(await client.ask(b"{}"))
     assert found["body"] == b"{}"
     assert b"expect" not in found["context"]
+
+
+@pytest.mark.parametrize("broken", [b"a\r\nx: y", b"a\ny", b"a\rb", b"a\0b"])
+def test_a_line_break_is_never_forwarded(broken: bytes) -> None:
+    """It would begin another header, such as the caller's identity, or another request."""
+    caller = Caller("ops", frozenset({"read"}))
+    context = RequestContext(caller, "1", None, b"1", {}, lambda *_, **__: None)
+    plain: dict[str, Any] = {
+        "method": "GET",
+        "raw_path": b"/",
+        "query_string": b"",
+        "headers": [(b"a", b"b")],
+        REQUEST_CONTEXT: context,
+    }
+    assert request_head(plain).startswith(b"GET / HTTP/1.1\r\na: b\r\n")
+    for field, value in (
+        ("raw_path", b"/" + broken),
+        ("query_string", broken),
+        ("headers", [(b"a", broken)]),
+        ("headers", [(broken, b"a")]),
+        ("method", broken.decode()),
+    ):
+        with pytest.raises(Invalid):
+            request_head({**plain, field: value})

@@ -13,7 +13,7 @@ from llm_gateway.error_format.responses import JSON, send_body
 from llm_gateway.errors import ManagementUnavailable
 from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.request_context import REQUEST_CONTEXT
-from llm_gateway.gate.tokens import MOST_ASKED, MOST_BYTES, REFUSED_S, TokenCallers
+from llm_gateway.gate.tokens import LONGEST_KEPT_S, MOST_ASKED, MOST_BYTES, REFUSED_S, TokenCallers, is_token
 from tests.application.driver import Client, assert_problem, ignore
 
 GENERATE = "/api/v1/generate"
@@ -111,3 +111,21 @@ async def test_tokens_are_kept_in_bounded_memory() -> None:
         asked.verdicts[f"eyJ.{number}.c"] = Verdict(problem="no")
         await callers.verify(b"eyJ.%d.c" % number)
     assert (len(callers._kept), len(callers._refused), len(callers._asked)) == (20, 10, 0)
+
+
+async def test_a_token_that_lasts_is_verified_again_after_ten_minutes() -> None:
+    asked = Asked()
+    for now, times in ((1_000.0, 1), (999.0 + LONGEST_KEPT_S, 1), (1_001.0 + LONGEST_KEPT_S, 2)):
+        asked.now = now
+        assert (await call(asked, "eyJ.a.b")).status == 200
+        assert len(asked.tokens) == times, now
+
+
+def test_only_base64url_and_dots_are_taken_for_a_token() -> None:
+    """Control gets the token in a header, so no other byte may be in it: a key in a query can have any."""
+    assert all(map(is_token, (b"eyJ.a.b", b"eyJhbGciOiJFUzI1NiJ9.e30.AZ-_09")))
+    others = [bytes([number]) for number in range(256) if not chr(number).isalnum() or number > 127]
+    refused = [b"eyJ" + other + b".a.b" for other in others if other not in b"-_"]
+    refused += [b"eyJ.a" + other + b".b" for other in others if other not in b"-_"]
+    refused += [b"eyJ.a.b" + other for other in others if other not in b"-_"]
+    assert not [key for key in [*refused, b"eyJ.a.b\r\nhost: a", b"eyJ..b", b"eyJ.a"] if is_token(key)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from starlette.types import Scope
 
+from llm_gateway.errors import Invalid
 from llm_gateway.forwarding.identity import IDENTITY, write_identity
 from llm_gateway.gate.body import WITH_BODY
 
@@ -19,12 +21,17 @@ ONE_CONNECTION = frozenset(
 )
 NOT_SENT = ONE_CONNECTION | {IDENTITY, b"content-length", b"expect"}
 """Headers of a client that are not forwarded. The worker's server has answered `Expect` itself, if it came."""
+_BREAK = re.compile(rb"[\r\n\0]")
 NOT_RETURNED = ONE_CONNECTION | {b"date"}
 """Headers of a response that are not passed on. The worker's server adds its own Date."""
 
 
 def request_head(scope: Scope) -> bytes:
-    """Return request line and headers for the control process, with the caller's identity."""
+    """Return request line and headers for the control process, with the caller's identity.
+
+    Raises:
+        Invalid: a line break in one would begin another header or request, with an identity of the client's choice.
+    """
     target: bytes = scope["raw_path"]
     if scope["query_string"]:
         target += b"?" + scope["query_string"]
@@ -37,6 +44,8 @@ def request_head(scope: Scope) -> bytes:
     if scope["method"] in WITH_BODY:
         lines.append(b"transfer-encoding: chunked" if is_chunked(scope) else b"content-length: " + _length(given))
     lines.append(b"%b: %b" % (IDENTITY, write_identity(scope)))
+    if any(_BREAK.search(line) for line in lines):
+        raise Invalid("The request's address or one of its headers has a line break or a NUL character.")
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 

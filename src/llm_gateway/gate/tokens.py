@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import secrets
 import time
 from collections import OrderedDict
@@ -26,11 +27,19 @@ MOST_REFUSED, REFUSED_S = 1_000, 10.0
 MOST_ASKED = 16
 """Tokens that are verified at once, so that management requests still reach control."""
 MOST_BYTES = 16 * 1024
+LONGEST_KEPT_S = 600.0
+"""Seconds after which a token is verified again, so that one whose signing key was withdrawn does not stay in force."""
+
+
+_TOKEN = re.compile(rb"eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 
 
 def is_token(key: bytes) -> bool:
-    """Return whether a key looks like a JWT: three parts, the first a JSON object in base64 (RFC 7519, section 3)."""
-    return key.startswith(b"eyJ") and key.count(b".") == 2
+    """Return whether a key looks like a JWT: three parts in base64url, the first a JSON object (RFC 7515, 3.1).
+
+    Nothing else passes, such as a line break, since control gets the token in a header.
+    """
+    return _TOKEN.fullmatch(key) is not None
 
 
 class UnverifiedToken(Exception):
@@ -109,7 +118,8 @@ class TokenCallers:
         if verdict.caller is not None and verdict.caller.until_ms <= self._clock() * 1000:
             verdict = Verdict(problem="The token has just expired: get a new one from the identity provider.")
         if verdict.caller is not None:
-            self._kept[digest] = caller_of(verdict.caller), verdict.caller.until_ms
+            until_ms = min(verdict.caller.until_ms, int((self._clock() + LONGEST_KEPT_S) * 1000))
+            self._kept[digest] = caller_of(verdict.caller), until_ms
             if len(self._kept) > self._most_kept:
                 self._kept.popitem(last=False)
         elif verdict.status < 500:
