@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llm_gateway.domain.person import Identity
 from llm_gateway.store.database import Database
-from llm_gateway.store.sessions import IDLE_MS, LASTS_MS, Owner, SessionStore
+from llm_gateway.store.sessions import IDLE_MS, LASTS_MS, MOST_OF_ONE, Owner, SessionStore
 
 
 def test_a_session_lasts_while_it_is_used_for_half_a_day(database: Database) -> None:
@@ -41,3 +41,11 @@ def test_sessions_of_an_owner_are_its_own(database: Database) -> None:
     kept = store.living(owners[2])[0].id
     assert [store.close_others(owner, kept) for owner in owners] == [1, 1, 0, 1, 1]
     assert [each.id for each in store.living()] == [kept]
+
+
+def test_an_owner_keeps_its_newest_sessions(database: Database) -> None:
+    store = SessionStore(database)
+    other = store.open(Owner("bob"), "UTC", "a browser", "127.0.0.1")
+    secrets = [store.open(Owner("ann", person_id="p"), "UTC", str(n), "127.0.0.1") for n in range(MOST_OF_ONE + 2)]
+    assert [store.find(secret) is None for secret in secrets] == [True] * 2 + [False] * MOST_OF_ONE
+    assert store.find(other) is not None

@@ -29,6 +29,8 @@ IDLE_MS = 2 * 3_600_000
 TOUCH_MS = 60_000
 """How exactly the time of the last use is kept, so that a page does not cost a write."""
 LONGEST_CLIENT = 200
+MOST_OF_ONE = 20
+"""Sessions of one owner; a further sign-in ends the oldest."""
 
 
 class Owner(NamedTuple):
@@ -80,7 +82,10 @@ class SessionStore:
         self._changes: Changes = audit or Unaudited(database)
 
     def open(self, owner: Owner, timezone: str, client: str, address: str) -> str:
-        """Store a new session, and forget those that have ended. Returns its secret."""
+        """Store a new session; forget those that have ended and the owner's oldest beyond MOST_OF_ONE.
+
+        Returns its secret.
+        """
         secret, now_ms = secrets.token_urlsafe(32), self._now_ms()
         values = {
             "id": new_id(),
@@ -99,6 +104,8 @@ class SessionStore:
         with self._database.write() as connection:
             connection.execute(sa.delete(sessions).where(~_lives(now_ms)))
             connection.execute(sa.insert(sessions).values(values))
+            newest = sa.select(sessions.c.id).where(_is_of(owner)).order_by(sessions.c.id.desc()).limit(MOST_OF_ONE)
+            connection.execute(sa.delete(sessions).where(_is_of(owner), sessions.c.id.not_in(newest.scalar_subquery())))
         return secret
 
     def find(self, secret: str) -> Session | None:
