@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -32,6 +33,8 @@ class TelemetryExport:
     def __init__(self, settings: Settings, log: Callable[..., None]) -> None:
         """Open the record feed; without an endpoint, delete what an earlier gateway kept for it.
 
+        A journal that cannot be read is left to the check of the journal, which says so.
+
         Raises:
             ConfigurationError: that cannot be deleted.
         """
@@ -43,6 +46,8 @@ class TelemetryExport:
         data_dir = settings.data_dir.absolute()
         if settings.otlp_endpoint:
             self._feed = RecordFeed(data_dir, pause=Throttle(work_s=WORK_S, rest_s=REST_S))
+            return
+        if not os.access(data_dir / "journal", os.R_OK | os.X_OK):
             return
         try:
             if dropped := drop_feed(data_dir):

@@ -111,7 +111,7 @@ class Exporter:
         if self._metrics_at <= self._clock():
             self._metrics_at = self._clock() + self._metrics_every_s
             verdicts += await self._send_metrics()
-        if verdicts and not any(verdict.kind == "accepted" for verdict in verdicts):
+        if verdicts and not any(verdict.kind == "accepted" or verdict.is_partial for verdict in verdicts):
             return self._pause(verdicts[-1])
         if verdicts:
             self._backoff_s = 0.0

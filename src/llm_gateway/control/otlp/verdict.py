@@ -24,12 +24,16 @@ ENDPOINT, HEADERS, WANTED = (f"LLM_GATEWAY_OTLP_{name}" for name in ("ENDPOINT",
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Result of sending a body: `rejected` items of it are lost; `wait_s` is the pause that the collector asks for."""
+    """Result of sending a body: `rejected` items of it are lost; `wait_s` is the pause that the collector asks for.
+
+    `is_partial`: the other items were accepted.
+    """
 
     kind: Literal["accepted", "rejected", "waits"]
     reason: str = ""
     rejected: int = 0
     wait_s: float | None = None
+    is_partial: bool = False
 
 
 def judge(result: CollectorResult, signal: Signal, items: int) -> Verdict:
@@ -57,7 +61,7 @@ def _accepted(result: CollectorResult, items: int) -> Verdict:
     if not isinstance(rejected, int) or not 0 < rejected <= items:
         return Verdict("accepted")
     text = _shown(message) if isinstance(message, bytes) else ""
-    return Verdict("rejected", f"{rejected} of {items} are not taken{text}", rejected)
+    return Verdict("rejected", f"{rejected} of {items} are not taken{text}", rejected, is_partial=rejected < items)
 
 
 def _told(result: CollectorResult) -> str:
