@@ -91,8 +91,11 @@ class HostLock:
             try:
                 if self._repair is not None:
                     self._repair()
-            finally:
+            except BaseException:
                 self._mend()
+                self.release()
+                raise
+            self._mend()
         elif code == errno.EBUSY:
             return False
         elif code:
