@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm_gateway.identity.code_flow import CodeFlow, Rules
-from llm_gateway.identity.provider import AGAIN_S, FAILED_S, KEPT_S, Provider
+from llm_gateway.identity.provider import AGAIN_S, FAILED_S, KEPT_S, LONGEST_KEPT_S, Provider
 from llm_gateway.identity.refusal import IdentityRefused, ProviderUnusable
 from llm_gateway.identity.token import claim, verified
 from llm_gateway.provider_calls.identity_provider import IdentityProviderCalls
@@ -67,6 +67,8 @@ async def test_new_keys_are_fetched_when_a_token_names_one_but_not_for_each_made
             await verified(provider, token, [CLIENT])
         now += KEPT_S + 1
         served.faults = {KEYS: as_json(200, {"keys": 5})}
+        assert (await verified(provider, turned, [CLIENT]))["sub"] == "1", "known keys last while the provider is away"
+        now += LONGEST_KEPT_S
         with pytest.raises(ProviderUnusable, match="set of keys"):
             await verified(provider, turned, [CLIENT])
 

@@ -88,14 +88,15 @@ class HostLock:
         if code == errno.EBUSY:
             code = self._wait()
         if code == errno.EOWNERDEAD:
+            is_repaired = False
             try:
                 if self._repair is not None:
                     self._repair()
-            except BaseException:
+                is_repaired = True
+            finally:
                 self._mend()
-                self.release()
-                raise
-            self._mend()
+                if not is_repaired:
+                    self.release()
         elif code == errno.EBUSY:
             return False
         elif code:

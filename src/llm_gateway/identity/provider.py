@@ -18,6 +18,8 @@ from llm_gateway.identity.refusal import ProviderUnusable
 WELL_KNOWN = "/.well-known/openid-configuration"
 KEPT_S = 3600.0
 """Seconds for which documents are used."""
+LONGEST_KEPT_S = 24 * 3600.0
+"""Seconds for which keys are used while the provider does not answer."""
 AGAIN_S = 10.0
 """Seconds between two fetches of the keys for tokens that name an unknown one: made-up tokens must not make the gateway
 call the provider each time."""
@@ -74,16 +76,27 @@ class Provider:
         Raises:
             ProviderUnusable: the keys cannot be fetched, or are not valid.
         """
+        found, age = self._known(wanted)
+        if found and age <= KEPT_S:
+            return found  # a fetch for a made-up key does not delay the others
         async with self._lock:
-            fetched_at, known = self._keys or (float("-inf"), [])
-            age = self._clock() - fetched_at
-            found = [key for key in known if wanted(key)]
+            found, age = self._known(wanted)
             if age > KEPT_S or (not found and age > AGAIN_S):
-                url = _endpoint(await self._current_metadata(), "jwks_uri", self.issuer)
-                known = _keys_in(await self._fetch(url, "keys"))
+                try:
+                    url = _endpoint(await self._current_metadata(), "jwks_uri", self.issuer)
+                    known = _keys_in(await self._fetch(url, "keys"))
+                except ProviderUnusable:
+                    if found and age <= LONGEST_KEPT_S:
+                        return found
+                    raise
                 self._keys = (self._clock(), known)
                 found = [key for key in known if wanted(key)]
             return found
+
+    def _known(self, wanted: Callable[[Document], bool]) -> tuple[list[Document], float]:
+        """Return the wanted keys in memory, and the seconds since they were fetched."""
+        fetched_at, known = self._keys or (float("-inf"), [])
+        return [key for key in known if wanted(key)], self._clock() - fetched_at
 
     async def _current_metadata(self) -> Document:
         if self._metadata is not None and self._clock() - self._metadata[0] <= KEPT_S:

@@ -124,7 +124,8 @@ class WorkerProcess(ProcessApplication):
         self._background(worker.transport.recheck())
         self._background(self._loop_lag.run())
         management: ASGIApp = self._open_forwarder(channel)
-        tokens = TokenCallers(TokenQuestions(management)) if settings.jwt_issuer else None
+        # A forwarder of its own: clients without a key can take all places of the other with slow requests to /ui.
+        tokens = TokenCallers(TokenQuestions(self._open_forwarder(channel))) if settings.jwt_issuer else None
         metrics: dict[str, ASGIApp] = {METRICS_PATH: self._metrics_endpoint(channel, management)}
         if settings.admin_port:
             management, metrics = ManagementElsewhere(management), {}
