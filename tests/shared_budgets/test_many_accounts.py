@@ -9,6 +9,7 @@ import pytest
 
 from llm_gateway.host_memory import ACCOUNTS_AT, FIRST_ACCOUNTS, HOLD_ROWS, HostMemory, create
 from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
+from llm_gateway.host_memory.budget_holds import clear_rows, find_place, recompute_sums
 from llm_gateway.host_memory.slots import key_of
 from tests.shared_budgets.holding import Wanted, hold, settle
 
@@ -33,6 +34,16 @@ def spent_in(memory: HostMemory, name: str) -> tuple[int, int, int]:
     return accounts.amounts(place)
 
 
+def names_of_one_slot() -> tuple[str, str]:
+    """Return two names whose slots are the same, if nothing else is there."""
+    names: dict[int, str] = {}
+    for number in range(10_000):
+        first = names.setdefault((key_of(f"{number}").low >> 1) % FIRST_ACCOUNTS, f"{number}")
+        if first != f"{number}":
+            return first, f"{number}"
+    raise AssertionError("no two of 10,000 names have the same slot")
+
+
 def test_a_request_whose_worker_has_no_row_left_keeps_the_row_of_its_other_account(memory: HostMemory) -> None:
     accounts = BudgetAccounts(memory, "worker", lambda: NOW_MS)
     everyone = AccountPlace("everyone", FAR_MS)
@@ -50,14 +61,7 @@ def test_a_request_whose_worker_has_no_row_left_keeps_the_row_of_its_other_accou
 
 
 def test_new_accounts_of_one_request_take_no_slot_from_each_other(memory: HostMemory) -> None:
-    names: dict[int, str] = {}
-    pair: tuple[str, str] | None = None
-    for number in range(10_000):  # two names whose slots are the same, if nothing else is there
-        first = names.setdefault((key_of(f"{number}").low >> 1) % FIRST_ACCOUNTS, f"{number}")
-        if first != f"{number}":
-            pair = first, f"{number}"
-            break
-    assert pair is not None
+    pair = names_of_one_slot()
     accounts = BudgetAccounts(memory, "worker", lambda: NOW_MS)
     places = wanted(*(AccountPlace(name, FAR_MS) for name in pair))
     assert hold(accounts, places) is True
@@ -74,6 +78,24 @@ def test_a_request_that_holds_nothing_is_counted_in_its_own_account(memory: Host
     settle(accounts, places, [7])
     assert spent_in(memory, "unpriced")[0] == 7
     assert places[0][0].at >= ACCOUNTS_AT
+
+
+def test_a_row_follows_its_account_whose_slot_another_worker_took(memory: HostMemory) -> None:
+    first, second = names_of_one_slot()
+    killed, other = (BudgetAccounts(memory, name, lambda: NOW_MS) for name in ("killed", "other"))
+    moved, taker = AccountPlace(first, FAR_MS), AccountPlace(second, FAR_MS)
+    assert hold(killed, wanted(moved, held=0)) is True
+    assert hold(other, wanted(taker, held=60)) is True
+    assert taker.at == moved.at
+    settle(killed, wanted(moved, held=0), [0])
+    assert hold(killed, wanted(moved, held=40)) is True
+
+    recompute_sums(memory.words)
+    assert (other.amounts(taker), killed.amounts(moved)) == ((0, 60, 0), (0, 40, 0))
+    number = find_place(memory.words, key_of("killed"))
+    assert number is not None
+    clear_rows(memory.words, number)
+    assert (other.amounts(taker), killed.amounts(moved)) == ((0, 60, 0), (0, 0, 0))
 
 
 def test_an_account_made_before_its_budget_carried_anything_over_gets_it(memory: HostMemory) -> None:

@@ -307,6 +307,8 @@ class BudgetAccounts:
             if words[place.at] != place.low:
                 at = self._slot(place, kept)
                 place.put(NOWHERE if at is None else at)  # what it spent is in the database all the same
+                if place.row:
+                    words[place.row + ROW_ACCOUNT] = place.at
                 kept.add(place.at)
         group.generation = _UNKNOWN
 
