@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from llm_gateway.journal.free_segments import FreeSegments
+from llm_gateway.journal.record_delivery import QuarantineCount, taken_files
 from llm_gateway.journal.segments import (
     START,
     FileSystem,
+    JournalDir,
     Position,
     WriterDir,
     disk_bytes,
@@ -116,6 +119,20 @@ def test_segments_are_listed_in_order(directory: WriterDir) -> None:
 
     assert directory.segments() == [2, 10, 1000000]
     assert directory.segment(2) == directory.path / "000002.seg"
+
+
+def test_a_folder_that_cannot_be_listed_does_not_look_empty(tmp_path: Path) -> None:
+    missing, file = tmp_path / "missing", tmp_path / "file"
+    file.touch()
+    (tmp_path / "free").touch()
+    assert (JournalDir(missing).segments(), FreeSegments(missing).segments()) == ([], [])
+    assert taken_files(missing / "quarantine.jsonl") == []
+
+    for listed in (JournalDir(file).segments, FreeSegments(tmp_path).segments, lambda: taken_files(file / "q.jsonl")):
+        with pytest.raises(NotADirectoryError):
+            listed()
+    FreeSegments(tmp_path).clear()  # as far as possible
+    assert QuarantineCount(file / "q.jsonl")() == 0
 
 
 def test_a_stored_checkpoint_is_read_back(directory: WriterDir) -> None:

@@ -17,6 +17,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from llm_gateway.journal.listing import segments_in
+
 NAME = "free"
 
 MOST = 2
@@ -38,9 +40,12 @@ class FreeSegments:
         return self.path.is_dir()
 
     def segments(self) -> list[Path]:
-        """Return the free segments, in the order of their last numbers."""
-        found = [path for path in self.path.glob("*.seg") if path.stem.isdecimal()]
-        return sorted(found, key=lambda path: int(path.stem))
+        """Return the free segments, in the order of their last numbers; none if the folder does not exist.
+
+        Raises:
+            OSError: the folder cannot be listed.
+        """
+        return [self.path / name for _, name in segments_in(self.path)]
 
     def add(self, segment: Path) -> bool:
         """Move a segment here that nobody has open. Returns False if it cannot or must not be kept.
@@ -60,9 +65,10 @@ class FreeSegments:
 
     def clear(self) -> None:
         """Delete the free segments, as far as possible."""
-        for segment in self.segments():
-            with suppress(OSError):
-                segment.unlink(missing_ok=True)
+        with suppress(OSError):  # it cannot be listed
+            for segment in self.segments():
+                with suppress(OSError):
+                    segment.unlink(missing_ok=True)
 
     def is_disk_short(self) -> bool:
         """Return True if the disk has less than SHORT_BYTES left.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import fnmatch
 import os
 import threading
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import msgspec
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
+from llm_gateway.journal.listing import names_in
 from llm_gateway.journal.segments import Log, sync_directory
 
 BATCH_RECORDS = 2000
@@ -58,8 +60,12 @@ def quarantine_file(data_dir: Path) -> Path:
 
 
 def taken_files(quarantine: Path) -> list[Path]:
-    """Return the files that a reimport has renamed and not finished, oldest first."""
-    return sorted(quarantine.parent.glob(TAKEN))
+    """Return the files that a reimport has renamed and not finished, oldest first.
+
+    Raises:
+        OSError: their folder cannot be listed.
+    """
+    return [quarantine.with_name(name) for name in fnmatch.filter(names_in(quarantine.parent), TAKEN)]
 
 
 class QuarantineCount:
@@ -77,8 +83,8 @@ class QuarantineCount:
     def __call__(self) -> int:
         """Return the current number of lines; the last known number if a file cannot be read."""
         with self._turn:
-            paths = (*taken_files(self._path), self._path)
             with suppress(OSError):
+                paths = (*taken_files(self._path), self._path)
                 self._known = dict(self._count(path) for path in paths if path.exists())
             return sum(lines for _, lines in self._known.values())
 

@@ -178,14 +178,15 @@ class SegmentWriter:
         Raises:
             OSError: there is no space for a new one.
         """
-        for free in self._directory.free.segments():
-            if int(free.stem) >= self._trusted_from:
+        with suppress(OSError):  # the free ones cannot be listed
+            for free in self._directory.free.segments():
+                if int(free.stem) >= self._trusted_from:
+                    with suppress(OSError):
+                        fd = self._files.reuse(free, path, self.segment_bytes, is_synced=self._is_synced)
+                        self._is_spare_used = True
+                        return fd
                 with suppress(OSError):
-                    fd = self._files.reuse(free, path, self.segment_bytes, is_synced=self._is_synced)
-                    self._is_spare_used = True
-                    return fd
-            with suppress(OSError):
-                free.unlink(missing_ok=True)
+                    free.unlink(missing_ok=True)
         self._is_spare_used = False
         return self._files.create(path, self.segment_bytes, durable=self._durable)
 

@@ -36,6 +36,7 @@ import msgspec
 
 from llm_gateway.journal.free_segments import NAME as FREE
 from llm_gateway.journal.free_segments import FreeSegments
+from llm_gateway.journal.listing import segments_in
 from llm_gateway.journal.position_page import PageWords, map_page
 from llm_gateway.journal.sync import Syncer, open_syncer
 
@@ -88,8 +89,12 @@ class JournalDir:
         return self.path / f"{number:06d}.seg"
 
     def segments(self) -> list[int]:
-        """Return the numbers of the existing segments, ascending."""
-        return sorted(int(file.stem) for file in self.path.glob("*.seg") if file.stem.isdecimal())
+        """Return the numbers of the existing segments, ascending; none if the directory does not exist.
+
+        Raises:
+            OSError: the directory cannot be listed.
+        """
+        return [number for number, _ in segments_in(self.path)]
 
     def checkpoint(self) -> Position:
         """Return where reading must start: the stored checkpoint, or the journal's start without a readable one."""
