@@ -256,6 +256,45 @@ def test_what_is_kept_is_dropped_without_a_feed(tmp_path: Path, feed: RecordFeed
     assert [*tmp_path.rglob("*")] == [tmp_path / "journal"]
 
 
+def broken_journal(tmp_path: Path, writer: str) -> Path:
+    """Put a link to itself in the place of the first segment of a writer that ended. Returns its path."""
+    segment = JournalDir(tmp_path / "journal" / f".kept-{writer}").segment(1)
+    segment.rename(segment.with_suffix(".away"))
+    segment.symlink_to(segment)
+    return segment
+
+
+def test_a_journal_that_cannot_be_read_costs_no_record_of_another(tmp_path: Path, feed: RecordFeed) -> None:
+    for number, writer in enumerate("abc"):
+        left_behind(tmp_path, {1: settled_frames(range(number, number + 1))}, writer=writer)
+    replay(tmp_path, Database(), log=Heard(), other=feed)
+    broken = broken_journal(tmp_path, "b")
+
+    assert sorted(numbers(feed.read(512))) == [0, 2]
+    feed.confirm()
+    assert list(find_kept(tmp_path / "journal")) == ["b"]
+    with pytest.raises(OSError, match="symbolic links"):
+        feed.read(512)
+    broken.with_suffix(".away").rename(broken)
+    assert read_all(feed) == [1]
+
+
+def test_a_journal_that_cannot_be_read_keeps_no_other_from_being_passed_over(tmp_path: Path) -> None:
+    for number, writer in enumerate("abcd"):
+        left_behind(tmp_path, {1: settled_frames(range(number, number + 1))}, writer=writer)
+    feed = RecordFeed(tmp_path, most_held=2)
+    replay(tmp_path, Database(), log=Heard(), other=feed)
+    broken = broken_journal(tmp_path, "a")
+
+    with pytest.raises(OSError, match="symbolic links"):
+        feed.skip_excess()
+    assert (feed.lost_records, sorted(find_kept(tmp_path / "journal"))) == (1, ["a", "c", "d"])
+    broken.with_suffix(".away").rename(broken)
+    assert feed.skip_excess() == 1
+    assert sorted(read_all(feed)) == [2, 3]
+    feed.close()
+
+
 def test_many_writers_are_read_in_turn(tmp_path: Path, feed: RecordFeed) -> None:
     for writer in range(3):
         content = settled_frames(range(1000 * writer, 1000 * writer + 200))

@@ -47,6 +47,8 @@ class FeedTail:
         """And confirmed."""
         self.bookmark = bookmark
         """What is confirmed."""
+        self.lost_records = 0
+        """Records that were passed over so far, also by a call that failed."""
         self._pause = pause
         self._done = Position(*bookmark.done)
         self._assembler = RecordAssembler(path.name, _ignore_entry)
@@ -82,8 +84,8 @@ class FeedTail:
         self.bookmark = Bookmark(position, self._assembler.restart(self._reader.position))
         self.is_done = self.is_finished
 
-    def skip_excess(self, most_held: int = MOST_HELD) -> int:
-        """Read past what lies more than `most_held` segments behind the writer. Returns the number of records lost.
+    def skip_excess(self, most_held: int = MOST_HELD) -> None:
+        """Read past what lies more than `most_held` segments behind the writer.
 
         An open request that is older does not hold segments back: if this process ends before it is settled, its
         intents are not known any more.
@@ -93,25 +95,30 @@ class FeedTail:
         """
         written = self._written()
         if self.is_ended or written is None or written.segment - self.bookmark.restart[0] <= most_held:
-            return 0
+            return
         start = Position(written.segment - most_held, 0)
-        lost = 0
         while self._reader.position < start and (entries := self._reader.read(start)):
-            lost += len(self._records(entries))
+            self.lost_records += len(self._records(entries))
             self._pause()
         restart = max(start, self._assembler.restart(self._reader.position))
         self.bookmark = Bookmark(max(start, Position(*self.bookmark.done)), restart)
-        return lost
 
-    def count_rest(self) -> int:
-        """Read everything that is left of an ended writer. Returns the number of its records."""
-        count = 0
+    def skip_rest(self) -> None:
+        """Read past everything that is left of an ended writer.
+
+        Raises:
+            OSError: the journal cannot be read.
+        """
         while not self.is_finished:
-            count += len(self.read())
-        return count
+            self.lost_records += len(self.read())
+        self.confirm()
 
     def unread_bytes(self) -> int:
-        """Return the size of what is not confirmed."""
+        """Return the size of what is not confirmed.
+
+        Raises:
+            OSError: the directory cannot be listed.
+        """
         segment, offset = self.bookmark.done
         if self.is_ended:
             sizes = (self._size(number) - (offset if number == segment else 0) for number in self._numbers())
@@ -122,7 +129,11 @@ class FeedTail:
         return max(0, (written.segment - segment) * self._page.segment_bytes + written.offset - offset)
 
     def segments(self) -> int:
-        """Return the number of segments that are not confirmed as a whole."""
+        """Return the number of segments that are not confirmed as a whole.
+
+        Raises:
+            OSError: the directory cannot be listed.
+        """
         return len(self._numbers())
 
     def close(self) -> None:

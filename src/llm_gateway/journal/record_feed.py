@@ -17,8 +17,8 @@ if the disk is short of space. What lies before is lost, and counted: `lost_reco
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -80,20 +80,24 @@ class RecordFeed(OtherReader):
         """Return the next records, `most` and those of a chunk beyond it; an empty list if there are none for now.
 
         Raises:
-            OSError: a journal cannot be read.
+            OSError: a journal cannot be read, and the others have no more records.
         """
         self._follow()
         records: list[UsageRecord] = []
+        failed: list[OSError] = []
         rest = [tail for tail in self._tails.values() if not tail.is_finished]
         while rest and len(records) < most:
             for tail in [*rest]:
                 with self._turn:
-                    before = tail.position
-                    found = tail.read()
+                    before, found = tail.position, []
+                    with _noted(failed):
+                        found = tail.read()
                     if tail.is_finished or (not found and tail.position == before):
                         rest.remove(tail)
                 records += found
         self._measure()
+        if failed and not records:  # `confirm` confirms what was found, so it must be returned
+            raise failed[0]
         return records
 
     def confirm(self) -> None:
@@ -112,23 +116,18 @@ class RecordFeed(OtherReader):
         """Pass over what is more than may be held back. Returns the number of records that are lost by it.
 
         Raises:
-            OSError: a journal cannot be read, or the positions cannot be written.
+            OSError: a journal cannot be read, or the positions cannot be written. All that can be is passed over.
         """
         self._follow()
         most = 0 if self._tails and is_disk_short(self._root) else self._most_held
-        lost, before = 0, {name: tail.bookmark for name, tail in self._tails.items()}
-        with self._turn:
-            for tail in self._tails.values():
-                lost += tail.skip_excess(most)
-            ended = [tail for _, tail in sorted(self._tails.items()) if tail.is_ended and not tail.is_finished]
-            while sum(tail.segments() for tail in ended) > most:
-                oldest = ended.pop(0)
-                lost += oldest.count_rest()
-                oldest.confirm()
+        before = {name: tail.bookmark for name, tail in self._tails.items()}
+        lost, failed = self._skip(most)
         self.lost_records += lost
         if lost or before != {name: tail.bookmark for name, tail in self._tails.items()}:
             self._store()
         self._measure()
+        if failed:
+            raise failed[0]
         return lost
 
     def close(self) -> None:
@@ -137,6 +136,25 @@ class RecordFeed(OtherReader):
             for tail in self._tails.values():
                 tail.close()
             self._tails.clear()
+
+    def _skip(self, most: int) -> tuple[int, list[OSError]]:
+        """Pass over what is more than `most` segments. Returns the number of records lost by it, and what failed."""
+        failed: list[OSError] = []
+        with self._turn:
+            before = sum(tail.lost_records for tail in self._tails.values())
+            sizes: list[tuple[FeedTail, int]] = []
+            for _, tail in sorted(self._tails.items()):
+                with _noted(failed):
+                    tail.skip_excess(most)
+                    if tail.is_ended and not tail.is_finished:
+                        sizes.append((tail, tail.segments()))
+            excess = sum(size for _, size in sizes) - most
+            for tail, size in sizes:
+                if excess > 0:
+                    excess -= size
+                    with _noted(failed):
+                        tail.skip_rest()
+            return sum(tail.lost_records for tail in self._tails.values()) - before, failed
 
     def _follow(self) -> None:
         """Follow writers that are new, and those that ended unseen."""
@@ -151,7 +169,7 @@ class RecordFeed(OtherReader):
                 self._tails.pop(name).close()
 
     def _measure(self) -> None:
-        with self._turn:
+        with self._turn, suppress(OSError):  # it cannot be measured for now
             self.backlog_bytes = sum(tail.unread_bytes() for tail in self._tails.values())
 
     def _store(self) -> None:
@@ -170,6 +188,15 @@ class RecordFeed(OtherReader):
                 tail.close()
                 with suppress(OSError):  # what is left is looked at again at the next start
                     LockableDir(tail.directory.path).remove()
+
+
+@contextmanager
+def _noted(failed: list[OSError]) -> Iterator[None]:
+    """Note an error of one journal, so that it does not keep the others from being read."""
+    try:
+        yield
+    except OSError as error:
+        failed.append(error)
 
 
 def _read_positions(file: Path) -> dict[str, Bookmark]:
