@@ -185,6 +185,37 @@ def test_on_a_full_disk_nothing_is_held_back(journal: Journal, tmp_path: Path, m
     feed.close()
 
 
+def test_a_full_disk_gets_the_space_of_what_is_done(journal: Journal, tmp_path: Path) -> None:
+    left_behind(tmp_path, {1: settled_frames(range(2))}, writer="done")
+    feed = RecordFeed(tmp_path)
+    replay(tmp_path, Database(), log=Heard(), other=feed)
+    journal.append(settled_frames(range(2, 4)))
+    assert sorted(numbers(feed.read(512))) == [0, 1, 2, 3]
+    (tmp_path / "feed.new").symlink_to("/dev/full")
+
+    with pytest.raises(OSError, match="space"):
+        feed.confirm()
+    assert find_kept(journal.root) == {}
+    (tmp_path / "feed.new").unlink()
+    assert read_all(feed) == []
+    feed.close()
+    assert RecordFeed(tmp_path).read(512) == []
+
+
+def test_a_directory_that_cannot_be_deleted_is_not_read_again(tmp_path: Path, feed: RecordFeed) -> None:
+    left_behind(tmp_path, {1: settled_frames(range(2))}, writer="stays")
+    replay(tmp_path, Database(), log=Heard(), other=feed)
+    kept = tmp_path / "journal" / ".kept-stays"
+    (kept / "0").mkdir()  # in the way of deleting what comes after it
+    assert numbers(feed.read(512)) == [0, 1]
+    feed.confirm()
+    assert find_kept(tmp_path / "journal") == {"stays": kept}
+    assert (feed.read(512), RecordFeed(tmp_path).read(512)) == ([], [])
+    (kept / "0").rmdir()
+    feed.confirm()
+    assert find_kept(tmp_path / "journal") == {}
+
+
 def test_an_open_request_holds_back_no_more_than_that(journal: Journal, tmp_path: Path) -> None:
     feed = RecordFeed(tmp_path, most_held=2)
     journal.append(frame("I", 0, intent(0)))

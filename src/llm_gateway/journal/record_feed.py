@@ -173,21 +173,28 @@ class RecordFeed(OtherReader):
             self.backlog_bytes = sum(tail.unread_bytes() for tail in self._tails.values())
 
     def _store(self) -> None:
-        """Write the positions, then delete the directories of which everything is confirmed."""
+        """Delete the directories of which everything is confirmed, then write the positions.
+
+        The disk may be full: deleting makes the space. Names of deleted directories in the file do no harm, since no
+        other writer gets them (`new_id`). The position in a directory that cannot be deleted is kept.
+
+        Raises:
+            OSError: the positions cannot be written.
+        """
         with self._turn:
-            done = [name for name, tail in self._tails.items() if tail.is_done]
-            found = {name: tail.bookmark for name, tail in self._tails.items() if name not in done}
+            for name, tail in [*self._tails.items()]:
+                if tail.is_done:
+                    tail.close()
+                    with suppress(OSError):  # the next call tries again
+                        LockableDir(tail.directory.path).remove()
+                        del self._tails[name]
+            found = {name: tail.bookmark for name, tail in self._tails.items()}
             if found != self._stored:
                 temporary = self._file.with_suffix(".new")
                 temporary.touch(mode=0o600)
                 temporary.write_bytes(msgspec.json.encode(found))
                 temporary.replace(self._file)
                 self._stored = found
-            for name in done:
-                tail = self._tails.pop(name)
-                tail.close()
-                with suppress(OSError):  # what is left is looked at again at the next start
-                    LockableDir(tail.directory.path).remove()
 
 
 @contextmanager
