@@ -10,6 +10,7 @@ import pytest
 from llm_gateway.host_memory import ACCOUNTS_AT, FIRST_ACCOUNTS, HOLD_ROWS, HostMemory, create
 from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
 from llm_gateway.host_memory.budget_holds import clear_rows, find_place, recompute_sums
+from llm_gateway.host_memory.budget_slots import GAP
 from llm_gateway.host_memory.slots import key_of
 from tests.shared_budgets.holding import Wanted, hold, settle
 
@@ -78,6 +79,19 @@ def test_a_request_that_holds_nothing_is_counted_in_its_own_account(memory: Host
     settle(accounts, places, [7])
     assert spent_in(memory, "unpriced")[0] == 7
     assert places[0][0].at >= ACCOUNTS_AT
+
+
+def test_an_account_with_a_gap_in_flight_keeps_its_slot(memory: HostMemory) -> None:
+    """A request that is expected to cost nothing can still cost something: that is its gap."""
+    first, second = names_of_one_slot()
+    accounts, other = (BudgetAccounts(memory, name, lambda: NOW_MS) for name in ("worker", "other"))
+    place, taker = AccountPlace(first, FAR_MS), AccountPlace(second, FAR_MS)
+    assert hold(accounts, [(place, 0, 5, 100, NO_LIMIT)]) is True
+    assert hold(other, wanted(taker)) is True
+    assert taker.at != place.at
+    settle(accounts, [(place, 0, 5, 100, NO_LIMIT)], [0])
+    assert hold(accounts, wanted(place, held=0)) is True
+    assert memory.words[place.at + GAP] == 0
 
 
 def test_a_row_follows_its_account_whose_slot_another_worker_took(memory: HostMemory) -> None:

@@ -78,6 +78,6 @@ class BudgetSlots:
 
     def _is_idle(self, at: int, now_ms: int) -> bool:
         words = self._words
-        if words[at + TAKEN] != words[at + SPENT]:
+        if words[at + TAKEN] != words[at + SPENT] or words[at + GAP]:  # a free request holds nothing but a gap
             return False
         return words[at + UNTIL] <= now_ms or (not words[at + SPENT] and words[at + CARRIED] == NOT_CARRIED)
