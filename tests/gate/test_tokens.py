@@ -1,4 +1,4 @@
-"""Tokens in the place of service keys: verified once, kept until they end, in bounded memory."""
+"""Tokens in the place of service keys: verified once in ten minutes, kept until they end, in bounded memory."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def filled_gateway(directory: Path, records: int, *labels: str) -> GatewayProcess:
-    """Return a gateway, not yet started, whose database has so many records; `plain` labels are for pictures."""
+    """Return a gateway, not yet started, with `records` usage records. `plain` gives them ordinary labels."""
     gateway = GatewayProcess(directory)
     gateway._provide_database()
     path = directory / "data" / "gateway.db"

@@ -172,7 +172,7 @@ def find(client: Client, which: str) -> dict[str, Any]:
     """Return the target with this name or id.
 
     Raises:
-        CommandFailed: there is none.
+        CommandFailed: no target has it.
     """
     targets: list[dict[str, Any]] = client.get("/alert-targets")
     found = [each for each in targets if each["name"] == which] or [each for each in targets if each["id"] == which]

@@ -160,7 +160,7 @@ def _password(name: str, address: Address) -> str:
     """Return the password of a person: from a hidden prompt on a terminal, else the first line of standard input.
 
     Raises:
-        CommandFailed: there is none, the two entries differ, or standard input already holds the service key.
+        CommandFailed: no password was entered, the two entries differ, or standard input already holds the service key.
     """
     if sys.stdin.isatty():
         typed = getpass(f"Password of {name} (it is not shown): ")

@@ -185,7 +185,7 @@ def open_stores(
 
 
 def _webhook(settings: Settings, egress: Egress) -> Webhook | None:
-    """Return the webhook of the settings, None if there is none."""
+    """Return the webhook of the settings; None if they name no URL."""
     if settings.webhook_url is None or settings.webhook_secret is None:
         return None
     return Webhook(settings.webhook_url, settings.webhook_secret, egress)

@@ -1,8 +1,8 @@
 """Callers of tokens (JWT) of an identity provider, which clients send in the place of service keys.
 
-Control verifies a token when it comes for the first time. What it says is kept until the token ends, so that each
-further request costs one look into a dictionary, also while control is away. Service keys cost nothing: only what is no
-key is looked up here.
+Control verifies a token when it comes for the first time. Its verdict is kept until the token ends, ten minutes at
+most, so that each further request costs one look into a dictionary, also while control is away. Service keys cost
+nothing: only what is no key is looked up here.
 """
 
 from __future__ import annotations

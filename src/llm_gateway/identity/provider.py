@@ -144,7 +144,7 @@ def _endpoint(metadata: Document, field: str, issuer: str) -> str:
     """Return an address of the metadata.
 
     Raises:
-        ProviderUnusable: there is none, or it is less safe than that of the issuer.
+        ProviderUnusable: the metadata has no such address, or one by http where the issuer has https.
     """
     url = metadata.get(field)
     schemes = ("https", "http") if urlsplit(issuer).scheme == "http" else ("https",)

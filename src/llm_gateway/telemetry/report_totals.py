@@ -48,7 +48,7 @@ class ReportTotals:
             state.base = add_up([state.base, _counters(oldest)])
 
     def last(self, key: str) -> list[MetricFamily]:
-        """Return the last report of a worker, empty if there is none."""
+        """Return the last report of a worker; an empty list before its first."""
         return self._state.last.get(key, [])
 
     def total(self, living: Collection[str]) -> list[MetricFamily]:

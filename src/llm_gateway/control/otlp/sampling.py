@@ -21,7 +21,7 @@ from llm_gateway.domain.usage import UsageRecord
 TOP_SHARE = 0.01
 """Share of the requests that are slow, and dear."""
 RECOMPUTED_EVERY = 100
-"""Requests after which the bound of the share is computed anew; before the first ones there is none."""
+"""Requests after which the bound of the share is computed anew. Until then no request counts as slow or dear."""
 REMEMBERED = 10_000
 """Requests after which earlier ones count half."""
 PER_DOUBLING = 16
