@@ -66,14 +66,15 @@ UNTRACED := -m "not hypothesis" $(addprefix --ignore=tests/,protocols/test_linea
 	cli/test_commands.py cli/test_vendor_key.py control/management/test_overrides.py control/management/test_usage.py \
 	gate/test_value_limit.py upstream/test_limits.py worker/pipeline/test_simulation.py)
 
+# TRACED=FILE: `make coverage` writes the names of its tests there, and `make test` leaves these out.
 test: $(EVERYTHING) ## Run every test, on all cores
-	@$(BIN)/python -m pytest $(PARALLEL)
+	@$(BIN)/python -m pytest $(PARALLEL) $(if $(TRACED),--leave-out=$(TRACED))
 
 quick: $(EVERYTHING) ## Run the tests that start no process, in a minute
 	@HYPOTHESIS_PROFILE=brief $(BIN)/python -m pytest $(BUSY) $(QUICK)
 
 coverage: $(EVERYTHING) ## Trace the tests that run in the test process; fails under 90 % of branches
-	@$(BIN)/python -m pytest $(BUSY) $(UNTRACED) --cov --cov-report=term-missing:skip-covered $(IN_PROCESS)
+	@$(BIN)/python -m pytest $(BUSY) $(UNTRACED) --cov --cov-report=term-missing:skip-covered $(if $(TRACED),--list-tests=$(TRACED)) $(IN_PROCESS)
 
 test-clients: $(PACKAGES) $(GATEWAY) $(CLIENT_PACKAGES) $(NPM_PACKAGES) ## Run other people's client libraries, Python's and npm's, at the gateway
 	@$(CLIENTS)/bin/python -m pytest tests/clients

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 from tests.forked_workers import start_server
+from tests.lists_of_tests import add_options, leave_out, write_list
 
 if TYPE_CHECKING:
     from execnet import XSpec  # not installed beside the client libraries
@@ -107,12 +108,13 @@ def pytest_make_collect_report(
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
     """Let parallel workers have different kinds of tests at a time: those that wait beside those that compute.
 
     xdist gives each worker one piece of the list to begin with. The modules are dealt out like cards, so that each
     piece holds some of every folder; every second piece is in reverse order.
     """
+    leave_out(config, items)
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1)
     if workers > 1:
         items.sort(key=lambda item: item.path)  # before pytest groups tests by the parameters of their fixtures
@@ -123,11 +125,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
     items.sort(key=lambda item: order[item.path])
 
 
-def pytest_collection_finish() -> None:
-    """Exempt tests and modules from garbage collection: they stay, and each full collection would visit them all.
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Write the list of tests if it is asked for, then exempt tests and modules from garbage collection.
 
-    Other objects are collected as rarely as in the gateway's processes (`child_process.GC_THRESHOLDS`).
+    They stay, and each full collection would visit them all. Other objects are collected as rarely as in the gateway's
+    processes (`child_process.GC_THRESHOLDS`).
     """
+    write_list(session)
     gc.freeze()
     gc.set_threshold(50_000, 5, 5)
     gc.enable()
@@ -166,6 +170,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run the fault tests or the API's fuzzing at full length (make faults, make fuzz)",
     )
+    add_options(parser)
 
 
 END_OF_CERTIFICATE = "-----END CERTIFICATE-----\n"

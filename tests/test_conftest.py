@@ -58,3 +58,40 @@ def test_skipped_tests_are_counted_by_reason_under_xdist_too(tmp_path: Path) -> 
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert "4 tests skipped" in run.stdout, run.stdout + run.stderr
     assert "\n3 × no node here\n1 × no setpriv here\n" in run.stdout
+
+
+def test_a_run_can_leave_out_the_tests_of_another(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(
+        "from tests.lists_of_tests import add_options as pytest_addoption, leave_out, write_list\n"
+        "def pytest_collection_modifyitems(config, items): leave_out(config, items)\n"
+        "def pytest_collection_finish(session): write_list(session)\n"
+    )
+    (tmp_path / "test_some.py").write_text("def test_traced(): ...\ndef test_other(): ...\n")
+    listed = tmp_path / "traced"
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:schemathesis",
+            "-p",
+            "no:xdist",
+        ]
+        return subprocess.run(
+            [*command, "--rootdir", str(tmp_path), str(tmp_path), *options],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    missing = run("--leave-out", str(listed))
+    assert f"--leave-out {listed}: No such file or directory." in missing.stderr, missing.stdout
+    assert "1 passed" in run("--list-tests", str(listed), "-k", "traced").stdout
+    assert listed.read_text() == "test_some.py::test_traced\n"
+    assert "1 passed, 1 deselected" in run("--leave-out", str(listed), "-v").stdout
