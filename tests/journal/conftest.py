@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.writer import Fsync, JournalWriter
 from tests.journal.disk import Open
-from tests.journal.samples import Database, FailingFileSystem, Heard, needs_aio
+from tests.journal.samples import Database, FailingFileSystem, Heard
 from tests.journal.shipping import Journal
 
 
-@pytest.fixture(params=["kernel", "thread"])
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run these tests on the gateway's event loop, whose C threads sync the journal."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(params=["pool", "thread"])
 def files(request: pytest.FixtureRequest) -> FailingFileSystem:
-    if request.param == "kernel":
-        needs_aio()
-    return FailingFileSystem(by_kernel=request.param == "kernel")
+    return FailingFileSystem(in_pool=request.param == "pool")
 
 
 @pytest.fixture

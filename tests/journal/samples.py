@@ -6,20 +6,18 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from llm_gateway.domain.usage import AttemptRecord, CostStatus, Price, Usage, UsageRecord, encode_record
 from llm_gateway.errors import RecordsRefused
 from llm_gateway.journal.frames import Kind, encode_frame, seal
-from llm_gateway.journal.linux_aio import AioContext
+from llm_gateway.journal.libuv_pool import LibuvPool
 from llm_gateway.journal.position_page import PageReader, WrittenPosition
 from llm_gateway.journal.segments import FileSystem, Log, WriterDir
-from llm_gateway.journal.sync import AioSyncer, Syncer, ThreadSyncer
+from llm_gateway.journal.sync import PoolSyncer, Syncer, ThreadSyncer
 from llm_gateway.journal.writer import JournalWriter
 
 HEAD_BYTES = 51
@@ -122,14 +120,6 @@ async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None
             await asyncio.sleep(0.002)
 
 
-def needs_aio() -> None:
-    """Skip the test where Linux AIO is unavailable."""
-    try:
-        AioContext().close()
-    except OSError as error:
-        pytest.skip(f"Linux AIO is unavailable: {error}")
-
-
 def written(writer: JournalWriter) -> WrittenPosition:
     """Return the position that the writer has published."""
     page = PageReader(writer.directory.path)
@@ -187,11 +177,11 @@ class Database:
 class FailingFileSystem(FileSystem):
     """A file system that counts writes and syncs, and fails the calls in `fails`; syncs wait for `syncs_allowed`.
 
-    `by_kernel`: sync by Linux AIO, else in a thread.
+    `in_pool`: sync in the C threads of the event loop, else in a Python thread.
     """
 
-    def __init__(self, *, by_kernel: bool = False) -> None:
-        self.by_kernel = by_kernel
+    def __init__(self, *, in_pool: bool = False) -> None:
+        self.in_pool = in_pool
         self.writes: list[bytes] = []
         self.syncs = 0
         self.created: list[str] = []
@@ -229,8 +219,8 @@ class FailingFileSystem(FileSystem):
         super().sync(fd)
 
     def syncer(self, log: Log) -> Syncer:
-        if self.by_kernel:
-            return AioSyncer(FailingAio(self), lambda _refused: ThreadSyncer(self.sync))
+        if self.in_pool:
+            return PoolSyncer(FailingPool(self))
         return ThreadSyncer(self.sync)
 
     def fails_now(self, call: str) -> bool:
@@ -253,23 +243,24 @@ class FailingFileSystem(FileSystem):
             raise OSError(code, os.strerror(code))
 
 
-class FailingAio(AioContext):
-    """Linux AIO whose syncs fail and are delayed like those of `files`."""
+class FailingPool(LibuvPool):
+    """C threads whose syncs fail and are delayed like those of `files`."""
 
     def __init__(self, files: FailingFileSystem) -> None:
-        super().__init__()
+        super().__init__(asyncio.get_running_loop())
         self._files = files
 
-    def submit(self, fds: Sequence[int]) -> int:
-        self._files.syncs += len(fds)
+    def fdatasync(self, fd: int, ended: Callable[[int], None]) -> None:
+        self._files.syncs += 1
+
+        def end(result: int) -> None:
+            ended(-errno.EIO if self._files.fails_now("sync") else result)
+
         if self._files.syncs_allowed.is_set():
-            return super().submit(fds)
-        threading.Thread(target=self._submit_later, args=[[*fds]], daemon=True).start()
-        return len(fds)
+            super().fdatasync(fd, end)
+        else:
+            threading.Thread(target=self._sync_later, args=[fd, end, asyncio.get_running_loop()], daemon=True).start()
 
-    def _submit_later(self, fds: list[int]) -> None:
+    def _sync_later(self, fd: int, end: Callable[[int], None], loop: asyncio.AbstractEventLoop) -> None:
         assert self._files.syncs_allowed.wait(10)
-        assert super().submit(fds) == len(fds)
-
-    def results(self) -> list[int]:
-        return [-errno.EIO if self._files.fails_now("sync") else result for result in super().results()]
+        loop.call_soon_threadsafe(super().fdatasync, fd, end)

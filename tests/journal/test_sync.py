@@ -1,4 +1,4 @@
-"""Contract of all syncers: by Linux AIO, by a thread, and by Linux AIO until the kernel refuses."""
+"""Contract of both syncers: in the C threads of the event loop, and in a Python thread."""
 
 from __future__ import annotations
 
@@ -11,60 +11,38 @@ from pathlib import Path
 
 import pytest
 
-from llm_gateway.journal.linux_aio import MOST_AT_ONCE, AioContext
-from llm_gateway.journal.sync import AioSyncer, Syncer, ThreadSyncer, open_syncer
-from tests.journal.samples import Heard, needs_aio, open_files, until
+from llm_gateway.journal.libuv_pool import LibuvPool
+from llm_gateway.journal.sync import PoolSyncer, Syncer, ThreadSyncer, open_syncer
+from tests.journal.samples import Heard, open_files, until
 
 MEMORY = Path("/dev/shm")
+MANY = 9
 
 
-class RefusingAio(AioContext):
-    """Linux AIO that accepts `accepts` descriptors and refuses the rest."""
-
-    def __init__(self, accepts: int, error: int = errno.EAGAIN) -> None:
-        super().__init__()
-        self.accepts = accepts
-        self._error = error
-
-    def submit(self, fds: Sequence[int]) -> int:
-        if not self.accepts:
-            raise OSError(self._error, os.strerror(self._error))
-        taken = super().submit(fds[: self.accepts])
-        self.accepts -= taken
-        return taken
-
-
-class FailingAio(AioContext):
-    """Linux AIO that returns the given results first, then real ones."""
+class FailingPool(LibuvPool):
+    """C threads that give the next of `results` in the place of a real result, and refuse where that is an error."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.results_to_give: list[int] = []
+        super().__init__(asyncio.get_running_loop())
+        self.results: list[int | OSError] = []
 
-    def results(self) -> list[int]:
-        return [self.results_to_give.pop(0) if self.results_to_give else result for result in super().results()]
+    def fdatasync(self, fd: int, ended: Callable[[int], None]) -> None:
+        given = self.results.pop(0) if self.results else None
+        if isinstance(given, OSError):
+            raise given
+        super().fdatasync(fd, lambda result: ended(result if given is None else given))
 
 
-def by_kernel() -> Syncer:
-    return AioSyncer(AioContext(), lambda _: ThreadSyncer(os.fdatasync))
+def in_pool() -> Syncer:
+    return PoolSyncer(LibuvPool(asyncio.get_running_loop()))
 
 
 def by_thread() -> Syncer:
     return ThreadSyncer(os.fdatasync)
 
 
-def after_a_refusal() -> Syncer:
-    return AioSyncer(RefusingAio(0), lambda _: ThreadSyncer(os.fdatasync))
-
-
-def after_a_refusal_midway() -> Syncer:
-    return AioSyncer(RefusingAio(1), lambda _: ThreadSyncer(os.fdatasync))
-
-
-@pytest.fixture(params=[by_kernel, by_thread, after_a_refusal, after_a_refusal_midway])
+@pytest.fixture(params=[in_pool, by_thread])
 async def syncer(request: pytest.FixtureRequest) -> AsyncIterator[Syncer]:
-    if request.param is not by_thread:
-        needs_aio()
     make: Callable[[], Syncer] = request.param
     syncer = make()
     yield syncer
@@ -89,7 +67,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def fds(folder: Path) -> Iterator[list[int]]:
     """Return descriptors of files that were just written."""
-    opened = [os.open(folder / f"{number}", os.O_RDWR | os.O_CREAT, 0o600) for number in range(2 * MOST_AT_ONCE + 1)]
+    opened = [os.open(folder / f"{number}", os.O_RDWR | os.O_CREAT, 0o600) for number in range(MANY)]
     for fd in opened:
         os.write(fd, b"an entry")
     yield opened
@@ -113,7 +91,7 @@ async def outcome(syncer: Syncer, fds: Sequence[int]) -> OSError | None:
     return await asyncio.wait_for(ended, 5)
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, MOST_AT_ONCE, 2 * MOST_AT_ONCE + 1])
+@pytest.mark.parametrize("count", [0, 1, 2, MANY])
 async def test_any_number_of_files_is_synced_and_reported_once(syncer: Syncer, fds: list[int], count: int) -> None:
     assert await outcome(syncer, fds[:count]) is None
 
@@ -130,7 +108,7 @@ async def test_the_next_sync_may_start_in_the_callback_of_the_last(syncer: Synce
     await asyncio.wait_for(told.wait(), 5)
 
 
-@pytest.mark.parametrize("place", [0, 1, MOST_AT_ONCE, 2 * MOST_AT_ONCE])
+@pytest.mark.parametrize("place", [0, 1, MANY])
 async def test_one_file_that_cannot_be_synced_fails_the_whole_sync(
     syncer: Syncer, fds: list[int], pipe: int, place: int
 ) -> None:
@@ -164,11 +142,11 @@ async def test_closing_waits_for_the_running_sync_and_starts_none(syncer: Syncer
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-async def test_an_error_in_a_result_fails_the_sync(fds: list[int], place: int) -> None:
-    needs_aio()
-    aio = FailingAio()
-    syncer = AioSyncer(aio, lambda _: ThreadSyncer(os.fdatasync))
-    aio.results_to_give = [0] * place + [-errno.EIO]
+@pytest.mark.parametrize("error", [-errno.EIO, OSError(errno.EIO, os.strerror(errno.EIO))], ids=["result", "refusal"])
+async def test_an_error_of_one_file_fails_the_sync(fds: list[int], place: int, error: int | OSError) -> None:
+    pool = FailingPool()
+    syncer = PoolSyncer(pool)
+    pool.results = [*[0] * place, error]
     failed = await outcome(syncer, fds[:3])
     assert isinstance(failed, OSError)
     assert (failed.errno, str(failed)) == (errno.EIO, "[Errno 5] Input/output error")
@@ -176,59 +154,40 @@ async def test_an_error_in_a_result_fails_the_sync(fds: list[int], place: int) -
     await syncer.close()
 
 
-async def test_a_failed_result_before_a_refusal_is_still_reported(fds: list[int]) -> None:
-    needs_aio()
-
-    class Both(RefusingAio):
-        def results(self) -> list[int]:
-            return [-errno.EIO for _ in super().results()]
-
-    syncer = AioSyncer(Both(1), lambda _: ThreadSyncer(os.fdatasync))
+async def test_the_first_of_several_errors_is_reported(fds: list[int]) -> None:
+    pool = FailingPool()
+    syncer = PoolSyncer(pool)
+    pool.results = [-errno.EIO, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))]
     failed = await outcome(syncer, fds[:3])
     assert failed is not None
     assert failed.errno == errno.EIO
     await syncer.close()
 
 
-@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.EAGAIN])
-async def test_a_kernel_that_refuses_is_not_tried_again(fds: list[int], error: int) -> None:
-    needs_aio()
-    refusals: list[OSError] = []
-
-    def in_a_thread(refused: OSError) -> Syncer:
-        refusals.append(refused)
-        return ThreadSyncer(os.fdatasync)
-
-    syncer = AioSyncer(RefusingAio(0, error), in_a_thread)
-    for _ in range(3):
-        assert await outcome(syncer, fds[:2]) is None
-    assert [refused.errno for refused in refusals] == [error]
-    await syncer.close()
-
-
-async def test_the_sync_fails_if_no_thread_can_take_over(fds: list[int]) -> None:
-    needs_aio()
-
-    def no_thread(_refused: OSError) -> Syncer:
-        raise RuntimeError("can't start new thread")
-
-    syncer = AioSyncer(RefusingAio(1), no_thread)
-    for _ in range(2):
-        assert str(await outcome(syncer, fds[:2])) == "can't start new thread"
-    await syncer.close()
-
-
 async def test_a_second_sync_at_the_same_time_raises(fds: list[int]) -> None:
-    needs_aio()
-    syncer = by_kernel()
+    syncer = in_pool()
     syncer.sync(fds[:1], lambda _: None)
     with pytest.raises(RuntimeError, match="already"):
         syncer.sync(fds[:1], lambda _: None)
     await syncer.close()
 
 
-async def test_linux_aio_is_used_where_it_works_and_leaves_nothing_open(fds: list[int]) -> None:
-    needs_aio()
+async def test_an_error_in_the_callback_is_reported_and_ends_the_sync(fds: list[int]) -> None:
+    problems: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(repr(context["exception"])))
+    syncer = in_pool()
+
+    def fail(_failed: OSError | None) -> None:
+        raise ValueError("of the caller")
+
+    syncer.sync(fds[:1], fail)
+    await until(lambda: problems)
+    assert problems == ["ValueError('of the caller')"]
+    assert await outcome(syncer, fds[:1]) is None
+    await syncer.close()
+
+
+async def test_the_gateways_loop_syncs_without_a_python_thread_and_leaves_nothing_open(fds: list[int]) -> None:
     heard, before, threads = Heard(), open_files(), threading.active_count()
     syncer = open_syncer(os.fdatasync, heard)
     assert await outcome(syncer, fds[:1]) is None
@@ -237,28 +196,28 @@ async def test_linux_aio_is_used_where_it_works_and_leaves_nothing_open(fds: lis
     assert (heard.events, open_files()) == ([], before)
 
 
-async def test_without_linux_aio_a_thread_syncs_and_it_is_logged(fds: list[int]) -> None:
+async def test_without_c_threads_a_python_thread_syncs_and_it_is_logged(fds: list[int]) -> None:
     heard, synced = Heard(), list[int]()
 
-    def refuse() -> AioContext:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    def refuse(_loop: asyncio.AbstractEventLoop) -> LibuvPool:
+        raise OSError(errno.ENOSYS, "uvloop exports no libuv")
 
-    syncer = open_syncer(synced.append, heard, make_aio=refuse)
+    syncer = open_syncer(synced.append, heard, make_pool=refuse)
     for _ in range(2):
         assert await outcome(syncer, fds[:1]) is None
     assert synced == [fds[0], fds[0]]
     assert heard.events == [
         (
-            "Linux AIO is unavailable: a thread syncs the usage journal",
-            {"reason": "[Errno 38] Function not implemented"},
+            "the event loop has no C threads: a Python thread syncs the usage journal",
+            {"reason": "[Errno 38] uvloop exports no libuv"},
         )
     ]
     await syncer.close()
     await until(lambda: "journal-sync" not in {thread.name for thread in threading.enumerate()})
 
 
-def test_the_eventfd_is_not_inherited_by_child_processes() -> None:
-    needs_aio()
-    aio = AioContext()
-    assert not os.get_inheritable(aio.eventfd)
-    aio.close()
+def test_asyncios_own_loop_has_no_such_threads() -> None:
+    loop = asyncio.SelectorEventLoop()
+    with pytest.raises(OSError, match="the event loop is asyncio"):
+        LibuvPool(loop)
+    loop.close()

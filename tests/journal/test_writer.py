@@ -18,7 +18,6 @@ from tests.journal.samples import (
     FailingFileSystem,
     frame,
     intent,
-    needs_aio,
     request_id,
     settled,
     until,
@@ -29,11 +28,9 @@ Open = Callable[..., JournalWriter]
 POLICIES: list[Fsync] = ["always", "interval", "off"]
 
 
-@pytest.fixture(params=["kernel", "thread"])
+@pytest.fixture(params=["pool", "thread"])
 def files(request: pytest.FixtureRequest) -> FailingFileSystem:
-    if request.param == "kernel":
-        needs_aio()
-    return FailingFileSystem(by_kernel=request.param == "kernel")
+    return FailingFileSystem(in_pool=request.param == "pool")
 
 
 @pytest.fixture
@@ -321,7 +318,7 @@ async def test_nothing_is_written_after_closing(open_writer: Open) -> None:
 async def test_closing_ends_the_threads(open_writer: Open, files: FailingFileSystem) -> None:
     before = threading.active_count()
     writer = open_writer("always")
-    assert threading.active_count() == before + (1 if files.by_kernel else 2)
+    assert threading.active_count() == before + (1 if files.in_pool else 2)
 
     await writer.sync_and_close()
 

@@ -211,7 +211,7 @@ async def test_a_failed_sync_without_new_entries_does_not_block_the_writer_forev
     writer._retired.append(files.create(writer.directory.segment(9), 10, durable=False))
     writer._sync_later()
 
-    await until(lambda: files.syncs)  # Linux AIO starts all syncs at once
+    await until(lambda: files.syncs)
     await until_async(lambda: accepts(writer, 1), timeout_s=2)
 
 

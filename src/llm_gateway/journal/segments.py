@@ -315,7 +315,7 @@ class FileSystem:
     def sync(self, fd: int) -> None:
         """Make everything written to the file durable.
 
-        Called by the syncer in its thread; not called while the kernel syncs by itself (`linux_aio.py`).
+        Called by a syncer with a Python thread; C threads call fdatasync themselves (`libuv_pool.py`).
         """
         os.fdatasync(fd)
 

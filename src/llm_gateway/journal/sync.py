@@ -1,4 +1,4 @@
-"""Sync written files to disk without blocking the event loop: by the kernel's asynchronous fdatasync, else in a thread.
+"""Sync written files to disk without blocking the event loop: in the C threads of its library, else in a Python thread.
 
 A sync covers what was written before it started. One runs at a time; what is written meanwhile is left to the next.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
 from llm_gateway.journal.file_thread import FileThread
-from llm_gateway.journal.linux_aio import MOST_AT_ONCE, AioContext
+from llm_gateway.journal.libuv_pool import LibuvPool
 
 Then: TypeAlias = Callable[[OSError | None], None]
 """Called on the event loop when a sync has ended: with None when everything is durable, else with the first error."""
@@ -68,28 +68,20 @@ class ThreadSyncer:
             await self._thread.stop()
 
 
-class AioSyncer:
-    """Syncer that uses Linux AIO. If the kernel ever refuses to start a sync, switch to `fallback(reason)` for good.
+class PoolSyncer:
+    """Syncer that uses the C thread pool of the event loop, one descriptor after the other."""
 
-    A refusal (EAGAIN, ENOSYS, EPERM, EINVAL: io_submit(2)) loses nothing, since nothing was started. An error in the
-    result of a started sync may mean lost data, and goes to the caller.
-    """
-
-    def __init__(self, aio: AioContext, fallback: Callable[[OSError], Syncer]) -> None:
-        self._aio = aio
-        self._make_fallback = fallback
-        self._fallback: Syncer | None = None
+    def __init__(self, pool: LibuvPool) -> None:
+        self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._todo: list[int] = []
-        self._running = 0
         self._is_closed = False
         self._failed: OSError | None = None
         self._then: Then | None = None
         self._ended: asyncio.Future[None] | None = None
-        self._loop.add_reader(aio.eventfd, self._on_results)
 
     def sync(self, fds: Sequence[int], then: Then) -> None:
-        """Start to sync all `fds` in the kernel, up to 16 at once.
+        """Start to sync all `fds`, in order.
 
         Raises:
             RuntimeError: another sync is running.
@@ -99,58 +91,31 @@ class AioSyncer:
         if self._then is not None:
             raise RuntimeError("Another sync is already running.")
         self._todo, self._then, self._failed = [*fds], then, None
-        self._submit()
+        self._next()
 
     async def close(self) -> None:
-        """Wait for the running sync, then close the fallback, if any, and the AIO context."""
-        if self._is_closed:
-            return
+        """Wait for the running sync and its `then`. A second call has no effect."""
         self._is_closed = True
         if self._then is not None:
-            self._ended = self._loop.create_future()
+            self._ended = self._ended or self._loop.create_future()
             await self._ended
-        if self._fallback is not None:
-            await self._fallback.close()
-        self._loop.remove_reader(self._aio.eventfd)
-        self._aio.close()
 
-    def _submit(self) -> None:
-        """Submit the next descriptors of this sync, or end it if none are left."""
-        if not self._todo:
-            self._loop.call_soon(self._end)
-            return
-        if self._fallback is not None:
-            self._fallback.sync(self._todo, self._on_fallback)
-            return
-        try:
-            self._running = self._aio.submit(self._todo[:MOST_AT_ONCE])
-        except OSError as refused:
-            self._fall_back(refused)
-        else:
-            del self._todo[: self._running]
+    def _next(self) -> None:
+        """Sync the next descriptor, or end this sync if none is left."""
+        if self._todo:
+            try:
+                self._pool.fdatasync(self._todo.pop(0), self._on_result)
+            except OSError as refused:
+                self._failed = self._failed or refused
+                self._todo.clear()
+            else:
+                return
+        self._loop.call_soon(self._end)
 
-    def _fall_back(self, refused: OSError) -> None:
-        try:
-            self._fallback = self._make_fallback(refused)
-        except RuntimeError as error:  # the system has no thread left for the fallback
-            self._failed = self._failed or OSError(str(error))
-            self._todo.clear()
-        self._submit()
-
-    def _on_results(self) -> None:
-        results = self._aio.results()
-        if not results:  # an earlier call took these results before their signal on the eventfd was read
-            return
-        for result in results:
-            self._running -= 1
-            if result < 0 and self._failed is None:
-                self._failed = OSError(-result, os.strerror(-result))
-        if not self._running:
-            self._submit() if self._todo else self._end()
-
-    def _on_fallback(self, failed: OSError | None) -> None:
-        self._failed = self._failed or failed
-        self._end()
+    def _on_result(self, result: int) -> None:
+        if result < 0 and self._failed is None:
+            self._failed = OSError(-result, os.strerror(-result))
+        self._next()
 
     def _end(self) -> None:
         then, self._then = self._then, None
@@ -161,15 +126,14 @@ class AioSyncer:
 
 
 def open_syncer(
-    sync: Callable[[int], None], log: Callable[..., None], *, make_aio: Callable[[], AioContext] = AioContext
+    sync: Callable[[int], None],
+    log: Callable[..., None],
+    *,
+    make_pool: Callable[[asyncio.AbstractEventLoop], LibuvPool] = LibuvPool,
 ) -> Syncer:
-    """Return an AioSyncer; where Linux AIO is unavailable, log that and return a ThreadSyncer that calls `sync`."""
-
-    def in_a_thread(reason: OSError) -> Syncer:
-        log("Linux AIO is unavailable: a thread syncs the usage journal", reason=str(reason))
-        return ThreadSyncer(sync)
-
+    """Return a PoolSyncer; where the event loop has no C threads, log that and return a ThreadSyncer over `sync`."""
     try:
-        return AioSyncer(make_aio(), in_a_thread)
+        return PoolSyncer(make_pool(asyncio.get_running_loop()))
     except OSError as error:
-        return in_a_thread(error)
+        log("the event loop has no C threads: a Python thread syncs the usage journal", reason=str(error))
+        return ThreadSyncer(sync)
