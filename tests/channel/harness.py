@@ -19,7 +19,7 @@ from llm_gateway.domain.configuration import Account, Configuration, by_key
 from llm_gateway.domain.metric_families import MetricFamily, Sample
 from llm_gateway.domain.public_prices import PricedModel, PublicPrices, Rule, TimedPrice, VendorPrices
 from llm_gateway.domain.service_key import ServiceKey, ServiceKeys
-from llm_gateway.domain.usage import Price, SentAttempt
+from llm_gateway.domain.usage import Price, RecentCalls
 from llm_gateway.forwarding.control_socket import ControlSocket
 from tests.worker.pipeline.fakes import override, provider
 
@@ -88,22 +88,22 @@ class Control:
 
 @contextlib.asynccontextmanager
 async def control(
-    data_dir: Path, attempts: list[SentAttempt] | Exception | None = None, **options: Any
+    data_dir: Path, calls: RecentCalls | Exception | None = None, **options: Any
 ) -> AsyncIterator[Control]:
     """Run control's side."""
     events: list[Event] = []
     address = ControlSocket(data_dir, name=NAME)
 
-    def recent() -> list[SentAttempt]:
-        if isinstance(attempts, Exception):
-            raise attempts
-        return attempts or []
+    def recent() -> RecentCalls:
+        if isinstance(calls, Exception):
+            raise calls
+        return calls or RecentCalls([], [])
 
     server = ChannelServer(
         address,
         state=lambda: running.state(),  # noqa: PLW0108 - made below
         log=collector(events),
-        recent_attempts=None if attempts is None else recent,
+        recent_calls=None if calls is None else recent,
         **options,
     )
     running = Control(server, address, events)

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from llm_gateway.domain.key_secret import Pepper
-from llm_gateway.domain.usage import SentAttempt
+from llm_gateway.domain.usage import KeyCall, RecentCalls, SentAttempt
 from tests.channel.harness import configuration, control, prices, service_keys, worker
 from tests.waiting import until
 
@@ -74,15 +74,15 @@ async def test_a_worker_keeps_its_configuration_and_gets_all_again_from_the_next
 
 
 async def test_calls_of_the_last_minute_come_once_before_the_first_configuration(tmp_path: Path) -> None:
-    attempts = [SentAttempt("p", number, 1) for number in range(1_001)]
+    calls = RecentCalls(
+        [SentAttempt("p", number, 1) for number in range(1_001)], [KeyCall("k", number, 1) for number in range(1_001)]
+    )
     async with worker(tmp_path) as running:
         for name in ("a", "b"):
-            async with control(tmp_path, attempts) as own:
+            async with control(tmp_path, calls) as own:
                 own.server.publish(configuration(name))
                 await until(lambda: running.providers() == [name])  # noqa: B023 - awaited here
-        refilled = [each for each in running.got if isinstance(each, list)]
-        assert [attempt for part in refilled for attempt in part] == attempts
-        assert running.got[len(refilled) :] == [configuration("a"), configuration("b")]
+        assert running.got == [calls, configuration("a"), configuration("b")]
 
 
 async def test_a_configuration_that_cannot_be_applied_is_logged_and_the_next_one_is_applied(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ async def test_a_defect_in_a_handler_is_logged_and_the_worker_connects_again(tmp
 
 
 async def test_a_worker_starts_without_the_recent_calls_if_they_cannot_be_read(tmp_path: Path) -> None:
-    async with control(tmp_path, attempts=ValueError("secret")) as own, worker(tmp_path) as running:
+    async with control(tmp_path, calls=ValueError("secret")) as own, worker(tmp_path) as running:
         own.server.publish(configuration("a"))
         await until(running.providers)
         assert own.events == [

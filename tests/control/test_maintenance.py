@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.maintenance import delete_old_usage_forever, refresh_prices_forever, save_totals
 from llm_gateway.control.management.health import SharedCheck
-from llm_gateway.control.recent_calls import recent_calls
+from llm_gateway.control.recent_calls import recent_attempts
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.usage import SentAttempt
 from llm_gateway.errors import StoreUnavailable
@@ -152,7 +152,7 @@ async def test_totals_that_cannot_be_saved_are_logged(tmp_path: Path) -> None:
     ]
     assert save_totals(ReportTotals(tmp_path / "totals"), log)
     store = NoRecords()
-    assert recent_calls(store, store, lambda: True, log, 60) == []
+    assert recent_attempts(store, store, lambda: True, log, 60) == []
     assert logged[1:] == [
         (
             "rate limits start without the newest calls: their records are not in the database yet",

@@ -10,10 +10,9 @@ import pytest
 
 from llm_gateway.control.recent_calls import WINDOW_MS, fill_key_limits, fill_shared_limits
 from llm_gateway.domain.service_key import KeyLimit, KeyRights, ServiceKey
-from llm_gateway.domain.usage import SentAttempt
+from llm_gateway.domain.usage import KeyCall, SentAttempt
 from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.limiter import open_key_limiter, open_limiter
-from llm_gateway.store.usage import KeyCall
 from tests.limiter.taking import take
 
 

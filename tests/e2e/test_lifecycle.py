@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import GatewayProcess, Response, free_port, send, until
+from tests.e2e.process import KEY, GatewayProcess, Response, free_port, send, until
 from tests.fork_server import COMMAND_LINE, GATEWAY, fork_server
 from tests.upstream import UpstreamProcess
 
@@ -29,6 +29,20 @@ def refusal(directory: Path, **settings: object) -> str:
     assert code == 78, complaint
     assert len(complaint.splitlines()) == 1, complaint
     return complaint
+
+
+def question(prompt: str) -> dict[str, str]:
+    return {"user_id": "u", "service": "s", "prompt": prompt}
+
+
+def statuses_of(gateway: GatewayProcess, count: int, key: str | None = KEY) -> list[int]:
+    """Send different questions, one after the other."""
+    return [
+        gateway.call(
+            "POST", "/api/v1/generate", question(f"Question {number}"), key=key, cache_control="no-store"
+        ).status
+        for number in range(count)
+    ]
 
 
 def test_two_gateways_do_not_share_a_port_or_a_data_directory(tmp_path: Path) -> None:
@@ -159,11 +173,14 @@ def test_records_of_a_killed_gateway_are_recovered(tmp_path: Path, mock: Upstrea
 
 def test_rate_limits_count_requests_before_a_restart(tmp_path: Path, mock: UpstreamProcess) -> None:
     with GatewayProcess(tmp_path) as gateway:
-        gateway.provider("acme", mock.base_url, rate_limit_rpm=2)
-        assert [gateway.ask().status for _ in range(3)] == [200, 200, 429]
+        gateway.provider("acme", mock.base_url, rate_limit_rpm=3)
+        key = gateway.call("POST", "/api/v1/keys", {"name": "shop", "rpm": 2}).json["secret"]
+        assert [statuses_of(gateway, 3, key), statuses_of(gateway, 2)] == [[200, 200, 429], [200, 429]]
     with GatewayProcess(tmp_path) as gateway:
-        assert gateway.ask().status == 429
-    assert mock.seen().total == 2
+        assert [statuses_of(gateway, 1, key), statuses_of(gateway, 1)] == [[429], [429]]
+        refused = gateway.call("POST", "/api/v1/generate", question("Hello"), key=key).body.decode()
+        assert "This key is at its limit of 2 requests" in refused
+    assert mock.seen().total == 3
 
 
 def test_production_requires_keys_with_scopes(tmp_path: Path) -> None:

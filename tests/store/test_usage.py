@@ -13,13 +13,13 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from llm_gateway.domain.usage import FREE, RECORD_VERSION, SentAttempt, Usage
+from llm_gateway.domain.usage import FREE, RECORD_VERSION, KeyCall, SentAttempt, Usage
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
 from llm_gateway.store.database import Database
 from llm_gateway.store.rollups import Totals
 from llm_gateway.store.tables import usage_names, usage_records
-from llm_gateway.store.usage import KeyCall, UsageStore
+from llm_gateway.store.usage import UsageStore
 from tests.store.disturbances import ignoring, locked, refusing
 from tests.store.histories import DAY_MS, NOW_MS, attempt, clear, record, rollup_rows, stored_attempts, stored_ids
 
@@ -216,7 +216,8 @@ def test_recent_requests_of_keys_have_the_tokens_that_a_provider_served(store: U
     store.write(
         [served, record(NOW_MS - 5, key_id="k"), record(NOW_MS + 6, key_name="env"), record(NOW_MS, key_id="l")]
     )
-    assert sorted(store.recent_key_calls(NOW_MS)) == [KeyCall("k", NOW_MS + 5, 7), KeyCall("l", NOW_MS, 0)]
+    found = sorted(store.recent_key_calls(NOW_MS), key=lambda call: call.key_id)
+    assert found == [KeyCall("k", NOW_MS + 5, 7), KeyCall("l", NOW_MS, 0)]
 
 
 def test_recent_attempts_are_those_sent_since(store: UsageStore) -> None:

@@ -39,7 +39,7 @@ from llm_gateway.channel.messages import (
 )
 from llm_gateway.domain.configuration import Configuration
 from llm_gateway.domain.metric_families import MetricFamily
-from llm_gateway.domain.usage import SentAttempt
+from llm_gateway.domain.usage import RecentCalls
 from llm_gateway.errors import reason_without_key
 from llm_gateway.forwarding.control_socket import ControlSocket
 
@@ -67,7 +67,7 @@ class ChannelHandlers(NamedTuple):
 
     on_configuration: Callable[[Configuration], object]
     on_passed: Callable[[str], object]
-    on_refill: Callable[[list[SentAttempt]], object]
+    on_refill: Callable[[RecentCalls], object]
     report: Callable[[], list[MetricFamily]]
     state: Callable[[], WorkerBeat] = WorkerBeat
 
@@ -102,7 +102,7 @@ class ChannelClient:
         self._heard_at = -math.inf
         self._ran_at = -math.inf
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._refill: list[SentAttempt] = []
+        self._refill = RecentCalls([], [])
         self._wants_refill = True
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
@@ -191,7 +191,7 @@ class ChannelClient:
     async def _receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Handle messages until the connection ends, in slices."""
         decoder = Decoder(FromControl)
-        self._refill = []
+        self._refill = RecentCalls([], [])
         self._receiver.forget_version()
         slice_ends_at = time.monotonic() + SLICE_S
         while True:
@@ -217,7 +217,8 @@ class ChannelClient:
                 if configuration is not None:
                     self._apply(message.version, configuration, writer)
             case Refill():
-                self._refill.extend(message.attempts)
+                self._refill.attempts.extend(message.attempts)
+                self._refill.key_calls.extend(message.key_calls)
             case Passed():
                 self._handlers.on_passed(message.provider_id)
             case AskReport():
@@ -225,8 +226,8 @@ class ChannelClient:
 
     def _apply(self, version: int, configuration: Configuration, writer: asyncio.StreamWriter) -> None:
         if self._wants_refill:
-            refill, self._refill, self._wants_refill = self._refill, [], False
-            if refill:
+            refill, self._refill, self._wants_refill = self._refill, RecentCalls([], []), False
+            if any(refill):
                 self._handlers.on_refill(refill)
         try:
             self._handlers.on_configuration(configuration)

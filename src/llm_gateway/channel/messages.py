@@ -19,7 +19,7 @@ from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.domain.metric_families import MetricFamily
 from llm_gateway.domain.public_prices import VendorPrices
 from llm_gateway.domain.service_key import ServiceKey
-from llm_gateway.domain.usage import SentAttempt
+from llm_gateway.domain.usage import KeyCall, SentAttempt
 
 NAME = "channel.sock"
 """The channel's socket in the data directory."""
@@ -82,9 +82,10 @@ class Goodbye(Message):
 
 
 class Refill(Message):
-    """Calls of the last minute, which count against rate limits: a part of them."""
+    """Calls of the last minute, which count against the rate limits of providers and keys: a part of them."""
 
-    attempts: list[SentAttempt]
+    attempts: list[SentAttempt] = []
+    key_calls: list[KeyCall] = []
 
 
 class Begin(Message):

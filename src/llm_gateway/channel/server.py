@@ -35,7 +35,7 @@ from llm_gateway.channel.splitter import ROWS, parts
 from llm_gateway.channel.worker_connection import WorkerConnection
 from llm_gateway.domain.configuration import Configuration
 from llm_gateway.domain.metric_families import MetricFamily
-from llm_gateway.domain.usage import SentAttempt
+from llm_gateway.domain.usage import RecentCalls
 from llm_gateway.errors import reason_without_key
 from llm_gateway.forwarding.control_socket import ControlSocket, keep_bound
 from llm_gateway.server.same_user import user_of
@@ -52,7 +52,7 @@ class ChannelServer:
         address: the address to listen on: a `ControlSocket` with the name `messages.NAME`.
         state: returns the next beat; it must not block.
         log: `log(event, level=…, **fields)`.
-        recent_attempts: returns the calls of the last minute, for the rate limits of workers that start; it is called
+        recent_calls: returns the calls of the last minute, for the rate limits of workers that start; it is called
             in a thread. None if workers share their limits.
         on_report: called in the event loop with the key of a worker and each of its reports, which come every 5 s,
             when they are requested, and when a worker ends.
@@ -66,7 +66,7 @@ class ChannelServer:
         *,
         state: Callable[[], ControlBeat],
         log: Callable[..., None],
-        recent_attempts: Callable[[], list[SentAttempt]] | None = None,
+        recent_calls: Callable[[], RecentCalls] | None = None,
         on_report: Callable[[str, list[MetricFamily]], object] = lambda _key, _families: None,
         clock: Callable[[], float] = time.monotonic,
         workers: int = 0,
@@ -74,7 +74,7 @@ class ChannelServer:
         self._address = address
         self._state = state
         self._log = log
-        self._recent_attempts = recent_attempts
+        self._recent_calls = recent_calls
         self._on_report = on_report
         self._roster, self._expected = Roster(clock), workers
         self._loop = asyncio.get_running_loop()
@@ -243,17 +243,20 @@ class ChannelServer:
     async def _send(self, connection: WorkerConnection, hello: Hello) -> None:
         await connection.send_now(self._beat_now())  # so that a worker knows it when it starts to serve
         if hello.wants_refill:
-            for attempts in parts(await self._attempts(), ROWS):
+            calls = await self._calls()
+            for attempts in parts(calls.attempts, ROWS):
                 await connection.send_now(Refill(attempts=attempts))
+            for key_calls in parts(calls.key_calls, ROWS):
+                await connection.send_now(Refill(key_calls=key_calls))
         connection.put(None)
         await connection.send_forever()
 
-    async def _attempts(self) -> list[SentAttempt]:
-        if self._recent_attempts is None:
-            return []
+    async def _calls(self) -> RecentCalls:
+        if self._recent_calls is None:
+            return RecentCalls([], [])
         try:
-            return await asyncio.to_thread(self._recent_attempts)
+            return await asyncio.to_thread(self._recent_calls)
         except Exception as error:  # edge: the worker must start without them
             reason = reason_without_key(error)
             self._log("channel: rate limits of a worker start empty", level="warning", problem=reason)
-            return []
+            return RecentCalls([], [])

@@ -28,7 +28,7 @@ from llm_gateway.control.maintenance import (
 )
 from llm_gateway.control.management.health import SharedCheck
 from llm_gateway.control.measurements import gateway_gauges
-from llm_gateway.control.recent_calls import fill_key_limits, fill_shared_limits, recent_calls
+from llm_gateway.control.recent_calls import calls_by_limit, fill_key_limits, fill_shared_limits, recent_attempts
 from llm_gateway.control.stored_metrics import StoredMetrics, read_metrics_forever
 from llm_gateway.control.telemetry_export import TelemetryExport
 from llm_gateway.control.trouble import DELAYED_S, Trouble
@@ -37,6 +37,7 @@ from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.configuration import Configuration
 from llm_gateway.domain.metric_families import MetricFamily
 from llm_gateway.domain.token_verdict import Verdict
+from llm_gateway.domain.usage import RecentCalls
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.host_memory import HostMemory, UnusableMemory
 from llm_gateway.journal.record_delivery import QuarantineCount, quarantine_file
@@ -226,8 +227,8 @@ class ControlProcess(ProcessApplication):
     def _open_channel(
         self, stores: Stores, shipper: Shipper, database: SharedCheck, on_report: OnReport
     ) -> ChannelServer:
-        recent = partial(
-            recent_calls,
+        attempts = partial(
+            recent_attempts,
             stores.usage,
             shipper,
             lambda: database.is_ok,
@@ -235,14 +236,19 @@ class ControlProcess(ProcessApplication):
             self._settings.request_timeout_seconds,
         )
         if self._memory is not None:
-            fill_shared_limits(self._memory, recent)
+            fill_shared_limits(self._memory, attempts)
+
+        def recent_calls() -> RecentCalls:
+            now_ms, keys = time.time_ns() // 1_000_000, self.snapshot.service_keys.values()
+            return RecentCalls(attempts(), calls_by_limit(keys, stores.usage.recent_key_calls, now_ms))
+
         address = ControlSocket(stores.path, name=NAME)
         self._stack.callback(address.close)
         return ChannelServer(
             address,
             state=lambda: ControlBeat(database_ok=database.is_ok, shipping_lag_s=shipper.behind().seconds),
             log=self._log,
-            recent_attempts=None if self._memory is not None else recent,
+            recent_calls=None if self._memory is not None else recent_calls,
             on_report=on_report,
             workers=self._settings.workers,
         )

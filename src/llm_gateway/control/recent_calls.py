@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterable
 
 from llm_gateway.domain.service_key import ServiceKey
-from llm_gateway.domain.usage import SentAttempt
+from llm_gateway.domain.usage import KeyCall, SentAttempt
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.host_memory import KEYS_FILLED, HostMemory
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.limiter.shared import SharedLimiter
 from llm_gateway.limiter.shared_window import KEYS_WINDOWS
-from llm_gateway.store.usage import LONGEST_REQUEST_MS, KeyCall, UsageStore
+from llm_gateway.store.usage import LONGEST_REQUEST_MS, UsageStore
 
 WINDOW_MS = 61_000
 """Milliseconds from which calls count: the limiter's window of a minute plus its widest bucket."""
@@ -55,17 +55,37 @@ def fill_key_limits(
     """
     if host.words[KEYS_FILLED]:
         return
-    limits = {key.id: key.rights.limits for key in keys if key.rights is not None and key.rights.limits}
-    if limits:
+    calls = calls_by_limit(keys, recent, now_ms)
+    if calls:
         limiter = SharedLimiter(host, CONTROL, table=KEYS_WINDOWS)
-        for call in recent(now_ms - WINDOW_MS):
-            for limit in limits.get(call.key_id, ()):
-                if limit.rpm is not None or limit.tpm is not None:
-                    limiter.refill(limit.key_id, max(0, now_ms - call.at_ms) / 1000, call.tokens)
+        for call in calls:
+            limiter.refill(call.key_id, max(0, now_ms - call.at_ms) / 1000, call.tokens)
     host.words[KEYS_FILLED] = 1
 
 
-def recent_calls(
+def calls_by_limit(keys: Iterable[ServiceKey], recent: Callable[[int], list[KeyCall]], now_ms: int) -> list[KeyCall]:
+    """Return the requests of the last minute, each once for every key whose limit it counts in: its own, its parents'.
+
+    `recent` returns the requests since a time; it is not called if no key has a limit of requests or tokens.
+
+    Raises:
+        StoreUnavailable: the database does not answer.
+    """
+    counted = {
+        key.id: [limit.key_id for limit in key.rights.limits if limit.rpm is not None or limit.tpm is not None]
+        for key in keys
+        if key.rights is not None and key.rights.limits
+    }
+    if not any(counted.values()):
+        return []
+    return [
+        KeyCall(key_id, call.at_ms, call.tokens)
+        for call in recent(now_ms - WINDOW_MS)
+        for key_id in counted.get(call.key_id, ())
+    ]
+
+
+def recent_attempts(
     usage: UsageStore,
     shipper: Shipper,
     has_database: Callable[[], bool],

@@ -7,7 +7,7 @@ price of the public lists is exact and a cost is rounded once, at the end.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -292,9 +292,27 @@ _record_decoder = msgspec.json.Decoder(UsageRecord)
 _attempt_decoder = msgspec.json.Decoder(AttemptRecord)
 
 
+class KeyCall(msgspec.Struct, frozen=True):
+    """A request, as it counts against the limits of a service key: its time (milliseconds UTC), and tokens.
+
+    The tokens are those that a provider served.
+    """
+
+    key_id: str
+    at_ms: int
+    tokens: int
+
+
 class SentAttempt(msgspec.Struct, frozen=True):
     """An attempt, as it counts against its provider's rate limits: time of its start, and tokens."""
 
     provider_id: str
     started_ms: int
     limit_tokens: int
+
+
+class RecentCalls(NamedTuple):
+    """The calls of the last minute: attempts of providers, and requests of each key in whose limits they count."""
+
+    attempts: list[SentAttempt]
+    key_calls: list[KeyCall]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
@@ -15,7 +15,7 @@ from sqlalchemy import func
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DataError, IntegrityError
 
-from llm_gateway.domain.usage import SentAttempt, Usage, UsageRecord
+from llm_gateway.domain.usage import KeyCall, SentAttempt, Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
 from llm_gateway.store.attempts_json import AttemptTexts, Places
 from llm_gateway.store.batch_sums import BatchSums
@@ -57,14 +57,6 @@ OFTEN_NULL = frozenset(
     {"client_request_id", "session", "agent", "tags", "requested_model", "override_id", "error_code"}
     | {"first_token_ms", "key_id", "team_id", "traceparent"}
 )
-
-
-class KeyCall(NamedTuple):
-    """A request of a key: when it came (milliseconds UTC), and the tokens that a provider served."""
-
-    key_id: str
-    at_ms: int
-    tokens: int
 
 
 class NamedTotals(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp
@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 from llm_gateway.cache import open_cache
 from llm_gateway.domain.catalog import Provider, Snapshot
 from llm_gateway.domain.explanation import EXPLAIN_PATH
-from llm_gateway.domain.usage import SentAttempt, UsageRecord
+from llm_gateway.domain.usage import RecentCalls, UsageRecord
 from llm_gateway.forked import Forks
 from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.host_memory import HostMemory
@@ -89,7 +89,7 @@ class Worker:
         self._affinity = SessionAffinity()
         self._known: dict[str, Provider] = {}
         counts = None if memory is None or shared_place is None else KeyCounts(memory, shared_place)
-        key_limits = KeyLimits(dependencies.key_limiter or open_key_limiter(), counts)
+        self._key_limits = KeyLimits(dependencies.key_limiter or open_key_limiter(), counts)
         accounts = None if memory is None else BudgetAccounts(memory, dependencies.journal.name, _now_ms)
         self._budgets = Budgets(accounts, log=log)
         recorder = UsageRecorder(
@@ -97,7 +97,7 @@ class Worker:
             instance=dependencies.journal.name,
             list_price=PriceLookup(lambda: dependencies.snapshot().public_prices).find,
             observe=dependencies.observe,
-            release=key_limits.release,
+            release=self._key_limits.release,
             charge=self._budgets.charge,
         )
         self.cache = open_cache(settings.cache_max_bytes // settings.workers)
@@ -109,7 +109,7 @@ class Worker:
         translation = Translation()
         failover = self._build_failover(recorder, translation)
         self.gateway = Gateway(
-            dependencies.snapshot, caching, failover, recorder, self._admission.state, key_limits, self._budgets
+            dependencies.snapshot, caching, failover, recorder, self._admission.state, self._key_limits, self._budgets
         )
         self._explainer = Explainer(
             dependencies.snapshot, caching, failover, self.availability, self._admission, translation
@@ -154,9 +154,10 @@ class Worker:
         dispatch.add(EXPLAIN_PATH, ExplainEndpoint(self._explainer, dispatch.find, self.in_flight, dependencies.log))
         return dispatch
 
-    def refill(self, attempts: Iterable[SentAttempt], now_ms: int) -> None:
-        """Count the attempts of an earlier run in the rate-limit windows."""
-        self._admission.refill(attempts, now_ms)
+    def refill(self, calls: RecentCalls, now_ms: int) -> None:
+        """Count the calls of an earlier run in the rate-limit windows of providers and keys."""
+        self._admission.refill(calls.attempts, now_ms)
+        self._key_limits.refill(calls.key_calls, now_ms)
 
     def changed(self, snapshot: Snapshot) -> None:
         """Reset the availability of providers whose calls changed, and forget deleted providers.

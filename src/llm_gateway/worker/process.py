@@ -13,7 +13,7 @@ from llm_gateway.channel.messages import NAME, WorkerBeat
 from llm_gateway.docs_page.page import build_page
 from llm_gateway.domain.configuration import Configuration
 from llm_gateway.domain.metric_families import MetricFamily, gauge, with_label
-from llm_gateway.domain.usage import SentAttempt, UsageRecord
+from llm_gateway.domain.usage import RecentCalls, UsageRecord
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.forwarding.forwarder import Forwarder
@@ -61,7 +61,7 @@ class WorkerProcess(ProcessApplication):
         self._journal: JournalWriter | None = None
         self._channel: ChannelClient | None = None
         self._worker: Worker | None = None
-        self._recent: list[SentAttempt] = []
+        self._recent = RecentCalls([], [])
         self._metrics = Metrics(self._gauges, lambda: output.writer.dropped)
         self._failed = FailedAuthentications()
         self.refusals = RefusalCounter(self._log, self._failed.count)
@@ -118,7 +118,7 @@ class WorkerProcess(ProcessApplication):
         stack.push_async_callback(journal.sync_and_close)
         worker = self._worker = self._build_worker(journal)
         stack.push_async_callback(worker.close)
-        recent, self._recent = self._recent, []
+        recent, self._recent = self._recent, RecentCalls([], [])
         worker.refill(recent, time.time_ns() // 1_000_000)
         worker.changed(self._snapshot)
         self._background(worker.transport.recheck())
@@ -160,9 +160,9 @@ class WorkerProcess(ProcessApplication):
         if self._worker is not None:
             self._worker.changed(snapshot)
 
-    def _keep_recent(self, attempts: list[SentAttempt]) -> None:
-        """Keep the calls of the last minute until the limiter is there."""
-        self._recent = attempts
+    def _keep_recent(self, calls: RecentCalls) -> None:
+        """Keep the calls of the last minute until the limiters are there."""
+        self._recent = calls
 
     def _lift(self, provider_id: str) -> None:
         """Call a provider again at once, since it has passed its test."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llm_gateway.domain.service_key import KeyLimit
-from llm_gateway.domain.usage import Usage, UsageRecord
+from llm_gateway.domain.usage import KeyCall, Usage, UsageRecord
 from llm_gateway.errors import RateLimited, RequestExceedsLimit
 from llm_gateway.host_memory import KEYS, HostMemory, create, release_place
 from llm_gateway.host_memory.key_counts import KeyCounts
@@ -50,6 +50,16 @@ async def test_tokens_are_reserved_and_corrected_to_those_used() -> None:
     limits.admit(request(id="2", max_tokens=900), limit)
     with pytest.raises(RequestExceedsLimit, match="more than the 1000"):
         limits.admit(request(id="3", max_tokens=2_000), limit)
+
+
+def test_requests_of_an_earlier_run_count_until_a_minute_has_passed() -> None:
+    limits, now_ms = KeyLimits(MemoryLimiter(lambda: 100.0)), 1_700_000_000_000
+    limits.refill([KeyCall("own", now_ms - age_s * 1000, 300) for age_s in (75, 30, 5)], now_ms)
+    with pytest.raises(RateLimited):
+        limits.admit(request(id="1"), (KeyLimit("own", rpm=2),))
+    limits.admit(request(id="2"), (KeyLimit("own", rpm=3),))
+    with pytest.raises(RateLimited):
+        limits.admit(request(id="3", max_tokens=500), (KeyLimit("own", tpm=1_000),))
 
 
 def test_workers_share_the_count_of_requests_at_once_and_a_dead_one_holds_none() -> None:

@@ -9,11 +9,11 @@ it is answered by a provider or from the cache; of its tokens only those count t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.service_key import KeyLimit
-from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.domain.usage import KeyCall, UsageRecord
 from llm_gateway.errors import GatewayError, Overloaded, RateLimited, RequestExceedsLimit
 from llm_gateway.host_memory.key_counts import KeyCounts
 from llm_gateway.limiter.base import Decision, Limiter, Reservation
@@ -88,6 +88,11 @@ class KeyLimits:
         used = record.usage.input_tokens + record.usage.output_tokens
         for reservation in held.reservations:
             self._limiter.settle(reservation, tokens=used)
+
+    def refill(self, calls: Iterable[KeyCall], now_ms: int) -> None:
+        """Count the requests of an earlier run. `now_ms` is the time of day, in milliseconds since 1970."""
+        for call in calls:
+            self._limiter.refill(call.key_id, max(0, now_ms - call.at_ms) / 1000, call.tokens)
 
     def _enter(self, key_id: str, most: int, held: _Held) -> None:
         if self._counts is not None:
