@@ -9,7 +9,7 @@ from typing import Any
 
 from llm_gateway.control.alert_delivery import AlertDelivery
 from llm_gateway.control.alert_sender import AlertSender
-from llm_gateway.control.trouble import Trouble, TroubleWatch
+from llm_gateway.control.trouble import TellNow, Trouble, TroubleWatch
 from llm_gateway.control.webhook_delivery import WebhookDelivery, repeat_forever
 from llm_gateway.control.webhook_events import WebhookEvents
 from llm_gateway.provider_calls.webhook import Webhook
@@ -46,14 +46,18 @@ class Alerts:
     async def run(self, troubles: Callable[[], Iterable[Trouble]]) -> None:
         """Find events and deliver messages, each second. `troubles` returns those of this moment."""
         delivery = AlertDelivery(self.targets, self.deliveries, self.sender, self._log)
-        watch = TroubleWatch(troubles, self._messages, delivery)
+        tell_now: list[TellNow] = [delivery.tell_now]
+        webhook = None if self._webhook is None else WebhookDelivery(self._messages, self._webhook.post, self._log)
+        if webhook is not None:
+            tell_now.append(webhook.tell_now)
+        watch = TroubleWatch(troubles, self._messages, tell_now)
         steps: list[Callable[[], Coroutine[Any, Any, object]]] = [
             lambda: asyncio.to_thread(self.events.look, time.time_ns() // 1_000_000),
             watch.look,
             delivery.step,
         ]
-        if self._webhook is not None:
-            steps.append(WebhookDelivery(self._messages, self._webhook.post, self._log).deliver)
+        if webhook is not None:
+            steps.append(webhook.deliver)
         try:
             await repeat_forever(steps, self._log)
         finally:

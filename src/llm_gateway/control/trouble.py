@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from llm_gateway.control.alert_delivery import AlertDelivery
 from llm_gateway.domain.alert_target import AlertMessage
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.webhook_messages import WebhookMessages, id_part
@@ -35,24 +34,32 @@ class Trouble(NamedTuple):
     data: dict[str, Any]
 
 
+TellNow: TypeAlias = Callable[[str, AlertMessage], Awaitable[None]]
+"""Send a message of this type of event at once and once. Never raises for what the network or a receiver does."""
+
+
 class TroubleWatch:
-    """Tells of troubles that begin. `find` returns those of this moment."""
+    """Tells of troubles that begin.
+
+    `find` returns those of this moment. All of `tell_now` are called for messages that the database cannot keep.
+    """
 
     def __init__(
         self,
         find: Callable[[], Iterable[Trouble]],
         messages: WebhookMessages,
-        delivery: AlertDelivery,
+        tell_now: Sequence[TellNow],
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._find = find
         self._messages = messages
-        self._delivery = delivery
+        self._tell_now = tell_now
         self._clock_ms = clock_ms
         self._told: set[tuple[str, str]] = set()
+        self._sent_now: dict[str, int] = {}
 
     async def look(self) -> None:
-        """Look once. While the database does not answer, targets get alerts at once, without a second try."""
+        """Look once. While the database does not answer, alerts are sent at once, without a second try."""
         now_ms = self._clock_ms()
         seen: set[tuple[str, str]] = set()
         counts: Counter[str] = Counter()
@@ -67,10 +74,15 @@ class TroubleWatch:
         self._told = seen
 
     async def _tell(self, trouble: Trouble, now_ms: int) -> None:
-        message_id = f"{trouble.kind}:{now_ms // HOUR_MS}:{id_part(trouble.subject)}"
+        hour = now_ms // HOUR_MS
+        message_id = f"{trouble.kind}:{hour}:{id_part(trouble.subject)}"
         try:
             await asyncio.to_thread(self._messages.add, message_id, now_ms, trouble.kind, trouble.data)
         except StoreUnavailable:
+            self._sent_now = {each: sent for each, sent in self._sent_now.items() if sent == hour}
+            if message_id in self._sent_now:
+                return
+            self._sent_now[message_id] = hour
             event = {"id": message_id, "type": trouble.kind, "at_ms": now_ms, "data": trouble.data}
-            body = msgspec.json.encode(event).decode()
-            await self._delivery.tell_now(trouble.kind, AlertMessage(message_id, now_ms, body))
+            message = AlertMessage(message_id, now_ms, msgspec.json.encode(event).decode())
+            await asyncio.gather(*(tell(trouble.kind, message) for tell in self._tell_now))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
+from llm_gateway.domain.alert_target import AlertMessage
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.webhook_messages import Message, WebhookMessages
@@ -67,8 +68,14 @@ class WebhookDelivery:
                 self._log("the webhook takes messages again")
         return delivered
 
+    async def tell_now(self, _kind: str, message: AlertMessage) -> None:
+        """Send a message once, while the database cannot keep it."""
+        result = await self._post(message.id, message.body.encode(), self._clock_ms() // 1000, TIMEOUT_S)
+        if not 200 <= result.status < 300:
+            self._log("an alert is lost: neither database nor webhook take it", level="error", reason=_reason(result))
+
     def _failed(self, message: Message, result: UpstreamResult) -> None:
-        reason = f"status {result.status}" if result.status else result.message
+        reason = _reason(result)
         is_last = message.attempts >= len(BACKOFF_S)
         next_ms = None if is_last else self._clock_ms() + BACKOFF_S[message.attempts] * 1000
         self._messages.note(message, next_ms)
@@ -77,6 +84,10 @@ class WebhookDelivery:
         elif not self._is_failing:
             self._log("the webhook does not take messages", level="warning", reason=reason)
         self._is_failing = True
+
+
+def _reason(result: UpstreamResult) -> str:
+    return f"status {result.status}" if result.status else result.message
 
 
 async def repeat_forever(
