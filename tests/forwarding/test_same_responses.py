@@ -75,7 +75,7 @@ class World:
         self.port = port
         self.routes = routes
         self.ids = {"name": "swagger-ui.css", "record_id": "01890a5d-ac96-774b-bcce-b302099a8057", "user_id": "nobody"}
-        self.ids |= dict.fromkeys(("spend_limit_id", "session_id"), UNKNOWN_ID)
+        self.ids |= dict.fromkeys(("spend_limit_id", "session_id", "host_id"), UNKNOWN_ID)
 
     async def ask(self, method: str, path: str, body: bytes = b"", *fields: bytes, key: str | None = KEY) -> Response:
         client = Client(*await asyncio.open_connection("127.0.0.1", self.port))

@@ -275,6 +275,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0013_alert_targets.py",
         "0014_traceparent.py",
         "0015_people.py",
+        "0016_hosts.py",
     }
     with database.read() as connection:
         assert sorted(sa.inspect(connection).get_table_names()) == [
@@ -288,6 +289,8 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
             "budget_backfill",
             "budget_spend",
             "budgets",
+            "compatibility",
+            "hosts",
             "overrides",
             "people",
             "providers",

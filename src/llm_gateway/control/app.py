@@ -19,6 +19,7 @@ from llm_gateway.control.docs.home import home_router
 from llm_gateway.control.docs.routes import docs_page_router
 from llm_gateway.control.effective_keys import EffectiveKeys
 from llm_gateway.control.embedded_model import OnlyModelWarning
+from llm_gateway.control.hosts import Hosts
 from llm_gateway.control.identity_providers import code_flow_of, machine_tokens_of
 from llm_gateway.control.key_use import KeyUse
 from llm_gateway.control.live_configuration import LiveConfiguration, Sources
@@ -33,6 +34,7 @@ from llm_gateway.control.management.erasure import erasure_router
 from llm_gateway.control.management.export import export_router
 from llm_gateway.control.management.freshness import UpToDate, up_to_date_by
 from llm_gateway.control.management.health import SharedCheck, health_router
+from llm_gateway.control.management.hosts import hosts_router
 from llm_gateway.control.management.key_spending import KeySpending
 from llm_gateway.control.management.keys import EnvironmentKeys, keys_router, me_router
 from llm_gateway.control.management.overrides import overrides_router
@@ -80,10 +82,11 @@ from llm_gateway.store.budget_spend import BudgetSpend
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from llm_gateway.store.erasure import Erasure
+from llm_gateway.store.hosts import SecretNames
 from llm_gateway.store.keys import KeyStore
 from llm_gateway.store.overrides import OverrideStore
 from llm_gateway.store.people import PeopleStore
-from llm_gateway.store.peppers import open_peppers, parse_peppers
+from llm_gateway.store.peppers import names_of, open_peppers, parse_peppers
 from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.record_search import RecordSearch
 from llm_gateway.store.retention import system_clock_ms
@@ -144,10 +147,12 @@ def open_stores(
     log: Log,
     wrap: Callable[[Sink], Sink] = lambda sink: sink,
     other: OtherReader = NO_READER,
+    claim: Callable[[Database, SecretNames], None] = lambda _database, _secrets: None,
 ) -> Stores:
     """Migrate the database, and move journal entries of earlier gateways into it. The data directory must be locked.
 
-    `wrap` returns the sink of these entries, given the store's own. `other` reads the journals, too.
+    `wrap` returns the sink of these entries, given the store's own. `other` reads the journals, too. `claim` is called
+    before anything is moved.
 
     Raises:
         ConfigurationError: the encryption keys or the peppers are not valid, or the journal cannot be read.
@@ -162,11 +167,12 @@ def open_stores(
     else:
         keys = load_or_create_key_file(path / "encryption.key")
     peppers = open_peppers(settings.key_peppers, path)
-    usage = UsageStore(database)
+    box, usage = SecretBox(keys), UsageStore(database)
+    claim(database, SecretNames(box.names, names_of(peppers)))
     report = replay(path, wrap(usage.write), log=log, other=other)
     if report.records:
         log("usage journal replayed", records=report.records)
-    audit, box = AuditTrail(database, path, log), SecretBox(keys)
+    audit = AuditTrail(database, path, log)
     return Stores(
         path=path,
         database=database,
@@ -199,7 +205,7 @@ class Control:
     """
 
     def __init__(
-        self, settings: Settings, stores: Stores, local: LocalModel | None, redact: Redactor, log: Log
+        self, settings: Settings, stores: Stores, hosts: Hosts, local: LocalModel | None, redact: Redactor, log: Log
     ) -> None:
         self.path = stores.path
         self._dev_key = settings.dev_key
@@ -211,7 +217,7 @@ class Control:
         self._code_flow = code_flow_of(settings)
         self.tokens = machine_tokens_of(settings, self._team_id)
         self.sign_in_page = build_page(settings.dev_key)
-        self._stores = stores
+        self._stores, self._hosts = stores, hosts
         self._local = local
         self._redact = redact
         self._log = log
@@ -231,7 +237,7 @@ class Control:
         )
         assembler = AccountAssembler(dialects=DIALECTS, learn=redact.learn)
         self.configuration = LiveConfiguration(
-            Sources(stores.providers, stores.overrides, EffectiveKeys(stores.keys), stores.budgets),
+            Sources(stores.providers, stores.overrides, EffectiveKeys(stores.keys), stores.budgets, hosts.changes),
             resolver.resolve,
             lambda: prices.public,
             SnapshotBuilder(assembler.assemble, self._cannot_be_used).build,
@@ -282,6 +288,7 @@ class Control:
                 journal_writable=workers.can_record,
                 snapshot=lambda: configuration.snapshot,
                 metrics=workers.metrics,
+                hosts=self._hosts,
             ),
             providers_router(stores.providers, configuration, rules, self._probe(workers)),
             overrides_router(stores.overrides, configuration),
@@ -294,6 +301,7 @@ class Control:
             *self._budget_routers(reports, up_to_date),
             alert_targets_router(stores.alert_targets, self.alerts.deliveries, self.egress),
             alert_test_router(stores.alert_targets, self.alerts.sender),
+            hosts_router(self._hosts, stores.audit),
             audit_router(stores.audit, workers.failed_authentications),
             usage_router(RecentUsage(stores.usage, reports), up_to_date, own),
             records_router(search, up_to_date, own, stores.budgets),

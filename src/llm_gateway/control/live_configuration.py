@@ -25,12 +25,16 @@ Distribute: TypeAlias = Callable[[Configuration], object]
 
 
 class Sources(NamedTuple):
-    """The stores that a configuration is read from."""
+    """The stores that a configuration is read from.
+
+    `changes` returns a number that is another one after each management write, whichever host made it.
+    """
 
     providers: ProviderStore
     overrides: OverrideStore
     keys: EffectiveKeys
     budgets: BudgetStore
+    changes: Callable[[], int] = lambda: 0
 
 
 class LiveConfiguration:
@@ -50,7 +54,8 @@ class LiveConfiguration:
         log: Log,
     ) -> None:
         self.snapshot = build(Configuration())
-        self._providers, self._overrides, self._keys, self._budgets = sources
+        self._providers, self._overrides, self._keys, self._budgets, self._changes = sources
+        self._seen_changes: int | None = None
         self._resolve = resolve
         self._public_prices = public_prices
         self._build = build
@@ -74,6 +79,7 @@ class LiveConfiguration:
             StoreUnavailable: the database does not answer; the snapshot does not change.
         """
         with self._reloading:
+            changes = self._changes()  # before the rest: what comes later is read again
             loaded = self._providers.load()
             configuration = Configuration(
                 accounts=tuple(self._account(provider, sealed) for provider, sealed in loaded),
@@ -88,8 +94,18 @@ class LiveConfiguration:
             self.snapshot = snapshot
             for subscriber in self._subscribers:
                 subscriber(snapshot)
+            self._seen_changes = changes
             self._distribute(configuration)
             return snapshot
+
+    def follow(self, changes: int) -> None:
+        """Reload if the number of management writes is another one than that of what is in force.
+
+        Raises:
+            StoreUnavailable: as `reload`.
+        """
+        if changes != self._seen_changes:
+            self.reload()
 
     def _account(self, provider: Provider, sealed: bytes) -> Account:
         try:

@@ -17,6 +17,7 @@ from llm_gateway.control.budget_balances import BudgetBalances
 from llm_gateway.control.budget_upkeep import count_older_usage_forever
 from llm_gateway.control.control_lock import take_control_lock
 from llm_gateway.control.embedded_model import start_embedded_model
+from llm_gateway.control.hosts import Hosts, beat_forever
 from llm_gateway.control.journal_metrics import journal_gauges
 from llm_gateway.control.key_use import store_key_use_forever
 from llm_gateway.control.maintenance import (
@@ -146,10 +147,11 @@ class ControlProcess(ProcessApplication):
         if settings.env == "dev" and settings.service_keys is None:
             log("dev mode: anyone on this machine may call with the public development key", level="warning")
         export = TelemetryExport(settings, log)
-        stores = open_stores(settings, stack, log, self._balances.sink, export.other)
+        hosts = Hosts(settings.data_dir.absolute(), log)
+        stores = open_stores(settings, stack, log, self._balances.sink, export.other, hosts.claim)
         self._balances.clear_ended(stores.path / "journal")
         local = self._local = await start_embedded_model(settings, stores.providers, stack, log, self._hand_over)
-        control = self._control = Control(settings, stores, local, self._output.redact, log)
+        control = self._control = Control(settings, stores, hosts, local, self._output.redact, log)
         export.open(lambda: control.configuration.snapshot)
         stack.push_async_callback(export.close)
         shipper = control.start_shipper(self._balances, export.other)
@@ -159,12 +161,13 @@ class ControlProcess(ProcessApplication):
         self._background(database.repeat(log))
         totals = ReportTotals(stores.path / TOTALS)
         stack.callback(save_totals, totals, log)
-        workers = self._workers = self._follow_workers(stores, shipper, database, totals, export)
+        workers = self._workers = self._follow_workers(stores, hosts, shipper, database, totals, export)
         self._background(save_totals_forever(totals, log))
         self._background(store_key_use_forever(control.key_use, log))
         control.configuration.connect(partial(self._distribute, workers, stores))
         control.configuration.reload()
         stack.push_async_callback(workers.stop)
+        self._background(beat_forever(hosts, control.configuration.follow, log))
         self._background(refresh_prices_forever(control.configuration, log))
         retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log, pause=Throttle())
         self._background(delete_old_usage_forever(retention, log))
@@ -177,6 +180,7 @@ class ControlProcess(ProcessApplication):
     def _follow_workers(
         self,
         stores: Stores,
+        hosts: Hosts,
         shipper: Shipper,
         database: SharedCheck,
         totals: ReportTotals,
@@ -186,7 +190,7 @@ class ControlProcess(ProcessApplication):
         failed, measure = self._failed, self._measurements(stores, shipper, database)
         return Workers(
             self._open_channel(
-                stores, shipper, database, lambda key, families: totals.update(key, failed.take(key, families))
+                stores, hosts, shipper, database, lambda key, families: totals.update(key, failed.take(key, families))
             ),
             totals,
             lambda: [*measure(), *export.gauges()],
@@ -225,7 +229,7 @@ class ControlProcess(ProcessApplication):
         workers.distribute(configuration)
 
     def _open_channel(
-        self, stores: Stores, shipper: Shipper, database: SharedCheck, on_report: OnReport
+        self, stores: Stores, hosts: Hosts, shipper: Shipper, database: SharedCheck, on_report: OnReport
     ) -> ChannelServer:
         attempts = partial(
             recent_attempts,
@@ -246,7 +250,11 @@ class ControlProcess(ProcessApplication):
         self._stack.callback(address.close)
         return ChannelServer(
             address,
-            state=lambda: ControlBeat(database_ok=database.is_ok, shipping_lag_s=shipper.behind().seconds),
+            state=lambda: ControlBeat(
+                database_ok=database.is_ok,
+                shipping_lag_s=shipper.behind().seconds,
+                hosts=hosts.living if hosts.is_shared else 0,
+            ),
             log=self._log,
             recent_calls=None if self._memory is not None else recent_calls,
             on_report=on_report,

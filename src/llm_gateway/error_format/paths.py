@@ -27,6 +27,8 @@ MANAGEMENT_PATHS = (
     "/api/v1/sessions/{session_id}",
     "/api/v1/health",
     "/api/v1/health/providers",
+    "/api/v1/hosts",
+    "/api/v1/hosts/{host_id}",
     "/api/v1/keys",
     "/api/v1/keys/{key_id}",
     "/api/v1/keys/{key_id}/rotate",

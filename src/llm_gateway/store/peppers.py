@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from llm_gateway.domain.key_secret import Pepper
@@ -78,6 +80,11 @@ def parse_peppers(text: str, source: str = SETTING) -> list[Pepper]:
     if not peppers:
         raise ConfigurationError(f"{source} is empty: set it to version:secret, such as 1: and 32 random characters.")
     return peppers
+
+
+def names_of(peppers: Iterable[Pepper]) -> tuple[str, ...]:
+    """Return names of the peppers, which tell nothing of them: the version, and 4 bytes of a hash."""
+    return tuple(f"{each.version}:{hashlib.sha256(b'pepper' + each.secret).hexdigest()[:8]}" for each in peppers)
 
 
 def _unfit(position: int, source: str) -> ConfigurationError:

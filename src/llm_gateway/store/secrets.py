@@ -58,6 +58,11 @@ class SecretBox:
                 f"A stored secret cannot be decrypted with {SETTING}: it is damaged, so enter it again."
             ) from None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its keys, the first one's first, as sealed texts have them."""
+        return tuple(name.hex() for name in self._ciphers)
+
     def is_current(self, sealed: bytes) -> bool:
         """Return True if the text was sealed with the first key."""
         return sealed[:5] == VERSION + self._first

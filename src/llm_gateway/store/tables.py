@@ -352,3 +352,22 @@ audit_chains = sa.Table(
     Column("number", BigInteger, nullable=False),
     Column("hash", Text, nullable=False),
 )
+
+# Gateways on this database, one for each data directory (`hosts.py`). `run` and `place` tell a copy of the directory
+# from the directory itself, `tables` is the version of the tables that the code was made for, `secrets` names its keys.
+hosts = sa.Table(
+    "hosts",
+    metadata,
+    Column("id", SORTED_BY_BYTES, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("tables", Text, nullable=False),
+    Column("run", Text, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("secrets", Text, nullable=False, comment="JSON object"),
+    Column("started_at_ms", BigInteger, nullable=False),
+    Column("beat_at_ms", BigInteger, nullable=False),
+)
+
+# One row: the oldest version of the tables whose code can use these, too (`migrations/__init__.py`).
+compatibility = sa.Table("compatibility", metadata, Column("oldest", SORTED_BY_BYTES, primary_key=True))

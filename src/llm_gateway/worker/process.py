@@ -100,6 +100,11 @@ class WorkerProcess(ProcessApplication):
         beat = None if self._channel is None else self._channel.last_beat
         return beat is not None and beat.shipping_lag_s > BEHIND_S
 
+    def hosts(self) -> int:
+        """Return the number of gateways on the database, as control said last; 0 if only one can use it."""
+        beat = None if self._channel is None else self._channel.last_beat
+        return 0 if beat is None else beat.hosts
+
     async def _open(self) -> ASGIApp:
         """Connect to control, wait for the first configuration, then open the journal and the data plane.
 

@@ -45,6 +45,8 @@ STATUSES = {
     ("delete", "/api/v1/sessions/{session_id}"): {204, 401, 403, 404, 422},
     ("get", "/api/v1/configuration"): {200, 401, 403, 422},
     ("post", "/api/v1/configuration"): {200, 401, 403, 409, 422},
+    ("get", "/api/v1/hosts"): {200, 401, 403, 422},
+    ("delete", "/api/v1/hosts/{host_id}"): {204, 401, 403, 404, 409, 422},
     ("get", "/api/v1/audit"): {200, 401, 403, 422},
     ("get", "/api/v1/audit/failed-authentications"): {200, 401, 403, 422},
     ("get", "/api/v1/budgets"): {200, 401, 403, 422},

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
@@ -26,6 +29,7 @@ SPEND_LIMIT = {"scope": {"type": "user", "user_id": "ann"}, "amount": "75000"}
 TARGETS = "/api/v1/alert-targets"
 TARGET = {"name": "operations", "kind": "slack", "url": "http://127.0.0.1:9/services/sk-token-in-a-url"}
 PERSON = {"name": "eve", "password": "correct horse battery"}
+GONE = "01890000-0000-7000-8000-000000000001"
 DECLARED = {"document": {"teams": [{"name": "one"}, {"name": "two"}]}}
 
 
@@ -72,6 +76,7 @@ def writes(vendor: str) -> list[Write]:
         Write("POST", "/api/v1/people", PERSON, "person.create", "person_id"),
         Write("PATCH", "/api/v1/people/{person_id}", {"role": "admin"}, "person.update"),
         Write("DELETE", "/api/v1/people/{person_id}", b"", "person.delete"),
+        Write("DELETE", "/api/v1/hosts/{host_id}", b"", "host.delete"),
         Write("DELETE", "/api/v1/sessions/{session_id}", b"", "session.end"),
         Write("DELETE", "/api/v1/sessions", b"", "session.end"),
         Write("DELETE", "/api/v1/usage/customers/{user_id:label}", b"", "customer.erased"),
@@ -89,7 +94,14 @@ async def newest(client: Client) -> Any:
     return entries[0] if entries else None
 
 
-async def test_every_management_write_leaves_an_entry_of_who_made_it(start: Start, mock: MockUpstream) -> None:
+def add_host_that_is_gone(data_dir: Path) -> None:
+    with closing(sqlite3.connect(data_dir / "gateway.db")) as database, database:
+        database.execute("INSERT INTO hosts VALUES (?, 'old', '1', '0016', 'r', 'p', '{}', 1, 1)", (GONE,))
+
+
+async def test_every_management_write_leaves_an_entry_of_who_made_it(
+    start: Start, mock: MockUpstream, data_dir: Path
+) -> None:
     """A new route that changes something fails here until it has a row above, and an entry."""
     async with start(service_keys=KEYS, trusted_proxies="127.0.0.1") as app:
         ann, texts = Client(app, "key-of-ann"), ""
@@ -98,7 +110,8 @@ async def test_every_management_write_leaves_an_entry_of_who_made_it(start: Star
         for _ in range(2):
             assert (await Browser(app).sign_in("key-of-ann")).status == 303
         session = (await ann.call("GET", "/api/v1/sessions")).json["sessions"][0]["id"]
-        ids, number = {"user_id:label": "alice", "session_id": session}, 0
+        ids, number = {"user_id:label": "alice", "session_id": session, "host_id": GONE}, 0
+        add_host_that_is_gone(data_dir)
         for step in steps:
             path = step.path
             for name, value in ids.items():

@@ -19,6 +19,7 @@ class State:
     writable: bool = True
     database: bool = True
     behind: bool = False
+    number_of_hosts: int = 0
 
     def is_serving(self) -> bool:
         return self.serving
@@ -31,6 +32,9 @@ class State:
 
     def is_behind(self) -> bool:
         return self.behind
+
+    def hosts(self) -> int:
+        return self.number_of_hosts
 
 
 async def answer(state: State, path: str) -> tuple[int, bytes]:
@@ -62,6 +66,12 @@ async def test_health_is_degraded_without_the_database_and_while_usage_does_not_
 ) -> None:
     found = await answer(state, "/api/v1/health")
     assert found == (200, b'{"status":"%b","service":"llm-gateway","database":"%b"}' % (status, database))
+
+
+async def test_health_tells_the_number_of_hosts_on_a_shared_database() -> None:
+    found = await answer(State(database=False, number_of_hosts=3), "/api/v1/health")
+    degraded = b'{"status":"degraded","service":"llm-gateway","database":"unavailable","hosts":3}'
+    assert found == (200, degraded)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ TAGS = [
     {"name": "teams", "description": "Groups of keys, by which usage is reported."},
     {"name": "people", "description": "Who signs in to the dashboard with a password, and as what. For admins."},
     {"name": "sessions", "description": "Who is signed in to the dashboard."},
+    {"name": "hosts", "description": "The gateways on one database."},
     {"name": "configuration", "description": "Providers, overrides, teams, keys and budgets as one document."},
     {"name": "audit", "description": "What management requests changed, and failed authentications. For admins."},
     {"name": "budgets", "description": "What requests may spend in a period, and what they have spent."},

@@ -11,6 +11,7 @@ from typing import Literal
 from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel
 
+from llm_gateway.control.hosts import Hosts
 from llm_gateway.control.management.router import Router
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.errors import JournalUnavailable, Overloaded
@@ -27,11 +28,15 @@ UNWRITABLE = (
 
 
 class Health(BaseModel):
-    """Health of the gateway. `degraded`: the database does not answer, and requests are still served."""
+    """Health of the gateway. `degraded`: the database does not answer, and requests are still served.
+
+    `hosts` is the number of gateways on the database; it is missing if only one can use it.
+    """
 
     status: Literal["ok", "degraded"]
     service: str
     database: Literal["ok", "unavailable"]
+    hosts: int | None = None
 
 
 class ProviderHealth(BaseModel):
@@ -110,6 +115,7 @@ def health_router(
     journal_writable: Callable[[], bool],
     snapshot: Callable[[], Snapshot],
     metrics: Callable[[], Awaitable[tuple[bytes, str]]],
+    hosts: Hosts,
 ) -> Router:
     """Build the health endpoints of the whole gateway. `degraded` is still a 200: it serves without its database.
 
@@ -118,11 +124,14 @@ def health_router(
     """
     router = Router()
 
-    @router.get("/api/v1/health", tags=["health"])
+    @router.get("/api/v1/health", tags=["health"], response_model_exclude_none=True)
     async def health() -> Health:
         database = await check()
         return Health(
-            status="ok" if database else "degraded", service=SERVICE, database="ok" if database else "unavailable"
+            status="ok" if database else "degraded",
+            service=SERVICE,
+            database="ok" if database else "unavailable",
+            hosts=hosts.living if hosts.is_shared else None,
         )
 
     @router.get("/api/v1/health/providers", tags=["health"])

@@ -16,7 +16,7 @@ from llm_gateway.errors import ConfigurationError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0015"
+HEAD = "0016"
 """Schema version of this code; `versions/` must end with it."""
 OTHER_VERSION = (
     "The tables of the database are not those of this version of llm-gateway: run llm-gateway migrate, then this "

@@ -48,6 +48,10 @@ class WorkerState(Protocol):
         """Return whether control said last that usage has waited for the database for more than a minute."""
         ...
 
+    def hosts(self) -> int:
+        """Return the number of gateways on the database, as control said last; 0 if only one can use it."""
+        ...
+
 
 def health_endpoints(state: WorkerState, management: ASGIApp) -> Mapping[str, ASGIApp]:
     """Return the endpoints by path; requests that they do not answer go to `management`."""
@@ -56,9 +60,10 @@ def health_endpoints(state: WorkerState, management: ASGIApp) -> Mapping[str, AS
         return ALIVE
 
     def health() -> bytes:
-        if not state.has_database():
-            return DEGRADED  # still a 200: it serves without its database
-        return BEHIND if state.is_behind() else HEALTHY
+        serving = BEHIND if state.is_behind() else HEALTHY
+        body = serving if state.has_database() else DEGRADED  # still a 200: it serves without its database
+        hosts = state.hosts()
+        return b'%b,"hosts":%d}' % (body[:-1], hosts) if hosts else body
 
     def ready() -> bytes:
         if not state.is_serving():

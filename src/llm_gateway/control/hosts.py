@@ -1,0 +1,280 @@
+"""This host among those of its database: its id, its beats, how many hosts live, and which one does what one host must.
+
+    start ──▶ claim ──(row free)──▶ beat each second ──▶ living, is_leader, changes
+                └──(another process beats with this id)──▶ refused: the data directory is a copy
+
+`Hosts.id` and `Hosts.living` are for whatever is shared among hosts: leases of budgets, shares of limits. The leader is
+the living host that started first. Two are never leaders by their own clocks: a host leads for `LEAD_S` after its last
+beat, and another one takes its place `LIVING_S` after it. A step that a former leader has begun may still run then, so
+jobs of the leader are safe beside each other; that only one does them saves work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from llm_gateway import __version__
+from llm_gateway.domain.uuid7 import new_id
+from llm_gateway.errors import ConfigurationError, StoreUnavailable
+from llm_gateway.store import migrations
+from llm_gateway.store.audit import AuditTrail
+from llm_gateway.store.database import Database
+from llm_gateway.store.hosts import BEAT_S, Beat, Host, HostClaim, HostTable, SecretNames, living
+from llm_gateway.store.secrets import create_secret_file
+
+FILE = "host.id"
+"""File in the data directory with the id of this host."""
+WATCH_S, LOOK_S = 3.0, 0.25
+"""Seconds for which a row must have no further beat until its host counts as gone, and between two looks at it."""
+LEAD_S = 5.0
+"""Seconds after its last beat for which a host may be the leader."""
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Hosts:
+    """This host and the others of its database.
+
+    Args:
+        directory: the data directory, which must be locked.
+        log: `log(event, level=…, **fields)`.
+        clock: monotonic time in seconds.
+        sleep: waits in the calling thread.
+
+    Raises:
+        ConfigurationError: the file with the id cannot be read or made.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        log: Callable[..., None],
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._directory = directory
+        self._log = log
+        self._clock = clock
+        self._sleep = sleep
+        self._claim = HostClaim(
+            id=load_or_create_id(directory / FILE),
+            name=socket.gethostname(),
+            version=__version__,
+            tables=migrations.HEAD,
+            run=new_id(),
+            place=_place_of(directory),
+        )
+        self._started_ms = time.time_ns() // 1_000_000
+        self._table: HostTable | None = None
+        self._is_alone = True
+        self._known: tuple[Host, ...] = ()
+        self._beat_at = clock()
+        self._is_lost = False
+
+    @property
+    def id(self) -> str:
+        """The id of this host, the same for the life of its data directory."""
+        return self._claim.id
+
+    @property
+    def living(self) -> int:
+        """The number of hosts that live, this one included, as of the last beat that the database answered."""
+        return max(1, sum(host.is_living for host in self._known))
+
+    @property
+    def is_shared(self) -> bool:
+        """True on a database that hosts can share, even if this one is alone."""
+        return not self._is_alone
+
+    @property
+    def is_leader(self) -> bool:
+        """True if this host does what only one of the hosts must do."""
+        if self._is_alone:
+            return True
+        first = next((host for host in self._known if host.is_living), None)
+        return first is not None and first.run == self._claim.run and self._clock() - self._beat_at < LEAD_S
+
+    def claim(self, database: Database, secrets: SecretNames) -> None:
+        """Say that this host starts. Call it before anything of the data directory goes to the database.
+
+        Raises:
+            ConfigurationError: the data directory is a copy of that of a running host, or other hosts have other keys.
+            StoreUnavailable: the database does not answer.
+        """
+        self._table = table = HostTable(database)
+        self._is_alone = database.is_sqlite
+        if self._is_alone:
+            return
+        claim = self._claim = msgspec.structs.replace(self._claim, secrets=secrets)
+        _refuse_other_secrets(claim, table.list())
+        holder = table.claim(claim)
+        if holder is not None:
+            self._wait_for_silence(table, holder)
+        self.beat()
+
+    def beat(self) -> Beat | None:
+        """Say that this host lives, and note who else does. Returns what there is to know; None on SQLite.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        if self._table is None or self._is_alone:
+            return None
+        started = self._clock()
+        beat = self._table.beat(self._claim)
+        if not beat.is_own and all(host.id != self.id for host in beat.hosts):
+            self._table.claim(self._claim)  # it was removed while the database was out of reach
+            beat = self._table.beat(self._claim)
+        if not beat.is_own and not self._is_lost:
+            self._log(
+                "another gateway runs with the id of this host",
+                level="error",
+                host=self.id,
+                advice="One data directory is a copy of the other: stop one of the two gateways.",
+            )
+        self._is_lost = not beat.is_own
+        self._known, self._beat_at = beat.hosts, started
+        return beat
+
+    def changes(self) -> int:
+        """Return a number that is another one after each management write of any host; always 0 on SQLite.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        return 0 if self._table is None or self._is_alone else self._table.changes()
+
+    def list(self) -> tuple[Host, ...]:
+        """Return all hosts, in the order of their starts, those that are gone included.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        stored = () if self._table is None else self._table.list()
+        if not self._is_alone:
+            return stored
+        now_ms = time.time_ns() // 1_000_000
+        own = msgspec.structs.asdict(self._claim)
+        return (*stored, Host(**own, started_at_ms=self._started_ms, beat_at_ms=now_ms, silent_ms=0))
+
+    def remove(self, host_id: str, audit: AuditTrail) -> None:
+        """Remove a host that is gone for good. Raises what `HostTable.remove` raises."""
+        if host_id.lower() == self.id:
+            raise living(self._claim.name)
+        if self._table is not None:
+            self._table.remove(host_id, audit)
+
+    def _wait_for_silence(self, table: HostTable, holder: Host) -> None:
+        """Claim the row once it is certain that nobody beats there.
+
+        Raises:
+            ConfigurationError: somebody does.
+        """
+        self._log("waiting whether the last gateway with this host's id still runs", host=self.id, at_most_s=WATCH_S)
+        seen_ms, until = holder.beat_at_ms, self._clock() + WATCH_S
+        while self._clock() < until:
+            self._sleep(LOOK_S)
+            now = next((host for host in table.list() if host.id == self.id), None)
+            if now is not None and now.beat_at_ms != seen_ms:
+                raise _copied(self._directory, now)
+        other = table.claim(self._claim, seen_ms)
+        if other is not None:
+            raise _copied(self._directory, other)
+
+
+async def beat_forever(
+    hosts: Hosts, changed: Callable[[int], object], log: Callable[..., None], wake: asyncio.Event | None = None
+) -> None:
+    """Beat each second, and pass on the number of management writes that the database has seen. Runs until cancelled.
+
+    `wake` asks for a beat at once. `changed` is called in a thread.
+    """
+    wake = wake or asyncio.Event()
+    is_failing = False
+    while hosts.is_shared:
+        wake.clear()
+        try:
+            await asyncio.to_thread(_beat, hosts, changed)
+            is_failing = False
+        except StoreUnavailable:  # logged by the health check
+            pass
+        except Exception as error:  # edge: the job logs any failure once and goes on
+            if not is_failing:
+                log("this host cannot tell the others that it lives", level="error", exc_info=error)
+            is_failing = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BEAT_S):
+                await wake.wait()
+
+
+def _beat(hosts: Hosts, changed: Callable[[int], object]) -> None:
+    beat = hosts.beat()
+    if beat is not None:
+        changed(beat.changes)
+
+
+def load_or_create_id(path: Path) -> str:
+    """Return the id in a file, which is made with a new one if it does not exist.
+
+    Raises:
+        ConfigurationError: the file cannot be read or made, or holds no id.
+    """
+    try:
+        if not path.exists():
+            create_secret_file(path, f"{new_id()}\n".encode())
+        return str(uuid.UUID(path.read_text("ascii").strip()))
+    except OSError as error:
+        raise ConfigurationError(
+            f"The file {path} cannot be read or made ({error.strerror}): correct the permissions of the file and its "
+            "directory."
+        ) from None
+    except ValueError:
+        raise ConfigurationError(
+            f"The file {path} holds no id: restore it, or delete it, and this gateway becomes another host."
+        ) from None
+
+
+def _place_of(directory: Path) -> str:
+    """Return a text that is another one for each copy of a directory, and after a restart of the machine.
+
+    The caller holds the directory's lock, so that no process of the same place runs any more.
+    """
+    found = directory.stat()
+    boot = BOOT_ID.read_text("ascii") if BOOT_ID.exists() else ""
+    return hashlib.sha256(f"{boot}{found.st_dev}:{found.st_ino}".encode()).hexdigest()
+
+
+def _copied(directory: Path, other: Host) -> ConfigurationError:
+    return ConfigurationError(
+        f"The data directory {directory} is a copy of that of a gateway that runs on the same database "
+        f"(host {other.name}): set LLM_GATEWAY_DATA_DIR to a directory of this gateway's own, or stop the other one."
+    )
+
+
+def _refuse_other_secrets(claim: HostClaim, hosts: tuple[Host, ...]) -> None:
+    """Refuse a start with keys with which living hosts, or this one, could not use what is stored.
+
+    Raises:
+        ConfigurationError: one of them encrypts or hashes with a key that another one does not have.
+    """
+    for host in hosts:
+        if host.id == claim.id or not host.is_living:
+            continue
+        ours, theirs = claim.secrets, host.secrets
+        for noun, setting, own, others in (
+            ("encryption key", "LLM_GATEWAY_ENCRYPTION_KEYS", ours.encryption_keys, theirs.encryption_keys),
+            ("pepper", "LLM_GATEWAY_KEY_PEPPERS", ours.peppers, theirs.peppers),
+        ):
+            if own and others and not (own[0] in others and others[0] in own):
+                raise ConfigurationError(
+                    f"The host {host.name} on the same database uses another {noun}, so that one of the two could not "
+                    f"use what the other one stores: set {setting} to the same text on all hosts."
+                )

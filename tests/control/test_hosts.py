@@ -1,0 +1,175 @@
+"""Hosts on one Postgres database: ids, beats, the leader, and the refusal of copied data directories."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from llm_gateway.control.hosts import FILE, LEAD_S, WATCH_S, Hosts, beat_forever
+from llm_gateway.errors import ConfigurationError, Conflict, NotFound
+from llm_gateway.store.audit import AuditTrail
+from llm_gateway.store.database import Database
+from llm_gateway.store.hosts import LIVING_S, SecretNames
+from tests.application.driver import ignore
+from tests.databases import PostgresDatabases, postgres
+from tests.e2e.process import migrated_database
+
+__all__ = ["postgres"]
+
+KEYS = SecretNames(("one",), ("1:one",))
+
+
+@pytest.fixture
+def database(postgres: PostgresDatabases) -> Iterator[Database]:
+    with postgres.migrated() as url, closing(Database.open(url, fsync=False)) as database:
+        yield database
+
+
+class Machines:
+    """Data directories on machines of their own, and a clock that only sleeping moves."""
+
+    def __init__(self, root: Path, database: Database) -> None:
+        self.root = root
+        self.database = database
+        self.now = 100.0
+        self.while_asleep: Hosts | None = None
+        self.logged: list[str] = []
+
+    def host(self, name: str) -> Hosts:
+        (self.root / name).mkdir(exist_ok=True)
+        return Hosts(self.root / name, self.log, lambda: self.now, self.sleep)
+
+    def started(self, name: str, secrets: SecretNames = KEYS) -> Hosts:
+        host = self.host(name)
+        host.claim(self.database, secrets)
+        return host
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.while_asleep is not None:
+            self.while_asleep.beat()
+
+    def log(self, event: str, **_: object) -> None:
+        self.logged.append(event)
+
+    def age(self, host: Hosts, seconds: float) -> None:
+        """Let the last beat of a host be older."""
+        with self.database.write() as connection:
+            older = "UPDATE hosts SET beat_at_ms = beat_at_ms - :age WHERE id = :id"
+            connection.execute(sa.text(older), {"age": round(seconds * 1000), "id": host.id})
+
+
+@pytest.fixture
+def machines(tmp_path: Path, database: Database) -> Machines:
+    return Machines(tmp_path, database)
+
+
+def test_hosts_count_each_other_and_the_first_one_leads_until_it_is_silent(machines: Machines) -> None:
+    first, second = machines.started("one"), machines.started("two")
+    first.beat()
+    assert (first.living, second.living) == (2, 2)
+    assert (first.is_leader, second.is_leader) == (True, False)
+    machines.now += LEAD_S
+    assert not first.is_leader  # it has not beaten since: another one may take its place
+    machines.age(first, LIVING_S)
+    second.beat()
+    assert (second.living, second.is_leader) == (1, True)
+    first.beat()
+    second.beat()
+    assert (first.is_leader, second.is_leader) == (True, False)
+
+
+def test_a_restart_in_the_same_place_goes_on_at_once_with_the_same_id(machines: Machines) -> None:
+    first, second = machines.started("one"), machines.started("two")
+    before = machines.now
+    again = machines.started("one")
+    assert (again.id, again.living, machines.now) == (first.id, 2, before)
+    assert not again.is_leader
+    first.beat()
+    assert machines.logged == ["another gateway runs with the id of this host"]
+    second.beat()
+    assert second.is_leader
+
+
+def test_a_copied_data_directory_is_refused_while_the_other_one_runs(machines: Machines) -> None:
+    machines.while_asleep = machines.started("one")
+    shutil.copytree(machines.root / "one", machines.root / "copy")
+    with pytest.raises(ConfigurationError, match=r"copy is a copy of that of a gateway that runs on the same database"):
+        machines.started("copy")
+    machines.while_asleep = None
+    started = machines.now
+    moved = machines.started("copy")  # the other one is gone: this is its data directory, on another machine
+    assert machines.now - started >= WATCH_S
+    assert (moved.living, moved.is_leader) == (1, True)
+
+
+def test_hosts_with_keys_that_do_not_fit_together_are_refused(machines: Machines) -> None:
+    machines.started("one", SecretNames(("old", "new"), ("1:one",)))
+    with pytest.raises(ConfigurationError, match=r"uses another encryption key.*set LLM_GATEWAY_ENCRYPTION_KEYS"):
+        machines.started("two", KEYS)
+    with pytest.raises(ConfigurationError, match=r"uses another pepper.*set LLM_GATEWAY_KEY_PEPPERS"):
+        machines.started("two", SecretNames(("old",), ("1:two",)))
+    assert machines.started("two", SecretNames(("new", "old"), ("1:one",))).living == 2  # keys that are being changed
+
+
+def test_only_hosts_that_are_gone_can_be_removed(machines: Machines, tmp_path: Path) -> None:
+    first, second = machines.started("one"), machines.started("two")
+    audit = AuditTrail(machines.database, tmp_path, fsync=False)
+    with pytest.raises(Conflict, match="was there a moment ago: stop it, and wait 15 seconds"):
+        first.remove(second.id, audit)
+    machines.age(second, LIVING_S)
+    before = first.changes()
+    first.remove(second.id, audit)
+    assert [host.id for host in first.list()] == [first.id]
+    assert first.changes() != before
+    with pytest.raises(NotFound):
+        first.remove(second.id, audit)
+    second.beat()  # it was only out of reach: it is there again
+    assert second.living == 2
+
+
+def test_on_sqlite_a_host_is_alone_and_stores_nothing(tmp_path: Path) -> None:
+    (tmp_path / "gateway.db").write_bytes(migrated_database())
+    with closing(Database.open(f"sqlite:///{tmp_path / 'gateway.db'}", fsync=False)) as database:
+        host = Hosts(tmp_path, ignore)
+        host.claim(database, KEYS)
+        assert (host.living, host.is_leader, host.is_shared, host.beat()) == (1, True, False, None)
+        assert [(each.id, each.is_living) for each in host.list()] == [(host.id, True)]
+        audit = AuditTrail(database, tmp_path, fsync=False)
+        with pytest.raises(Conflict):
+            host.remove(host.id, audit)
+        with pytest.raises(NotFound):
+            host.remove("01890000-0000-7000-8000-000000000000", audit)
+
+
+async def test_beats_go_on_when_one_fails(machines: Machines) -> None:
+    host, seen = machines.started("one"), asyncio.Queue[int]()
+    failing = [RuntimeError("first"), RuntimeError("second")]
+
+    def changed(changes: int) -> None:
+        if failing:
+            raise failing.pop()
+        loop.call_soon_threadsafe(seen.put_nowait, changes)
+
+    loop, wake = asyncio.get_running_loop(), asyncio.Event()
+    beating = asyncio.create_task(beat_forever(host, changed, machines.log, wake))
+    async with asyncio.timeout(10):
+        while seen.empty():
+            wake.set()
+            await asyncio.sleep(0.01)
+    beating.cancel()
+    assert machines.logged == ["this host cannot tell the others that it lives"]
+
+
+def test_a_file_without_an_id_is_told(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("nonsense")
+    with pytest.raises(ConfigurationError, match=r"host\.id holds no id: restore it, or delete it"):
+        Hosts(tmp_path, ignore)
+    (tmp_path / FILE).unlink()
+    assert Hosts(tmp_path, ignore).id == Hosts(tmp_path, ignore).id
