@@ -79,24 +79,7 @@ class LiveConfiguration:
             StoreUnavailable: the database does not answer; the snapshot does not change.
         """
         with self._reloading:
-            changes = self._changes()  # before the rest: what comes later is read again
-            loaded = self._providers.load()
-            configuration = Configuration(
-                accounts=tuple(self._account(provider, sealed) for provider, sealed in loaded),
-                overrides=by_key(self._overrides.list()),
-                public_prices=self._public_prices(),
-                has_vendor=has_enabled_vendor(provider for provider, _ in loaded),  # an unusable one counts as well
-                service_keys=self._keys.refresh(),
-                peppers=self._keys.peppers,
-                budgets=self._budgets.in_force(),
-            )
-            snapshot = self._build(configuration)
-            self.snapshot = snapshot
-            for subscriber in self._subscribers:
-                subscriber(snapshot)
-            self._seen_changes = changes
-            self._distribute(configuration)
-            return snapshot
+            return self._reload()
 
     def follow(self, changes: int) -> None:
         """Reload if the number of management writes is another one than that of what is in force.
@@ -104,8 +87,29 @@ class LiveConfiguration:
         Raises:
             StoreUnavailable: as `reload`.
         """
-        if changes != self._seen_changes:
-            self.reload()
+        with self._reloading:
+            if changes != self._seen_changes:
+                self._reload()
+
+    def _reload(self) -> Snapshot:
+        changes = self._changes()  # before the rest: what comes later is read again
+        loaded = self._providers.load()
+        configuration = Configuration(
+            accounts=tuple(self._account(provider, sealed) for provider, sealed in loaded),
+            overrides=by_key(self._overrides.list()),
+            public_prices=self._public_prices(),
+            has_vendor=has_enabled_vendor(provider for provider, _ in loaded),  # an unusable one counts as well
+            service_keys=self._keys.refresh(),
+            peppers=self._keys.peppers,
+            budgets=self._budgets.in_force(),
+        )
+        snapshot = self._build(configuration)
+        self.snapshot = snapshot
+        for subscriber in self._subscribers:
+            subscriber(snapshot)
+        self._distribute(configuration)
+        self._seen_changes = changes
+        return snapshot
 
     def _account(self, provider: Provider, sealed: bytes) -> Account:
         try:

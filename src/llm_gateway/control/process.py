@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -50,6 +51,7 @@ from llm_gateway.process_application import ProcessApplication
 from llm_gateway.settings import Settings
 from llm_gateway.store.budget_backfill import BudgetBackfill
 from llm_gateway.store.budget_spend import BudgetSpend
+from llm_gateway.store.notices import listen_forever
 from llm_gateway.store.retention import Retention
 from llm_gateway.telemetry.failed_authentications import FailedTotals
 from llm_gateway.telemetry.metrics import Metrics
@@ -167,7 +169,7 @@ class ControlProcess(ProcessApplication):
         control.configuration.connect(partial(self._distribute, workers, stores))
         control.configuration.reload()
         stack.push_async_callback(workers.stop)
-        self._background(beat_forever(hosts, control.configuration.follow, log))
+        self._follow_hosts(hosts, control)
         self._background(refresh_prices_forever(control.configuration, log))
         retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log, pause=Throttle())
         self._background(delete_old_usage_forever(retention, log))
@@ -176,6 +178,14 @@ class ControlProcess(ProcessApplication):
         self._background(export.run())
         self._background(shorten_log_forever(stores.database.shorten_log, log))
         return control.build(shipper, database, workers)
+
+    def _follow_hosts(self, hosts: Hosts, control: Control) -> None:
+        """Tell the other hosts that this one lives, and follow what they change."""
+        if not hosts.is_shared:
+            return
+        wake = asyncio.Event()
+        self._background(beat_forever(hosts, control.configuration.follow, self._log, wake))
+        self._background(listen_forever(self._settings.url, wake.set, self._log))
 
     def _follow_workers(
         self,

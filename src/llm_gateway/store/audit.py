@@ -21,6 +21,7 @@ from llm_gateway.domain.audit import GAP, GATEWAY, START, Actor, AuditEntry, cur
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.store.audit_head import Head, HeadFile
 from llm_gateway.store.database import Database
+from llm_gateway.store.notices import notify
 from llm_gateway.store.one_transaction import Transactions
 from llm_gateway.store.set_insert import row_insert
 from llm_gateway.store.tables import audit_chains, audit_entries
@@ -142,6 +143,7 @@ class AuditTrail:
                 raise RuntimeError(f"The change {action} is not described for the audit trail.")
             if not change.is_nothing:
                 head, has_gap = self._append(change)
+                notify(connection)
         if head is not None and not self._is_part:
             try:
                 self._head.advance(head, is_after_gap=has_gap)

@@ -59,8 +59,19 @@ def open_postgres(url: URL, busy_timeout_s: float) -> tuple[Engine, Engine]:
     Raises:
         ConfigurationError: the driver is missing.
     """
+    connect_args = connect_options(url, busy_timeout_s)
+    try:
+        writer = _engine(url, connect_args)
+        reader = _engine(url, connect_args, isolation_level="REPEATABLE READ")
+    except ModuleNotFoundError:
+        raise ConfigurationError(DRIVER_MISSING) from None
+    return writer, reader.execution_options(postgresql_readonly=True)
+
+
+def connect_options(url: URL, connect_timeout_s: float = 5.0) -> dict[str, Any]:
+    """Return the arguments of psycopg for a connection to `url`, which may say otherwise."""
     options = {
-        "connect_timeout": max(1, round(busy_timeout_s)),
+        "connect_timeout": max(1, round(connect_timeout_s)),
         "application_name": "llm-gateway",
         "client_encoding": ENCODING,
         # A machine that is gone without a word is noticed after 10 s (postgresql.org, "libpq-connect").
@@ -69,14 +80,8 @@ def open_postgres(url: URL, busy_timeout_s: float) -> tuple[Engine, Engine]:
         "keepalives_count": 5,
         "tcp_user_timeout": 10_000,
     }
-    connect_args = {name: value for name, value in options.items() if name not in url.query}
-    connect_args["prepare_threshold"] = None
-    try:
-        writer = _engine(url, connect_args)
-        reader = _engine(url, connect_args, isolation_level="REPEATABLE READ")
-    except ModuleNotFoundError:
-        raise ConfigurationError(DRIVER_MISSING) from None
-    return writer, reader.execution_options(postgresql_readonly=True)
+    found: dict[str, Any] = {name: value for name, value in options.items() if name not in url.query}
+    return found | {"prepare_threshold": None}
 
 
 def _engine(url: URL, connect_args: dict[str, Any], **options: Any) -> Engine:
