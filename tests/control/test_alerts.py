@@ -318,7 +318,7 @@ DATA: dict[str, dict[str, Any]] = {
         "spent": 1234.5, "limit": 1500.0, "resets_at": "2024-11-01T00:00:00Z",
     },
     "journal.delayed": {"seconds": 61},
-    "journal.unwritable": {"worker": "worker 1"},
+    "journal.unwritable": Trouble("journal.unwritable", "1", {"worker": "worker 1"}).at("id", "host-1").data,
     "key.expiring": {"key": CANARY, "owner": "ann", "expires_at": "2030-01-01T00:00:00Z", "within_days": 1},
     "model.unpriced": {"model": CANARY, "provider": "p"},
     "provider.breaker_open": {"model": "m" * 1000, "provider": "p"},

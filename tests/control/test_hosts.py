@@ -74,15 +74,15 @@ def test_hosts_count_each_other_and_the_first_one_leads_until_it_is_silent(machi
     first, second = machines.started("one"), machines.started("two")
     first.beat()
     assert (first.living, second.living) == (2, 2)
-    assert (first.is_leader, second.is_leader) == (True, False)
+    assert (first.leads(), second.leads()) == (True, False)
     machines.now += LEAD_S
-    assert not first.is_leader  # it has not beaten since: another one may take its place
+    assert not first.leads()  # it has not beaten since: another one may take its place
     machines.age(first, LIVING_S)
     second.beat()
-    assert (second.living, second.is_leader) == (1, True)
+    assert (second.living, second.leads()) == (1, True)
     first.beat()
     second.beat()
-    assert (first.is_leader, second.is_leader) == (True, False)
+    assert (first.leads(), second.leads()) == (True, False)
 
 
 def test_a_restart_in_the_same_place_goes_on_at_once_with_the_same_id(machines: Machines) -> None:
@@ -90,11 +90,11 @@ def test_a_restart_in_the_same_place_goes_on_at_once_with_the_same_id(machines: 
     before = machines.now
     again = machines.started("one")
     assert (again.id, again.living, machines.now) == (first.id, 2, before)
-    assert not again.is_leader
+    assert not again.leads()
     first.beat()
     assert machines.logged == ["another gateway runs with the id of this host"]
     second.beat()
-    assert second.is_leader
+    assert second.leads()
 
 
 def test_a_copied_data_directory_is_refused_while_the_other_one_runs(machines: Machines) -> None:
@@ -106,7 +106,7 @@ def test_a_copied_data_directory_is_refused_while_the_other_one_runs(machines: M
     started = machines.now
     moved = machines.started("copy")  # the other one is gone: this is its data directory, on another machine
     assert machines.now - started >= WATCH_S
-    assert (moved.living, moved.is_leader) == (1, True)
+    assert (moved.living, moved.leads()) == (1, True)
 
 
 def test_hosts_with_keys_that_do_not_fit_together_are_refused(machines: Machines) -> None:
@@ -139,7 +139,7 @@ def test_on_sqlite_a_host_is_alone_and_stores_nothing(tmp_path: Path) -> None:
     with closing(Database.open(f"sqlite:///{tmp_path / 'gateway.db'}", fsync=False)) as database:
         host = Hosts(tmp_path, ignore)
         host.claim(database, KEYS)
-        assert (host.living, host.is_leader, host.is_shared, host.beat()) == (1, True, False, None)
+        assert (host.living, host.leads(), host.is_shared, host.beat()) == (1, True, False, None)
         assert [(each.id, each.is_living) for each in host.list()] == [(host.id, True)]
         audit = AuditTrail(database, tmp_path, fsync=False)
         with pytest.raises(Conflict):

@@ -134,6 +134,8 @@ def test_the_last_use_is_taken_from_records_on_their_way(store: Loads) -> None:
     use.store()
     after = store.get(key.id)
     assert (after.last_used_at_ms, after.updated_at_ms) == (5_000, key.updated_at_ms)
+    store.note_use({key.id: 4_000})  # of another host, which stores it later
+    assert store.get(key.id).last_used_at_ms == 5_000
 
 
 class Broken(KeyStore):

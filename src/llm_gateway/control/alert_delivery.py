@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from llm_gateway.control.alert_sender import AlertSender
+from llm_gateway.control.maintenance import always
 from llm_gateway.control.webhook_delivery import BACKOFF_S
 from llm_gateway.domain.alert_target import AlertMessage, AlertSecret, AlertTarget, Sent
 from llm_gateway.errors import ConfigurationError, NotFound, StoreUnavailable
@@ -54,8 +55,10 @@ class AlertDelivery:
         self._known: list[_Receiver] = []
         self._known_at_ms = 0
 
-    async def step(self) -> None:
+    async def step(self, is_leader: Callable[[], bool] = always) -> None:
         """Begin to send to each target for which a message is due, unless that is under way.
+
+        If another host does it, which `is_leader` tells, only the targets are read, for `tell_now`.
 
         Raises:
             StoreUnavailable: the database does not answer.
@@ -64,6 +67,8 @@ class AlertDelivery:
         if abs(now_ms - self._known_at_ms) >= REMEMBERED_MS:
             self._known = await asyncio.to_thread(self._receivers)
             self._known_at_ms = now_ms
+        if not is_leader():
+            return
         for target_id in await asyncio.to_thread(self._deliveries.due, now_ms):
             if target_id not in self._running:
                 self._running[target_id] = asyncio.create_task(self._send_to(target_id))

@@ -118,16 +118,20 @@ def _paused(data: Data) -> tuple[str, str]:
     )
 
 
+def _on_host(data: Data) -> str:
+    return f" on host {data['host']}" if data.get("host") else ""
+
+
 def _unwritable(data: Data) -> tuple[str, str]:
     return (
-        f"The usage journal of {data['worker']} cannot be written.",
+        f"The usage journal of {data['worker']}{_on_host(data)} cannot be written.",
         "Its calls are refused with 503, since their usage could not be recorded. Free space, or mend the disk.",
     )
 
 
 def _delayed(data: Data) -> tuple[str, str]:
     return (
-        f"Usage has waited for the database for {data['seconds']} seconds.",
+        f"Usage has waited for the database for {data['seconds']} seconds{_on_host(data)}.",
         "Calls go on and nothing is lost, but reports lag. See the database and the log.",
     )
 

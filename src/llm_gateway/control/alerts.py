@@ -9,6 +9,7 @@ from typing import Any
 
 from llm_gateway.control.alert_delivery import AlertDelivery
 from llm_gateway.control.alert_sender import AlertSender
+from llm_gateway.control.maintenance import always
 from llm_gateway.control.trouble import TellNow, Trouble, TroubleWatch
 from llm_gateway.control.webhook_delivery import WebhookDelivery, repeat_forever
 from llm_gateway.control.webhook_events import WebhookEvents
@@ -43,18 +44,22 @@ class Alerts:
         self.sender = sender
         self.events = WebhookEvents(database, self._messages, keys, log)
 
-    async def run(self, troubles: Callable[[], Iterable[Trouble]]) -> None:
-        """Find events and deliver messages, each second. `troubles` returns those of this moment."""
+    async def run(self, troubles: Callable[[], Iterable[Trouble]], is_leader: Callable[[], bool] = always) -> None:
+        """Find events and deliver messages, each second. `troubles` returns those of this moment.
+
+        Each host finds its own events. Only that for which `is_leader` is true delivers the messages of all.
+        """
         delivery = AlertDelivery(self.targets, self.deliveries, self.sender, self._log)
         tell_now: list[TellNow] = [delivery.tell_now]
-        webhook = None if self._webhook is None else WebhookDelivery(self._messages, self._webhook.post, self._log)
-        if webhook is not None:
+        webhook = None
+        if self._webhook is not None:
+            webhook = WebhookDelivery(self._messages, self._webhook.post, self._log, is_leader=is_leader)
             tell_now.append(webhook.tell_now)
         watch = TroubleWatch(troubles, self._messages, tell_now)
         steps: list[Callable[[], Coroutine[Any, Any, object]]] = [
             lambda: asyncio.to_thread(self.events.look, time.time_ns() // 1_000_000),
             watch.look,
-            delivery.step,
+            lambda: delivery.step(is_leader),
         ]
         if webhook is not None:
             steps.append(webhook.deliver)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from llm_gateway.control.maintenance import always
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.budget_backfill import BudgetBackfill
 
@@ -13,13 +14,20 @@ LOOK_EVERY_S = 1.0
 
 
 async def count_older_usage_forever(
-    backfill: BudgetBackfill, log: Callable[..., None], *, every_s: float = LOOK_EVERY_S
+    backfill: BudgetBackfill,
+    log: Callable[..., None],
+    is_leader: Callable[[], bool] = always,
+    *,
+    every_s: float = LOOK_EVERY_S,
 ) -> None:
-    """Add older requests to budgets that are new, or that count something else now. Runs until cancelled."""
+    """Add older requests to budgets that are new, or that count something else now. Runs until cancelled.
+
+    `is_leader` tells whether this host does it.
+    """
     is_failing = False
     while True:
         try:
-            while await asyncio.to_thread(_step, backfill, log):
+            while is_leader() and await asyncio.to_thread(_step, backfill, log):
                 pass
             is_failing = False
         except StoreUnavailable:  # logged by the health check

@@ -1,6 +1,6 @@
 """This host among those of its database: its id, its beats, how many hosts live, and which one does what one host must.
 
-    start ──▶ claim ──(row free)──▶ beat each second ──▶ living, is_leader, changes
+    start ──▶ claim ──(row free)──▶ beat each second ──▶ living, leads, changes
                 └──(another process beats with this id)──▶ refused: the data directory is a copy
 
 `Hosts.id` and `Hosts.living` are for whatever is shared among hosts: leases of budgets, shares of limits. The leader is
@@ -95,8 +95,12 @@ class Hosts:
         return not self._is_alone
 
     @property
-    def is_leader(self) -> bool:
-        """True if this host does what only one of the hosts must do."""
+    def name(self) -> str:
+        """The name of this host's machine."""
+        return self._claim.name
+
+    def leads(self) -> bool:
+        """Return whether this host does what only one of the hosts must do."""
         if self._is_alone:
             return True
         first = next((host for host in self._known if host.is_living), None)

@@ -22,13 +22,28 @@ LONG_LOG = 64 * 1024 * 1024
 """Bytes of the write-ahead log above which its length is logged."""
 SAVE_EVERY_S = 10.0
 """Seconds between two saves of the metrics' totals."""
+LOOK_AGAIN_S = 60.0
+"""Seconds after which a host looks again whether it has to do what only one of the hosts does."""
 REFRESH_EVERY_S = 300.0
 """Seconds between two rebuilds of the snapshot."""
 
 
-async def delete_old_usage_forever(retention: Retention, log: Callable[..., None]) -> None:
-    """Delete expired usage records and roll up past days, each hour, in small steps. Runs until cancelled."""
+def always() -> bool:
+    """Return True: the gateway is alone on its database."""
+    return True
+
+
+async def delete_old_usage_forever(
+    retention: Retention, log: Callable[..., None], is_leader: Callable[[], bool] = always
+) -> None:
+    """Delete expired usage records and roll up past days, each hour, in small steps. Runs until cancelled.
+
+    `is_leader` tells whether this host does it; the others wait.
+    """
     while True:
+        if not is_leader():
+            await asyncio.sleep(LOOK_AGAIN_S)
+            continue
         try:
             is_left = await asyncio.to_thread(retention.step)
         except StoreUnavailable:

@@ -171,10 +171,11 @@ class ControlProcess(ProcessApplication):
         stack.push_async_callback(workers.stop)
         self._follow_hosts(hosts, control)
         self._background(refresh_prices_forever(control.configuration, log))
+        is_leader = hosts.leads
         retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log, pause=Throttle())
-        self._background(delete_old_usage_forever(retention, log))
-        self._follow_budgets(stores)
-        self._background(control.alerts.run(partial(_troubles, workers, shipper)))
+        self._background(delete_old_usage_forever(retention, log, is_leader))
+        self._follow_budgets(stores, is_leader)
+        self._background(control.alerts.run(partial(_troubles, workers, shipper, hosts), is_leader))
         self._background(export.run())
         self._background(shorten_log_forever(stores.database.shorten_log, log))
         return control.build(shipper, database, workers)
@@ -222,13 +223,13 @@ class ControlProcess(ProcessApplication):
             *stored.families(),
         ]
 
-    def _follow_budgets(self, stores: Stores) -> None:
+    def _follow_budgets(self, stores: Stores, is_leader: Callable[[], bool]) -> None:
         """Count older usage of new budgets."""
         together = self._balances.add_stored
         backfill = BudgetBackfill(
             stores.database, pause=Throttle(), together=lambda store, charges: together(store, charges.items())
         )
-        self._background(count_older_usage_forever(backfill, self._log))
+        self._background(count_older_usage_forever(backfill, self._log, is_leader))
 
     def _distribute(self, workers: Workers, stores: Stores, configuration: Configuration) -> None:
         """Send a configuration to all workers, once the memory that they share has its budgets and keys' last calls."""
@@ -272,11 +273,14 @@ class ControlProcess(ProcessApplication):
         )
 
 
-def _troubles(workers: Workers, shipper: Shipper) -> list[Trouble]:
-    """Return the troubles of this moment that have alerts."""
+def _troubles(workers: Workers, shipper: Shipper, hosts: Hosts) -> list[Trouble]:
+    """Return the troubles of this moment that have alerts. Those of journals are each host's own."""
     seconds = int(shipper.behind().seconds)
     delayed = [Trouble("journal.delayed", "", {"seconds": seconds})] if seconds > DELAYED_S else []
-    return [*delayed, *workers.troubles()]
+    found = [*delayed, *workers.troubles()]
+    if not hosts.is_shared:
+        return found
+    return [each.at(hosts.id, hosts.name) if each.kind.startswith("journal.") else each for each in found]
 
 
 def _open_memory(memory: int | None) -> HostMemory | None:

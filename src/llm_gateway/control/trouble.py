@@ -33,6 +33,10 @@ class Trouble(NamedTuple):
     subject: str
     data: dict[str, Any]
 
+    def at(self, host_id: str, name: str) -> Trouble:
+        """Return the trouble as that of a host, which has an alert beside those of other hosts."""
+        return Trouble(self.kind, f"{host_id} {self.subject}", self.data | {"host": name})
+
 
 TellNow: TypeAlias = Callable[[str, AlertMessage], Awaitable[None]]
 """Send a message of this type of event at once and once. Never raises for what the network or a receiver does."""

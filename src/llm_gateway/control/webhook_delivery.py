@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
+from llm_gateway.control.maintenance import always
 from llm_gateway.domain.alert_target import AlertMessage
 from llm_gateway.domain.upstream_call import UpstreamResult
 from llm_gateway.errors import StoreUnavailable
@@ -33,7 +34,7 @@ Post: TypeAlias = Callable[[str, bytes, int, float], Awaitable[UpstreamResult]]
 
 
 class WebhookDelivery:
-    """Sends messages that wait. `clock_ms` returns milliseconds UTC."""
+    """Sends messages that wait. `clock_ms` returns milliseconds UTC, `is_leader` whether this host sends them."""
 
     def __init__(
         self,
@@ -41,7 +42,10 @@ class WebhookDelivery:
         post: Post,
         log: Callable[..., None],
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        *,
+        is_leader: Callable[[], bool] = always,
     ) -> None:
+        self._is_leader = is_leader
         self._messages = messages
         self._post = post
         self._log = log
@@ -55,7 +59,11 @@ class WebhookDelivery:
             StoreUnavailable: the database does not answer; a message that was sent may be sent again.
         """
         delivered = 0
+        if not self._is_leader():
+            return 0
         for message in await asyncio.to_thread(self._messages.due, self._clock_ms(), AT_ONCE):
+            if not self._is_leader():
+                break
             now_ms = self._clock_ms()
             result = await self._post(message.id, message.body.encode(), now_ms // 1000, TIMEOUT_S)
             if not 200 <= result.status < 300:

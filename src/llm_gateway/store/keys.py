@@ -289,11 +289,13 @@ class KeyStore:
         """Store when keys were used last, by their id; ids that are gone are ignored."""
         if not used_at_ms:
             return
-        query = sa.update(api_keys).where(api_keys.c.id == sa.bindparam("key"))
+        last = api_keys.c.last_used_at_ms
+        is_later = sa.or_(last.is_(None), last < sa.bindparam("at_ms"))  # another host may have stored a later one
+        query = sa.update(api_keys).where(api_keys.c.id == sa.bindparam("key"), is_later)
         with self._database.write() as connection:
             connection.execute(
                 query.values(last_used_at_ms=sa.bindparam("at_ms")),
-                [{"key": key_id, "at_ms": at_ms} for key_id, at_ms in used_at_ms.items()],
+                [{"key": key_id, "at_ms": at_ms} for key_id, at_ms in sorted(used_at_ms.items())],
             )
 
     def _check_name(self, name: str) -> None:

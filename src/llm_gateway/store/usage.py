@@ -153,6 +153,8 @@ class UsageStore:
         """Delete up to `limit` records from before `before_ms`, oldest first. Returns how many. Rollups stay."""
         ids = usage_records.c.id
         oldest = sa.select(ids).where(ids < first_id(before_ms)).order_by(ids).limit(limit)
+        if not self._database.is_sqlite:
+            oldest = oldest.with_for_update(skip_locked=True)  # another host may do the same
         with self._database.write() as connection:
             return connection.execute(sa.delete(usage_records).where(ids.in_(oldest))).rowcount
 

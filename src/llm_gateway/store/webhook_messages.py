@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.alert_target import AlertMessage
@@ -88,7 +89,9 @@ class WebhookMessages:
         body = msgspec.json.encode({"id": message_id, "type": kind, "at_ms": at_ms, "data": data}).decode()
         next_ms = at_ms if self._has_webhook and not is_full else None
         row = {"id": message_id, "at_ms": at_ms, "body": body, "attempts": 0, "next_attempt_ms": next_ms}
-        connection.execute(sa.insert(webhook_messages).values(row))
+        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        if not connection.execute(insert(webhook_messages).values(row).on_conflict_do_nothing()).rowcount:
+            return True  # another host has just told it
         dropped = add_deliveries(connection, targets, AlertMessage(message_id, at_ms, body))
         return not (is_full or dropped)
 
