@@ -182,6 +182,12 @@ def test_a_damaged_or_newer_database_is_reported(capsys: Capsys) -> None:
     with sqlite3.connect(file) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
+    assert found(call(capsys, "check"))["database"][1].endswith(
+        "at version 9999, of a newer llm-gateway; this one can use it, too"
+    )
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE compatibility SET oldest = '9999'")
+    connection.close()
     ran = call(capsys, "check")
     assert (ran.code, found(ran)["database"][0]) == (1, "failed")
     assert "newer llm-gateway" in ran.out

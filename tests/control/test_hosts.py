@@ -15,7 +15,8 @@ from llm_gateway.control.hosts import FILE, LEAD_S, WATCH_S, Hosts, beat_forever
 from llm_gateway.errors import ConfigurationError, Conflict, NotFound
 from llm_gateway.store.audit import AuditTrail
 from llm_gateway.store.database import Database
-from llm_gateway.store.hosts import LIVING_S, SecretNames
+from llm_gateway.store.hosts import SecretNames
+from llm_gateway.store.tables import LIVING_S
 from tests.application.driver import ignore
 from tests.databases import PostgresDatabases, postgres
 from tests.e2e.process import migrated_database

@@ -18,6 +18,7 @@ from llm_gateway.errors import ConfigurationError
 from llm_gateway.store import migrations
 from llm_gateway.store.database import Database
 from llm_gateway.store.providers import list_providers
+from llm_gateway.store.tables import NOW_MS as NOW_MS_OF
 from llm_gateway.store.tables import metadata
 from llm_gateway.store.usage import UsageStore
 from tests.store.histories import DAY_MS, NOW_MS, cube_rows, record, rollup_rows
@@ -236,9 +237,44 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
 def test_a_newer_database_is_refused(database: Database) -> None:
     with database.write() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+        connection.exec_driver_sql("UPDATE compatibility SET oldest = '9999'")
     advice = "'9999', which a newer llm-gateway made: install that version again, restore a backup of before"
     with pytest.raises(ConfigurationError, match=advice):
         database.migrate()
+
+
+def test_a_newer_database_that_says_so_is_used_as_it_is(database: Database) -> None:
+    """A host of the release before starts again while others have been upgraded."""
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+        connection.exec_driver_sql(f"UPDATE compatibility SET oldest = '{migrations.HEAD}'")
+    assert database.is_current()
+    database.migrate()
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE compatibility SET oldest = '9998'")
+    assert not database.is_current()
+    with pytest.raises(ConfigurationError, match="'9999', which a newer llm-gateway made"):
+        database.migrate()
+
+
+def test_an_upgrade_is_refused_while_hosts_run_that_are_too_old_for_it(database: Database) -> None:
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0015'")
+        now_ms = NOW_MS_OF[connection.dialect.name]
+        values = f"'0', 'old', '0.0.9', '0014', 'r', 'p', '{{}}', 1, {now_ms}"
+        connection.exec_driver_sql(f"INSERT INTO hosts VALUES ({values})")
+    told = r"The host old runs llm-gateway 0\.0\.9 on this database.*upgrade all hosts to the version before"
+    with pytest.raises(ConfigurationError, match=told):
+        database.check_upgrade()
+    with pytest.raises(ConfigurationError, match=told):
+        database.migrate()
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE hosts SET beat_at_ms = 1")  # it has been stopped
+        connection.exec_driver_sql("DROP TABLE hosts")
+        connection.exec_driver_sql("DROP TABLE compatibility")
+    database.check_upgrade()
+    database.migrate()
+    assert database.is_current()
 
 
 @pytest.mark.usefixtures("long_on_postgres")

@@ -215,5 +215,6 @@ def test_a_gateway_of_the_older_version_cannot_store_records_without_the_cube(
 def test_a_database_of_a_newer_version_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     with database.write() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+        connection.exec_driver_sql("UPDATE compatibility SET oldest = '9999'")
     with pytest.raises(ConfigurationError, match="which a newer llm-gateway made"):
         database.migrate()

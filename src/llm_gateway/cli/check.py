@@ -185,13 +185,15 @@ class _Tables:
         database = Database.open(self._url)
         try:
             current = database.version()
+            self.is_current = database.is_current()
+            if not self.is_current:
+                database.check_upgrade()
         finally:
             database.close()
-        migrations.refuse_newer(current)
-        self.is_current = current == migrations.HEAD
         place = "PostgreSQL" if file is None else str(file.absolute())
         if self.is_current:
-            return f"{place} is at version {current}"
+            newer = "" if current == migrations.HEAD else ", of a newer llm-gateway; this one can use it, too"
+            return f"{place} is at version {current}{newer}"
         was = "has no tables yet" if current is None else f"is at version {current}"
         return f"{place} {was}; serve brings it to {migrations.HEAD}"
 

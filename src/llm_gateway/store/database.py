@@ -164,14 +164,27 @@ class Database:
             return migrations.version(connection)
 
     def is_current(self) -> bool:
-        """Return True if the tables are at the version of this code. Raises what `version` raises."""
-        return self.version() == migrations.HEAD
+        """Return True if this code can use the tables as they are. Raises what `version` raises."""
+        with explained(self._place), self.read() as connection:
+            return migrations.is_usable(connection)
+
+    def check_upgrade(self) -> None:
+        """Check whether `migrate` could change the tables; change nothing.
+
+        Raises:
+            ConfigurationError: as `migrate`.
+            StoreUnavailable: as `version`.
+        """
+        with explained(self._place), self.read() as connection:
+            migrations.refuse_newer(migrations.version(connection))
+            migrations.refuse_older_hosts(connection)
 
     def migrate(self) -> None:
         """Migrate the tables to the version of this code; processes that start at the same time take turns.
 
         Raises:
-            ConfigurationError: the database was made by a newer version or by something else, or cannot be used.
+            ConfigurationError: the database was made by a newer version or by something else, or cannot be used, or
+                hosts run on it that could not use its tables afterwards.
             StoreUnavailable: the database does not answer.
         """
         if self.is_current():

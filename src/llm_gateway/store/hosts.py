@@ -21,16 +21,12 @@ from llm_gateway.errors import Conflict
 from llm_gateway.store.audit import AuditTrail
 from llm_gateway.store.database import Database
 from llm_gateway.store.identifiers import missing, stored_id
-from llm_gateway.store.tables import audit_chains, hosts
+from llm_gateway.store.tables import LIVING_S, NOW_MS, audit_chains, hosts
 
 BEAT_S = 1.0
 """Seconds between two beats of a host."""
-LIVING_S = 15.0
-"""Seconds after its last beat for which a host counts as living."""
 
 _of = hosts.c
-_ON_POSTGRES = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-_ON_SQLITE = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
 
 
 class SecretNames(msgspec.Struct, frozen=True):
@@ -94,7 +90,7 @@ class HostTable:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._now_ms = sa.literal_column(_ON_SQLITE if database.is_sqlite else _ON_POSTGRES, sa.BigInteger)
+        self._now_ms = sa.literal_column(NOW_MS[database.dialect.name], sa.BigInteger)
 
     def list(self) -> tuple[Host, ...]:
         """Return all hosts, in the order of their starts.

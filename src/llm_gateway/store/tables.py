@@ -369,5 +369,14 @@ hosts = sa.Table(
     Column("beat_at_ms", BigInteger, nullable=False),
 )
 
+NOW_MS = {
+    "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+    "postgresql": "(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
+}
+"""SQL for the database's time in milliseconds UTC, by dialect."""
+
+LIVING_S = 15.0
+"""Seconds after its last beat for which a host counts as living."""
+
 # One row: the oldest version of the tables whose code can use these, too (`migrations/__init__.py`).
 compatibility = sa.Table("compatibility", metadata, Column("oldest", SORTED_BY_BYTES, primary_key=True))
