@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, closing
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,10 +14,14 @@ import pytest_asyncio
 import sqlalchemy as sa
 
 from llm_gateway.store.database import Database
+from llm_gateway.store.tables import usage_records
 from tests.application.driver import Client
 from tests.application.fixtures import isolate, logging_restored, running
+from tests.dashboard.browser import PASSWORD, Browser
 from tests.databases import PostgresDatabases, postgres
 from tests.in_one_loop import GatewayInOneLoop
+from tests.journal.samples import frame, intent, left_behind, request_id, settled
+from tests.store.histories import stored_ids
 from tests.upstream import MockUpstream
 
 __all__ = ["postgres"]
@@ -40,6 +45,7 @@ class Pair(NamedTuple):
     apps: tuple[GatewayInOneLoop, GatewayInOneLoop]
     vendor: str
     database: Database
+    root: Path
 
     @property
     def clients(self) -> tuple[Client, Client]:
@@ -61,7 +67,7 @@ async def pair(postgres: PostgresDatabases, tmp_path_factory: pytest.TempPathFac
             for name in ("one", "two")
         ]
         database = opened.enter_context(closing(Database.open(url, fsync=False)))
-        yield Pair((first, second), mock.base_url, database)
+        yield Pair((first, second), mock.base_url, database, root)
 
 
 async def seconds_until(holds: Callable[[], Awaitable[bool]]) -> float:
@@ -144,3 +150,34 @@ async def test_each_host_lists_both(pair: Pair) -> None:
     assert health == {"status": "ok", "service": "llm-gateway", "database": "ok", "hosts": 2}
     refused = await pair.clients[0].call("DELETE", f"/api/v1/hosts/{first['hosts'][1]['id']}")
     assert refused.status == 409
+
+
+async def test_who_signs_in_at_one_host_is_signed_in_at_both_and_signs_out_of_both(pair: Pair) -> None:
+    browser = Browser(pair.apps[0])
+    await made(pair.clients[0], "people", {"name": "eve", "password": PASSWORD, "role": "admin"})
+    for signed_in in (await browser.sign_in("key-of-ann"), await browser.sign_in_as("eve", PASSWORD)):
+        assert signed_in.status == 303, signed_in.body
+        for app in (*pair.apps, *pair.apps):
+            browser.app = app
+            assert (await browser.get("/ui/sessions")).status == 200
+    assert (await browser.post("/ui/sign-out")).status == 303  # at the second host
+    for app in pair.apps:
+        browser.app = app
+        assert (await browser.get("/ui/sessions")).status == 303
+
+
+async def test_the_journal_of_a_lost_host_is_adopted_where_its_directory_is_moved_to(pair: Pair) -> None:
+    """Of two requests, one was settled, and one was cut off by the end of the host: it has a record at its bound."""
+    lost, found = pair.root / "lost", pair.root / "two"
+    entries = frame("I", 1, intent(1)) + frame("S", 1, settled(1)) + frame("I", 2, intent(2))
+    left_behind(lost, {1: entries}, writer="of-the-lost-host").rename(found / "journal" / "of-the-lost-host")
+
+    async def are_stored() -> bool:
+        return set(stored_ids(pair.database)) >= {request_id(1), request_id(2)}
+
+    await seconds_until(are_stored)
+    with pair.database.read() as connection:
+        rows = connection.execute(sa.select(usage_records.c.id, usage_records.c.outcome, usage_records.c.cost_nanos))
+        records = {row.id: (row.outcome, row.cost_nanos > 0) for row in rows}
+    assert (records[request_id(1)], records[request_id(2)]) == (("ok", False), ("cancelled", True))
+    assert not (found / "journal" / "of-the-lost-host").exists()
