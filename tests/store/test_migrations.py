@@ -271,6 +271,7 @@ def test_an_upgrade_is_refused_while_hosts_run_that_are_too_old_for_it(database:
     with database.write() as connection:
         connection.exec_driver_sql("UPDATE hosts SET beat_at_ms = 1")  # it has been stopped
         connection.exec_driver_sql("DROP TABLE hosts")
+        connection.exec_driver_sql("DROP TABLE kept_forms")
         connection.exec_driver_sql("DROP TABLE compatibility")
     database.check_upgrade()
     database.migrate()
@@ -327,6 +328,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
             "budgets",
             "compatibility",
             "hosts",
+            "kept_forms",
             "overrides",
             "people",
             "providers",

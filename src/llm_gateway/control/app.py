@@ -54,6 +54,7 @@ from llm_gateway.control.management.usage import usage_router
 from llm_gateway.control.workers import Workers
 from llm_gateway.dashboard.access import Access
 from llm_gateway.dashboard.app import Dashboard, WithDashboard
+from llm_gateway.dashboard.oidc_sign_in import OidcParts
 from llm_gateway.docs_page.page import build_page
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import ConfigurationError, NotFound
@@ -83,6 +84,7 @@ from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.hosts import SecretNames
+from llm_gateway.store.kept_forms import KeptForms
 from llm_gateway.store.keys import KeyStore
 from llm_gateway.store.overrides import OverrideStore
 from llm_gateway.store.people import PeopleStore
@@ -123,6 +125,7 @@ class Stores(NamedTuple):
     alert_targets: AlertTargetStore
     people: PeopleStore
     sessions: SessionStore
+    kept_forms: KeptForms
     replayed: int
 
 
@@ -186,6 +189,7 @@ def open_stores(
         alert_targets=AlertTargetStore(database, box, audit),
         people=PeopleStore(database, audit),
         sessions=SessionStore(database, audit=audit),
+        kept_forms=KeptForms(database, box),
         replayed=report.records,
     )
 
@@ -340,15 +344,10 @@ class Control:
             issuer=None if self._code_flow is None else self._code_flow.provider.issuer,
             on_failure=on_failure,
         )
-        return Dashboard(
-            management,
-            access,
-            self._log,
-            self._root_path,
-            self._dev_key,
-            code_flow=self._code_flow,
-            team_id=self._team_id,
-        ).build()
+        oidc = None
+        if self._code_flow is not None:
+            oidc = OidcParts(self._code_flow, self._team_id, self._stores.kept_forms)
+        return Dashboard(management, access, self._log, self._root_path, self._dev_key, oidc=oidc).build()
 
     def _team_id(self, team: str) -> str | None:
         """Return the id of the team with this name or id, None without one."""

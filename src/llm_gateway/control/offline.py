@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, ExitStack, closing
 from functools import partial
 
 from llm_gateway.control.app import open_stores
+from llm_gateway.control.hosts import Hosts
 from llm_gateway.data_dir import DataDir
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.journal.record_feed import feed_in_use
@@ -26,14 +27,15 @@ async def replay_once(settings: Settings) -> int:
     """Move the usage records that stopped gateways left in the journal to the database. Returns their number.
 
     Raises:
-        ConfigurationError: another gateway is running on this data directory.
+        ConfigurationError: another gateway is running on this data directory, or on what it is a copy of.
         StoreUnavailable: the database does not answer.
     """
     output = open_log(level=settings.log_level, form=settings.log_format, secrets=())
     with output.writer, closing(DataDir(settings.data_dir)):
         async with AsyncExitStack() as stack:
-            other = feed_in_use(settings.data_dir.absolute())
-            return open_stores(settings, stack, output.log, other=other).replayed
+            path = settings.data_dir.absolute()
+            other, hosts = feed_in_use(path), Hosts(path, output.log)
+            return open_stores(settings, stack, output.log, other=other, claim=hosts.claim).replayed
 
 
 def reprice_once(

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_gateway.dashboard.access import WRONG_ORIGIN, Access, SignedIn
 from llm_gateway.dashboard.api_client import ApiClient, ApiError
-from llm_gateway.dashboard.oidc_sign_in import CALLBACK, OidcSignIn
+from llm_gateway.dashboard.oidc_sign_in import CALLBACK, OidcParts, OidcSignIn
 from llm_gateway.dashboard.page import Page, Pages
 from llm_gateway.dashboard.screens import SCREENS
 from llm_gateway.dashboard.sign_in import SignIn
@@ -22,7 +22,6 @@ from llm_gateway.dashboard.static_files import static_files
 from llm_gateway.gate.authentication import UI_PATH, UI_PREFIX
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect
 from llm_gateway.gate.reverse_proxy import FORWARDED_HOST
-from llm_gateway.identity.code_flow import CodeFlow
 
 Log: TypeAlias = Callable[..., None]
 Screen: TypeAlias = Callable[[Page], Awaitable[Response]]
@@ -60,8 +59,7 @@ class Dashboard:
         root: str = "",
         dev_key: str | None = None,
         *,
-        code_flow: CodeFlow | None = None,
-        team_id: Callable[[str], str | None] = lambda _team: None,
+        oidc: OidcParts | None = None,
     ) -> None:
         self._management = management
         self._access = access
@@ -70,8 +68,8 @@ class Dashboard:
         self._pages = Pages(root)
         self._sign_in = SignIn(access, self._pages, dev_key)
         self._oidc = None
-        if code_flow is not None:
-            self._oidc = OidcSignIn(code_flow, access, self._pages, self._sign_in, log=log, team_id=team_id)
+        if oidc is not None:
+            self._oidc = OidcSignIn(oidc, access, self._pages, self._sign_in, log=log)
 
     def build(self) -> ASGIApp:
         """Return the ASGI application."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
-from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -25,14 +25,13 @@ from llm_gateway.dashboard.time_zone import known_zone
 from llm_gateway.domain.person import Identity
 from llm_gateway.identity.code_flow import BEGUN_ELSEWHERE, CodeFlow, Flow, Named
 from llm_gateway.identity.refusal import IdentityRefused
+from llm_gateway.store.kept_forms import KeptForms
 from llm_gateway.store.sessions import Owner
 
 COOKIE, SECURE_COOKIE = "llm-gateway-oidc", "__Host-llm-gateway-oidc"
 LASTS_S = 600
 """Seconds that a person has at the provider."""
 CALLBACK = "/ui/sign-in/oidc/callback"
-MOST_KEPT, MOST_KEPT_CHARACTERS = 64, 4 * 1024 * 1024
-"""Forms that are kept while people are at the provider, and their length in all; the oldest is dropped first."""
 NO_TEAM = "You are signed in at the identity provider as {name}, but it names no team of this gateway: ask an admin."
 
 
@@ -45,46 +44,28 @@ class Pending(msgspec.Struct, frozen=True):
     has_kept: bool
 
 
-class KeptForms:
-    """Forms whose session ended, while their senders are at the provider."""
+class OidcParts(NamedTuple):
+    """Parts of a sign-in at an identity provider.
 
-    def __init__(self) -> None:
-        self._forms: OrderedDict[str, KeptForm] = OrderedDict()
+    `team_id` returns the id of the team with a name or an id, or None. `forms` keeps those of people at the provider.
+    """
 
-    def put(self, state: str, form: KeptForm) -> None:
-        """Keep a form for the sign-in with this state."""
-        self._forms[state] = form
-        while (
-            len(self._forms) > MOST_KEPT
-            or sum(len(each.content) for each in self._forms.values()) > MOST_KEPT_CHARACTERS
-        ):
-            self._forms.popitem(last=False)
-
-    def take(self, state: str) -> KeptForm | None:
-        """Return the form that was kept, and forget it."""
-        return self._forms.pop(state, None)
+    flow: CodeFlow
+    team_id: Callable[[str], str | None]
+    forms: KeptForms
 
 
 class OidcSignIn:
-    """Handlers of a sign-in over `flow`. `team_id` returns the id of the team with a name or an id, or None."""
+    """Handlers of a sign-in at an identity provider."""
 
     def __init__(
-        self,
-        flow: CodeFlow,
-        access: Access,
-        pages: Pages,
-        sign_in: SignIn,
-        *,
-        log: Callable[..., None],
-        team_id: Callable[[str], str | None],
+        self, parts: OidcParts, access: Access, pages: Pages, sign_in: SignIn, *, log: Callable[..., None]
     ) -> None:
-        self._flow = flow
+        self._flow, self._team_id, self._forms = parts
         self._access = access
         self._pages = pages
         self._sign_in = sign_in
         self._log = log
-        self._team_id = team_id
-        self._kept = KeptForms()
 
     async def begin(self, request: Request) -> Response:
         """Send the browser to the provider."""
@@ -105,7 +86,7 @@ class OidcSignIn:
             return self._refused(request, error, target, kept)
         pending = Pending(flow, target, known_zone(form["timezone"]), kept is not None)
         if kept is not None:
-            self._kept.put(flow.state, kept)
+            await run_in_threadpool(self._forms.put, flow.state, kept.path, kept.content)
         # Not a redirect: browsers apply the policy form-action 'self' to the redirects of a form, too.
         response = self._pages.render("onward.html", address=address, words="To the identity provider")
         response.set_cookie(
@@ -128,7 +109,9 @@ class OidcSignIn:
         try:
             if pending is None:
                 raise IdentityRefused(BEGUN_ELSEWHERE)
-            kept, target = self._kept.take(pending.flow.state) if pending.has_kept else None, target_of(pending.target)
+            target = target_of(pending.target)
+            found = await run_in_threadpool(self._forms.take, pending.flow.state) if pending.has_kept else None
+            kept = None if found is None else KeptForm(*found)
             owner = await self._owner(request, pending.flow)
         except IdentityRefused as error:
             response = self._refused(request, error, target, kept)
@@ -173,10 +156,6 @@ class OidcSignIn:
         if error.status == 403:
             return self._pages.render("refusal.html", 403, sentence=str(error))
         return self._sign_in.form(target, str(error), error.status, kept)
-
-
-def _length(form: KeptForm) -> int:
-    return len(form.content)
 
 
 def _cookie_name(request: Request) -> str:

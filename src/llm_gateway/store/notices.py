@@ -21,7 +21,7 @@ from llm_gateway.store.postgres import connect_options
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
-CHANNEL = "llm_gateway_changes"
+CHANNEL = "llmg_changes"
 RETRY_S = 5.0
 """Seconds between two attempts to connect."""
 

@@ -375,6 +375,15 @@ NOW_MS = {
 }
 """SQL for the database's time in milliseconds UTC, by dialect."""
 
+# Forms whose session had ended, while their senders are at an identity provider (`kept_forms.py`).
+kept_forms = sa.Table(
+    "kept_forms",
+    metadata,
+    Column("state", SORTED_BY_BYTES, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
 LIVING_S = 15.0
 """Seconds after its last beat for which a host counts as living."""
 

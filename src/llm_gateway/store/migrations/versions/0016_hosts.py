@@ -1,10 +1,10 @@
-"""Add the table of hosts, and the row with the oldest version of the tables whose code can use these, too."""
+"""Add the tables of hosts and of kept forms, and the oldest version of the tables whose code can use these, too."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy import BigInteger, Column, Text
+from sqlalchemy import BigInteger, Column, LargeBinary, Text
 
 revision = "0016"
 down_revision = "0015"
@@ -13,7 +13,7 @@ SORTED_BY_BYTES = Text().with_variant(Text(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
-    """Create both tables. Code from before them refuses a newer database, whatever the row says."""
+    """Create the tables. Code from before them refuses a newer database, whatever the row says."""
     op.create_table(
         "hosts",
         Column("id", SORTED_BY_BYTES, primary_key=True),
@@ -27,10 +27,17 @@ def upgrade() -> None:
         Column("beat_at_ms", BigInteger, nullable=False),
     )
     compatibility = op.create_table("compatibility", Column("oldest", SORTED_BY_BYTES, primary_key=True))
+    op.create_table(
+        "kept_forms",
+        Column("state", SORTED_BY_BYTES, primary_key=True),
+        Column("at_ms", BigInteger, nullable=False),
+        Column("sealed", LargeBinary, nullable=False),
+    )
     op.execute(sa.insert(compatibility).values(oldest=revision))
 
 
 def downgrade() -> None:
-    """Drop both tables."""
+    """Drop the tables."""
+    op.drop_table("kept_forms")
     op.drop_table("compatibility")
     op.drop_table("hosts")

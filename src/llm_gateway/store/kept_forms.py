@@ -1,0 +1,68 @@
+"""Keep forms of the dashboard, encrypted, while their senders are at an identity provider: another host may go on."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+
+import msgspec
+import sqlalchemy as sa
+
+from llm_gateway.errors import ConfigurationError
+from llm_gateway.store.database import Database
+from llm_gateway.store.secrets import SecretBox
+from llm_gateway.store.tables import kept_forms
+
+LASTS_MS = 600_000
+"""Milliseconds for which a form is kept."""
+MOST_KEPT = 64
+"""Forms that are kept at most; the oldest are dropped first."""
+
+_of = kept_forms.c
+_Form = tuple[str, str]
+
+
+class KeptForms:
+    """The table of kept forms. `box` encrypts them, since a secret may be typed. `clock` returns seconds since 1970."""
+
+    def __init__(self, database: Database, box: SecretBox, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._box = box
+        self._clock = clock
+
+    def put(self, state: str, path: str, content: str) -> None:
+        """Keep a form, its path and its fields, for the sign-in with this state.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        name, now_ms = _digest(state), int(self._clock() * 1000)
+        sealed = self._box.seal(msgspec.json.encode((path, content)).decode(), name)
+        newest = sa.select(_of.state).order_by(_of.at_ms.desc(), _of.state).limit(MOST_KEPT - 1)
+        with self._database.write() as connection:
+            too_many = _of.state.not_in(newest.scalar_subquery())
+            connection.execute(sa.delete(kept_forms).where(sa.or_(_of.at_ms < now_ms - LASTS_MS, too_many)))
+            connection.execute(sa.insert(kept_forms).values(state=name, at_ms=now_ms, sealed=sealed))
+
+    def take(self, state: str) -> _Form | None:
+        """Return the path and the fields that were kept, and forget them; None if there are none.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        name = _digest(state)
+        query = sa.delete(kept_forms).where(_of.state == name).returning(_of.at_ms, _of.sealed)
+        with self._database.write() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None or row.at_ms < int(self._clock() * 1000) - LASTS_MS:
+            return None
+        try:
+            path, content = msgspec.json.decode(self._box.open(row.sealed, name), type=_Form)
+        except ConfigurationError:  # the encryption key is another one now
+            return None
+        return path, content
+
+
+def _digest(state: str) -> str:
+    return hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()
