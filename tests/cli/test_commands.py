@@ -52,6 +52,7 @@ def test_the_tree_has_every_command() -> None:
         "teams list", "teams add", "teams show", "teams set", "teams remove",
         "people list", "people add", "people remove", "people password", "people role",
         "budgets list", "budgets add", "budgets update", "budgets remove", "budgets accounts", "budgets override",
+        "hosts list", "hosts remove",
         "alerts list", "alerts add", "alerts remove", "alerts test",
         "budgets verify", "backup", "restore", "compact", "audit list", "audit failures", "audit verify",
         "agent claude", "agent codex", "agent gemini", "agent opencode", "agent qwen", "agent aider",

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from llm_gateway.store.tables import LIVING_S
 from tests.application.driver import ignore
 from tests.databases import PostgresDatabases, postgres
 from tests.e2e.process import migrated_database
+from tests.store.test_concurrent_hosts import together
 
 __all__ = ["postgres"]
 
@@ -108,6 +110,24 @@ def test_a_copied_data_directory_is_refused_while_the_other_one_runs(machines: M
     moved = machines.started("copy")  # the other one is gone: this is its data directory, on another machine
     assert machines.now - started >= WATCH_S
     assert (moved.living, moved.leads()) == (1, True)
+
+
+def test_of_two_copies_that_start_at_once_one_is_refused(machines: Machines) -> None:
+    machines.host("one")
+    shutil.copytree(machines.root / "one", machines.root / "copy")
+    hosts, refused = [machines.host("one"), machines.host("copy")], list[ConfigurationError]()
+    machines.while_asleep = None
+
+    def start(host: Hosts) -> None:
+        try:
+            host.claim(machines.database, KEYS)
+        except ConfigurationError as error:
+            refused.append(error)
+        else:
+            machines.while_asleep = host
+
+    together(*(partial(start, host) for host in hosts))
+    assert len(refused) == 1
 
 
 def test_hosts_with_keys_that_do_not_fit_together_are_refused(machines: Machines) -> None:

@@ -19,6 +19,7 @@ from llm_gateway.cli.audit import audit_app
 from llm_gateway.cli.budgets import VERIFY, budgets_app
 from llm_gateway.cli.exits import BROKEN_PIPE, FAILED, SETTINGS, USAGE, CommandFailed
 from llm_gateway.cli.explain import explain
+from llm_gateway.cli.hosts import hosts_app
 from llm_gateway.cli.keys import keys_app
 from llm_gateway.cli.overrides import overrides_app
 from llm_gateway.cli.people import people_app
@@ -32,9 +33,9 @@ from llm_gateway.telemetry.redaction import Redactor
 
 ABOUT = """One API in front of every LLM vendor.
 
-`providers`, `overrides`, `keys`, `teams`, `people`, `budgets`, `alerts`, `apply`, `export`, `usage` and `audit` talk to
-a running gateway: at http://localhost:8200, unless --url or GATEWAY_URL says otherwise, with the service key in
-GATEWAY_KEY. The others work with the gateway's own settings and database.
+`providers`, `overrides`, `keys`, `teams`, `people`, `budgets`, `alerts`, `hosts`, `apply`, `export`, `usage` and
+`audit` talk to a running gateway: at http://localhost:8200, unless --url or GATEWAY_URL says otherwise, with the
+service key in GATEWAY_KEY. The others work with the gateway's own settings and database.
 
 Exit codes: 0 done, 1 failed or refused by the gateway, 2 wrong usage, 3 no gateway there, 78 a setting does not fit,
 130 Ctrl-C.
@@ -164,6 +165,7 @@ def _build_cli(arguments: Collection[str], *, is_terminal: bool) -> App:
         people_app(),
         budgets_app(arguments),
         alerts_app(),
+        hosts_app(),
         usage_app(arguments),
         audit_app(arguments),
     )

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
 
 from llm_gateway.errors import Conflict
 from llm_gateway.store.audit import AuditTrail
@@ -110,6 +111,12 @@ class HostTable:
         Raises:
             StoreUnavailable: the database does not answer.
         """
+        try:
+            return self._claimed(claim, seen_ms)
+        except IntegrityError:  # another process has just inserted the row
+            return self._claimed(claim, seen_ms)
+
+    def _claimed(self, claim: HostClaim, seen_ms: int | None) -> Host | None:
         values = msgspec.structs.asdict(claim) | {"secrets": msgspec.json.encode(claim.secrets).decode()}
         with self._database.write() as connection:
             now_ms = connection.execute(sa.select(self._now_ms)).scalar_one()
