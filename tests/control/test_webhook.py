@@ -237,7 +237,8 @@ async def test_a_message_is_signed_and_redirects_and_private_addresses_are_not_f
         messages = WebhookMessages(database)
         messages.add("of another host", 5, "test", {})
         follower = WebhookDelivery(messages, webhook.post, Log(), is_leader=lambda: False)
-        assert (await follower.deliver(), len(messages.due(5, 10))) == (0, 1)
+        assert await follower.deliver() == 0
+        assert "of another host" in {message.id for message in messages.due(5, 10)}
     async with receiver(b"") as (url, _):
         assert (await Webhook(url, SECRET, Egress(strict=False)).post("id-1", body, 0, 0.05)).fault == "timeout"
 

@@ -84,6 +84,21 @@ def test_shippers_that_add_to_the_same_sums_do_not_deadlock_and_lose_nothing(
     assert (rollup_rows(databases[0]), cube_rows(databases[0])) == sums
 
 
+def test_new_origins_of_large_batches_are_stored_in_one_order(databases: list[Database]) -> None:
+    """Each host's first part has the names that the second part of the other one's has."""
+    size = ROWS_AT_ONCE_ON_POSTGRES
+
+    def history(host: int, batch: int) -> list[UsageRecord]:
+        names = (f"a{batch}", f"z{batch}")[:: 1 if host else -1]
+        parts = [attempt(NOW_MS, name) for name in names for _ in range(size)]
+        return [record(NOW_MS - 100_000 + number, attempts=[tried]) for number, tried in enumerate(parts)]
+
+    for batch in range(2):
+        works = zip(databases[:2], (history(0, batch), history(1, batch)), strict=True)
+        together(*(partial(UsageStore(database).write, records) for database, records in works))
+    assert len(stored_ids(databases[0])) == 2 * 2 * 2 * size
+
+
 def test_two_hosts_that_both_clean_up_delete_and_sum_once(databases: list[Database]) -> None:
     stores = [UsageStore(database) for database in databases]
     old = [record(NOW_MS - (100 + number % 5) * DAY_MS) for number in range(40)]

@@ -138,6 +138,15 @@ class AttemptTexts:
         known = places.budgets
         return [_text(record, numbers, known) if record.attempts else None for record in with_pauses(records, pause)]
 
+    def number(self, connection: Connection, records: Sequence[UsageRecord], pause: Pause, places: Places) -> None:
+        """Look up all origins and budgets, and store new ones, before `write` gets the records in parts.
+
+        So transactions on Postgres store new ones in one order, and none waits for another one that waits for it.
+        """
+        attempts = [attempt for record in records for attempt in record.attempts]
+        self._numbered(connection, attempts, pause, places)
+        self._find_budgets(connection, attempts, pause, places.budgets)
+
     def read(self, connection: Connection, texts: Iterable[Text]) -> list[list[AttemptRecord]]:
         """Return the attempts in each text."""
         parsed: list[tuple[int, str, list[AttemptRecord] | list[_Stored]]] = [

@@ -216,6 +216,8 @@ class UsageStore:
         records, inserted = [by_id[each] for each in sorted(by_id)], 0
         instances = self._names.numbers(connection, {record.instance for record in records}, pause)
         sums, places = BatchSums(), Places()
+        if not self._database.is_sqlite and len(records) > self._rows_at_once:
+            self._attempts.number(connection, records, pause, places)
         for start in range(0, len(records), self._rows_at_once):
             part = records[start : start + self._rows_at_once]
             texts = self._attempts.write(connection, part, pause, places)
