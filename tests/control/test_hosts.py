@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from llm_gateway.control.hosts import FILE, LEAD_S, WATCH_S, Hosts, beat_forever
 from llm_gateway.errors import ConfigurationError, Conflict, NotFound
 from llm_gateway.store.audit import AuditTrail
 from llm_gateway.store.database import Database
-from llm_gateway.store.hosts import SecretNames
+from llm_gateway.store.hosts import Beat, SecretNames
+from llm_gateway.store.migrations import HEAD, OLDEST
 from llm_gateway.store.tables import LIVING_S
 from tests.application.driver import ignore
 from tests.databases import PostgresDatabases, postgres
@@ -169,23 +171,56 @@ def test_on_sqlite_a_host_is_alone_and_stores_nothing(tmp_path: Path) -> None:
             host.remove("01890000-0000-7000-8000-000000000000", audit)
 
 
-async def test_beats_go_on_when_one_fails(machines: Machines) -> None:
-    host, seen = machines.started("one"), asyncio.Queue[int]()
-    failing = [RuntimeError("first"), RuntimeError("second")]
+async def test_beats_go_on_when_one_or_a_reload_fails_or_takes_long(machines: Machines) -> None:
+    beats, gate, tried, failing = [0], threading.Event(), [0], [True, True]
 
-    def changed(changes: int) -> None:
+    class Counted(Hosts):
+        def beat(self) -> Beat | None:
+            beats[0] += 1
+            if beats[0] in (2, 3):
+                raise RuntimeError(beats[0])
+            return super().beat()
+
+    def changed(_: int) -> None:
+        tried[0] += 1
         if failing:
-            raise failing.pop()
-        loop.call_soon_threadsafe(seen.put_nowait, changes)
+            raise ValueError(failing.pop())
+        gate.wait(10)
 
-    loop, wake = asyncio.get_running_loop(), asyncio.Event()
+    (machines.root / "one").mkdir()
+    host = Counted(machines.root / "one", machines.log)
+    host.claim(machines.database, KEYS)  # the first beat
+    wake = asyncio.Event()
     beating = asyncio.create_task(beat_forever(host, changed, machines.log, wake))
-    async with asyncio.timeout(10):
-        while seen.empty():
-            wake.set()
-            await asyncio.sleep(0.01)
+
+    async def reach(count: int) -> None:
+        async with asyncio.timeout(10):
+            while beats[0] < count or tried[0] < 3:
+                wake.set()
+                await asyncio.sleep(0.01)
+
+    await reach(6)
+    await reach(beats[0] + 3)  # the third reload still runs
+    assert tried[0] == 3
+    gate.set()
     beating.cancel()
-    assert machines.logged == ["this host cannot tell the others that it lives"]
+    with suppress(asyncio.CancelledError):
+        await beating
+    assert sorted(machines.logged) == [
+        "changes of other hosts are not in force",
+        "this host cannot tell the others that it lives",
+    ]
+
+
+def test_a_host_that_an_upgrade_has_overtaken_is_refused(machines: Machines) -> None:
+    with machines.database.write() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(sa.text("UPDATE compatibility SET oldest = '9998'"))
+    with pytest.raises(ConfigurationError, match="not those of this version"):
+        machines.started("one")
+    with machines.database.write() as connection:  # the database is used again
+        connection.execute(sa.text(f"UPDATE alembic_version SET version_num = '{HEAD}'"))
+        connection.execute(sa.text(f"UPDATE compatibility SET oldest = '{OLDEST}'"))
 
 
 def test_a_file_without_an_id_is_told(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from llm_gateway.store.database import Database
-from llm_gateway.store.kept_forms import LASTS_MS, MOST_KEPT, KeptForms
+from llm_gateway.store.kept_forms import LASTS_MS, MOST_BYTES, MOST_KEPT, KeptForms
 from llm_gateway.store.secrets import SecretBox
 from llm_gateway.store.tables import kept_forms
 
@@ -24,6 +24,19 @@ def test_a_form_is_taken_once_within_ten_minutes_with_the_same_keys(database: Da
     forms.put("three", "/ui/teams", "a")
     now[0] += LASTS_MS / 1000 + 1
     assert forms.take("three") is None
+
+
+def test_all_forms_together_have_a_limit_of_bytes(database: Database, box: SecretBox) -> None:
+    """Who sends one has not signed in yet."""
+    now = [1000.0]
+    forms = KeptForms(database, box, lambda: now[0])
+    for number in range(10):
+        now[0] += 1
+        forms.put(str(number), "/ui", "a" * (MOST_BYTES // 8))
+    with database.read() as connection:
+        size = connection.execute(sa.select(sa.func.sum(sa.func.length(kept_forms.c.sealed)))).scalar_one()
+    assert MOST_BYTES // 2 < size <= MOST_BYTES
+    assert (forms.take("1"), forms.take("9") is None) == (None, False)
 
 
 def test_only_the_newest_forms_are_kept(database: Database, box: SecretBox) -> None:

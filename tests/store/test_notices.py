@@ -15,7 +15,10 @@ from llm_gateway.store.notices import listen_forever
 from llm_gateway.store.teams import TeamStore
 from tests.application.driver import ignore
 
-CUT = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE query LIKE 'LISTEN%%'"
+CUT = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE query LIKE 'LISTEN%%' AND datname = current_database()
+"""
 KEY_DATA = b"K\x00\x00\x00\x0c"
 """Start of the message with the process id and the secret key of a session (postgresql.org, "Message Formats")."""
 

@@ -202,11 +202,21 @@ async def beat_forever(
     `wake` asks for a beat at once. `changed` is called in a thread.
     """
     wake = wake or asyncio.Event()
+    follower = Follower(changed, log)
+    try:
+        await _beat_forever(hosts, follower, log, wake)
+    finally:
+        await follower.stop()
+
+
+async def _beat_forever(hosts: Hosts, follower: Follower, log: Callable[..., None], wake: asyncio.Event) -> None:
     is_failing = False
     while hosts.is_shared:
         wake.clear()
         try:
-            await asyncio.to_thread(_beat, hosts, changed)
+            beat = await asyncio.to_thread(hosts.beat)
+            if beat is not None:
+                follower.tell(beat.changes)
             is_failing = False
         except StoreUnavailable:  # logged by the health check
             pass
@@ -219,10 +229,44 @@ async def beat_forever(
                 await wake.wait()
 
 
-def _beat(hosts: Hosts, changed: Callable[[int], object]) -> None:
-    beat = hosts.beat()
-    if beat is not None:
-        changed(beat.changes)
+class Follower:
+    """Follows changes beside the beats, so that a reload that takes long keeps no host from being counted.
+
+    `changed` gets the newest number of management writes, in a thread.
+    """
+
+    def __init__(self, changed: Callable[[int], object], log: Callable[..., None]) -> None:
+        self._changed = changed
+        self._log = log
+        self._newest = 0
+        self._task: asyncio.Task[None] | None = None
+        self._is_failing = False
+
+    def tell(self, changes: int) -> None:
+        """Take over a number; call it in the event loop."""
+        self._newest = changes
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._follow())
+
+    async def stop(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        followed: int | None = None
+        while followed != self._newest:
+            followed = self._newest
+            try:
+                await asyncio.to_thread(self._changed, followed)
+                self._is_failing = False
+            except StoreUnavailable:  # logged by the health check
+                pass
+            except Exception as error:  # edge: the job logs any failure once, and tries again with the next beat
+                if not self._is_failing:
+                    self._log("changes of other hosts are not in force", level="error", exc_info=error)
+                self._is_failing = True
 
 
 def load_or_create_id(path: Path) -> str:

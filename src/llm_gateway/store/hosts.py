@@ -18,9 +18,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from llm_gateway.errors import Conflict
+from llm_gateway.errors import ConfigurationError, Conflict
+from llm_gateway.store import migrations
 from llm_gateway.store.audit import AuditTrail
-from llm_gateway.store.database import Database
+from llm_gateway.store.database import MIGRATION_LOCK, Database
 from llm_gateway.store.identifiers import missing, stored_id
 from llm_gateway.store.tables import LIVING_S, NOW_MS, audit_chains, hosts
 
@@ -109,6 +110,7 @@ class HostTable:
         time of a beat that had none after it for longer than a host that runs is silent: then the row is free, too.
 
         Raises:
+            ConfigurationError: another host has just upgraded the database, for which this one is too old.
             StoreUnavailable: the database does not answer.
         """
         try:
@@ -119,6 +121,10 @@ class HostTable:
     def _claimed(self, claim: HostClaim, seen_ms: int | None) -> Host | None:
         values = msgspec.structs.asdict(claim) | {"secrets": msgspec.json.encode(claim.secrets).decode()}
         with self._database.write() as connection:
+            if not self._database.is_sqlite:  # an upgrade that did not see this host yet ends first
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock_shared(MIGRATION_LOCK)))
+            if not migrations.is_usable(connection):
+                raise ConfigurationError(migrations.OTHER_VERSION)
             now_ms = connection.execute(sa.select(self._now_ms)).scalar_one()
             values |= {"started_at_ms": now_ms, "beat_at_ms": now_ms}
             row = connection.execute(sa.select(_of.id).where(_of.id == claim.id).with_for_update()).first()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.store.database import Database
@@ -18,6 +19,8 @@ LASTS_MS = 600_000
 """Milliseconds for which a form is kept."""
 MOST_KEPT = 64
 """Forms that are kept at most; the oldest are dropped first."""
+MOST_BYTES = 4 * 1024 * 1024
+"""Bytes of all of them at most: who sends one has not signed in yet."""
 
 _of = kept_forms.c
 _Form = tuple[str, str]
@@ -39,11 +42,10 @@ class KeptForms:
         """
         name, now_ms = _digest(state), int(self._clock() * 1000)
         sealed = self._box.seal(msgspec.json.encode((path, content)).decode(), name)
-        newest = sa.select(_of.state).order_by(_of.at_ms.desc(), _of.state).limit(MOST_KEPT - 1)
         with self._database.write() as connection:
-            too_many = _of.state.not_in(newest.scalar_subquery())
-            connection.execute(sa.delete(kept_forms).where(sa.or_(_of.at_ms < now_ms - LASTS_MS, too_many)))
+            connection.execute(sa.delete(kept_forms).where(_of.at_ms < now_ms - LASTS_MS))
             connection.execute(sa.insert(kept_forms).values(state=name, at_ms=now_ms, sealed=sealed))
+            _drop_oldest(connection)
 
     def take(self, state: str) -> _Form | None:
         """Return the path and the fields that were kept, and forget them; None if there are none.
@@ -62,6 +64,18 @@ class KeptForms:
         except ConfigurationError:  # the encryption key is another one now
             return None
         return path, content
+
+
+def _drop_oldest(connection: Connection) -> None:
+    """Delete the oldest forms beyond MOST_KEPT and MOST_BYTES, in the caller's transaction."""
+    sizes = sa.select(_of.state, sa.func.length(_of.sealed)).order_by(_of.at_ms.desc(), _of.state)
+    total, dropped = 0, []
+    for place, (state, size) in enumerate(connection.execute(sizes)):
+        total += size
+        if place >= MOST_KEPT or total > MOST_BYTES:
+            dropped.append(state)
+    if dropped:
+        connection.execute(sa.delete(kept_forms).where(_of.state.in_(dropped)))
 
 
 def _digest(state: str) -> str:
