@@ -278,11 +278,16 @@ def load_or_create_id(path: Path) -> str:
     try:
         if not path.exists():
             create_secret_file(path, f"{new_id()}\n".encode())
+    except OSError as error:
+        raise ConfigurationError(
+            f"The file {path} cannot be written ({error.strerror}): free space, or set LLM_GATEWAY_DATA_DIR to a "
+            "writable directory."
+        ) from None
+    try:
         return str(uuid.UUID(path.read_text("ascii").strip()))
     except OSError as error:
         raise ConfigurationError(
-            f"The file {path} cannot be read or made ({error.strerror}): correct the permissions of the file and its "
-            "directory."
+            f"The file {path} cannot be read ({error.strerror}): correct its permissions."
         ) from None
     except ValueError:
         raise ConfigurationError(
