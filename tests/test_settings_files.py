@@ -91,7 +91,11 @@ def test_a_file_that_is_missing_or_a_directory_is_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("source", list(SECRET_FILES))
 def test_every_secret_can_be_in_a_file(tmp_path: Path, source: str) -> None:
-    secret = {"webhook_url_file": URL, "otlp_headers_file": f"api-key={SECRET}"}.get(source, SECRET)
+    secret = {
+        "webhook_url_file": URL,
+        "redis_url_file": f"redis://:{SECRET}@localhost",
+        "otlp_headers_file": f"api-key={SECRET}",
+    }.get(source, SECRET)
     (tmp_path / "secret").write_text(f"{secret}\n")
     webhook = {"webhook_url_file": {"WEBHOOK_SECRET": SECRET}, "webhook_secret_file": {"WEBHOOK_URL": URL}}
     needed = webhook | {"otlp_headers_file": {"OTLP_ENDPOINT": "http://localhost:4318"}}

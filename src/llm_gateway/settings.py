@@ -24,6 +24,7 @@ ROLES = ("viewer", "own", "admin")
 SECRETS = frozenset(
     {
         "database_url",
+        "redis_url",
         "service_keys",
         "encryption_keys",
         "key_peppers",
@@ -56,6 +57,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     data_dir: Annotated[Path, Meta(description="journal, SQLite file, generated dev encryption key")] = Path("./data")
     database_url: Annotated[
         str | None, Meta(description="sqlite:///… or postgresql://…; SQLite in the data directory")
+    ] = None
+    redis_url: Annotated[
+        str | None, Meta(description="redis://…, rediss://… or unix://…: limits and cache of several hosts")
     ] = None
     service_keys: Annotated[str | None, Meta(description="name:key[:scope+scope], comma-separated")] = None
     encryption_keys: Annotated[str | None, Meta(description="comma-separated; first encrypts, all decrypt")] = None

@@ -1,4 +1,4 @@
-"""Checks of the settings of identity providers, beyond the range of each."""
+"""Checks of the settings of identity providers and of Redis, beyond the range of each."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from llm_gateway.errors import ConfigurationError
+from llm_gateway.redis_client.address import FORM, InvalidAddress, parse_address
 from llm_gateway.settings import PREFIX, Settings
 
 _ISSUER = re.compile(
@@ -31,6 +32,15 @@ def unfit_identity_provider(settings: Settings) -> Iterator[str]:
         yield f"{PREFIX}OIDC_SCOPES takes scopes with blanks between them, of which one is openid."
     yield from _unfit_issuer("OIDC_ISSUER", issuer)
     yield from _unfit_tokens(settings)
+
+
+def unfit_redis(settings: Settings) -> Iterator[str]:
+    """Yield an error message if the URL of Redis is not valid; without its text, which can hold a password."""
+    if settings.redis_url:
+        try:
+            parse_address(settings.redis_url)
+        except InvalidAddress as error:
+            yield f"{PREFIX}REDIS_URL must be {FORM}: {error}."
 
 
 def _unfit_tokens(settings: Settings) -> Iterator[str]:

@@ -22,7 +22,7 @@ import msgspec
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.inherited import OPTIONS
 from llm_gateway.settings import DEV_KEY, OTLP_SIGNALS, PREFIX, SECRETS, Settings
-from llm_gateway.settings_checks import unfit_identity_provider
+from llm_gateway.settings_checks import unfit_identity_provider, unfit_redis
 from llm_gateway.settings_files import read_env_file, read_secret_file, shown_path
 
 DEFAULT_FILE = Path(".env")
@@ -48,8 +48,6 @@ _OTLP_ENDPOINT = re.compile(
 _ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 OWN_PATHS = frozenset({"api", "v1", "v1beta", "docs", "openapi.json", "metrics", "healthz", "readyz"})
 """First parts of the gateway's own paths."""
-REMOVED = {"redis_url": ("", "cache and rate limits are in the gateway's memory")}
-"""Settings of earlier versions: the value that matches this version (accepted and ignored), and the reason."""
 
 
 def load_settings(
@@ -73,7 +71,7 @@ def load_settings(
         settings = msgspec.structs.replace(settings, env="production")
     problems += [*_unfit_hosts(settings), *_unfit_proxies(settings)]
     problems += [*_unfit_admin_port(settings), *_unfit_webhook(settings), *_unfit_otlp(settings)]
-    problems += unfit_identity_provider(settings)
+    problems += [*unfit_identity_provider(settings), *unfit_redis(settings)]
     # A secret that cannot be read is not missing, too.
     problems += unread or _unsafe(settings)
     if problems:
@@ -190,7 +188,7 @@ def _convert(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     problems: list[str] = []
     for name, text in sorted(texts.items()):
         if name not in fields:
-            problems += _unknown(name, text, fields)
+            problems += _unknown(name, fields)
             continue
         kind, meta = fields[name]
         try:
@@ -209,12 +207,7 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…")
 
 
-def _unknown(name: str, text: str, known: Iterable[str]) -> Iterator[str]:
-    if name in REMOVED:
-        harmless, why = REMOVED[name]
-        if text != harmless:
-            yield f"{_variable(name)} is not a setting of this version, where {why}: unset it."
-        return
+def _unknown(name: str, known: Iterable[str]) -> Iterator[str]:
     if name == ENV_FILE:
         yield f"{_variable(name)} is not read from files: set it in the environment, or use --env-file."
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -14,6 +15,11 @@ class Cache(Protocol):
         await cache.set(key, b"an answer", ttl_s=300)
         assert await cache.get(key) in (b"an answer", None)
     """
+
+    @property
+    def is_near(self) -> bool:
+        """Whether all entries are in the memory of this process, so that looking them up one by one costs nothing."""
+        ...
 
     @property
     def size_bytes(self) -> int:
@@ -32,9 +38,26 @@ class Cache(Protocol):
         """
         ...
 
+    async def get_all(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the bytes under each of these keys, as `get` does, in one trip.
+
+        What is under the keys after the first that has an entry may be returned as None.
+        """
+        ...
+
     async def set(self, key: bytes, value: bytes, ttl_s: float) -> None:
         """Store `value` under `key` for `ttl_s` seconds, in place of an earlier value.
 
         Called once per complete, cacheable answer, after its usage record is durable and before the answer is sent.
         """
         ...
+
+
+class NearCache:
+    """Base of caches whose entries are all in the memory of this process."""
+
+    is_near = True
+
+    async def get_all(self: Cache, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the bytes under each of these keys; see `Cache.get_all`."""
+        return [await self.get(key) for key in keys]

@@ -6,11 +6,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from llm_gateway.cache.base import NearCache
+
 OVERHEAD_BYTES = 200
 """Approximate memory of an entry, in bytes, besides its key and its value."""
 
 
-class MemoryCache:
+class MemoryCache(NearCache):
     """A `Cache` in the memory of one process, of at most `max_bytes`. `clock` returns seconds.
 
     The size of an entry is its key, its value and `OVERHEAD_BYTES`. An entry whose time is over is dropped when it is
@@ -47,6 +49,10 @@ class MemoryCache:
 
         If the entry is larger than the whole cache, or `ttl_s` is not positive, nothing is stored under `key`.
         """
+        self.put(key, value, ttl_s)
+
+    def put(self, key: bytes, value: bytes, ttl_s: float) -> None:
+        """Store `value` as `set` does."""
         if key in self._entries:
             self._drop(key)
         size = len(key) + len(value) + OVERHEAD_BYTES

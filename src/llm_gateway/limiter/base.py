@@ -10,8 +10,8 @@ open reservation can make room long before its second leaves the window.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -58,6 +58,16 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     by_model: bool = False
 
 
+class Wanted(NamedTuple):
+    """One request and `tokens` in the window of a provider or a service key: the arguments of `Limiter.take`."""
+
+    window: str
+    rpm: int
+    tpm: int
+    tokens: int
+    model: str = ""
+
+
 class Limiter(Protocol):
     """A sliding window per provider: at most `rpm` requests and `tpm` tokens in any 60 seconds.
 
@@ -90,6 +100,17 @@ class Limiter(Protocol):
 
         Raises:
             Overloaded: there is no room for another window.
+        """
+        ...
+
+    async def take_all(self, wanted: Sequence[Wanted]) -> tuple[list[Reservation], Decision | None]:
+        """Reserve in each of these windows, in their order.
+
+        Returns all reservations and None; or those before the first window that is full, and the decision about that
+        one. The caller settles them.
+
+        Raises:
+            Overloaded: as `take`; nothing is reserved then.
         """
         ...
 
@@ -152,3 +173,22 @@ class Limiter(Protocol):
     def forget(self, provider_id: str) -> None:
         """Drop the window of a deleted provider. A `settle` of one of its reservations then has no effect."""
         ...
+
+
+class OneByOne:
+    """The `take_all` of limiters that tell at once: one window after the other."""
+
+    async def take_all(self: Limiter, wanted: Sequence[Wanted]) -> tuple[list[Reservation], Decision | None]:
+        """Reserve in each of these windows; see `Limiter.take_all`."""
+        held: list[Reservation] = []
+        try:
+            for each in wanted:
+                decision = await self.take(*each)
+                if decision.reservation is None:
+                    return held, decision
+                held.append(decision.reservation)
+        except BaseException:  # edge: a request that is cancelled while it waits holds nothing
+            for reservation in held:
+                self.settle(reservation, tokens=0, sent=False)
+            raise
+        return held, None

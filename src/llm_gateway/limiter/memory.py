@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
-from llm_gateway.limiter.base import NOBODY, Before, Decision, Reservation
+from llm_gateway.limiter.base import NOBODY, Before, Decision, OneByOne, Reservation
 from llm_gateway.limiter.reported import ModelUse
 from llm_gateway.limiter.window import BUCKETS, Window
 
@@ -15,7 +15,7 @@ MOST_WINDOWS, IDLE_S = 1024, 2 * BUCKETS
 _EXCEEDS = Decision(exceeds=True)
 
 
-class MemoryLimiter:
+class MemoryLimiter(OneByOne):
     """A `Limiter` that counts the calls of one process.
 
     `clock` returns seconds. If it steps back, the limiter's time stands still for a moment and then goes on from there.

@@ -19,7 +19,7 @@ from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
 from llm_gateway.errors import Overloaded
 from llm_gateway.host_memory import DIRTY, PROVIDERS, WORKERS, HostMemory
 from llm_gateway.host_memory.lock import LIMITS, HostLock
-from llm_gateway.limiter.base import NOBODY, Before, Decision, Reservation
+from llm_gateway.limiter.base import NOBODY, Before, Decision, OneByOne, Reservation
 from llm_gateway.limiter.shared_window import (
     PROVIDER_WINDOWS,
     SharedWindow,
@@ -42,7 +42,7 @@ seconds; later at twice those that stay. What they count stays in the memory."""
 _EXCEEDS = Decision(exceeds=True)
 
 
-class SharedLimiter:
+class SharedLimiter(OneByOne):
     """A `Limiter` that counts the calls of all processes that opened the same memory.
 
     Args:

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 from starlette.types import ASGIApp
 
 from llm_gateway.cache import open_cache
+from llm_gateway.cache.base import Cache
 from llm_gateway.domain.catalog import Provider, Snapshot
 from llm_gateway.domain.explanation import EXPLAIN_PATH
 from llm_gateway.domain.usage import RecentCalls, UsageRecord
@@ -53,8 +54,8 @@ class WorkerDependencies(NamedTuple):
     """Dependencies of the data plane.
 
     `snapshot` returns the current configuration. `observe` is called with every settled usage record. `limiter` and
-    `key_limiter` are by default those of this process alone. `host` is the memory that workers share, and this worker's
-    place in it.
+    `key_limiter` are by default those of this process alone, and so is `cache`. `host` is the memory that workers
+    share, and this worker's place in it.
     """
 
     settings: Settings
@@ -66,6 +67,7 @@ class WorkerDependencies(NamedTuple):
     log: Log
     limiter: Limiter | None = None
     key_limiter: Limiter | None = None
+    cache: Cache | None = None
     host: tuple[HostMemory, WorkerPlace] | None = None
 
 
@@ -100,7 +102,8 @@ class Worker:
             release=self._key_limits.release,
             charge=self._budgets.charge,
         )
-        self.cache = open_cache(settings.cache_max_bytes // settings.workers)
+        cache = dependencies.cache
+        self.cache = open_cache(settings.cache_max_bytes // settings.workers) if cache is None else cache
         caching = Caching(
             self.cache,
             ttl_s=settings.cache_ttl_seconds,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
@@ -43,6 +44,9 @@ from llm_gateway.worker.endpoints.metrics import METRICS_PATH, MetricsEndpoint
 from llm_gateway.worker.loop_lag import LoopLag
 from llm_gateway.worker.measurements import call_gauges, process_gauges
 
+if TYPE_CHECKING:
+    from llm_gateway.worker.shared_redis import SharedRedis
+
 BEHIND_S = 60.0
 """Seconds that usage may wait for the database before health says so."""
 
@@ -62,6 +66,7 @@ class WorkerProcess(ProcessApplication):
         self._channel: ChannelClient | None = None
         self._worker: Worker | None = None
         self._recent = RecentCalls([], [])
+        self._redis = self._share()
         self._metrics = Metrics(self._gauges, lambda: output.writer.dropped)
         self._failed = FailedAuthentications()
         self.refusals = RefusalCounter(self._log, self._failed.count)
@@ -75,6 +80,19 @@ class WorkerProcess(ProcessApplication):
     def place(self) -> WorkerPlace | None:
         """This worker's place in the memory that workers share; None without one."""
         return None if self._host is None else self._host[1]
+
+    def _share(self) -> SharedRedis | None:
+        """Return the connection to the Redis of several hosts, which is not open yet; None without one."""
+        settings = self._settings
+        if not settings.redis_url:
+            return None
+        # Imported late: a worker without Redis needs none of it.
+        from llm_gateway.redis_client.address import parse_address  # noqa: PLC0415
+        from llm_gateway.worker.shared_redis import SharedRedis  # noqa: PLC0415
+
+        address = parse_address(settings.redis_url)
+        self._output.redact.learn([address.password])
+        return SharedRedis(address, settings.data_dir.absolute(), self._number, self._log, hosts=self.hosts)
 
     def stop_serving(self) -> None:
         """Make the readiness probe fail from now on. Requests are still answered."""
@@ -105,6 +123,10 @@ class WorkerProcess(ProcessApplication):
         beat = None if self._channel is None else self._channel.last_beat
         return 0 if beat is None else beat.hosts
 
+    def has_redis(self) -> bool | None:
+        """Return whether the Redis of several hosts answers; None without one."""
+        return None if self._redis is None else self._redis.is_up()
+
     async def _open(self) -> ASGIApp:
         """Connect to control, wait for the first configuration, then open the journal and the data plane.
 
@@ -121,6 +143,8 @@ class WorkerProcess(ProcessApplication):
         path, fsync = settings.data_dir.absolute(), settings.journal_fsync
         journal = self._journal = JournalWriter.open(path, fsync=fsync, log=self._log)
         stack.push_async_callback(journal.sync_and_close)
+        if self._redis is not None:
+            await self._redis.open(stack)
         worker = self._worker = self._build_worker(journal)
         stack.push_async_callback(worker.close)
         recent, self._recent = self._recent, RecentCalls([], [])
@@ -182,6 +206,7 @@ class WorkerProcess(ProcessApplication):
             gauge("llm_gateway_journal_writable", "1 if usage can be recorded", writable, worker=str(self._number)),
             self.refusals.family(),
             self._loop_lag.family(),
+            *(self._redis.gauges() if self._redis is not None else ()),
         ]
         if self._worker is not None:
             measured += call_gauges(self._worker, self._snapshot, asyncio.get_running_loop())
@@ -192,6 +217,10 @@ class WorkerProcess(ProcessApplication):
         settings, count, write_line = self._settings, self._metrics, self._output.request_lines()
 
         limiter, key_limiter = self._open_limiters()
+        cache = None
+        if self._redis is not None:
+            limiter, key_limiter = self._redis.limiters(limiter, key_limiter)
+            cache = self._redis.cache(settings.cache_max_bytes // settings.workers, settings.encryption_keys)
 
         def observe(record: UsageRecord) -> None:
             count(record)
@@ -209,6 +238,7 @@ class WorkerProcess(ProcessApplication):
                 log=self._log,
                 limiter=limiter,
                 key_limiter=key_limiter,
+                cache=cache,
                 host=self._host,
             )
         )

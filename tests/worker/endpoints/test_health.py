@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ class State:
     database: bool = True
     behind: bool = False
     number_of_hosts: int = 0
+    redis: bool | None = None
 
     def is_serving(self) -> bool:
         return self.serving
@@ -35,6 +37,9 @@ class State:
 
     def hosts(self) -> int:
         return self.number_of_hosts
+
+    def has_redis(self) -> bool | None:
+        return self.redis
 
 
 async def answer(state: State, path: str) -> tuple[int, bytes]:
@@ -72,6 +77,20 @@ async def test_health_tells_the_number_of_hosts_on_a_shared_database() -> None:
     found = await answer(State(database=False, number_of_hosts=3), "/api/v1/health")
     degraded = b'{"status":"degraded","service":"llm-gateway","database":"unavailable","hosts":3}'
     assert found == (200, degraded)
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "database", "redis"),
+    [
+        (State(redis=True), "ok", "ok", "ok"),
+        (State(redis=False), "degraded", "ok", "unavailable"),
+        (State(redis=True, database=False), "degraded", "unavailable", "ok"),
+        (State(redis=False, behind=True), "degraded", "ok", "unavailable"),
+    ],
+)
+async def test_health_tells_of_redis_where_there_is_one(state: State, status: str, database: str, redis: str) -> None:
+    found = json.loads((await answer(state, "/api/v1/health"))[1])
+    assert found == {"status": status, "service": "llm-gateway", "database": database, "redis": redis}
 
 
 @pytest.mark.parametrize(

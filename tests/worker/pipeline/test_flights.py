@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llm_gateway.cache.base import NearCache
 from llm_gateway.cache.memory import MemoryCache
 from llm_gateway.domain.upstream_call import Success
 from llm_gateway.errors import DeadlineExceeded, GatewayError, InternalError, ProviderFailed
@@ -18,7 +19,7 @@ A, B = provider("a"), provider("b")
 PLAN = plan([A], [B])
 
 
-class Forgetful:
+class Forgetful(NearCache):
     """A cache that stores nothing."""
 
     size_bytes = 0

@@ -28,15 +28,17 @@ UNWRITABLE = (
 
 
 class Health(BaseModel):
-    """Health of the gateway. `degraded`: the database does not answer, and requests are still served.
+    """Health of the gateway. `degraded`: the database or Redis does not answer, and requests are still served.
 
-    `hosts` is the number of gateways on the database; it is missing if only one can use it.
+    `hosts` is the number of gateways on the database; it is missing if only one can use it. `redis` is there if
+    `LLM_GATEWAY_REDIS_URL` is set; the admin port does not tell it.
     """
 
     status: Literal["ok", "degraded"]
     service: str
     database: Literal["ok", "unavailable"]
     hosts: int | None = None
+    redis: Literal["ok", "unavailable"] | None = None
 
 
 class ProviderHealth(BaseModel):

@@ -22,6 +22,9 @@ HEALTHY = b'{"status":"ok","service":"llm-gateway","database":"ok"}'
 DEGRADED = b'{"status":"degraded","service":"llm-gateway","database":"unavailable"}'
 BEHIND = b'{"status":"degraded","service":"llm-gateway","database":"ok"}'
 """The database answers, but usage has not reached it for a minute."""
+OK, DEGRADED_STATUS = b'"status":"ok"', b'"status":"degraded"'
+REDIS = {True: b',"redis":"ok"}', False: b',"redis":"unavailable"}'}
+"""End of the document where several hosts share a Redis: without it limits and cache are this host's own."""
 UNREADY = "The gateway is starting or stopping: ask another one."
 UNWRITABLE = (
     "The usage journal cannot be written, so calls are refused: free space on the disk of LLM_GATEWAY_DATA_DIR, or "
@@ -52,6 +55,10 @@ class WorkerState(Protocol):
         """Return the number of gateways on the database, as control said last; 0 if only one can use it."""
         ...
 
+    def has_redis(self) -> bool | None:
+        """Return whether the Redis of several hosts answers; None without one."""
+        ...
+
 
 def health_endpoints(state: WorkerState, management: ASGIApp) -> Mapping[str, ASGIApp]:
     """Return the endpoints by path; requests that they do not answer go to `management`."""
@@ -59,11 +66,18 @@ def health_endpoints(state: WorkerState, management: ASGIApp) -> Mapping[str, AS
     def alive() -> bytes:
         return ALIVE
 
-    def health() -> bytes:
+    def without_redis() -> bytes:
         serving = BEHIND if state.is_behind() else HEALTHY
         body = serving if state.has_database() else DEGRADED  # still a 200: it serves without its database
         hosts = state.hosts()
         return b'%b,"hosts":%d}' % (body[:-1], hosts) if hosts else body
+
+    def health() -> bytes:
+        found = without_redis()
+        has_redis = state.has_redis()
+        if has_redis is None:
+            return found
+        return (found if has_redis else found.replace(OK, DEGRADED_STATUS, 1))[:-1] + REDIS[has_redis]
 
     def ready() -> bytes:
         if not state.is_serving():

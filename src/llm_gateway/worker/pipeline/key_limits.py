@@ -16,7 +16,7 @@ from llm_gateway.domain.service_key import KeyLimit
 from llm_gateway.domain.usage import KeyCall, UsageRecord
 from llm_gateway.errors import GatewayError, Overloaded, RateLimited, RequestExceedsLimit
 from llm_gateway.host_memory.key_counts import KeyCounts
-from llm_gateway.limiter.base import Decision, Limiter, Reservation
+from llm_gateway.limiter.base import Decision, Limiter, Reservation, Wanted
 
 NO_LIMIT = 2**53
 BUSY_RETRY_S = 1.0
@@ -128,14 +128,11 @@ class KeyLimits:
 
     async def _reserve_later(self, request: Request, limits: Sequence[KeyLimit], held: _Held, tokens: int) -> None:
         try:
-            for limit in limits:
-                if limit.rpm is not None or limit.tpm is not None:
-                    rpm = NO_LIMIT if limit.rpm is None else limit.rpm
-                    tpm = NO_LIMIT if limit.tpm is None else limit.tpm
-                    decision = await self._limiter.take(limit.key_id, rpm, tpm, tokens)
-                    if decision.reservation is None:
-                        raise _refusal(limit, decision, tokens)
-                    held.reservations.append(decision.reservation)
+            counted = [limit for limit in limits if limit.rpm is not None or limit.tpm is not None]
+            taken, refused = await self._limiter.take_all([_wanted(limit, tokens) for limit in counted])
+            held.reservations += taken
+            if refused is not None:
+                raise _refusal(counted[len(taken)], refused, tokens)
         except BaseException:  # edge: a request that is cancelled while it waits holds nothing either
             self._give_back(request, held)
             raise
@@ -145,6 +142,11 @@ class KeyLimits:
         self._leave(held)
         for reservation in held.reservations:
             self._limiter.settle(reservation, tokens=0, sent=False)
+
+
+def _wanted(limit: KeyLimit, tokens: int) -> Wanted:
+    rpm = NO_LIMIT if limit.rpm is None else limit.rpm
+    return Wanted(limit.key_id, rpm, NO_LIMIT if limit.tpm is None else limit.tpm, tokens)
 
 
 def _refusal(limit: KeyLimit, decision: Decision, tokens: int) -> GatewayError:

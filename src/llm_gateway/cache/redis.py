@@ -1,0 +1,83 @@
+"""Cache of all hosts: the memory of this process in front, Redis behind it. What Redis cannot give is a miss.
+
+get ── in memory ──▶ hit
+  └── one trip for all candidates ── found, and opened ──▶ hit, kept in memory for the time that is left of it
+                                 └── not found, no reply for 50 ms, not ours ──▶ miss
+set ──▶ memory, and Redis without waiting
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llm_gateway.cache.memory import MemoryCache
+from llm_gateway.cache.sealed import Sealed
+from llm_gateway.redis_client.client import RedisClient
+from llm_gateway.redis_client.connection import Reply
+
+MOST_VALUE_BYTES = 128 * 1024
+"""Bytes of an answer that goes to Redis; larger ones stay in memory: questions about limits wait behind them."""
+
+
+class RedisCache:
+    """A `Cache` in `memory` and, sealed, behind it in Redis. `prefix` begins each key."""
+
+    is_near = False
+
+    def __init__(self, memory: MemoryCache, client: RedisClient, sealed: Sealed, *, prefix: str = "{llmg}:c:") -> None:
+        self._memory = memory
+        self._client = client
+        self._sealed = sealed
+        self._prefix = prefix.encode()
+        self.hits = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the entries in memory, overhead included."""
+        return self._memory.size_bytes
+
+    def __len__(self) -> int:
+        return len(self._memory)
+
+    async def get(self, key: bytes) -> bytes | None:
+        """Return the bytes under `key`; None if there are none or their time is over."""
+        return (await self.get_all([key]))[0]
+
+    async def get_all(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return what is under each key. Those after the first that is in memory are not looked for in Redis."""
+        values = await self._memory.get_all(keys)
+        missing = next((place for place, value in enumerate(values) if value is not None), len(keys))
+        if not missing or not self._client.is_up:
+            return values
+        names = [self._prefix + self._sealed.name(key) for key in keys[:missing]]
+        reply = await self._client.call(b"MGET", *names)
+        if reply.__class__ is not list or len(reply) != missing:
+            return values
+        for place, found in enumerate(reply):
+            if found.__class__ is bytes:
+                values[place] = self._opened(keys[place], names[place], found)
+        return values
+
+    def _opened(self, key: bytes, name: bytes, found: bytes) -> bytes | None:
+        value = self._sealed.open(key, found)
+        if value is not None:
+            self.hits += 1
+            self._client.call(b"PTTL", name).add_done_callback(lambda future: self._near(key, value, future.result()))
+        return value
+
+    def _near(self, key: bytes, value: bytes, left_ms: Reply) -> None:
+        """Keep in memory what Redis gave, for as long as Redis keeps it."""
+        if left_ms.__class__ is int and left_ms > 0:
+            self._memory.put(key, value, left_ms / 1000)
+
+    async def set(self, key: bytes, value: bytes, ttl_s: float) -> None:
+        """Store `value` under `key` for `ttl_s` seconds, in place of an earlier value."""
+        self._memory.put(key, value, ttl_s)
+        if not self._client.is_up:
+            return
+        name = self._prefix + self._sealed.name(key)
+        left_ms = int(ttl_s * 1000)
+        if left_ms > 0 and len(value) <= MOST_VALUE_BYTES:
+            self._client.send(b"SET", name, self._sealed.seal(key, value), b"PX", left_ms)
+        else:
+            self._client.send(b"DEL", name)

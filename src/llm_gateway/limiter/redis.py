@@ -1,0 +1,368 @@
+"""Rate limiter of all hosts: counted in Redis, and beside it in the limiter of this host, which goes on without Redis.
+
+    take ── own limiter ── full ──▶ refused
+              └─ fits ── Redis, one script over all windows ── full ──▶ given back, refused
+                              ├─ fits ──▶ granted
+                              └─ no reply for 50 ms ──▶ granted if this host is the only one, else given back
+
+The own limiter counts each call of this host, also while Redis counts. Its limits are the whole ones while Redis alone
+decides (`counting_mode.py`), and this host's bounds otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
+from llm_gateway.limiter.base import NOBODY, Before, Decision, Limiter, Reservation, Wanted
+from llm_gateway.limiter.other_hosts import OtherHosts
+from llm_gateway.limiter.redis_host import RedisHost
+from llm_gateway.limiter.redis_scripts import ADD, SETTLE, TAKE
+from llm_gateway.limiter.window import BUCKETS
+from llm_gateway.redis_client.connection import Reply, ReplyError
+from llm_gateway.redis_client.script import argument
+
+MOST_WINDOWS = 4096
+"""Windows of which something is known; at more, all is forgotten, and comes with the next replies."""
+STEP_S = 0.001
+MOST_NOTED = 50_000
+"""Noted seconds of windows at which those that have left the window are dropped; later at twice those that stay."""
+LONGEST_WAIT_S = 3.0
+"""Longest wait of a request for its key's limits, while this host takes nothing since it has lost Redis."""
+AGAIN_S = 1.0
+"""Seconds after which a request is worth another try that Redis could not decide."""
+_EXCEEDS = Decision(exceeds=True)
+
+
+class SharedReservation(Reservation, frozen=True, gc=False):
+    """A reservation that Redis counts, too: in the second `remote` of its clock, in its memory number `memory`."""
+
+    remote: int = 0
+    memory: int = 0
+
+
+class _Window:
+    """A window in Redis: the packed beginnings of its calls, and what is known of other hosts' part in it."""
+
+    __slots__ = ("key", "late", "others", "settle", "take")
+
+    def __init__(self, epoch_key: str, key: str, take_back: Callable[[Sequence[bytes], Reply], None]) -> None:
+        self.key = key
+        self.take = TAKE.beginning((epoch_key, key))
+        self.settle = SETTLE.beginning((key,))
+        self.late = partial(take_back, (self.settle,))
+        self.others = OtherHosts()
+
+
+class RedisLimiter:
+    """A `Limiter` that counts the calls of all hosts with the same Redis. `local` is that of this host.
+
+    `prefix` tells its windows from those of other limiters.
+    """
+
+    def __init__(self, host: RedisHost, local: Limiter, *, prefix: str) -> None:
+        self._mode = host.mode
+        self._client = host.client
+        self._clock = host.clock
+        self._local = local
+        self._prefix = f"{host.prefix}:{prefix}:"
+        self._epoch_key = host.epoch_key
+        self._server_clock = host.server_clock
+        self._windows: dict[str, _Window] = {}
+        self._noted: dict[tuple[str, int], list[int]] = {}
+        self._most_noted = MOST_NOTED
+        host.join(self.add_noted)
+
+    async def take(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision:
+        """Reserve one request and `tokens` if both fit into the limits of all hosts; otherwise reserve nothing.
+
+        Raises:
+            Overloaded: the limiter of this host cannot tell.
+        """
+        wanted = Wanted(provider_id, rpm, tpm, tokens, model)
+        for _ in range(2):
+            decision = await self._take_here(wanted)
+            own = decision.reservation
+            if own is None or not self._mode.is_up:
+                return decision
+            window, now = self._window(provider_id), self._clock()
+            asked = argument(b"%b %d %d %d" % (self._time(), rpm, tpm, own.tokens))
+            reply = await self._reply(window.take + asked, (own,), window.late)
+            if reply.__class__ is list and not reply[0] and self._mode.has_counted_all(reply[1], reply[2], now):
+                return self._granted(window, own, reply[3:], wanted)
+            came = self._decided((wanted,), (own,), reply, now)
+            if came is not None:
+                return came[0]
+        return Decision(None, AGAIN_S)
+
+    def take_now(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision | None:
+        """Return None, since Redis has to be asked; or that the request exceeds the limit."""
+        return _EXCEEDS if tokens > tpm or rpm < 1 else None
+
+    async def take_all(self, wanted: Sequence[Wanted]) -> tuple[list[Reservation], Decision | None]:
+        """Reserve in all of these windows, in one trip.
+
+        Raises:
+            Overloaded: the limiter of this host cannot tell.
+        """
+        wait_s = self._mode.wait_s()
+        if wait_s and self._clock() >= self._mode.shared_until:  # no line to wait in, as there is at providers' limits
+            await asyncio.sleep(min(wait_s, LONGEST_WAIT_S))
+        for _ in range(2):
+            held, refused = await self._take_all_here(wanted)
+            if refused is not None or not self._mode.is_up:
+                return held, refused
+            arguments = [b"%b" % self._time()]
+            for each, own in zip(wanted, held, strict=True):
+                arguments.append(b"%d %d %d" % (each.rpm, each.tpm, own.tokens))
+            windows, now = [self._window(each.window) for each in wanted], self._clock()
+            packed = TAKE.call([self._epoch_key, *[window.key for window in windows]], [b" ".join(arguments)])
+            reply = await self._reply(packed, held, partial(self._take_back, [window.settle for window in windows]))
+            came = self._decided(wanted, held, reply, now)
+            if came is not None:
+                granted = [decision.reservation for decision in came if decision.reservation is not None]
+                return granted, None if len(granted) == len(wanted) else came[-1]
+        return [], Decision(None, AGAIN_S)
+
+    async def _take_all_here(self, wanted: Sequence[Wanted]) -> tuple[list[Reservation], Decision | None]:
+        held: list[Reservation] = []
+        try:
+            for each in wanted:
+                decision = await self._take_here(each)
+                if decision.reservation is None:
+                    return held, decision
+                held.append(decision.reservation)
+        except BaseException:  # edge: cancelled, or the limiter of this host cannot tell
+            self._give_back(held)
+            raise
+        return held, None
+
+    async def _take_here(self, wanted: Wanted) -> Decision:
+        """Reserve at this host's own limiter, within its bounds."""
+        provider_id, rpm, tpm, tokens, model = wanted
+        if tokens > tpm or rpm < 1:
+            return _EXCEEDS
+        mode = self._mode
+        now, is_up = self._clock(), mode.is_up
+        is_shared = now < mode.shared_until
+        if is_shared:
+            others = self._window(provider_id).others
+            wait_s = others.full_s(now, rpm, tpm, tokens) if others.full is not None else 0.0
+            if wait_s:
+                return Decision(None, wait_s)
+        else:
+            rpm, tpm = self._bounds(provider_id, rpm, tpm)
+            if rpm < 1 or tokens > tpm:
+                return Decision(None, mode.wait_s() or mode.relaxes_s())
+        decision = self._local.take_now(provider_id, rpm, tpm, tokens, model)
+        if decision is None:
+            decision = await self._local.take(provider_id, rpm, tpm, tokens, model)
+            has_changed = (mode.is_up, self._clock() < mode.shared_until) != (is_up, is_shared)
+            if has_changed and decision.reservation is not None:  # other bounds hold by now
+                self._give_back([decision.reservation])
+                return Decision(None, AGAIN_S)
+        if decision.reservation is not None and not is_up:
+            self._note(decision.reservation)
+        return decision
+
+    async def _reply(self, packed: bytes, held: Sequence[Reservation], late: Callable[[Reply], None]) -> Reply:
+        """Return what Redis says. A request that is cancelled meanwhile holds nothing."""
+        future = self._client.call_packed(packed, TAKE, late)
+        try:
+            return await future
+        except BaseException:  # edge: cancelled
+            self._give_back(held)
+            if future.done() and not future.cancelled():
+                late(future.result())
+            raise
+
+    def _decided(
+        self, wanted: Sequence[Wanted], held: Sequence[Reservation], reply: Reply, asked_at: float
+    ) -> list[Decision] | None:
+        """Return the decisions up to the first refusal; None if Redis has lost its memory.
+
+        What is not granted is given back to this host's limiter.
+        """
+        if reply.__class__ is not list:
+            return self._unanswered(held, reply)
+        windows = [self._window(each.window) for each in wanted]
+        if not self._mode.compare(reply[1], reply[2], asked_at):
+            self._give_back(held)
+            self._take_back([window.settle for window in windows], reply)
+            return None
+        if reply[0]:
+            return self._full(windows, wanted, held, reply)
+        return [
+            self._granted(windows[place], held[place], reply[3 + 4 * place :], each)
+            for place, each in enumerate(wanted)
+        ]
+
+    def _granted(self, window: _Window, own: Reservation, sums: Sequence[int], wanted: Wanted) -> Decision:
+        """Return the decision about a window, of which Redis told second, requests and tokens."""
+        second, requests, tokens = sums[0], sums[1], sums[2]
+        if window.others.second != second:
+            state = self._local.state(wanted.window, wanted.rpm, wanted.tpm)
+            window.others.note(self._clock(), second, requests, tokens, state)
+        reservation = SharedReservation(
+            own.provider_id, own.bucket, own.tokens, own.model, own.calls_taken, own.tokens_taken, second,
+            self._mode.memory,
+        )  # fmt: skip
+        return Decision(reservation, 0.0, False, requests * 2 > wanted.rpm or tokens * 2 > wanted.tpm)
+
+    def _full(
+        self, windows: Sequence[_Window], wanted: Sequence[Wanted], held: Sequence[Reservation], reply: list[Any]
+    ) -> list[Decision]:
+        """Give back what comes from the window on that is full; the decision says when it has room."""
+        place, now = reply[0] - 1, self._clock()
+        self._give_back(held[place:])
+        each, others = wanted[place], windows[place].others
+        others.note_full(now, reply[3], reply[2] / 1e6, reply[4])
+        wait_s = others.full_s(now, each.rpm, each.tpm, each.tokens)
+        return [*[Decision(own) for own in held[:place]], Decision(None, wait_s or STEP_S)]
+
+    def _unanswered(self, held: Sequence[Reservation], reply: Reply) -> list[Decision]:
+        """Decide without Redis: a host that is the only one knows all calls."""
+        if isinstance(reply, ReplyError):
+            self._client.refuse(reply)
+        if self._mode.hosts == 1:
+            for own in held:
+                self._note(own)
+            return [Decision(own) for own in held]
+        self._give_back(held)
+        return [Decision(None, self._mode.wait_s() or AGAIN_S)]
+
+    def _take_back(self, settles: Sequence[bytes], reply: Reply) -> None:
+        """Release what Redis granted when nobody waited for it any more, given the beginnings of the calls for it."""
+        if reply.__class__ is not list or reply[0] or self._mode.hosts == 1:
+            return
+        for place, settle in enumerate(settles):
+            second, _, _, tokens = reply[3 + 4 * place : 7 + 4 * place]
+            self._client.send_packed(settle + argument(b"%d %d 0 1" % (second, tokens)), SETTLE)
+
+    def _window(self, name: str) -> _Window:
+        window = self._windows.get(name)
+        if window is None:
+            if len(self._windows) >= MOST_WINDOWS:
+                self._windows.clear()
+            window = self._windows[name] = _Window(self._epoch_key, self._prefix + name, self._take_back)
+        return window
+
+    def _time(self) -> bytes:
+        return b"-" if self._server_clock is None else b"%d" % (self._server_clock() * 1e6)
+
+    def _give_back(self, held: Sequence[Reservation]) -> None:
+        for reservation in held:
+            self._local.settle(reservation, tokens=0, sent=False)
+
+    def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
+        """Correct the reservation to `tokens`, here and in Redis; `sent=False` releases the request as well."""
+        self._local.settle(reservation, tokens=tokens, sent=sent)
+        tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
+        if reservation.__class__ is not SharedReservation:
+            noted = self._noted.get((reservation.provider_id, reservation.bucket))
+            if noted is not None:
+                noted[0] -= not sent
+                noted[1] += tokens - reservation.tokens
+            return
+        assert isinstance(reservation, SharedReservation)  # noqa: S101 - for mypy
+        window = self._window(reservation.provider_id)
+        window.others.settled(self._clock(), reservation, tokens)
+        if reservation.memory == self._mode.memory:
+            counts = b"%d %d %d %d" % (reservation.remote, reservation.tokens, tokens, not sent)
+            self._client.send_packed(window.settle + argument(counts), SETTLE)
+
+    def _note(self, reservation: Reservation) -> None:
+        """Note a call that Redis has not counted."""
+        place = reservation.provider_id, reservation.bucket
+        noted = self._noted.get(place)
+        if noted is None:
+            if len(self._noted) >= self._most_noted:
+                oldest = int(self._clock()) - BUCKETS
+                self._noted = {each: counts for each, counts in self._noted.items() if each[1] > oldest}
+                self._most_noted = max(MOST_NOTED, 2 * len(self._noted))
+            noted = self._noted[place] = [0, 0]
+        noted[0] += 1
+        noted[1] += reservation.tokens
+
+    async def add_noted(self) -> bool:
+        """Add to Redis what this process took while Redis was away. Returns False if Redis has not taken all of it."""
+        while self._noted:
+            noted, self._noted = self._noted, {}
+            added = [await each for each in [self._client.call_packed(call, ADD) for call in self._calls_of(noted)]]
+            if any(reply != 0 for reply in added):
+                for place, (requests, tokens) in noted.items():  # twice counted is better than not at all
+                    kept = self._noted.setdefault(place, [0, 0])
+                    kept[0] += requests
+                    kept[1] += tokens
+                return False
+        return True
+
+    def _calls_of(self, noted: dict[tuple[str, int], list[int]]) -> list[bytes]:
+        """Return the packed calls that add these counts: a second later than noted, since they count to the second."""
+        now = int(self._clock())
+        windows: dict[str, list[int]] = {}
+        for (window, bucket), (requests, tokens) in noted.items():
+            age = max(now - bucket - 1, 0)
+            if age < BUCKETS and requests > 0:
+                windows.setdefault(window, []).extend((age, requests, max(tokens, 0)))
+        time = "" if self._server_clock is None else int(self._server_clock() * 1e6)
+        return [ADD.call([self._prefix + window], [time, *counts]) for window, counts in windows.items()]
+
+    def next_free(
+        self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "", *, before: Before = NOBODY
+    ) -> float:
+        """Return the seconds until a request could fit if those `before` it, and no others, come first; 0 if now."""
+        if self._clock() < self._mode.shared_until:
+            wait_s = self._local.next_free(provider_id, rpm, tpm, tokens, model, before=before)
+            return max(wait_s, self._window(provider_id).others.full_s(self._clock(), rpm, tpm, tokens, before))
+        own_rpm, own_tpm = self._bounds(provider_id, rpm, tpm)
+        wait_s = self._mode.wait_s()
+        if own_rpm < 1 or min(tokens, tpm) > own_tpm:
+            return max(wait_s, self._mode.relaxes_s())
+        return max(wait_s, self._local.next_free(provider_id, own_rpm, own_tpm, tokens, model, before=before))
+
+    def state(self, provider_id: str, rpm: int, tpm: int, model: str = "") -> WindowState:
+        """Return what is left of the limits now: here, less what other hosts had when Redis was asked last."""
+        if self._clock() < self._mode.shared_until:
+            own = self._local.state(provider_id, rpm, tpm, model)
+            return self._window(provider_id).others.left(self._clock(), own)
+        own_rpm, own_tpm = self._bounds(provider_id, rpm, tpm)
+        own = self._local.state(provider_id, own_rpm, own_tpm, model)
+        return WindowState(rpm, own.remaining_requests, tpm, own.remaining_tokens, own.reset_s)
+
+    def _bounds(self, window: str, rpm: int, tpm: int) -> tuple[int, int]:
+        """Return this host's own limits while Redis does not decide alone."""
+
+        def sums() -> tuple[int, int]:
+            own = self._local.state(window, rpm, tpm)
+            return rpm - own.remaining_requests, tpm - own.remaining_tokens
+
+        return self._mode.bounds(self._prefix + window, rpm, tpm, sums)
+
+    def cap(self, reservation: Reservation, reported: ReportedLimits) -> None:
+        """Lower this host's window of (provider, model) to what the provider reported with the response to this call.
+
+        What other hosts take meanwhile, the provider's next report shows.
+        """
+        self._local.cap(reservation, reported)
+
+    def uncap(self, provider_id: str, changed_ms: int) -> None:
+        """Forget what the provider reported of its limits, once for a change of its account at `changed_ms`."""
+        self._local.uncap(provider_id, changed_ms)
+
+    def watch(self, provider_id: str, freed: Callable[[], None] | None) -> None:
+        """Call `freed` whenever a call of this host can have made room; room that other hosts make is not told."""
+        self._local.watch(provider_id, freed)
+
+    def refill(self, provider_id: str, age_s: float, tokens: int) -> None:
+        """Count a call of an earlier run of this host. Redis has counted it."""
+        self._local.refill(provider_id, age_s, tokens)
+
+    def forget(self, provider_id: str) -> None:
+        """Drop the window of a deleted provider."""
+        self._local.forget(provider_id)
+        self._windows.pop(provider_id, None)
+        self._client.send(b"DEL", self._prefix + provider_id)
