@@ -1,4 +1,4 @@
-"""The rule of leases, simulated: hosts, their journals and the ledger, in any order of requests, crashes and returns."""
+"""The rule of leases, simulated: hosts, journals and the ledger, in any order of requests, crashes and returns."""
 
 from __future__ import annotations
 

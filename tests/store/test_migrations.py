@@ -313,6 +313,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0014_traceparent.py",
         "0015_people.py",
         "0016_hosts.py",
+        "0017_budget_leases.py",
     }
     with database.read() as connection:
         assert sorted(sa.inspect(connection).get_table_names()) == [
@@ -324,6 +325,8 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
             "audit_chains",
             "audit_entries",
             "budget_backfill",
+            "budget_hosts",
+            "budget_leases",
             "budget_spend",
             "budgets",
             "compatibility",

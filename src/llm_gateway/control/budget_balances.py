@@ -26,6 +26,7 @@ from llm_gateway.domain.budget_table import BudgetRule, BudgetTable, needed_unti
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.host_memory import HostMemory
 from llm_gateway.host_memory.budget_holds import LOADED, clear_rows, find_place, owners, recompute_sums
+from llm_gateway.host_memory.budget_leases import LEASING
 from llm_gateway.host_memory.budget_slots import CARRIED, NOT_CARRIED, SPENT, TAKEN, BudgetSlots
 from llm_gateway.host_memory.lock import BUDGETS, HostLock
 from llm_gateway.host_memory.slots import Key, key_of
@@ -65,8 +66,11 @@ class BudgetBalances:
         self._turn = threading.Lock()
         self._books = threading.RLock()
         """Held while what the database has and what the memory has are compared, or changed together."""
+        self._storing = threading.RLock()
+        """Held while records are stored."""
         self._budgets: tuple[Budget, ...] = ()
-        self._rules: dict[str, BudgetRule] = {}
+        self.rules: dict[str, BudgetRule] = {}
+        """The budgets in force, by the ids of their accounts."""
         if memory is not None:
             self._slots = BudgetSlots(memory.words)
             self._lock = HostLock(memory, BUDGETS, lambda: recompute_sums(memory.words))
@@ -95,18 +99,31 @@ class BudgetBalances:
         balances: Callable[[], Balances],
         carried: Callable[[], Iterable[tuple[AccountRef, int]]],
     ) -> None:
-        self._rules = {rule.budget.id: rule for rule in BudgetTable(budgets).rules}
+        self.learn(budgets)
+        if self._words[LEASING]:  # accounts count what this host spends
+            self._budgets, self._words[LOADED] = budgets, 1
+            return
         left = dict(carried()) if budgets else {}
-        found = {ref: balance for ref, balance in balances() if ref.budget_id in self._rules} if budgets else {}
-        found = {**dict.fromkeys((ref for ref in left if ref.budget_id in self._rules), _NOTHING), **found}
-        self._write(self._rules, found.items(), left, only_missing=True)
+        found = {ref: balance for ref, balance in balances() if ref.budget_id in self.rules} if budgets else {}
+        found = {**dict.fromkeys((ref for ref in left if ref.budget_id in self.rules), _NOTHING), **found}
+        self._write(self.rules, found.items(), left, only_missing=True)
         self._budgets = budgets
         self._words[LOADED] = 1
+
+    def learn(self, budgets: tuple[Budget, ...]) -> None:
+        """Note which budgets there are."""
+        self.rules = {rule.budget.id: rule for rule in BudgetTable(budgets).rules}
+
+    @contextmanager
+    def nothing_stored(self) -> Iterator[None]:
+        """Let no record be stored, and no balance be copied, within this context."""
+        with self._books, self._storing:
+            yield
 
     def add(self, charges: Balances) -> None:
         """Add to what accounts have spent. Accounts of unknown budgets are ignored."""
         if self._words is not None:
-            rules = self._rules  # another thread may load others meanwhile
+            rules = self.rules  # another thread may load others meanwhile
             known = ((ref, each) for ref, each in charges if ref.budget_id in rules)
             self._write(rules, known, {}, only_missing=False)
 
@@ -118,7 +135,8 @@ class BudgetBalances:
         with self._books:
             if not store():
                 return False
-            self.add(charges)
+            if self._words is not None and not self._words[LEASING]:
+                self.add(charges)
         return True
 
     def sink(self, store: Sink) -> Sink:
@@ -127,9 +145,10 @@ class BudgetBalances:
         def write(records: list[UsageRecord]) -> None:
             cut_off = [record for record in records if record.error_code == CRASHED]
             if not cut_off or self._words is None:
-                store(records)
+                with self._storing:
+                    store(records)
                 return
-            with self._books:
+            with self._books, self._storing:
                 store(records)
                 if self._words[LOADED]:
                     self.add(_charges(cut_off))
@@ -153,7 +172,7 @@ class BudgetBalances:
 
     def _clear(self, owner: Key) -> None:
         words = self._words
-        with self._locked() as is_locked:
+        with self.locked() as is_locked:
             number = find_place(words, owner)
             if is_locked and number is not None:
                 clear_rows(words, number)
@@ -175,7 +194,7 @@ class BudgetBalances:
                 (key_of(rule.account_name(ref)), needed_until_ms(rule, ref), balance.of(rule.budget.unit), ref)
                 for rule, ref, balance in named
             ]
-            with self._locked(deadline) as is_locked:
+            with self.locked(deadline) as is_locked:
                 for key, until_ms, amount, ref in prepared:
                     at = self._slots.find(key) if is_locked else None
                     if at is not None and not only_missing:
@@ -191,7 +210,7 @@ class BudgetBalances:
             self._log("balances of budgets are not counted: their memory is full or locked", level="error", count=lost)
 
     @contextmanager
-    def _locked(self, deadline: float | None = None) -> Iterator[bool]:
+    def locked(self, deadline: float | None = None) -> Iterator[bool]:
         """Hold the lock; tells False if a process does not give it back until the deadline (`time.monotonic()`)."""
         with self._turn:
             deadline = deadline or time.monotonic() + self._patience_s

@@ -90,6 +90,11 @@ class Hosts:
         return max(1, sum(host.is_living for host in self._known))
 
     @property
+    def living_ids(self) -> frozenset[str]:
+        """The ids of the hosts that live, as of the last beat that the database answered, and that of this one."""
+        return frozenset(host.id for host in self._known if host.is_living) | {self.id}
+
+    @property
     def is_shared(self) -> bool:
         """True on a database that hosts can share, even if this one is alone."""
         return not self._is_alone

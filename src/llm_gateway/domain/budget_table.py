@@ -63,7 +63,7 @@ class BudgetRule(NamedTuple):
 
     def account_name(self, ref: AccountRef) -> str:
         """Return the name of an account in the memory that workers share."""
-        return f"{self.name}\0{ref.period_start_ms}\0{ref.value}"
+        return account_name(self.budget, ref)
 
 
 class BudgetTable:
@@ -130,10 +130,19 @@ def _compiled(budget: Budget, places: dict[str, int]) -> BudgetRule:
     return BudgetRule(
         budget=budget,
         zone=ZoneInfo(budget.timezone),
-        name=f"{budget.id}\0{budget.unit}",
+        name=_name(budget),
         globs=tuple((places[dimension], glob) for dimension, glob in budget.match.items()),
         per=None if budget.per is None else places[budget.per],
     )
+
+
+def _name(budget: Budget) -> str:
+    return f"{budget.id}\0{budget.unit}"
+
+
+def account_name(budget: Budget, ref: AccountRef) -> str:
+    """Return the name of an account in the memory that workers share, and, as a digest, in the database."""
+    return f"{_name(budget)}\0{ref.period_start_ms}\0{ref.value}"
 
 
 def needed_until_ms(rule: BudgetRule, ref: AccountRef) -> int:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAGIC = 0x4C4C4D_47_5348_4D31
-VERSION = 6
+VERSION = 7
 """Version of the layout. Raise it with each change of the constants below or of what a word means."""
 WORD = 8
 
@@ -78,7 +78,11 @@ ACCOUNT_WORDS = 8
 FIRST_ACCOUNTS, ACCOUNT_TABLES = 1_024, 10
 """Slots of the first table of accounts, and tables, each twice as large as the one before (`budget_slots.py`)."""
 ACCOUNTS_AT = HOLDERS_AT + HOLDERS * (HOLDER_WORDS + HOLD_ROWS * HOLD_ROW_WORDS)
-WORDS = ACCOUNTS_AT + FIRST_ACCOUNTS * ((1 << ACCOUNT_TABLES) - 1) * ACCOUNT_WORDS
+MOST_ACCOUNTS = FIRST_ACCOUNTS * ((1 << ACCOUNT_TABLES) - 1)
+LEASE_WORDS = 4
+"""What is leased of an account, if several hosts share it (`budget_leases.py`): as many as accounts, in their order."""
+LEASES_AT = ACCOUNTS_AT + MOST_ACCOUNTS * ACCOUNT_WORDS
+WORDS = LEASES_AT + MOST_ACCOUNTS * LEASE_WORDS
 SIZE = WORDS * WORD
 """Bytes of the memory. The system allocates a page when it is first written, so that most of it is never there."""
 

@@ -27,6 +27,7 @@ from llm_gateway.host_memory.budget_holds import (
     find_place,
     recompute_sums,
 )
+from llm_gateway.host_memory.budget_leases import GRANTED, HOSTS, LEASING, OFFSET, OTHERS, lease_of
 from llm_gateway.host_memory.budget_slots import CARRIED, GAP, GENERATION, NOT_CARRIED, SPENT, TAKEN, BudgetSlots
 from llm_gateway.host_memory.lock import BUDGETS, HostLock
 from llm_gateway.host_memory.slots import key_of
@@ -74,13 +75,16 @@ class AccountGroup:
             how much a request can cost more than what is held for it.
     """
 
-    __slots__ = ("generation", "has_carried", "limits", "overdrafts", "places")
+    __slots__ = ("generation", "limits", "overdrafts", "places", "shares", "varies")
 
     def __init__(self, places: Sequence[AccountPlace], limits: Sequence[int], overdrafts: Sequence[int]) -> None:
         self.places = tuple(places)
         self.limits = tuple(limits)
         self.overdrafts = tuple(overdrafts)
-        self.has_carried = any(place.carried is not None for place in places)
+        self.varies = False
+        """Whether limits depend on the memory: something is carried over, or the host leases. Set once located."""
+        self.shares = self.overdrafts
+        """This host's shares of the overdrafts."""
         self.generation = _UNKNOWN
 
 
@@ -91,7 +95,8 @@ Used: TypeAlias = tuple[AccountGroup, Sequence[int], Sequence[int] | None, Seque
 class Full(NamedTuple):
     """The first account, by its number, in which a request has no room, and the amounts in it.
 
-    `is_used_up`: it would have no room either if nothing else were held.
+    `is_used_up`: it would have no room either if nothing else were held. `lacks`: the lease of this host is too small,
+    and nothing is known of the limit.
     """
 
     number: int
@@ -99,6 +104,7 @@ class Full(NamedTuple):
     limit: int
     spent: int
     held: int
+    lacks: bool = False
 
 
 class NoRoom(Exception):
@@ -126,6 +132,7 @@ class BudgetAccounts:
         """Rows in use, in the order of their last use, if there are many."""
         self._unused: list[int] = []
         self._late: list[Used] = []
+        self.taken: Callable[[AccountPlace], int] = self._taken
         with suppress(NoRoom):  # it may be gone when a budget needs it
             self._join()
 
@@ -146,7 +153,7 @@ class BudgetAccounts:
                 self._catch_up()
             if words[GENERATION] != group.generation:
                 self._locate(group)
-            limits = self._limits(group) if group.has_carried else group.limits
+            limits = self._limits(group) if group.varies else group.limits
             for place, need, limit in zip(group.places, needs, limits, strict=True):
                 at = place.taken
                 taken = words[at] + need
@@ -179,12 +186,19 @@ class BudgetAccounts:
         if not at or words[at] != place.low:
             return 0, 0, 0
         carried, spent = words[at + CARRIED], words[place.spent]
-        return spent, max(0, words[place.taken] - spent), max(0, carried)
+        others = words[lease_of(at) + OTHERS] if words[LEASING] else 0
+        return spent + others, max(0, words[place.taken] - spent), max(0, carried)
 
-    def taken(self, place: AccountPlace) -> int:
+    def _taken(self, place: AccountPlace) -> int:
         """Return what an account has spent and what is held in it, of which nothing is held any more if it is old."""
         words, at = self._words, place.at
         taken: int = words[place.taken] if at and words[at] == place.low else 0
+        return taken
+
+    def _taken_by_all(self, place: AccountPlace) -> int:
+        """Return the same, and what other hosts have spent."""
+        words, at = self._words, place.at
+        taken: int = words[place.taken] + words[lease_of(at) + OTHERS] if at and words[at] == place.low else 0
         return taken
 
     def close(self) -> None:
@@ -198,13 +212,12 @@ class BudgetAccounts:
     def _hold_gaps(self, group: AccountGroup, needs: Sequence[int], gaps: Sequence[int]) -> Full | bool:
         """Hold the gaps of a request whose amounts are held; both or none. Requests beyond go one at a time."""
         words = self._words
-        for place, need, gap, overdraft in zip(group.places, needs, gaps, group.overdrafts, strict=True):
+        for place, need, gap, overdraft in zip(group.places, needs, gaps, group.shares, strict=True):
             if gap:
                 at = place.at + GAP
                 all_gaps = words[at] + gap
                 if all_gaps > overdraft and words[place.taken] - words[place.spent] > need:
-                    limits = self._limits(group)
-                    return self._undo(group, needs, gaps, place, limits[group.places.index(place)])
+                    return self._undo(group, needs, gaps, place, self._limits(group)[group.places.index(place)])
                 place.gap = own = place.gap + gap
                 words[place.row + ROW_GAP] = own
                 words[at] = all_gaps
@@ -219,8 +232,14 @@ class BudgetAccounts:
         done = [*needs[:held], *[0] * (len(needs) - held)]
         done_gaps = None if gaps is None else [*gaps[:number], *[0] * (len(gaps) - number)]
         self._settle(group, done, done_gaps, [0] * len(needs))
-        spent, taken = self._words[full.spent], self._words[full.taken]
-        return Full(number, spent + needs[number] > limit, limit, spent, taken - spent)
+        words = self._words
+        spent, taken = words[full.spent], words[full.taken]
+        if not words[LEASING]:
+            return Full(number, spent + needs[number] > limit, limit, spent, taken - spent)
+        own = group.limits[number] + (0 if full.carried is None else max(0, words[full.at + CARRIED]))
+        others = words[lease_of(full.at) + OTHERS]
+        lacks = taken + needs[number] > limit
+        return Full(number, spent + others + needs[number] > own, own, spent + others, taken - spent, lacks)
 
     def _settle(
         self, group: AccountGroup, needs: Sequence[int], gaps: Sequence[int] | None, spent: Sequence[int]
@@ -251,6 +270,12 @@ class BudgetAccounts:
 
     def _limits(self, group: AccountGroup) -> list[int]:
         words = self._words
+        if words[LEASING]:
+            leases = [lease_of(place.at) for place in group.places]
+            return [
+                limit if limit >= NO_LIMIT else words[lease + GRANTED] + words[lease + OFFSET]
+                for lease, limit in zip(leases, group.limits, strict=True)
+            ]
         return [
             limit if place.carried is None else limit + words[place.at + CARRIED]
             for place, limit in zip(group.places, group.limits, strict=True)
@@ -298,6 +323,10 @@ class BudgetAccounts:
                 place.put(at)
                 kept.add(at)
                 words[place.row + ROW_ACCOUNT] = at
+        group.varies = bool(words[LEASING]) or any(place.carried is not None for place in group.places)
+        if words[LEASING]:
+            self.taken, hosts = self._taken_by_all, max(1, words[HOSTS])
+            group.shares = tuple(each if each >= NO_LIMIT else each // hosts for each in group.overdrafts)
         group.generation = words[GENERATION]
 
     def _find_again(self, group: AccountGroup) -> None:

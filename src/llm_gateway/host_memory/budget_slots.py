@@ -3,7 +3,7 @@
 A slot is found by the digest of its account's name. The slots are in tables that double in size; one has a slot in the
 first table whose places for it are not all taken. So 10,000 accounts are in the first megabyte of 64. An account whose
 period is over, or that has spent nothing and got nothing from the period before, gives its slot up if nothing is held
-in it and another one needs it: unknown accounts have spent nothing.
+in it and another one needs it: unknown accounts have spent nothing. While something is leased of it, it stays.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Collection
 from typing import Any
 
 from llm_gateway.host_memory import ACCOUNT_TABLES, ACCOUNT_WORDS, ACCOUNTS_AT, BUDGETS_AT, FIRST_ACCOUNTS
+from llm_gateway.host_memory.budget_leases import GRANTED, LEASING, OFFSET, forget_lease, lease_of
 from llm_gateway.host_memory.slots import FREED, KEY_HIGH, KEY_LOW, NEVER, Key
 
 SPENT, TAKEN, GAP, UNTIL, CARRIED = range(2, 7)
@@ -68,6 +69,8 @@ class BudgetSlots:
                     if words[at] != NEVER:
                         words[GENERATION] += 1
                         words[at + KEY_LOW] = FREED
+                    if words[LEASING]:
+                        forget_lease(words, at)
                     made = (SPENT, spent), (TAKEN, spent), (GAP, 0), (UNTIL, until_ms), (CARRIED, carried)
                     for word, value in made:
                         words[at + word] = value
@@ -80,4 +83,8 @@ class BudgetSlots:
         words = self._words
         if words[at + TAKEN] != words[at + SPENT] or words[at + GAP]:  # a free request holds nothing but a gap
             return False
+        if words[LEASING]:
+            lease = lease_of(at)
+            if words[lease + GRANTED] + words[lease + OFFSET] > words[at + SPENT]:
+                return False
         return words[at + UNTIL] <= now_ms or (not words[at + SPENT] and words[at + CARRIED] == NOT_CARRIED)

@@ -185,6 +185,34 @@ budget_backfill = sa.Table(
     sqlite_with_rowid=False,
 )
 
+# Several hosts on one database share the accounts of budgets (`budget_leases.py`). `account` is the digest of an
+# account of one period, amounts are in its budget's unit, and a row is not needed any more after `expires_at_ms`.
+# `asked` is how often others have asked for what the host does not hold, `answered` the last time it has answered.
+budget_leases = sa.Table(
+    "budget_leases",
+    metadata,
+    Column("account", SORTED_BY_BYTES, primary_key=True),
+    Column("host", SORTED_BY_BYTES, primary_key=True),
+    Column("granted", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    Column("asked", BigInteger, nullable=False),
+    Column("answered", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+)
+sa.Index(
+    "budget_leases_asked",
+    budget_leases.c.host,
+    postgresql_where=budget_leases.c.asked != budget_leases.c.answered,
+    sqlite_where=budget_leases.c.asked != budget_leases.c.answered,
+)
+# Hosts that use budgets. One that is alone may use whole limits, and no other host uses any of them.
+budget_hosts = sa.Table(
+    "budget_hosts",
+    metadata,
+    Column("host", SORTED_BY_BYTES, primary_key=True),
+    Column("is_alone", Boolean, nullable=False),
+)
+
 # Messages about events, and their way to the webhook of the settings. Delivered ones stay for a while, so that the same
 # event is not told twice.
 webhook_messages = sa.Table(

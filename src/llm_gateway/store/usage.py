@@ -19,7 +19,7 @@ from llm_gateway.domain.usage import KeyCall, SentAttempt, Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
 from llm_gateway.store.attempts_json import AttemptTexts, Places
 from llm_gateway.store.batch_sums import BatchSums
-from llm_gateway.store.budget_charges import charges_of
+from llm_gateway.store.budget_charges import Charges, charges_of
 from llm_gateway.store.budget_spend import BudgetSpend, SpendTable
 from llm_gateway.store.bulk import Pause, no_pause, with_pauses
 from llm_gateway.store.cube import cube_sums
@@ -40,6 +40,9 @@ ROWS_AT_ONCE = 64
 """Records encoded, stored and summed together, while the processor's cache holds them: one statement's rows."""
 ROWS_AT_ONCE_ON_POSTGRES = 1024
 """The same on PostgreSQL, where each statement is a way to the server and back."""
+
+AlsoCharge: TypeAlias = Callable[[Connection, Charges, Pause], None]
+"""Gets what records were charged to the accounts of budgets, in the transaction that stores them."""
 
 KnownIds: TypeAlias = Callable[[Connection, list[str]], list[str]]
 """Return those of the ids that are stored already."""
@@ -83,6 +86,7 @@ class UsageStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.also_charge: AlsoCharge = lambda _connection, _charges, _pause: None
         self._known_ids = _known_in_sqlite(database) if database.is_sqlite else _known_in_postgres
         self._rows_at_once = ROWS_AT_ONCE if database.is_sqlite else ROWS_AT_ONCE_ON_POSTGRES
         self._newest_id = CompiledQuery(database, sa.select(func.max(usage_records.c.id)))
@@ -233,7 +237,10 @@ class UsageStore:
         self._rollups.add(connection, sums.rollups, pause)
         counted = sums.cube if filling.is_over else cube_sums(filter(filling.is_counted, with_pauses(records, pause)))
         self._cube.add(connection, counted, pause)
-        self._spend.add(connection, charges_of(with_pauses(records, pause)), pause)
+        charges = charges_of(with_pauses(records, pause))
+        self._spend.add(connection, charges, pause)
+        if charges:
+            self.also_charge(connection, charges, pause)
 
     def _stored_already(self, connection: Connection, by_id: dict[str, UsageRecord]) -> list[str]:
         """Return the ids that are stored. Ids ascend with time, so that only those up to the newest are looked up."""

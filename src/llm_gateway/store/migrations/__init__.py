@@ -17,7 +17,7 @@ from llm_gateway.store.tables import LIVING_S, NOW_MS, compatibility, hosts
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0016"
+HEAD = "0017"
 """Schema version of this code; `versions/` must end with it."""
 OLDEST = "0016"
 """Oldest version of the tables whose code can use these, too. A release sets it to the `HEAD` of the release before, so
