@@ -52,8 +52,9 @@ SOUND_PACKAGE = {
     "worker/pipeline/attempt_start.py": "import llm_gateway.worker.pipeline.budgets",
     "worker/pipeline/refusals.py": "import llm_gateway.worker.pipeline.availability",
     "worker/pipeline/budgets.py": (
-        "import llm_gateway.worker.pipeline.budget_texts, llm_gateway.worker.pipeline.budget_amounts"
+        "import llm_gateway.worker.pipeline.budget_leases, llm_gateway.worker.pipeline.budget_amounts"
     ),
+    "worker/pipeline/budget_leases.py": "import llm_gateway.worker.pipeline.budget_texts",
     "worker/pipeline/budget_texts.py": "import llm_gateway.worker.pipeline.budget_account",
     "worker/pipeline/budget_account.py": "",
     "worker/pipeline/budget_amounts.py": "import llm_gateway.worker.pipeline.output_samples",

@@ -29,6 +29,7 @@ GatewayError
 ├─ ProviderAccountRefused    502  provider_account_refused    bad key or no credit at every provider, do not retry
 ├─ NoProvider                503  no_provider                 none enabled, or not the one of a pinned override
 ├─ ProvidersUnavailable      503  providers_unavailable       retry: all circuit breakers are open
+├─ BudgetUnavailable         503  budget_unavailable          retry: no more of a budget can be leased now
 ├─ Overloaded                503  overloaded                  retry: too many requests in flight, or stopping
 ├─ JournalUnavailable        503  journal_unavailable         retry: usage cannot be recorded (disk full)
 ├─ StoreUnavailable          503  database_unavailable        retry: the database does not answer
@@ -257,6 +258,13 @@ class BudgetReserved(GatewayError):
     """Requests in flight hold what is left of a budget that the request counts in."""
 
     status, code, title, retryable = 429, "budget_reserved", "Budget reserved", True
+
+
+class BudgetUnavailable(GatewayError):
+    """What is leased of a budget to this host is used up, and no more of it can be had at this moment."""
+
+    status, code, title, retryable = 503, "budget_unavailable", "Budget unavailable", True
+    default_retry_after_s = 1.0
 
 
 class InternalError(GatewayError):

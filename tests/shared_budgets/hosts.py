@@ -44,7 +44,6 @@ class Host:
     def __init__(self, url: str, name: str) -> None:
         self.name = name
         self.database = Database.open(url, fsync=False, busy_timeout_s=2.0)
-        self.usage = UsageStore(self.database)
         self.journal: list[UsageRecord] = []
         self.journal_turn = threading.Lock()
         self.open: list[AccountRef] = []
@@ -73,8 +72,7 @@ class Host:
         self.balances = BudgetBalances(self.memory, silent)
         accounts = LeasedAccounts(self.memory, self.balances.locked)
         self.leases = BudgetLeases(self.ledger, accounts, self.balances, self.living_hosts, silent)
-        self.usage.also_charge = self.leases.use
-        self.sink = self.balances.sink(self.usage.write)
+        self.sink = self.balances.sink(UsageStore(self.database, self.leases.use).write)
 
     def start(self) -> None:
         """Store what the journal has, join, and copy balances."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def url(postgres: PostgresDatabases) -> Iterator[str]:
         yield url
 
 
-def made(url: str, limit: int, name: str = "b", **more: str) -> Budget:
+def made(url: str, limit: int, name: str = "b", **more: Any) -> Budget:
     database = Database.open(url, fsync=False)
     try:
         return BudgetStore(database).create(Budget(id="", name=name, unit="requests", limit=limit, **more)).budget
@@ -68,4 +69,3 @@ def test_hosts_admit_together_exactly_what_a_budget_has_room_for(url: str, count
             host.stop()
             host.ship()
         assert spent(all_hosts[0]) == 1000
-        print([host.trips for host in all_hosts])

@@ -58,7 +58,7 @@ from llm_gateway.dashboard.oidc_sign_in import OidcParts
 from llm_gateway.docs_page.page import build_page
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import ConfigurationError, NotFound
-from llm_gateway.forwarding.token_questions import AnswersTokens
+from llm_gateway.forwarding.token_questions import answering_tokens
 from llm_gateway.gate.authentication import Keyring
 from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.journal.other_reader import NO_READER, OtherReader
@@ -95,7 +95,7 @@ from llm_gateway.store.retention import system_clock_ms
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
 from llm_gateway.store.sessions import SessionStore
 from llm_gateway.store.teams import TeamStore
-from llm_gateway.store.usage import UsageStore
+from llm_gateway.store.usage import AlsoCharge, UsageStore
 from llm_gateway.store.usage_reports import UsageReports
 from llm_gateway.telemetry.redaction import Redactor
 from llm_gateway.upstream.egress import Egress
@@ -151,11 +151,12 @@ def open_stores(
     wrap: Callable[[Sink], Sink] = lambda sink: sink,
     other: OtherReader = NO_READER,
     claim: Callable[[Database, SecretNames], None] = lambda _database, _secrets: None,
+    also_charge: AlsoCharge = lambda _connection, _charges, _pause: None,
 ) -> Stores:
     """Migrate the database, and move journal entries of earlier gateways into it. The data directory must be locked.
 
     `wrap` returns the sink of these entries, given the store's own. `other` reads the journals, too. `claim` is called
-    before anything is moved.
+    before anything is moved. `also_charge` gets what records were charged to budgets, as they are stored.
 
     Raises:
         ConfigurationError: the encryption keys or the peppers are not valid, or the journal cannot be read.
@@ -170,7 +171,7 @@ def open_stores(
     else:
         keys = load_or_create_key_file(path / "encryption.key")
     peppers = open_peppers(settings.key_peppers, path)
-    box, usage = SecretBox(keys), UsageStore(database)
+    box, usage = SecretBox(keys), UsageStore(database, also_charge)
     claim(database, SecretNames(box.names, names_of(peppers)))
     report = replay(path, wrap(usage.write), log=log, other=other)
     if report.records:
@@ -319,7 +320,7 @@ class Control:
         management = build_management(routers, self._log, self._in_flight, workers.pending, self._root_path)
         dashboard = self._dashboard(management, workers.count_failed_sign_in)
         app = WithDashboard(management, dashboard, is_behind_proxy=self._is_behind_proxy)
-        return app if self.tokens is None else AnswersTokens(app, self.tokens.verify)
+        return app if self.tokens is None else answering_tokens(app, self.tokens.verify)
 
     def _probe(self, workers: Workers) -> Probe:
         return Probe(

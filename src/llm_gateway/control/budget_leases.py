@@ -17,8 +17,6 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
-from sqlalchemy.engine import Connection
-
 from llm_gateway.control.budget_balances import BudgetBalances
 from llm_gateway.control.leased_accounts import LeasedAccounts
 from llm_gateway.domain.budget import AccountRef, Balance
@@ -28,7 +26,7 @@ from llm_gateway.domain.lease_answer import LeaseAnswer
 from llm_gateway.domain.stored_budget import limit_at
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.host_memory.slots import Key, key_of
-from llm_gateway.store.budget_leases import LeaseLedger, MustWait, NotJoined, Taken, Used, key_in, text_of
+from llm_gateway.store.budget_leases import LeaseLedger, MustWait, NotJoined, Taken, Transaction, Used, key_in, text_of
 from llm_gateway.store.bulk import Pause
 
 ANSWER_S = 0.05
@@ -106,7 +104,7 @@ class BudgetLeases:
         while not self._is_alone and self._waits_for() and time.monotonic() < deadline:
             time.sleep(RECALL_STEP_S)
 
-    def use(self, connection: Connection, charges: Mapping[AccountRef, Balance], pause: Pause) -> None:
+    def use(self, transaction: Transaction, charges: Mapping[AccountRef, Balance], pause: Pause) -> None:
         """Note what stored records have used of leases, in their transaction."""
         if self._is_alone:
             return
@@ -117,7 +115,7 @@ class BudgetLeases:
                 key = key_of(rule.account_name(ref))
                 self._touched[key] = ref
                 used.append(Used(text_of(key), balance.of(rule.budget.unit), _until_ms(rule, ref)))
-        self._ledger.use(connection, used, pause)
+        self._ledger.use(transaction, used, pause)
 
     def fetch(self, ref: AccountRef, least: int, most: int) -> LeaseAnswer:
         """Get more of an account for requests that need `least` at least, and `most` together."""

@@ -15,6 +15,7 @@ from llm_gateway.channel.messages import NAME, ControlBeat
 from llm_gateway.channel.server import ChannelServer
 from llm_gateway.control.app import Control, Stores, check_settings, open_stores
 from llm_gateway.control.budget_balances import BudgetBalances
+from llm_gateway.control.budget_sharing import BudgetSharing
 from llm_gateway.control.budget_upkeep import count_older_usage_forever
 from llm_gateway.control.control_lock import take_control_lock
 from llm_gateway.control.embedded_model import start_embedded_model
@@ -51,6 +52,8 @@ from llm_gateway.process_application import ProcessApplication
 from llm_gateway.settings import Settings
 from llm_gateway.store.budget_backfill import BudgetBackfill
 from llm_gateway.store.budget_spend import BudgetSpend
+from llm_gateway.store.database import Database
+from llm_gateway.store.hosts import SecretNames
 from llm_gateway.store.notices import listen_forever
 from llm_gateway.store.retention import Retention
 from llm_gateway.telemetry.failed_authentications import FailedTotals
@@ -150,12 +153,20 @@ class ControlProcess(ProcessApplication):
             log("dev mode: anyone on this machine may call with the public development key", level="warning")
         export = TelemetryExport(settings, log)
         hosts = Hosts(settings.data_dir.absolute(), log)
-        stores = open_stores(settings, stack, log, self._balances.sink, export.other, hosts.claim)
+        sharing = BudgetSharing(self._host, self._balances, hosts, log)
+
+        def claim(database: Database, secrets: SecretNames) -> None:
+            hosts.claim(database, secrets)
+            sharing.open(database)
+
+        stores = open_stores(settings, stack, log, self._balances.sink, export.other, claim, sharing.use)
         self._balances.clear_ended(stores.path / "journal")
+        await sharing.join()
         local = self._local = await start_embedded_model(settings, stores.providers, stack, log, self._hand_over)
         control = self._control = Control(settings, stores, hosts, local, self._output.redact, log)
         export.open(lambda: control.configuration.snapshot)
         stack.push_async_callback(export.close)
+        stack.callback(sharing.leave, stores.path / "journal")
         shipper = control.start_shipper(self._balances, export.other)
         stack.callback(shipper.stop)
         database = SharedCheck(stores.database.check)
@@ -175,10 +186,11 @@ class ControlProcess(ProcessApplication):
         retention = Retention(stores.usage, stores.path, settings.usage_retention_days, log, pause=Throttle())
         self._background(delete_old_usage_forever(retention, log, is_leader))
         self._follow_budgets(stores, is_leader)
+        sharing.follow(self._background)
         self._background(control.alerts.run(partial(_troubles, workers, shipper, hosts), is_leader))
         self._background(export.run())
         self._background(shorten_log_forever(stores.database.shorten_log, log))
-        return control.build(shipper, database, workers)
+        return sharing.answering(control.build(shipper, database, workers))
 
     def _follow_hosts(self, hosts: Hosts, control: Control) -> None:
         """Tell the other hosts that this one lives, and follow what they change."""

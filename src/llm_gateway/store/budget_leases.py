@@ -11,7 +11,7 @@ spent and what leases have used change in one transaction, and are read by one s
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -35,6 +35,8 @@ _COLUMNS = ("account", "host", "granted", "used", "asked", "answered", "expires_
 _OUTSTANDING = sa.func.greatest(_of.granted - _of.used, 0)
 _NOW_MS = sa.literal_column("(extract(epoch FROM clock_timestamp()) * 1000)::bigint", sa.BigInteger)
 VALUES_AT_ONCE = 500
+Transaction: TypeAlias = Connection
+"""A transaction, for those who pass it on."""
 
 
 class Taken(NamedTuple):

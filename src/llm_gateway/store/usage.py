@@ -84,9 +84,11 @@ class UsageStore:
     (UTC), since a writer's clock may be a little ahead of the reader's.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self, database: Database, also_charge: AlsoCharge = lambda _connection, _charges, _pause: None
+    ) -> None:
         self._database = database
-        self.also_charge: AlsoCharge = lambda _connection, _charges, _pause: None
+        self._also_charge = also_charge
         self._known_ids = _known_in_sqlite(database) if database.is_sqlite else _known_in_postgres
         self._rows_at_once = ROWS_AT_ONCE if database.is_sqlite else ROWS_AT_ONCE_ON_POSTGRES
         self._newest_id = CompiledQuery(database, sa.select(func.max(usage_records.c.id)))
@@ -240,7 +242,7 @@ class UsageStore:
         charges = charges_of(with_pauses(records, pause))
         self._spend.add(connection, charges, pause)
         if charges:
-            self.also_charge(connection, charges, pause)
+            self._also_charge(connection, charges, pause)
 
     def _stored_already(self, connection: Connection, by_id: dict[str, UsageRecord]) -> list[str]:
         """Return the ids that are stored. Ids ascend with time, so that only those up to the newest are looked up."""

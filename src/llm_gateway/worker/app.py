@@ -37,6 +37,7 @@ from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
 from llm_gateway.worker.pipeline.availability import CONFIGURATION_CHANGED, ProviderAvailability
 from llm_gateway.worker.pipeline.availability.host_states import HostStates
+from llm_gateway.worker.pipeline.budget_leases import AskControl, LeaseRequests
 from llm_gateway.worker.pipeline.budgets import Budgets
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.explanation import Explainer
@@ -69,6 +70,7 @@ class WorkerDependencies(NamedTuple):
     key_limiter: Limiter | None = None
     cache: Cache | None = None
     host: tuple[HostMemory, WorkerPlace] | None = None
+    ask_lease: AskControl | None = None
 
 
 class Worker:
@@ -93,7 +95,7 @@ class Worker:
         counts = None if memory is None or shared_place is None else KeyCounts(memory, shared_place)
         self._key_limits = KeyLimits(dependencies.key_limiter or open_key_limiter(), counts)
         accounts = None if memory is None else BudgetAccounts(memory, dependencies.journal.name, _now_ms)
-        self._budgets = Budgets(accounts, log=log)
+        self._budgets = Budgets(accounts, LeaseRequests(dependencies.ask_lease), log=log)
         recorder = UsageRecorder(
             dependencies.journal,
             instance=dependencies.journal.name,

@@ -18,6 +18,7 @@ from llm_gateway.domain.usage import RecentCalls, UsageRecord
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.forwarding.forwarder import Forwarder
+from llm_gateway.forwarding.lease_questions import LeaseQuestions
 from llm_gateway.forwarding.token_questions import TokenQuestions
 from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.reverse_proxy import ReverseProxy
@@ -145,7 +146,8 @@ class WorkerProcess(ProcessApplication):
         stack.push_async_callback(journal.sync_and_close)
         if self._redis is not None:
             await self._redis.open(stack)
-        worker = self._worker = self._build_worker(journal)
+        leases = None if settings.url.startswith("sqlite") else LeaseQuestions(self._open_forwarder(channel))
+        worker = self._worker = self._build_worker(journal, leases)
         stack.push_async_callback(worker.close)
         recent, self._recent = self._recent, RecentCalls([], [])
         worker.refill(recent, time.time_ns() // 1_000_000)
@@ -212,7 +214,7 @@ class WorkerProcess(ProcessApplication):
             measured += call_gauges(self._worker, self._snapshot, asyncio.get_running_loop())
         return measured
 
-    def _build_worker(self, journal: JournalWriter) -> Worker:
+    def _build_worker(self, journal: JournalWriter, leases: LeaseQuestions | None) -> Worker:
         """Build the data plane, and the functions that see each of its usage records."""
         settings, count, write_line = self._settings, self._metrics, self._output.request_lines()
 
@@ -240,6 +242,7 @@ class WorkerProcess(ProcessApplication):
                 key_limiter=key_limiter,
                 cache=cache,
                 host=self._host,
+                ask_lease=leases,
             )
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.errors import GatewayError
+from llm_gateway.worker.pipeline.budget_leases import Lack
 from llm_gateway.worker.pipeline.budgets import Budgets
 from llm_gateway.worker.pipeline.routing_state import RoutingState
 from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
@@ -25,8 +26,8 @@ async def begin_attempt(
         await recorder.write_intent(state.record, attempt)
         return attempt
     came = budgets.hold(state.request, candidate, attempt, state.record)
-    if came is False:
-        came = await budgets.hold_later(state.request, candidate, attempt, state.record)
+    if came is False or isinstance(came, Lack):
+        came = await budgets.hold_later(state.request, candidate, attempt, state.record, came)
     if isinstance(came, GatewayError):
         state.note_budget(came, candidate)
         return None

@@ -13,6 +13,9 @@ What is counted once: the accounts in the memory count an attempt when its recor
 shipper stores that record. The control process copies balances from the database into the memory only where the memory
 has no such account: after a cold start, when the journals left over are stored before anything is copied, and when a
 budget is made or changed, before workers learn of it (`control/budget_balances.py`). No worker reads the database.
+
+If several hosts share the budgets, an account has room for what is leased to this host
+(`host_memory/budget_leases.py`). A request that it is too small for waits while control gets more.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from llm_gateway.errors import GatewayError, Overloaded, RequestNotAllowed
 from llm_gateway.host_memory.budget_accounts import BudgetAccounts, Full, NoRoom
 from llm_gateway.worker.pipeline.budget_account import REQUESTS, Account, Matched, match_of
 from llm_gateway.worker.pipeline.budget_amounts import expected_cost, largest_cost
+from llm_gateway.worker.pipeline.budget_leases import Lack, LeaseRequests, unavailable
 from llm_gateway.worker.pipeline.budget_texts import (
     FIRST_RETRY_S,
     LAST_RETRY_S,
@@ -66,13 +70,14 @@ class AttemptHold(msgspec.Struct, eq=False):
 class Budgets:
     """The budgets of the requests of one worker; `table` is the snapshot's, None without budgets.
 
-    `accounts` are those of the host; without them no request of a `hard` budget is served. `log(event, level=…,
-    **fields)` gets a line a minute for each key that was refused.
+    `accounts` are those of the host; without them no request of a `hard` budget is served. `leases` gets more of them
+    if hosts share them. `log(event, level=…, **fields)` gets a line a minute for each key that was refused.
     """
 
     def __init__(
         self,
         accounts: BudgetAccounts | None,
+        leases: LeaseRequests | None = None,
         *,
         log: Callable[..., None],
         clock: Callable[[], float] = time.monotonic,
@@ -80,6 +85,7 @@ class Budgets:
     ) -> None:
         self.table: BudgetTable | None = None
         self._accounts = accounts
+        self._leases = leases or LeaseRequests(None)
         self._log = log
         self._clock = clock
         self._retry_after = retry_after
@@ -100,10 +106,10 @@ class Budgets:
 
     def hold(
         self, request: Request, candidate: Candidate, attempt: AttemptRecord, record: UsageRecord
-    ) -> GatewayError | bool:
+    ) -> GatewayError | Lack | bool:
         """Hold what an attempt can cost, and name its accounts in it.
 
-        Returns True if it may be sent, else why not; False if the accounts are locked: see `hold_later`.
+        Returns True if it may be sent, else why not. See `hold_later` for a `Lack`, and for False: they are locked.
         """
         matched = self.matching(request, candidate, attempt.started_ms)
         if matched is None:
@@ -135,15 +141,32 @@ class Budgets:
         return True
 
     async def hold_later(
-        self, request: Request, candidate: Candidate, attempt: AttemptRecord, record: UsageRecord
+        self,
+        request: Request,
+        candidate: Candidate,
+        attempt: AttemptRecord,
+        record: UsageRecord,
+        came: Lack | bool = False,
     ) -> GatewayError | bool:
-        """Hold as soon as the accounts are not locked any more. Returns True if it may be sent, else why not."""
+        """Hold once the accounts are not locked, or more is leased. Returns True if it may be sent, else why not.
+
+        `came` is what `hold` returned.
+        """
         deadline = self._clock() + LONGEST_WAIT_S
         while self._clock() < deadline:
-            await asyncio.sleep(STEP_S)
-            came = self.hold(request, candidate, attempt, record)
-            if came is not False:
-                return came
+            if isinstance(came, Lack):
+                refused = await self._leases.more(came)
+                if refused is not None:
+                    return refused
+                deadline = max(deadline, self._clock() + STEP_S)
+            else:
+                await asyncio.sleep(STEP_S)
+            again = self.hold(request, candidate, attempt, record)
+            if again is True or isinstance(again, GatewayError):
+                return again
+            came = again
+        if isinstance(came, Lack):
+            return unavailable(came.account, "other requests have taken what it got")
         matched = self.matching(request, candidate, attempt.started_ms)
         if matched is not None and matched.is_hard:
             return _locked()
@@ -250,7 +273,10 @@ class Budgets:
         of_models[candidate.cache_part if table.uses_model else b""] = matched
         return matched
 
-    def _refused(self, account: Account, full: Full, needed: int) -> GatewayError:
+    def _refused(self, account: Account, full: Full, needed: int) -> GatewayError | Lack:
+        if full.lacks:
+            lack = Lack(account, needed)
+            return self._leases.known(lack) or lack
         retry_after_s = None if full.is_used_up else self._retry_after(FIRST_RETRY_S, LAST_RETRY_S)
         return refusal(account, Amounts(full.limit, full.spent, full.held), needed, retry_after_s=retry_after_s)
 

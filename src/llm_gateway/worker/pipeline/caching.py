@@ -25,7 +25,14 @@ from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.upstream_call import Success
 from llm_gateway.domain.usage import CacheStatus
-from llm_gateway.errors import BudgetExceeded, BudgetReserved, DeadlineExceeded, GatewayError, InternalError
+from llm_gateway.errors import (
+    BudgetExceeded,
+    BudgetReserved,
+    BudgetUnavailable,
+    DeadlineExceeded,
+    GatewayError,
+    InternalError,
+)
 from llm_gateway.protocols.registry import PROTOCOLS
 
 _encoder = msgspec.msgpack.Encoder()
@@ -102,7 +109,7 @@ class Caching:
             landed = await self._wait(flight, request)
             if isinstance(landed, Success):
                 return self._hit(lookup, landed)
-            if isinstance(landed, BudgetExceeded | BudgetReserved):
+            if isinstance(landed, BudgetExceeded | BudgetReserved | BudgetUnavailable):
                 return lookup  # the budgets of another key are not this request's: it tries by itself
             if landed is None:
                 continue

@@ -31,6 +31,7 @@ from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import (
     BudgetExceeded,
     BudgetReserved,
+    BudgetUnavailable,
     GatewayError,
     NoProvider,
     RateLimited,
@@ -304,7 +305,7 @@ def _price_requested_tier(attempt: AttemptRecord, client_request: ClientRequest,
 def _outcome_of(error: GatewayError) -> Outcome:
     if isinstance(error, RateLimited | RequestExceedsLimit):
         return "rate_limited"
-    if isinstance(error, BudgetExceeded | BudgetReserved):
+    if isinstance(error, BudgetExceeded | BudgetReserved | BudgetUnavailable):
         return "refused_budget"
     if isinstance(error, NoProvider):
         return "no_provider"
