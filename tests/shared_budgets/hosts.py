@@ -51,6 +51,7 @@ class Host:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self.trips = 0
+        self.later_s = 0.0
         self.living: set[str] = set()
         self.dry_until = 0.0
         self.new_memory()
@@ -60,7 +61,12 @@ class Host:
         self.descriptor = create()
         self.memory = HostMemory(self.descriptor)
         self.new_control()
-        self.worker = BudgetAccounts(self.memory, f"{self.name} {new_id()}", now_ms)
+        self.new_worker()
+
+    def new_worker(self) -> None:
+        """Start a worker, in the place of the one before."""
+        self.worker_name = f"{self.name} {new_id()}"
+        self.worker = BudgetAccounts(self.memory, self.worker_name, now_ms)
         self.groups: dict[AccountRef, AccountGroup] = {}
 
     def living_hosts(self) -> set[str]:
@@ -71,14 +77,16 @@ class Host:
         """Be a control process that knows nothing but the memory and the database."""
         self.balances = BudgetBalances(self.memory, silent)
         accounts = LeasedAccounts(self.memory, self.balances.locked)
-        self.leases = BudgetLeases(self.ledger, accounts, self.balances, self.living_hosts, silent)
+        self.leases = BudgetLeases(
+            self.ledger, accounts, self.balances, self.living_hosts, silent, lambda: time.monotonic() + self.later_s
+        )
         self.sink = self.balances.sink(UsageStore(self.database, self.leases.use).write)
 
-    def start(self) -> None:
+    def start(self, patience_s: float = 0.0) -> None:
         """Store what the journal has, join, and copy balances."""
         self.ship()
         self.balances.learn(BudgetStore(self.database).in_force())
-        self.leases.join()
+        self.leases.join(patience_s)
         self.reload()
 
     def reload(self) -> None:
@@ -124,7 +132,8 @@ class Host:
         group = self.groups.get(ref)
         if group is None:
             place = AccountPlace(rule.account_name(ref), rule.period_at(now_ms()).end_ms)
-            group = self.groups[ref] = AccountGroup([place], [budget.limit], [NO_LIMIT])
+            limit = budget.limit if budget.mode == "hard" else NO_LIMIT
+            group = self.groups[ref] = AccountGroup([place], [limit], [NO_LIMIT])
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             came = self.worker.hold(group, [1])
@@ -143,7 +152,7 @@ class Host:
                     self.dry_until = time.monotonic() + DRY_S
                     return False
                 if answer.state == "unavailable":
-                    time.sleep(0.01)
+                    return False
         return False
 
     def settle(self) -> None:
@@ -165,13 +174,13 @@ class Host:
                 step()
 
 
-def record(ref: AccountRef) -> UsageRecord:
+def record(ref: AccountRef, error_code: str | None = None) -> UsageRecord:
     """Return a request that was charged to an account."""
     attempt = AttemptRecord(
         id="a", provider_id="p", provider="p", kind="openai", model="m", started_ms=now_ms(), accounts=[ref]
     )
     labels: dict[str, Any] = {"key_name": "k", "user_id": "u", "service": "s", "task_type": "t", "surface": "generate"}
-    return UsageRecord(id=new_id(), at_ms=now_ms(), instance="i", attempts=[attempt], **labels)
+    return UsageRecord(id=new_id(), at_ms=now_ms(), instance="i", error_code=error_code, attempts=[attempt], **labels)
 
 
 @contextmanager

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from msgspec.structs import replace
 
-from llm_gateway.domain.budget import Budget
+from llm_gateway.control.leased_accounts import LeasedAccounts
+from llm_gateway.domain.budget import AccountRef, Budget
+from llm_gateway.domain.budget_lease import Lease, Wish
+from llm_gateway.domain.budget_table import BudgetTable
+from llm_gateway.journal.record_assembler import CRASHED
+from llm_gateway.store.budget_leases import NotJoined, account_key, leased, release
 from llm_gateway.store.budget_spend import BudgetSpend
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
+from llm_gateway.store.tables import budgets
 from tests.databases import PostgresDatabases
-from tests.shared_budgets.hosts import Host, hosts, now_ms
+from tests.shared_budgets.hosts import Host, hosts, now_ms, record
 
 
 @pytest.fixture
@@ -47,25 +56,230 @@ def send(host: Host, budget: Budget, count: int, admitted: list[int], at_once: i
     admitted.append(done)
 
 
-def send_from_all(all_hosts: list[Host], budget: Budget, count: int) -> int:
-    admitted: list[int] = []
+def send_from_all(all_hosts: list[Host], budget: Budget, count: int, admitted: list[int]) -> None:
     threads = [threading.Thread(target=send, args=(host, budget, count, admitted)) for host in all_hosts]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(admitted)
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_hosts_admit_together_exactly_what_a_budget_has_room_for(url: str, count: int) -> None:
-    budget = made(url, 1000)
+def settled(all_hosts: list[Host]) -> None:
+    """Settle and store all requests."""
+    for host in all_hosts:
+        host.stop()
+        while host.open:
+            host.settle()
+        host.ship()
+
+
+def ref_of(budget: Budget) -> AccountRef:
+    rule = BudgetTable([budget]).rules[0]
+    return AccountRef(budget.id, "", rule.period_at(now_ms()).start_ms)
+
+
+def outstanding(host: Host, budget: Budget) -> dict[str, int]:
+    """Return what each host may still use."""
+    account = account_key(budget, ref_of(budget))
+    with host.database.read() as connection:
+        return leased(connection, [account]).get(account, {})
+
+
+@contextmanager
+def without_postgres(url: str) -> Iterator[None]:
+    """End all connections to a database, and let none in meanwhile."""
+    where = sa.make_url(url).set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(where.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"ALTER DATABASE {where.database} ALLOW_CONNECTIONS false"))
+        ended = sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
+        connection.execute(ended, {"name": where.database})
+        yield
+        connection.execute(sa.text(f"ALTER DATABASE {where.database} ALLOW_CONNECTIONS true"))
+    engine.dispose()
+
+
+def test_hosts_admit_together_exactly_what_a_budget_has_room_for(url: str, request: pytest.FixtureRequest) -> None:
+    """The second host comes while the first one is busy."""
+    count, requests = (4, 5000) if request.config.getoption("--long") else (2, 1500)
+    budget, admitted = made(url, 1000), list[int]()
     with hosts(url, *"abcd"[:count]) as all_hosts:
-        for host in all_hosts:
-            host.start()
+        first, *others = all_hosts
+        first.start()
+        first.run()
+        busy = threading.Thread(target=send, args=(first, budget, requests // count, admitted))
+        busy.start()
+        for host in others:
+            host.start(patience_s=3.0)
             host.run()
-        assert send_from_all(all_hosts, budget, 5000 // count) == 1000
-        for host in all_hosts:
-            host.stop()
-            host.ship()
-        assert spent(all_hosts[0]) == 1000
+        send_from_all(others, budget, requests // count, admitted)
+        busy.join()
+        assert sum(admitted) == 1000
+        assert sum(host.trips for host in all_hosts) < 0.1 * requests
+        settled(all_hosts)
+        assert spent(first) == 1000
+
+
+def test_postgres_and_a_host_are_killed_and_nearly_all_of_the_budget_is_usable_after(
+    url: str, request: pytest.FixtureRequest
+) -> None:
+    requests, limit = (2500, 1000) if request.config.getoption("--long") else (300, 300)
+    budget, admitted = made(url, limit), list[int]()
+    with hosts(url, "a", "b") as (one, two):
+        for host in (one, two):
+            host.start(patience_s=3.0)
+            host.run()
+        with without_postgres(url):
+            send_from_all([one, two], budget, 5, admitted)
+            assert sum(admitted) == 0, "nothing was leased before"
+        send_from_all([one, two], budget, limit // 10, admitted)
+        with without_postgres(url):
+            send_from_all([one, two], budget, limit // 5, admitted)
+        assert limit // 5 < sum(admitted) < limit, "what is leased is spent"
+        for _ in range(3):
+            admitted.append(one.hold(budget))
+        assert one.leases.fetch(ref_of(budget), 1, 20).state == "granted"
+        one.kill()
+        one.living = two.living = {"b"}
+        send_from_all([two], budget, requests, admitted)
+        assert sum(admitted) <= limit - 20, "what the dead host may have spent is out of reach"
+        one.new_memory()
+        one.living = two.living = set()
+        one.start()
+        one.run()
+        send_from_all([one, two], budget, requests, admitted)
+        settled([one, two])
+        assert spent(one) == sum(admitted) == limit
+
+
+def test_a_host_that_was_alone_keeps_what_it_holds_and_has_not_stored(url: str) -> None:
+    budget, admitted = made(url, 20), list[int]()
+    with hosts(url, "a", "b") as (one, two):
+        one.start()
+        assert [one.hold(budget) for _ in range(12)] == [True] * 12
+        for _ in range(8):
+            one.settle()
+        one.ship()
+        assert [one.hold(budget) for _ in range(3)] == [True] * 3
+        one.settle()
+        assert one.trips == 0
+        two.balances.learn((budget,))
+        two.leases.join(patience_s=0)
+        assert two.leases.fetch(ref_of(budget), 1, 1).state == "unavailable", "the other one may use all of it"
+        one.new_control()  # it is killed in the middle of sharing: workers use nothing more meanwhile
+        one.balances.learn((budget,))
+        LeasedAccounts(one.memory, one.balances.locked).begin(2)
+        one.leases.join(patience_s=0)
+        one.leases.step()
+        one.run()
+        send_from_all([two], budget, 10, admitted)
+        assert admitted == [5]
+        settled([one, two])
+        assert spent(one) == 20
+        assert not one.hold(budget)
+
+
+def test_leases_outlive_control_and_workers_and_return_when_idle(url: str) -> None:
+    budget = made(url, 100)
+    with hosts(url, "a", "b") as (one, two):
+        for host in (one, two):
+            host.start()
+            host.leases.step()
+        one.leases.share()
+        assert one.hold(budget)
+        [granted] = outstanding(one, budget).values()
+        assert granted == 12, "a quarter of its half"
+        one.settle()
+        one.new_control()
+        one.balances.learn((budget,))
+        one.leases.join(patience_s=0)
+        assert all(one.hold(budget) for _ in range(11)), "without another trip"
+        assert one.trips == 1
+        one.sink([record(ref_of(budget), CRASHED) for _ in one.open])  # its worker is killed
+        one.open = []
+        one.balances.clear(one.worker_name)
+        one.ship()
+        assert outstanding(one, budget) == {}
+        one.new_worker()
+        assert one.hold(budget)
+        one.settle()
+        one.leases.step()
+        one.later_s = 1000.0
+        one.leases.step()
+        one.later_s = 2000.0
+        one.leases.step()
+        assert outstanding(one, budget) == {"a": 1}, "what is not stored yet"
+        one.ship()
+        assert spent(one) == 13
+
+
+def test_a_lowered_limit_calls_leases_back_and_a_released_host_has_none(url: str) -> None:
+    budget = made(url, 800)
+    with hosts(url, "a", "b") as (one, two):
+        for host in (one, two):
+            host.start()
+            host.leases.step()
+        one.leases.share()
+        for host in (one, two):
+            assert host.hold(budget)
+            host.leases.step()
+        assert outstanding(one, budget) == {"a": 100, "b": 87}
+        BudgetStore(one.database).update(budget.id, lambda each: replace(each, limit=3))
+        for host in (one, two):
+            host.reload()
+            host.later_s = 2.0
+            host.leases.step()
+        assert outstanding(one, budget) == {"a": 1, "b": 1}
+        with one.database.write() as connection:
+            assert release(connection, "a") == 1
+            assert release(connection, "x") is None
+        assert outstanding(two, budget) == {"b": 1}
+        one.later_s = 4.0
+        one.leases.step()
+        two.run()
+        assert [one.hold(budget) for _ in range(2)] == [True, False], "it asks anew for what it holds"
+        settled([one, two])
+        assert spent(one) == 3
+
+
+def test_accounts_of_customers_are_leased_on_first_use_and_other_modes_never(url: str) -> None:
+    own = made(url, 4, "own", per="user_id")
+    soft = made(url, 1, "soft", mode="soft")
+    with hosts(url, "a", "b") as (one, two):
+        for host in (one, two):
+            host.start(patience_s=3.0)
+            host.run()
+        for number in range(3):
+            assert [host.hold(own, f"{number}") for host in (one, two, one, two, one, two)] == [True] * 4 + [False] * 2
+            for host in (one, two):
+                host.dry_until = 0.0
+                while host.open:
+                    host.settle()
+        trips = one.trips
+        assert [one.hold(soft) for _ in range(3)] == [True] * 3
+        assert one.trips == trips
+        settled([one, two])
+        one.later_s = 2.0
+        one.leases.step()
+        assert one.worker.taken(one.groups[ref_of(soft)].places[0]) == 3
+        assert spent(one) == 12 + 3
+
+
+def test_what_is_carried_over_counts_what_hosts_may_still_spend(url: str) -> None:
+    budget = made(url, 40, carry=0.5, period="hour")
+    with hosts(url, "a", "b") as (one, two):
+        now = ref_of(budget)
+        past = now._replace(period_start_ms=now.period_start_ms - 3_600_000)
+        with one.database.write() as connection:
+            connection.execute(sa.update(budgets).values(defined_at_ms=0))
+        for host in (one, two):
+            host.start()
+        one.leases.share()
+        assert one.ledger.take(budget, past, Wish(30, 30), 2, 2**60).lease == Lease(30, 0)
+        one.sink([record(past)] * 1)
+        assert two.ledger.take(budget, now, Wish(45, 45), 2, 2**60).lease == Lease(45, 0), "40, and half of 10"
+        assert not one.ledger.take(budget, now, Wish(1, 1), 2, 2**60).is_enough
+        one.ledger.leave()
+        assert one.ledger.hosts() == {"b": False}
+        with pytest.raises(NotJoined):
+            one.ledger.take(budget, now, Wish(1, 1), 2, 2**60)

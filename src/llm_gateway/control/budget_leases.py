@@ -33,6 +33,8 @@ ANSWER_S = 0.05
 """Seconds between two looks for what other hosts ask for."""
 RECALL_S, RECALL_STEP_S = 0.25, 0.02
 """Longest wait for what other hosts return, and seconds between two looks for it."""
+PROMISED_S = 0.1
+"""Seconds for which what was just granted is left to the requests that waited for it, whoever asks for it."""
 LOOK_S = 1.0
 """Seconds between two looks for other hosts, for lowered limits and for idle leases."""
 IDLE_S = 20.0
@@ -86,6 +88,7 @@ class BudgetLeases:
         self._limits: dict[str, int] = {}
         self._looked = -LOOK_S
         self._touched: dict[Key, AccountRef] = {}
+        self._promised: dict[Key, float] = {}
 
     @property
     def is_alone(self) -> bool:
@@ -176,6 +179,7 @@ class BudgetLeases:
             self._ledger.share((text_of(key), amount, until_ms + SLACK_MS) for key, amount, until_ms in kept)
             self._accounts.set_granted(kept)
             self._is_alone = False
+            self._lowered()  # nothing was granted by limits of before
             self._known |= {key: Known("", -1, self._clock(), until_ms) for key, _, until_ms in kept}
         self._log("budgets are shared with other hosts now", accounts=len(kept))
 
@@ -196,7 +200,9 @@ class BudgetLeases:
         if self._is_alone:
             return
         self._accounts.begin(max(2, len(self._ledger.hosts())))
-        if not is_new:
+        if is_new:
+            self._lowered()
+        else:
             granted = {key_in(account): (amount, until_ms) for account, amount, until_ms in self._ledger.own()}
             gone = [each.key for each in self._accounts.every() if each.key not in granted]
             self._accounts.set_granted([(key, *lease) for key, lease in granted.items()])
@@ -222,6 +228,8 @@ class BudgetLeases:
                 self._accounts.set_granted([(key, taken.lease.granted, until_ms)])
                 self._accounts.show(key, taken.spent, taken.lease.used)
                 self._known[key] = Known(ref.budget_id, used, self._clock(), until_ms)
+                if taken.is_enough:
+                    self._promised[key] = self._clock() + PROMISED_S
         return taken
 
     def _recall(self, rule: BudgetRule, ref: AccountRef, least: int, most: int) -> Taken:
@@ -234,14 +242,19 @@ class BudgetLeases:
 
     def _answer(self) -> None:
         asked = self._ledger.asked()
-        if asked:
-            self._give_back([key_in(account) for account in asked], asked)
-
-    def _give_back(self, keys: Collection[Key], answers: Mapping[str, int] | None = None) -> None:
+        if not asked:
+            return
         with self._turn:
-            left = {text_of(key): amount for key, amount in self._accounts.give_back(keys).items()}
-            if left or answers:
-                self._ledger.give_back(left, answers or {})
+            now = self._clock()
+            self._promised = {key: until for key, until in self._promised.items() if until > now}
+            due = [key for key in map(key_in, asked) if key not in self._promised]
+            self._give_back(due, {text_of(key): asked[text_of(key)] for key in due})
+
+    def _give_back(self, keys: Collection[Key], answers: Mapping[str, int]) -> None:
+        """Return what nobody holds. Needs the turn."""
+        left = {text_of(key): amount for key, amount in self._accounts.give_back(keys).items()}
+        if left or answers:
+            self._ledger.give_back(left, answers)
 
     def _look(self) -> None:
         hosts = self._ledger.hosts()
@@ -262,16 +275,17 @@ class BudgetLeases:
             if known.until_ms < now_ms or known.budget_id in lowered or (lowered and not known.budget_id):
                 returned.append(key)
         if returned:
-            self._give_back(returned)
+            with self._turn:
+                self._give_back(returned, {})
             for key in returned:
                 self._known.pop(key, None)
         self._show()
 
     def _lowered(self) -> set[str]:
-        """Return the budgets whose limits are lower than at the last look."""
+        """Return the budgets whose limits are lower than at the last look, or were not looked at before."""
         now_ms, before = _now_ms(), self._limits
         self._limits = {name: limit_at(rule.budget, now_ms) for name, rule in self._balances.rules.items()}
-        return {name for name, limit in self._limits.items() if limit < before.get(name, limit)}
+        return {name for name, limit in self._limits.items() if limit < before.get(name, limit + 1)}
 
     def _show(self) -> None:
         """Tell workers what others have spent of the accounts that records were stored of lately."""

@@ -51,7 +51,7 @@ class LeaseDesk:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _serve(self, ref: AccountRef) -> None:
-        """Ask for all that wait, until nobody does."""
+        """Ask for all that wait, until nobody does. A refusal holds for those, too, who came meanwhile."""
         loop = asyncio.get_running_loop()
         while waiting := self._waiting[ref]:
             self._waiting[ref] = []
@@ -62,6 +62,10 @@ class LeaseDesk:
             try:
                 answer = await loop.run_in_executor(self._threads, self._fetch, ref, min(needs), sum(needs))
             finally:
+                if answer.state != "granted":
+                    late = self._waiting[ref]
+                    waiting += [each for each in late if each[0] >= min(needs)]
+                    self._waiting[ref] = [each for each in late if each[0] < min(needs)]
                 for _, future in waiting:
                     if not future.done():
                         future.set_result(answer)

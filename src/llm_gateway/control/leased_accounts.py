@@ -78,8 +78,10 @@ class LeasedAccounts:
         found: list[Account] = []
         while start < end:
             try:
-                start = max(start, os.lseek(self._descriptor, start, os.SEEK_DATA))
+                start = os.lseek(self._descriptor, start, os.SEEK_DATA)
             except OSError:  # no data beyond
+                break
+            if start >= end:
                 break
             start -= (start - ACCOUNTS_AT * WORD) % (ACCOUNT_WORDS * WORD)  # a page may begin within an account
             part = array("q")

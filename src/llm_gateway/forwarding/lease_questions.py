@@ -16,8 +16,8 @@ from llm_gateway.forwarding.control_questions import AnswersQuestions, ControlQu
 PATH = "/internal/lease"
 QUESTION = b"x-gateway-internal-lease"
 """The header with the account and the amount, as base64 of a JSON array."""
-WAIT_S = 0.5
-"""Longest wait for an answer: control itself waits for other hosts for half of it."""
+WAIT_S = 0.75
+"""Longest wait for an answer: control itself waits for other hosts for a third of it."""
 AWAY = LeaseAnswer("unavailable", text="the gateway's management process does not answer")
 
 

@@ -50,6 +50,8 @@ from llm_gateway.worker.pipeline.output_samples import OutputSamples
 
 LONGEST_WAIT_S, STEP_S = 0.25, 0.001
 """Longest wait for the accounts' lock, as for that of the limits, and seconds between two tries."""
+LONGEST_LEASE_WAIT_S = 1.0
+"""After it, no further question for more is asked: others have taken what was got before."""
 MOST_REMEMBERED = 4_096
 """Combinations of values whose accounts are remembered."""
 LOG_EVERY_S = 60.0
@@ -152,13 +154,12 @@ class Budgets:
 
         `came` is what `hold` returned.
         """
-        deadline = self._clock() + LONGEST_WAIT_S
+        deadline = self._clock() + (LONGEST_LEASE_WAIT_S if isinstance(came, Lack) else LONGEST_WAIT_S)
         while self._clock() < deadline:
             if isinstance(came, Lack):
                 refused = await self._leases.more(came)
                 if refused is not None:
                     return refused
-                deadline = max(deadline, self._clock() + STEP_S)
             else:
                 await asyncio.sleep(STEP_S)
             again = self.hold(request, candidate, attempt, record)
