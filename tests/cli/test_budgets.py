@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from llm_gateway.domain.budget import AccountRef, Budget
+from llm_gateway.store.budget_tables import budget_spend
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
-from llm_gateway.store.tables import budget_spend
 from llm_gateway.store.usage import UsageStore
 from tests.cli.command import call
 from tests.store.histories import attempt, close, record

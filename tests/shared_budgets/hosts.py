@@ -113,7 +113,7 @@ class Host:
         """End without a word: what is in flight is in the journal, at its bound."""
         self.stop()
         with self.journal_turn:
-            self.journal += [record(ref) for ref in self.open]
+            self.journal += [record(ref, self.worker_name) for ref in self.open]
             self.open = []
 
     def ship(self) -> None:
@@ -159,7 +159,7 @@ class Host:
         """Settle the oldest request in flight."""
         with self.journal_turn:
             ref = self.open.pop(0)
-            self.journal.append(record(ref))
+            self.journal.append(record(ref, self.worker_name))
         self.worker.settle([(self.groups[ref], [1], None, [1])])
 
     def close(self) -> None:
@@ -174,13 +174,15 @@ class Host:
                 step()
 
 
-def record(ref: AccountRef, error_code: str | None = None) -> UsageRecord:
-    """Return a request that was charged to an account."""
+def record(ref: AccountRef, writer: str, error_code: str | None = None) -> UsageRecord:
+    """Return a request that was charged to an account, from the journal of a worker."""
     attempt = AttemptRecord(
         id="a", provider_id="p", provider="p", kind="openai", model="m", started_ms=now_ms(), accounts=[ref]
     )
     labels: dict[str, Any] = {"key_name": "k", "user_id": "u", "service": "s", "task_type": "t", "surface": "generate"}
-    return UsageRecord(id=new_id(), at_ms=now_ms(), instance="i", error_code=error_code, attempts=[attempt], **labels)
+    return UsageRecord(
+        id=new_id(), at_ms=now_ms(), instance=writer, error_code=error_code, attempts=[attempt], **labels
+    )
 
 
 @contextmanager

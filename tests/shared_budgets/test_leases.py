@@ -18,9 +18,9 @@ from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.journal.record_assembler import CRASHED
 from llm_gateway.store.budget_leases import NotJoined, account_key, leased, release
 from llm_gateway.store.budget_spend import BudgetSpend
+from llm_gateway.store.budget_tables import budgets
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
-from llm_gateway.store.tables import budgets
 from tests.databases import PostgresDatabases
 from tests.shared_budgets.hosts import Host, hosts, now_ms, record
 
@@ -195,10 +195,10 @@ def test_leases_outlive_control_and_workers_and_return_when_idle(url: str) -> No
         one.leases.join(patience_s=0)
         assert all(one.hold(budget) for _ in range(11)), "without another trip"
         assert one.trips == 1
-        one.sink([record(ref_of(budget), CRASHED) for _ in one.open])  # its worker is killed
+        one.sink([record(ref_of(budget), one.worker_name, CRASHED) for _ in one.open])  # its worker is killed
         one.open = []
-        one.balances.clear(one.worker_name)
         one.ship()
+        one.balances.clear(one.worker_name)
         assert outstanding(one, budget) == {}
         one.new_worker()
         assert one.hold(budget)
@@ -234,10 +234,13 @@ def test_a_lowered_limit_calls_leases_back_and_a_released_host_has_none(url: str
             assert release(connection, "a") == 1
             assert release(connection, "x") is None
         assert outstanding(two, budget) == {"b": 1}
+        before = outstanding(two, budget)
+        two.sink([record(ref_of(budget), "of a host whose journal was moved here")])
+        assert outstanding(two, budget) == before
         one.later_s = 4.0
         one.leases.step()
         two.run()
-        assert [one.hold(budget) for _ in range(2)] == [True, False], "it asks anew for what it holds"
+        assert [one.hold(budget) for _ in range(2)] == [False] * 2, "it asks anew for what it holds"
         settled([one, two])
         assert spent(one) == 3
 
@@ -276,7 +279,7 @@ def test_what_is_carried_over_counts_what_hosts_may_still_spend(url: str) -> Non
             host.start()
         one.leases.share()
         assert one.ledger.take(budget, past, Wish(30, 30), 2, 2**60).lease == Lease(30, 0)
-        one.sink([record(past)] * 1)
+        one.sink([record(past, one.worker_name)])
         assert two.ledger.take(budget, now, Wish(45, 45), 2, 2**60).lease == Lease(45, 0), "40, and half of 10"
         assert not one.ledger.take(budget, now, Wish(1, 1), 2, 2**60).is_enough
         one.ledger.leave()

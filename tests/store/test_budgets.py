@@ -18,12 +18,12 @@ from llm_gateway.errors import Conflict, NotFound, RecordsRefused
 from llm_gateway.store.budget_backfill import BudgetBackfill
 from llm_gateway.store.budget_charges import NOTHING
 from llm_gateway.store.budget_spend import BudgetSpend
+from llm_gateway.store.budget_tables import budget_backfill, budget_spend
 from llm_gateway.store.budget_verification import verify
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.record_search import RecordSearch
-from llm_gateway.store.tables import budget_backfill, budget_spend
 from llm_gateway.store.usage import UsageStore
 from tests.store.effort import few, many
 from tests.store.histories import DAY_MS, NOW_MS, attempt, clear, close, record

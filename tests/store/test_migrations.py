@@ -273,6 +273,8 @@ def test_an_upgrade_is_refused_while_hosts_run_that_are_too_old_for_it(database:
         connection.exec_driver_sql("DROP TABLE hosts")
         connection.exec_driver_sql("DROP TABLE kept_forms")
         connection.exec_driver_sql("DROP TABLE compatibility")
+        connection.exec_driver_sql("DROP TABLE budget_leases")
+        connection.exec_driver_sql("DROP TABLE budget_hosts")
     database.check_upgrade()
     database.migrate()
     assert database.is_current()

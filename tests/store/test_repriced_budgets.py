@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from llm_gateway.domain.budget import AccountRef, Budget
 from llm_gateway.domain.usage import cost
+from llm_gateway.store.budget_tables import budget_spend
 from llm_gateway.store.budget_verification import verify
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
-from llm_gateway.store.tables import budget_spend
 from llm_gateway.store.usage import UsageStore
 from tests.store.histories import NOW_MS
 from tests.store.test_repricing import NOW, TOKENS, Run, bought, made

@@ -151,7 +151,7 @@ def open_stores(
     wrap: Callable[[Sink], Sink] = lambda sink: sink,
     other: OtherReader = NO_READER,
     claim: Callable[[Database, SecretNames], None] = lambda _database, _secrets: None,
-    also_charge: AlsoCharge = lambda _connection, _charges, _pause: None,
+    also_charge: AlsoCharge = lambda *_: None,
 ) -> Stores:
     """Migrate the database, and move journal entries of earlier gateways into it. The data directory must be locked.
 

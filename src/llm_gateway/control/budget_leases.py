@@ -14,18 +14,20 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from llm_gateway.control.budget_balances import BudgetBalances
 from llm_gateway.control.leased_accounts import LeasedAccounts
-from llm_gateway.domain.budget import AccountRef, Balance
+from llm_gateway.domain.budget import AccountRef
 from llm_gateway.domain.budget_lease import Wish
 from llm_gateway.domain.budget_table import BudgetRule, needed_until_ms
 from llm_gateway.domain.lease_answer import LeaseAnswer
 from llm_gateway.domain.stored_budget import limit_at
+from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.host_memory.slots import Key, key_of
+from llm_gateway.store.budget_charges import Charges, charges_of
 from llm_gateway.store.budget_leases import LeaseLedger, MustWait, NotJoined, Taken, Transaction, Used, key_in, text_of
 from llm_gateway.store.bulk import Pause
 
@@ -107,11 +109,17 @@ class BudgetLeases:
         while not self._is_alone and self._waits_for() and time.monotonic() < deadline:
             time.sleep(RECALL_STEP_S)
 
-    def use(self, transaction: Transaction, charges: Mapping[AccountRef, Balance], pause: Pause) -> None:
-        """Note what stored records have used of leases, in their transaction."""
+    def use(self, transaction: Transaction, records: Sequence[UsageRecord], charges: Charges, pause: Pause) -> None:
+        """Note what stored records have used of leases, in their transaction.
+
+        Those of other hosts, whose journals were moved here, have used nothing of what is granted to this one.
+        """
         if self._is_alone:
             return
-        used = []
+        owners, used = self._accounts.owners(), []
+        own = [record for record in records if key_of(record.instance) in owners]
+        if len(own) < len(records):
+            charges = charges_of(own)
         for ref, balance in charges.items():
             rule = self._balances.rules.get(ref.budget_id)
             if rule is not None:

@@ -8,7 +8,7 @@ at the end, once all is stored             it leaves, unless workers go on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,18 @@ from llm_gateway.control.budget_leases import BudgetLeases, follow_leases_foreve
 from llm_gateway.control.hosts import Hosts
 from llm_gateway.control.lease_desk import LeaseDesk
 from llm_gateway.control.leased_accounts import LeasedAccounts
-from llm_gateway.domain.budget import AccountRef, Balance
+from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.forwarding.lease_questions import answering_leases
 from llm_gateway.host_memory import HostMemory
 from llm_gateway.host_memory.budget_holds import owners
 from llm_gateway.journal.segments import find_writers
+from llm_gateway.store.budget_charges import Charges
 from llm_gateway.store.budget_leases import LeaseLedger, Transaction
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.bulk import Pause
 from llm_gateway.store.database import Database
+from llm_gateway.store.hosts import SecretNames
 
 
 class BudgetSharing:
@@ -52,12 +54,14 @@ class BudgetSharing:
         self._desk: LeaseDesk | None = None
         self._is_joined = False
 
-    def open(self, database: Database) -> None:
-        """Open the ledger. Call it before anything of the journals goes to the database.
+    def claim(self, database: Database, secrets: SecretNames) -> None:
+        """Say that this host starts, and open the ledger. Call it before anything of the journals is stored.
 
         Raises:
+            ConfigurationError: as `Hosts.claim`.
             StoreUnavailable: the database does not answer.
         """
+        self._hosts.claim(database, secrets)
         if self._memory is None or database.is_sqlite:
             return
         accounts = LeasedAccounts(self._memory, self._balances.locked)
@@ -78,10 +82,10 @@ class BudgetSharing:
         if self._leases is not None and not self._is_joined:
             await asyncio.to_thread(self._leases.join)
 
-    def use(self, transaction: Transaction, charges: Mapping[AccountRef, Balance], pause: Pause) -> None:
+    def use(self, transaction: Transaction, records: Sequence[UsageRecord], charges: Charges, pause: Pause) -> None:
         """Note what stored records have used, in their transaction."""
         if self._leases is not None:
-            self._leases.use(transaction, charges, pause)
+            self._leases.use(transaction, records, charges, pause)
 
     def follow(self, background: Callable[[Coroutine[Any, Any, None]], object]) -> None:
         """Exchange leases with the other hosts, in a task that `background` starts."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.host_memory import ACCOUNT_WORDS, ACCOUNTS_AT, MOST_ACCOUNTS, WORD, HostMemory
-from llm_gateway.host_memory.budget_holds import LOADED
+from llm_gateway.host_memory.budget_holds import LOADED, owners
 from llm_gateway.host_memory.budget_leases import GRANTED, HOSTS, LEASING, OFFSET, OTHERS, lease_of
 from llm_gateway.host_memory.budget_slots import GENERATION, NOT_CARRIED, SPENT, TAKEN, UNTIL, BudgetSlots
 from llm_gateway.host_memory.slots import FREED, KEY_HIGH, KEY_LOW, NEVER, Key
@@ -56,6 +56,10 @@ class LeasedAccounts:
     def is_new(self) -> bool:
         """Whether the memory counts nothing yet."""
         return not self._words[LOADED] and not self._words[LEASING]
+
+    def owners(self) -> set[Key]:
+        """Return the digests of the journals whose workers hold, or have held, amounts here."""
+        return set(owners(self._words))
 
     def begin(self, hosts: int) -> None:
         """Let workers use nothing but what is leased from now on; and tell how many hosts there are.

@@ -52,8 +52,6 @@ from llm_gateway.process_application import ProcessApplication
 from llm_gateway.settings import Settings
 from llm_gateway.store.budget_backfill import BudgetBackfill
 from llm_gateway.store.budget_spend import BudgetSpend
-from llm_gateway.store.database import Database
-from llm_gateway.store.hosts import SecretNames
 from llm_gateway.store.notices import listen_forever
 from llm_gateway.store.retention import Retention
 from llm_gateway.telemetry.failed_authentications import FailedTotals
@@ -154,12 +152,7 @@ class ControlProcess(ProcessApplication):
         export = TelemetryExport(settings, log)
         hosts = Hosts(settings.data_dir.absolute(), log)
         sharing = BudgetSharing(self._host, self._balances, hosts, log)
-
-        def claim(database: Database, secrets: SecretNames) -> None:
-            hosts.claim(database, secrets)
-            sharing.open(database)
-
-        stores = open_stores(settings, stack, log, self._balances.sink, export.other, claim, sharing.use)
+        stores = open_stores(settings, stack, log, self._balances.sink, export.other, sharing.claim, sharing.use)
         self._balances.clear_ended(stores.path / "journal")
         await sharing.join()
         local = self._local = await start_embedded_model(settings, stores.providers, stack, log, self._hand_over)

@@ -27,11 +27,12 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.budget import AccountRef
 from llm_gateway.domain.usage import AttemptRecord, CostStatus, Price, Usage, UsageRecord
+from llm_gateway.store.budget_tables import budgets
 from llm_gateway.store.bulk import Pause, no_pause, with_pauses
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.numbered_texts import LONGEST_TEXT, NumberedTexts
-from llm_gateway.store.tables import budgets, usage_names, usage_origins
+from llm_gateway.store.tables import usage_names, usage_origins
 
 MOST_ORIGINS = 100_000
 """Number from which origins are written out in each attempt: a provider reports a new model name for every call."""

@@ -19,13 +19,14 @@ from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.budget_charges import Charges, add
 from llm_gateway.store.budget_matching import BudgetMatcher
 from llm_gateway.store.budget_spend import AMOUNTS, KEY, SpendTable
+from llm_gateway.store.budget_tables import budget_backfill, budgets
 from llm_gateway.store.budgets import stored_budget
 from llm_gateway.store.bulk import Pause, no_pause
 from llm_gateway.store.database import Database
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS
 from llm_gateway.store.record_rows import MATCHED_COLUMNS, matched_records
 from llm_gateway.store.set_insert import row_insert
-from llm_gateway.store.tables import budget_backfill, budgets, usage_records
+from llm_gateway.store.tables import usage_records
 from llm_gateway.store.usage import first_id, time_of
 
 ROWS_AT_ONCE = 500

@@ -22,11 +22,11 @@ from llm_gateway.domain.budget_table import account_name
 from llm_gateway.domain.stored_budget import StoredBudget, carried, limit_at
 from llm_gateway.host_memory.slots import Key, key_of
 from llm_gateway.store.budget_spend import OF_UNIT
+from llm_gateway.store.budget_tables import budget_hosts, budget_leases, budget_spend, budgets
 from llm_gateway.store.budgets import stored_budget
 from llm_gateway.store.bulk import Pause, no_pause
 from llm_gateway.store.database import Database
 from llm_gateway.store.set_insert import row_insert
-from llm_gateway.store.tables import budget_hosts, budget_leases, budget_spend, budgets
 
 _JOINING = 0x6C656173
 """Key of the advisory lock of hosts that join or share ("leas"). Accounts have other keys."""

@@ -11,11 +11,11 @@ from sqlalchemy.engine import Connection
 from llm_gateway.domain.budget import AccountRef, Balance
 from llm_gateway.domain.stored_budget import StoredBudget, carried, limit_at
 from llm_gateway.store.budget_charges import NOTHING, Charges
+from llm_gateway.store.budget_tables import budget_backfill, budget_spend, budgets
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.bulk import Pause, adding, no_pause
 from llm_gateway.store.database import Database
 from llm_gateway.store.set_insert import row_insert
-from llm_gateway.store.tables import budget_backfill, budget_spend, budgets
 
 AMOUNTS = Balance._fields
 KEY = AccountRef._fields

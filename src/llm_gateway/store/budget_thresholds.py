@@ -21,9 +21,9 @@ from llm_gateway.domain.budget_period import FAR_MS, BudgetPeriod
 from llm_gateway.domain.stored_budget import StoredBudget
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.store.budget_spend import BudgetSpend, Spending
+from llm_gateway.store.budget_tables import budget_spend
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
-from llm_gateway.store.tables import budget_spend
 from llm_gateway.store.webhook_messages import WebhookMessages, id_part
 
 KIND = "budget.threshold"

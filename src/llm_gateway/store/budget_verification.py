@@ -12,12 +12,13 @@ from llm_gateway.domain.budget import AccountRef, Balance
 from llm_gateway.domain.stored_budget import StoredBudget
 from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.budget_charges import NOTHING, Charges, add, charges_of_record
+from llm_gateway.store.budget_tables import budget_backfill, budget_spend, budgets
 from llm_gateway.store.budgets import stored_budget
 from llm_gateway.store.database import Database
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS
 from llm_gateway.store.record_rows import SUMMED_COLUMNS, summed_records
 from llm_gateway.store.rollups import DAY_MS
-from llm_gateway.store.tables import budget_backfill, budget_spend, budgets, usage_records
+from llm_gateway.store.tables import usage_records
 from llm_gateway.store.usage import first_id
 
 ROWS_AT_ONCE = 500

@@ -17,9 +17,9 @@ from llm_gateway.domain.stored_budget import COUNTED, StoredBudget
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict
 from llm_gateway.store.audit import AuditTrail, Changes, Unaudited
+from llm_gateway.store.budget_tables import budget_backfill, budget_spend, budgets
 from llm_gateway.store.identifiers import missing, stored_id
 from llm_gateway.store.one_transaction import Transactions
-from llm_gateway.store.tables import budget_backfill, budget_spend, budgets
 
 MOST_BUDGETS = 1000
 """Maximum number of budgets: every request is compared with them."""

@@ -17,7 +17,8 @@ from typing import Protocol
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from llm_gateway.store.tables import api_keys, budgets, overrides, providers, teams
+from llm_gateway.store.budget_tables import budgets
+from llm_gateway.store.tables import api_keys, overrides, providers, teams
 
 CONFIGURATION = (teams, providers, overrides, api_keys, budgets)
 """Tables of what a configuration document holds. A change of a row changes its `updated_at_ms`."""

@@ -41,8 +41,8 @@ ROWS_AT_ONCE = 64
 ROWS_AT_ONCE_ON_POSTGRES = 1024
 """The same on PostgreSQL, where each statement is a way to the server and back."""
 
-AlsoCharge: TypeAlias = Callable[[Connection, Charges, Pause], None]
-"""Gets what records were charged to the accounts of budgets, in the transaction that stores them."""
+AlsoCharge: TypeAlias = Callable[[Connection, Sequence[UsageRecord], Charges, Pause], None]
+"""Gets records and what they were charged to the accounts of budgets, in the transaction that stores them."""
 
 KnownIds: TypeAlias = Callable[[Connection, list[str]], list[str]]
 """Return those of the ids that are stored already."""
@@ -84,9 +84,7 @@ class UsageStore:
     (UTC), since a writer's clock may be a little ahead of the reader's.
     """
 
-    def __init__(
-        self, database: Database, also_charge: AlsoCharge = lambda _connection, _charges, _pause: None
-    ) -> None:
+    def __init__(self, database: Database, also_charge: AlsoCharge = lambda *_: None) -> None:
         self._database = database
         self._also_charge = also_charge
         self._known_ids = _known_in_sqlite(database) if database.is_sqlite else _known_in_postgres
@@ -242,7 +240,7 @@ class UsageStore:
         charges = charges_of(with_pauses(records, pause))
         self._spend.add(connection, charges, pause)
         if charges:
-            self._also_charge(connection, charges, pause)
+            self._also_charge(connection, records, charges, pause)
 
     def _stored_already(self, connection: Connection, by_id: dict[str, UsageRecord]) -> list[str]:
         """Return the ids that are stored. Ids ascend with time, so that only those up to the newest are looked up."""

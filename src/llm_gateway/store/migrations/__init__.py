@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 HEAD = "0017"
 """Schema version of this code; `versions/` must end with it."""
-OLDEST = "0016"
+OLDEST = "0017"
 """Oldest version of the tables whose code can use these, too. A release sets it to the `HEAD` of the release before, so
-that hosts of both can run on one database: a migration only adds, and what nobody uses goes one release later."""
+that hosts of both can run on one database: a migration only adds, and what nobody uses goes one release later.
+Hosts from before 0017 would each spend the whole limit of a budget."""
 OTHER_VERSION = (
     "The tables of the database are not those of this version of llm-gateway: run llm-gateway migrate, then this "
     "command again."
