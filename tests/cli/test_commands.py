@@ -15,6 +15,7 @@ from cyclopts import App
 from llm_gateway.cli.audit import LOCAL_COMMANDS as OF_AUDIT
 from llm_gateway.cli.budgets import VERIFY
 from llm_gateway.cli.commands import FILE_COMMANDS, IMPORT, LOCAL_COMMANDS, build_cli
+from llm_gateway.cli.leases import LOCAL_COMMANDS as OF_LEASES
 from llm_gateway.cli.reports import DIMENSIONS
 from llm_gateway.cli.usage import LOCAL_COMMANDS as OF_USAGE
 from tests.cli.command import COMMAND, SetUp, call, execute, execute_command, on_terminal
@@ -53,6 +54,7 @@ def test_the_tree_has_every_command() -> None:
         "people list", "people add", "people remove", "people password", "people role",
         "budgets list", "budgets add", "budgets update", "budgets remove", "budgets accounts", "budgets override",
         "hosts list", "hosts remove",
+        "leases list", "leases release",
         "alerts list", "alerts add", "alerts remove", "alerts test",
         "budgets verify", "backup", "restore", "compact", "audit list", "audit failures", "audit verify",
         "agent claude", "agent codex", "agent gemini", "agent opencode", "agent qwen", "agent aider",
@@ -107,6 +109,7 @@ LAZY = [
     LITELLM,
     *((f"usage {name}", place, summary) for name, place, summary in OF_USAGE),
     *((f"audit {name}", place, summary) for name, place, summary in OF_AUDIT),
+    *((f"leases {name}", place, summary) for name, place, summary in OF_LEASES),
     (f"budgets {VERIFY[0]}", *VERIFY[1:]),
 ]
 

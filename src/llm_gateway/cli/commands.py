@@ -21,6 +21,8 @@ from llm_gateway.cli.exits import BROKEN_PIPE, FAILED, SETTINGS, USAGE, CommandF
 from llm_gateway.cli.explain import explain
 from llm_gateway.cli.hosts import hosts_app
 from llm_gateway.cli.keys import keys_app
+from llm_gateway.cli.leases import LOCAL_COMMANDS as OF_LEASES
+from llm_gateway.cli.leases import leases_app
 from llm_gateway.cli.overrides import overrides_app
 from llm_gateway.cli.people import people_app
 from llm_gateway.cli.providers import providers_app
@@ -80,7 +82,8 @@ FILE_COMMANDS = (
 """Commands that read or write YAML, as `LOCAL_COMMANDS`."""
 
 IMPORT = "Convert a configuration of LiteLLM's proxy to a file for `apply`."
-LAZY = frozenset(name for name, *_ in (*LOCAL_COMMANDS, *FILE_COMMANDS, *OF_AUDIT, *OF_USAGE, VERIFY)) | {"litellm"}
+OF_NOUNS = (*OF_AUDIT, *OF_LEASES, *OF_USAGE, VERIFY)
+LAZY = frozenset(name for name, *_ in (*LOCAL_COMMANDS, *FILE_COMMANDS, *OF_NOUNS)) | {"litellm"}
 """Names of the commands whose modules are imported only when they are run."""
 Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(help="the shell")]
 
@@ -177,7 +180,7 @@ def _build_cli(arguments: Collection[str], *, is_terminal: bool) -> App:
         "llm_gateway.cli.litellm.command:litellm", name="litellm", help=None if "litellm" in arguments else IMPORT
     )
     cli.command(imports)
-    nouns = *((app, remote) for app in remote_nouns), (agent_app(), own)
+    nouns = *((app, remote) for app in remote_nouns), (leases_app(arguments), own), (agent_app(), own)
     for app, group in nouns:
         app.group = group
         cli.command(app)

@@ -79,6 +79,7 @@ from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.settings import Settings
 from llm_gateway.store.alert_targets import AlertTargetStore
 from llm_gateway.store.audit import AuditTrail
+from llm_gateway.store.budget_leases import leases_of
 from llm_gateway.store.budget_spend import BudgetSpend
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
@@ -372,5 +373,11 @@ class Control:
             budgets_router(stores.budgets, configuration, check),
             budget_override_router(stores.budgets, configuration, system_clock_ms),
             spend_limits_router(stores.budgets, configuration),
-            accounts_router(stores.budgets, BudgetSpend(stores.database), reports.names, up_to_date),
+            accounts_router(
+                stores.budgets,
+                BudgetSpend(stores.database),
+                reports.names,
+                up_to_date,
+                partial(leases_of, stores.database),
+            ),
         )

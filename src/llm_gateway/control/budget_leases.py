@@ -43,6 +43,7 @@ IDLE_S = 20.0
 """Seconds without a change after which the rest of a lease is returned."""
 JOIN_S = 3.0
 """Longest wait at the start for a host that has been alone to share its limits."""
+WARN_EVERY_S = 60.0
 SLACK_MS = 86_400_000
 """Milliseconds for which a lease is kept after the end of its account's period."""
 
@@ -88,7 +89,7 @@ class BudgetLeases:
         self._is_alone = True
         self._known: dict[Key, Known] = {}
         self._limits: dict[str, int] = {}
-        self._looked = -LOOK_S
+        self._looked, self._warned = -LOOK_S, -WARN_EVERY_S
         self._touched: dict[Key, AccountRef] = {}
         self._promised: dict[Key, float] = {}
 
@@ -139,8 +140,11 @@ class BudgetLeases:
             taken = self._take(rule, ref, least, most)
             if taken.lease is not None and not taken.is_enough and taken.elsewhere:
                 taken = self._recall(rule, ref, least, most)
+                if not taken.is_enough:
+                    self._warn_of(self._ledger.holders(text_of(key_of(rule.account_name(ref)))))
         except MustWait as host:
-            return LeaseAnswer("unavailable", text=f"host {host} has not shared its limit yet")
+            self._warn_of({str(host)})
+            return LeaseAnswer("unavailable", text="another host has not shared its limit yet")
         except (StoreUnavailable, NotJoined):
             return LeaseAnswer("unavailable", text="the database does not answer")
         if taken.lease is None:
@@ -216,6 +220,13 @@ class BudgetLeases:
             self._accounts.set_granted([(key, *lease) for key, lease in granted.items()])
             self._accounts.set_granted((key, 0, 0) for key in gone)
             self._known = {key: Known("", -1, self._clock(), lease[1]) for key, lease in granted.items()}
+
+    def _warn_of(self, hosts: Collection[str]) -> None:
+        """Log the silent ones of the hosts for which requests wait, once a minute."""
+        silent = sorted(set(hosts) - set(self._living()))
+        if silent and self._clock() - self._warned >= WARN_EVERY_S:
+            self._warned = self._clock()
+            self._log("requests need what a silent host may use of a budget", level="warning", hosts=silent)
 
     def _waits_for(self) -> bool:
         """Return whether a living host has not shared its limits yet."""

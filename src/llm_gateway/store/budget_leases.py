@@ -218,6 +218,11 @@ class LeaseLedger:
         with self._database.read() as connection:
             return int(connection.execute(query).scalar_one())
 
+    def holders(self, account: str) -> set[str]:
+        """Return the hosts that may still use a part of an account."""
+        with self._database.read() as connection:
+            return set(leased(connection, [account]).get(account, ()))
+
     def give_back(self, granted: Mapping[str, int], answers: Mapping[str, int]) -> None:
         """Lower what was granted to this host to these amounts, and note which questions they answer."""
         with self._database.write() as connection:
@@ -283,6 +288,15 @@ class _Amounts(NamedTuple):
     elsewhere: int
 
 
+def leases_of(database: Database, budget: Budget, refs: Collection[AccountRef]) -> dict[AccountRef, dict[str, int]]:
+    """Return what each host may still use of a budget's accounts, by account and host."""
+    if database.is_sqlite or not refs:
+        return {}
+    keys = {account_key(budget, ref): ref for ref in refs}
+    with database.read() as connection:
+        return {keys[account]: by_host for account, by_host in leased(connection, keys).items()}
+
+
 def leased(connection: Connection, accounts: Collection[str]) -> dict[str, dict[str, int]]:
     """Return what each host may still use of accounts, by account and host; those without it are left out."""
     wanted, found = list(accounts), dict[str, dict[str, int]]()
@@ -292,6 +306,23 @@ def leased(connection: Connection, accounts: Collection[str]) -> dict[str, dict[
         for row in connection.execute(query.order_by(_of.account, _of.host)):
             found.setdefault(row.account, {})[row.host] = row.granted - row.used
     return found
+
+
+class LeaseHolder(NamedTuple):
+    """A host that uses budgets: whether it is alone, and of how many accounts it may still use a part."""
+
+    host: str
+    is_alone: bool
+    accounts: int
+
+
+def lease_holders(connection: Connection) -> list[LeaseHolder]:
+    """Return the hosts that use budgets, and those that are released or have left and have stored more since."""
+    query = sa.select(_of.host, sa.func.count()).where(_of.granted > _of.used).group_by(_of.host)
+    counts = {host: int(count) for host, count in connection.execute(query)}
+    alone = {row.host: row.is_alone for row in connection.execute(sa.select(budget_hosts))}
+    hosts = sorted(counts.keys() | alone.keys())
+    return [LeaseHolder(host, alone.get(host, False), counts.get(host, 0)) for host in hosts]
 
 
 def release(connection: Connection, host: str) -> int | None:

@@ -108,7 +108,7 @@ def test_every_error_is_a_problem_with_its_codes(document: Any) -> None:
     assert codes[429] == {"rate_limited", "request_exceeds_limit", "budget_exceeded", "budget_reserved"}
     assert codes[503] == {
         "no_provider", "providers_unavailable", "overloaded", "journal_unavailable", "database_unavailable",
-        "management_unavailable",
+        "management_unavailable", "budget_unavailable",
     }  # fmt: skip
     assert codes[502] == {"provider_error", "provider_account_refused"}
     assert (codes[504], codes[422]) == ({"deadline_exceeded"}, {"validation_error"})

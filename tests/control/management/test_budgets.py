@@ -73,7 +73,13 @@ class World:
             budgets_router(self.store, self.configuration, check),
             budget_override_router(self.store, self.configuration, lambda: NOW_MS),
             spend_limits_router(self.store, self.configuration),
-            accounts_router(self.store, BudgetSpend(database), UsageReports(database).names, lambda: NOW_MS),
+            accounts_router(
+                self.store,
+                BudgetSpend(database),
+                UsageReports(database).names,
+                lambda: NOW_MS,
+                lambda _, refs: {ref: {"a host": 3} for ref in refs if ref.value == "b"},
+            ),
         ]
         self.client = client_of(routers, "admin")
         self.reader = client_of(routers)
@@ -322,8 +328,9 @@ async def test_accounts_come_in_pages_those_that_spent_most_first(world: World) 
     first = found[0]["accounts"][0]
     assert first == {
         "value": key.id, "name": "shop", "spent": 6, "limit": 5, "remaining": 0,
-        "spent_usd": 6, "spent_tokens": 3, "spent_requests": 1,
+        "spent_usd": 6, "spent_tokens": 3, "spent_requests": 1, "leased": [],
     }  # fmt: skip
+    assert found[1]["accounts"][0]["leased"] == [{"host": "a host", "amount": 3e-9}]
     assert (found[0]["unit"], found[0]["period"]) == ("usd", "month")
     assert (found[0]["period_start"], found[0]["resets_at"]) == ("2024-09-30T22:00:00.000Z", "2024-10-31T23:00:00.000Z")
     [own] = (await call(f"{path}?value=a")).json["accounts"]

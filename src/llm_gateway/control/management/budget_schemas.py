@@ -271,6 +271,13 @@ class BudgetPage(BaseModel):
     next_cursor: str | None
 
 
+class LeaseOut(BaseModel):
+    """A part of an account that one of several hosts may still use, requests in flight and not yet stored included."""
+
+    host: Annotated[str, Field(description="id of the host, as `/hosts` lists it")]
+    amount: float
+
+
 class AccountOut(BaseModel):
     """An account in the current period. `spent`, `limit` and `remaining` are in the unit of the budget."""
 
@@ -282,6 +289,7 @@ class AccountOut(BaseModel):
     spent_usd: float
     spent_tokens: int
     spent_requests: int
+    leased: Annotated[list[LeaseOut], Field(description="what hosts may still use, if several share the budget")]
 
 
 class AccountPage(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -28,13 +28,14 @@ from llm_gateway.control.management.budget_schemas import (
     BudgetOut,
     BudgetPage,
     BudgetPatch,
+    LeaseOut,
     OverrideBody,
 )
 from llm_gateway.control.management.cursor import open_cursor, seal
 from llm_gateway.control.management.fields import Label, Reference, Text, iso
 from llm_gateway.control.management.freshness import UpToDate
 from llm_gateway.control.management.router import Router
-from llm_gateway.domain.budget import Budget
+from llm_gateway.domain.budget import AccountRef, Budget
 from llm_gateway.domain.budget_period import FAR_MS
 from llm_gateway.domain.stored_budget import StoredBudget
 from llm_gateway.domain.usage import NANOS_PER_USD
@@ -50,6 +51,8 @@ Value = Annotated[Label | None, Query(description="only the account with this va
 Names = Callable[[str, Collection[str]], dict[str, str]]
 """Return the names of keys (or teams) by their ids; the first argument is `key` or `team`."""
 NAMED = ("key", "team")
+Leases = Callable[[Budget, Collection[AccountRef]], Mapping[AccountRef, Mapping[str, int]]]
+"""Return what each host may still use of a budget's accounts."""
 _POSITION = re.compile(r"(?s)(\d{1,19}) (.*)")
 
 
@@ -117,8 +120,10 @@ def budget_override_router(store: BudgetStore, config: LiveConfiguration, now_ms
     return router
 
 
-def accounts_router(store: BudgetStore, spend: BudgetSpend, names: Names, up_to_date: UpToDate) -> Router:
-    """Build the endpoint of accounts."""
+def accounts_router(
+    store: BudgetStore, spend: BudgetSpend, names: Names, up_to_date: UpToDate, leases: Leases
+) -> Router:
+    """Build the endpoint of accounts. `leases` returns what each host may still use of them."""
     router = Router("/api/v1/budgets/{budget_id}/accounts", "budgets")
 
     @router.get("", responses=problems(404, 422))
@@ -129,6 +134,8 @@ def accounts_router(store: BudgetStore, spend: BudgetSpend, names: Names, up_to_
         query = {"budget": budget.id, "period": period.start_ms, "value": value}
         found = spend.page(stored, now_ms, limit + 1, _position(cursor, query), value)
         last = found[limit - 1] if len(found) > limit else None
+        refs = {each.value: AccountRef(budget.id, each.value, period.start_ms) for each in found[:limit]}
+        by_host = leases(budget, refs.values())
         named = names(budget.per, [each.value for each in found]) if budget.per in NAMED else {}
         return AccountPage(
             unit=budget.unit,
@@ -136,14 +143,17 @@ def accounts_router(store: BudgetStore, spend: BudgetSpend, names: Names, up_to_
             period_start=iso(period.start_ms),
             resets_at=None if period.end_ms >= FAR_MS else iso(period.end_ms),
             counts_from=iso(max(stored.counts_from_ms, period.start_ms)),
-            accounts=[shown_account(budget, each, named.get(each.value)) for each in found[:limit]],
+            accounts=[
+                shown_account(budget, each, named.get(each.value), by_host.get(refs[each.value], {}))
+                for each in found[:limit]
+            ],
             next_cursor=None if last is None else seal(query, f"{last.balance.of(budget.unit)} {last.value}"),
         )
 
     return router
 
 
-def shown_account(budget: Budget, account: Spending, name: str | None = None) -> AccountOut:
+def shown_account(budget: Budget, account: Spending, name: str | None, leases: Mapping[str, int]) -> AccountOut:
     """Return an account as the API shows it."""
     spent = account.balance.of(budget.unit)
     return AccountOut(
@@ -155,6 +165,7 @@ def shown_account(budget: Budget, account: Spending, name: str | None = None) ->
         spent_usd=account.balance.nanos / NANOS_PER_USD,
         spent_tokens=account.balance.tokens,
         spent_requests=account.balance.requests,
+        leased=[LeaseOut(host=host, amount=shown_amount(amount, budget.unit)) for host, amount in leases.items()],
     )
 
 
