@@ -51,6 +51,8 @@ class Host:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self.trips = 0
+        self.lines: list[str] = []
+        """Warnings."""
         self.later_s = 0.0
         self.living: set[str] = set()
         self.dry_until = 0.0
@@ -73,12 +75,22 @@ class Host:
         """Return the hosts that are not killed."""
         return self.living or set(self.ledger.hosts())
 
+    def log(self, event: str, level: str = "info", **_fields: object) -> None:
+        """Keep warnings."""
+        if level != "info":
+            self.lines.append(event)
+
     def new_control(self) -> None:
         """Be a control process that knows nothing but the memory and the database."""
         self.balances = BudgetBalances(self.memory, silent)
-        accounts = LeasedAccounts(self.memory, self.balances.locked)
+        self.leased_accounts = LeasedAccounts(self.memory, self.balances.locked)
         self.leases = BudgetLeases(
-            self.ledger, accounts, self.balances, self.living_hosts, silent, lambda: time.monotonic() + self.later_s
+            self.ledger,
+            self.leased_accounts,
+            self.balances,
+            self.living_hosts,
+            self.log,
+            lambda: time.monotonic() + self.later_s,
         )
         self.sink = self.balances.sink(UsageStore(self.database, self.leases.use).write)
 

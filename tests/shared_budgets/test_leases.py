@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from llm_gateway.store.budget_tables import budgets
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from tests.databases import PostgresDatabases
+from tests.shared_budgets.databases import without_postgres
 from tests.shared_budgets.hosts import Host, hosts, now_ms, record
 
 
@@ -85,20 +85,6 @@ def outstanding(host: Host, budget: Budget) -> dict[str, int]:
         return leased(connection, [account]).get(account, {})
 
 
-@contextmanager
-def without_postgres(url: str) -> Iterator[None]:
-    """End all connections to a database, and let none in meanwhile."""
-    where = sa.make_url(url).set(drivername="postgresql+psycopg")
-    engine = sa.create_engine(where.set(database="postgres"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"ALTER DATABASE {where.database} ALLOW_CONNECTIONS false"))
-        ended = sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
-        connection.execute(ended, {"name": where.database})
-        yield
-        connection.execute(sa.text(f"ALTER DATABASE {where.database} ALLOW_CONNECTIONS true"))
-    engine.dispose()
-
-
 def test_hosts_admit_together_exactly_what_a_budget_has_room_for(url: str, request: pytest.FixtureRequest) -> None:
     """The second host comes while the first one is busy."""
     count, requests = (4, 5000) if request.config.getoption("--long") else (2, 1500)
@@ -143,6 +129,7 @@ def test_postgres_and_a_host_are_killed_and_nearly_all_of_the_budget_is_usable_a
         one.living = two.living = {"b"}
         send_from_all([two], budget, requests, admitted)
         assert sum(admitted) <= limit - 20, "what the dead host may have spent is out of reach"
+        assert two.lines == ["requests need what a silent host may use of a budget"]
         one.new_memory()
         one.living = two.living = set()
         one.start()
@@ -239,6 +226,7 @@ def test_a_lowered_limit_calls_leases_back_and_a_released_host_has_none(url: str
         assert outstanding(two, budget) == before
         one.later_s = 4.0
         one.leases.step()
+        assert "leases of this host were released" in one.lines
         two.run()
         assert [one.hold(budget) for _ in range(2)] == [False] * 2, "it asks anew for what it holds"
         settled([one, two])

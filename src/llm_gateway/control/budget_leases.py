@@ -317,7 +317,7 @@ class BudgetLeases:
                 self._accounts.show(key_in(account), spent, used)
 
 
-async def follow_leases_forever(leases: BudgetLeases, log: Callable[..., None]) -> None:
+async def follow_leases_forever(leases: BudgetLeases, log: Callable[..., None], *, every_s: float = ANSWER_S) -> None:
     """Call `step` again and again. Runs until cancelled."""
     is_failing = False
     while True:
@@ -330,7 +330,7 @@ async def follow_leases_forever(leases: BudgetLeases, log: Callable[..., None]) 
             if not is_failing:
                 log("leases of budgets cannot be exchanged", level="error", exc_info=error)
             is_failing = True
-        await asyncio.sleep(LOOK_S if leases.is_alone else ANSWER_S)
+        await asyncio.sleep(LOOK_S if leases.is_alone else every_s)
 
 
 def _until_ms(rule: BudgetRule, ref: AccountRef) -> int:
