@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
+from llm_gateway.store.budget_leases import LeaseLedger
 from llm_gateway.store.database import Database
+from llm_gateway.store.hosts import HostClaim, HostTable
 from llm_gateway.store.migrations import HEAD
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 from llm_gateway.store.secrets import SecretBox
@@ -17,6 +19,7 @@ from tests.e2e.process import free_port
 
 Capsys = pytest.CaptureFixture[str]
 OLD, NEW = "ab" * 32, "cd" * 32
+GONE = "01a2232b-fa4c-70e4-9d9e-0cb1e932eaac"
 
 
 @pytest.fixture
@@ -40,6 +43,35 @@ def test_check_migrate_and_rekey_work_on_postgres(url: str, capsys: Capsys, monk
     assert "all 1 stored provider keys open, 1 of them with an older key" in call(capsys, "check").out
     assert call(capsys, "rekey", "--json").json == {"rekeyed": 1, "rekeyed_alert_targets": 0}
     assert call(capsys, "reprice", "--since", "2026-01-01", "--json").code == 0
+
+
+def test_leases_of_a_host_that_is_gone_are_released(
+    postgres: PostgresDatabases, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with postgres.migrated() as url:
+        monkeypatch.setenv("LLM_GATEWAY_DATABASE_URL", url)
+        assert call(capsys, "leases", "list", "--json").json == []
+        database = Database.open(url)
+        ledgers = [LeaseLedger(database, host) for host in (GONE, "living")]
+        for ledger in ledgers:
+            ledger.join(is_new=True, is_leasing=False)
+        ledgers[0].share([("account", 7, 1)])
+        hosts = HostTable(database)
+        for host, name in ((GONE, "machine-7"), ("living", "machine-1")):
+            hosts.claim(HostClaim(id=host, name=name, version="1", tables=HEAD, run="r", place="p"))
+        with database.write() as connection:
+            connection.execute(sa.text("UPDATE hosts SET beat_at_ms = 1 WHERE name = 'machine-7'"))
+        database.close()
+        rows = call(capsys, "leases", "list").rows
+        assert [row[:4] for row in rows[1:]] == [
+            ["machine-7", "false", "leases", "1"],
+            ["machine-1", "true", "leases", "0"],
+        ]
+        assert "was there a moment ago" in call(capsys, "leases", "release", "living").sentence
+        assert "No host that uses budgets is called 'x'" in call(capsys, "leases", "release", "x").sentence
+        freed = call(capsys, "leases", "release", "machine-7", "--yes")
+        assert freed.out == "Released machine-7: 1 accounts have more room for the other hosts now.\n"
+        assert [row[0] for row in call(capsys, "leases", "list").rows[1:]] == ["machine-1"]
 
 
 def test_a_database_or_server_that_does_not_exist_is_named(

@@ -30,6 +30,7 @@ from llm_gateway.upstream.pool import send_always
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
 from llm_gateway.worker.pipeline.availability import ProviderAvailability, Wait
+from llm_gateway.worker.pipeline.budget_leases import LeaseRequests
 from llm_gateway.worker.pipeline.budgets import Budgets
 from llm_gateway.worker.pipeline.failover import Failover
 from llm_gateway.worker.pipeline.timing import Timing
@@ -267,9 +268,9 @@ class World:
     The pause before a retry is drawn as `pause_s` and takes no time but the clock's. `budgets` has no table yet.
     """
 
-    def __init__(self, accounts: BudgetAccounts | None = None) -> None:
+    def __init__(self, accounts: BudgetAccounts | None = None, leases: LeaseRequests | None = None) -> None:
         self.clock = Clock()
-        self.budgets = Budgets(accounts, log=self._log, clock=self.clock, retry_after=lambda low, _high: low)
+        self.budgets = Budgets(accounts, leases, log=self._log, clock=self.clock, retry_after=lambda low, _high: low)
         self.limiter = LimiterSpy(self.clock)
         self.admission = Admission(self.limiter)
         self.upstream = Upstream()

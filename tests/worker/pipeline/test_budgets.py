@@ -19,6 +19,7 @@ from llm_gateway.errors import BudgetExceeded, BudgetReserved, GatewayError, Jou
 from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
 from llm_gateway.worker.gateway import Gateway
+from llm_gateway.worker.pipeline.budget_leases import LeaseRequests
 from llm_gateway.worker.pipeline.caching import Caching
 from tests.shared_budgets.holding import hold
 from tests.worker.pipeline.fakes import TIMEOUT, Step, World, answer, provider, refusal, request, snapshot
@@ -39,9 +40,11 @@ def budget(**changes: Any) -> Budget:
 class Scene:
     """A gateway with budgets over real accounts, and a fake upstream; its providers are `a`, and `b` after it."""
 
-    def __init__(self, memory: HostMemory, *budgets: Budget, **changes: Any) -> None:
+    def __init__(
+        self, memory: HostMemory, *budgets: Budget, leases: LeaseRequests | None = None, **changes: Any
+    ) -> None:
         self.accounts = BudgetAccounts(memory, "worker", lambda: NOW_MS)
-        self.world = World(self.accounts)
+        self.world = World(self.accounts, leases)
         self.world.budgets.change(BudgetTable(budgets))
         providers = [
             provider(name, priority=priority, rate_limit_rpm=10**6, rate_limit_tpm=10**9, **changes)
