@@ -36,7 +36,7 @@ ANSWER_S = 0.05
 RECALL_S, RECALL_STEP_S = 0.25, 0.02
 """Longest wait for what other hosts return, and seconds between two looks for it."""
 PROMISED_S = 0.1
-"""Seconds for which what was just granted is left to the requests that waited for it, whoever asks for it."""
+"""Seconds for which what was just granted is left to the requests that waited for it, also if another host wants it."""
 LOOK_S = 1.0
 """Seconds between two looks for other hosts, for lowered limits and for idle leases."""
 IDLE_S = 20.0

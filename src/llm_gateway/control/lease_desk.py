@@ -12,7 +12,7 @@ from llm_gateway.domain.lease_answer import LeaseAnswer
 THREADS = 4
 """Accounts that are asked about at once. More of them wait."""
 MOST_WAITING = 1_024
-"""Questions that wait at once; further ones are told to try again."""
+"""Questions that wait at once; further ones are refused."""
 BUSY = LeaseAnswer("unavailable", text="too many requests wait for it")
 
 

@@ -1,4 +1,4 @@
-"""What control tells a worker whose host has too small a lease of a budget's account."""
+"""Answer of control to a worker whose host has too small a lease of a budget's account."""
 
 from __future__ import annotations
 

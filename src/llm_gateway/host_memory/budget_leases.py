@@ -1,4 +1,4 @@
-"""What of each account is leased to this host, if several hosts share the budgets; words beside the accounts' slots.
+"""Leases of accounts, if several hosts share the budgets: words beside the accounts' slots.
 
     alone ── another host appears, `LEASING` is set ──▶ leasing
 

@@ -49,7 +49,7 @@ budget_backfill = sa.Table(
 
 # What hosts on one database may use of budgets (`budget_leases.py`). `account` is the digest of an account of one
 # period; amounts are in its budget's unit.
-# `asked` is how often others have asked for what the host does not hold, `answered` the last time it has answered.
+# `asked` counts the requests of other hosts for what the host does not hold, `answered` the last time it has answered.
 budget_leases = sa.Table(
     "budget_leases",
     metadata,
