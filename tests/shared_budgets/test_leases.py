@@ -11,18 +11,20 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 
 from llm_gateway.control.leased_accounts import LeasedAccounts
-from llm_gateway.domain.budget import AccountRef, Budget
+from llm_gateway.domain.budget import AccountRef, Balance, Budget
 from llm_gateway.domain.budget_lease import Lease, Wish
 from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.journal.record_assembler import CRASHED
 from llm_gateway.store.budget_leases import NotJoined, account_key, leased, release
-from llm_gateway.store.budget_spend import BudgetSpend
-from llm_gateway.store.budget_tables import budgets
+from llm_gateway.store.budget_spend import BudgetSpend, SpendTable
+from llm_gateway.store.budget_tables import budget_leases, budgets
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from tests.databases import PostgresDatabases
 from tests.shared_budgets.databases import without_postgres
 from tests.shared_budgets.hosts import Host, hosts, now_ms, record
+
+LONG_AGO = {"account": "x", "host": "a", "granted": 1, "used": 0, "asked": 0, "answered": 0, "expires_at_ms": 1}
 
 
 @pytest.fixture
@@ -274,3 +276,22 @@ def test_what_is_carried_over_counts_what_hosts_may_still_spend(url: str) -> Non
         assert one.ledger.hosts() == {"b": False}
         with pytest.raises(NotJoined):
             one.ledger.take(budget, now, Wish(1, 1), 2, 2**60)
+
+
+def test_older_usage_that_is_added_calls_leases_back_and_old_leases_are_deleted(url: str) -> None:
+    budget = made(url, 80)
+    with hosts(url, "a", "b") as (one, two):
+        for host in (one, two):
+            host.start()
+        one.leases.share()
+        for host in (one, two):
+            assert host.hold(budget)
+        with one.database.write() as connection:
+            SpendTable(one.database).add(connection, {ref_of(budget): Balance(requests=70)})
+            connection.execute(sa.insert(budget_leases).values(LONG_AGO))
+        one.settle()
+        one.ship()
+        one.later_s = 2.0
+        one.leases.step()
+        assert outstanding(one, budget) == {"b": 8}
+        assert LONG_AGO["account"] not in {account for account, *_ in one.ledger.own()}

@@ -43,7 +43,8 @@ IDLE_S = 20.0
 """Seconds without a change after which the rest of a lease is returned."""
 JOIN_S = 3.0
 """Longest wait at the start for a host that has been alone to share its limits."""
-WARN_EVERY_S = 60.0
+WARN_EVERY_S, PRUNE_EVERY_S = 60.0, 3600.0
+"""Seconds between two log lines about silent hosts, and between two deletions of old leases."""
 SLACK_MS = 86_400_000
 """Milliseconds for which a lease is kept after the end of its account's period."""
 
@@ -89,7 +90,7 @@ class BudgetLeases:
         self._is_alone = True
         self._known: dict[Key, Known] = {}
         self._limits: dict[str, int] = {}
-        self._looked, self._warned = -LOOK_S, -WARN_EVERY_S
+        self._looked, self._warned, self._pruned = -LOOK_S, -WARN_EVERY_S, -PRUNE_EVERY_S
         self._touched: dict[Key, AccountRef] = {}
         self._promised: dict[Key, float] = {}
 
@@ -299,6 +300,9 @@ class BudgetLeases:
             for key in returned:
                 self._known.pop(key, None)
         self._show()
+        if now - self._pruned >= PRUNE_EVERY_S:
+            self._pruned = now
+            self._ledger.prune()
 
     def _lowered(self) -> set[str]:
         """Return the budgets whose limits are lower than at the last look, or were not looked at before."""
@@ -307,14 +311,24 @@ class BudgetLeases:
         return {name for name, limit in self._limits.items() if limit < before.get(name, limit + 1)}
 
     def _show(self) -> None:
-        """Tell workers what others have spent of the accounts that records were stored of lately."""
+        """Tell workers what others have spent of the accounts that records were stored of lately.
+
+        If one has more spent and leased than its limit, since older usage was added to it, this host returns its part.
+        """
         touched, self._touched = self._touched, {}
-        if touched:
-            rules = self._balances.rules
-            known = {key: (rules[ref.budget_id].budget, ref) for key, ref in touched.items() if ref.budget_id in rules}
-            amounts = self._ledger.spent_and_used({text_of(key): each for key, each in known.items()})
-            for account, (spent, used) in amounts.items():
-                self._accounts.show(key_in(account), spent, used)
+        rules, now_ms, over = self._balances.rules, _now_ms(), []
+        known = {key: (rules[ref.budget_id].budget, ref) for key, ref in touched.items() if ref.budget_id in rules}
+        if not known:
+            return
+        amounts = self._ledger.amounts({text_of(key): each for key, each in known.items()})
+        for key, (budget, _) in known.items():
+            spent, own, elsewhere = amounts[text_of(key)]
+            self._accounts.show(key, spent, own.used)
+            if own.outstanding + elsewhere + spent > (1 + budget.carry) * limit_at(budget, now_ms):
+                over.append(key)
+        if over:
+            with self._turn:
+                self._give_back(over, {})
 
 
 async def follow_leases_forever(leases: BudgetLeases, log: Callable[..., None], *, every_s: float = ANSWER_S) -> None:

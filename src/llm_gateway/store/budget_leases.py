@@ -53,6 +53,14 @@ class Taken(NamedTuple):
     elsewhere: int = 0
 
 
+class Amounts(NamedTuple):
+    """What is spent of an account, this host's lease, and what others may still use."""
+
+    spent: int
+    own: Lease
+    elsewhere: int
+
+
 class Used(NamedTuple):
     """What stored records have used of an account, and until when the account is needed (milliseconds UTC)."""
 
@@ -164,14 +172,10 @@ class LeaseLedger:
                     found[account_key(budget, AccountRef(*account))] = amount
         return found
 
-    def spent_and_used(self, accounts: Mapping[str, tuple[Budget, AccountRef]]) -> dict[str, tuple[int, int]]:
-        """Return what is spent of accounts, and how much of it stored records of this host have used."""
-        found = {}
+    def amounts(self, accounts: Mapping[str, tuple[Budget, AccountRef]]) -> dict[str, Amounts]:
+        """Return what is spent of accounts, and what is leased of them."""
         with self._database.read() as connection:
-            for account, (budget, ref) in accounts.items():
-                amounts = self._amounts(connection, account, budget, ref)
-                found[account] = amounts.spent, amounts.own.used
-        return found
+            return {account: self._amounts(connection, account, *each) for account, each in accounts.items()}
 
     def take(self, budget: Budget, ref: AccountRef, wish: Wish, hosts: int, until_ms: int) -> Taken:
         """Grant this host more of an account, if enough is left. `hosts` is the number of living ones.
@@ -258,7 +262,7 @@ class LeaseLedger:
         if found:
             raise MustWait(min(found))
 
-    def _amounts(self, connection: Connection, account: str, budget: Budget, ref: AccountRef) -> _Amounts:
+    def _amounts(self, connection: Connection, account: str, budget: Budget, ref: AccountRef) -> Amounts:
         """Return what is spent and granted, by one statement, between whose parts no record can be stored."""
         own, others = _of.host == self.host, _of.host != self.host
         query = sa.select(
@@ -268,7 +272,7 @@ class LeaseLedger:
             sa.func.coalesce(sa.func.sum(_OUTSTANDING).filter(others), 0),
         ).where(_of.account == account)
         spent, granted, used, elsewhere = map(int, connection.execute(query).one())
-        return _Amounts(spent, Lease(granted, used), elsewhere)
+        return Amounts(spent, Lease(granted, used), elsewhere)
 
     def _carried(self, connection: Connection, stored: StoredBudget, ref: AccountRef) -> int:
         before = stored.period_before(stored.period(ref.period_start_ms))
@@ -280,12 +284,6 @@ class LeaseLedger:
 
     def _set(self, connection: Connection, account: str, lease: Lease, until_ms: int) -> None:
         self._grant.run(connection, [(account, self.host, lease.granted, 0, 0, 0, until_ms)])
-
-
-class _Amounts(NamedTuple):
-    spent: int
-    own: Lease
-    elsewhere: int
 
 
 def leases_of(database: Database, budget: Budget, refs: Collection[AccountRef]) -> dict[AccountRef, dict[str, int]]:
