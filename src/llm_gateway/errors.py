@@ -261,7 +261,7 @@ class BudgetReserved(GatewayError):
 
 
 class BudgetUnavailable(GatewayError):
-    """What is leased of a budget to this host is used up, and no more of it can be had at this moment."""
+    """A budget is used up on this host as far as it is leased to it, and no more of it can be had at this moment."""
 
     status, code, title, retryable = 503, "budget_unavailable", "Budget unavailable", True
     default_retry_after_s = 1.0

@@ -23,7 +23,7 @@ PARTS = 4
 
 
 class Lease(NamedTuple):
-    """What was granted to a host in an account, and how much its stored records have used, since it joined."""
+    """Amount granted to a host in an account, and how much of it its stored records have used, since it joined."""
 
     granted: int = 0
     used: int = 0
@@ -35,7 +35,7 @@ class Lease(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """What a host wants granted, in the terms of `Lease.granted`: the least for one request, and for all that wait."""
+    """Amounts that a host wants granted in all (`Lease.granted`): the least for one request, and for all that wait."""
 
     least: int
     most: int

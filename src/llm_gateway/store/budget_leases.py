@@ -40,7 +40,7 @@ Transaction: TypeAlias = Connection
 
 
 class Taken(NamedTuple):
-    """What a host may use of an account from now on, and what there is to know of the account, in its unit.
+    """Result of `take`: what a host may use of an account from now on, and the account's amounts, in its unit.
 
     `spent` is that of stored records, `elsewhere` what others may still use. `lease` is None if the budget is not there
     any more, or is in another unit.
@@ -54,7 +54,7 @@ class Taken(NamedTuple):
 
 
 class Amounts(NamedTuple):
-    """What is spent of an account, this host's lease, and what others may still use."""
+    """Amounts of an account: what is spent, this host's lease, and what others may still use."""
 
     spent: int
     own: Lease
@@ -62,7 +62,7 @@ class Amounts(NamedTuple):
 
 
 class Used(NamedTuple):
-    """What stored records have used of an account, and until when the account is needed (milliseconds UTC)."""
+    """Amount that stored records have used of an account, and until when that is needed (milliseconds UTC)."""
 
     account: str
     amount: int

@@ -1,4 +1,4 @@
-"""What the descriptions of all tables have in common."""
+"""Parts that the descriptions of all tables have in common."""
 
 from __future__ import annotations
 
