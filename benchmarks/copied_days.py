@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.store.cube_table import COLUMNS as CUBE_COLUMNS
 from llm_gateway.store.rollup_table import COLUMNS as ROLLUP_COLUMNS
+from llm_gateway.store.rollup_table import NUMBERS
 from llm_gateway.store.rollups import CUSTOMER, DAY, DAY_MS, HOUR, PROVIDER, SERVICE
 from llm_gateway.store.tables import usage_cube, usage_records, usage_rollups
 
@@ -81,11 +82,12 @@ class DayCopies:
         _run(connection, f"INSERT INTO usage_records ({names}) SELECT {values} FROM {BASE}", shift=shift * DAY_MS)
         for dimension in (SERVICE, CUSTOMER, PROVIDER):
             for grain in (HOUR, DAY):
+                buckets = DAY.hours // grain.hours
                 self._copy_sums(
                     connection,
-                    (usage_rollups.name, ROLLUP_COLUMNS, "bucket_ms"),
-                    f"dimension = '{dimension}' AND grain = '{grain.name}'",
-                    (day * DAY_MS, DAY_MS, shift),
+                    (usage_rollups.name, ROLLUP_COLUMNS, "bucket"),
+                    f"dimension = {NUMBERS[dimension]} AND hours = {grain.hours}",
+                    (day * buckets, buckets, shift),
                 )
         for grain in (HOUR, DAY):
             buckets = DAY.hours // grain.hours

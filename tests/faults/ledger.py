@@ -13,16 +13,23 @@ from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import fetch_rows
+from llm_gateway.store.rollup_table import NUMBERS
 from tests.faults.client import Answer
 from tests.upstream import Bill
 
-HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+HOUR_MS = 3_600_000
 PRICES = {"input": 1.5, "output": 6.25}
 """Prices of every provider in these tests, USD per million tokens: 1,500 and 6,250 nano-dollars per token."""
 
-SUMS = "SELECT dimension, grain, bucket_ms, name, requests, cost_nanos, input_tokens, output_tokens FROM usage_rollups"
+SUMS = """
+SELECT dimension, hours, bucket, coalesce(customers.name, names.name), requests, cost_nanos, input_tokens, output_tokens
+FROM usage_rollups AS rollups
+LEFT JOIN usage_customers AS customers ON dimension = 2 AND customers.id = rollups.name
+LEFT JOIN usage_names AS names ON dimension <> 2 AND names.id = rollups.name
+"""
 
-Sums = dict[tuple[str, str, int, str], list[int]]
+Sums = dict[tuple[int, int, int, str], list[int]]
+"""Requests, cost and tokens by dimension, hours of a bucket, its number since 1970, and name."""
 
 
 class Row(msgspec.Struct, array_like=True):
@@ -147,8 +154,8 @@ def recomputed(rows: Iterable[Row]) -> Sums:
     sums: Sums = defaultdict(lambda: [0, 0, 0, 0])
 
     def add(dimension: str, row: Row, name: str, *figures: int) -> None:
-        for grain, length in (("hour", HOUR_MS), ("day", DAY_MS)):
-            total = sums[dimension, grain, row.at_ms // length * length, name]
+        for hours in (1, 24):
+            total = sums[NUMBERS[dimension], hours, row.at_ms // (hours * HOUR_MS), name]
             total[:] = [have + more for have, more in zip(total, figures, strict=True)]
 
     for row in rows:

@@ -15,7 +15,8 @@ from llm_gateway.domain.usage import FREE, AttemptRecord, Price, Usage, UsageRec
 from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.cube import DIMENSIONS, LONG
 from llm_gateway.store.database import Database
-from llm_gateway.store.rollups import Totals
+from llm_gateway.store.rollup_table import NUMBERS, names_of
+from llm_gateway.store.rollups import COUNTERS, Totals
 from llm_gateway.store.tables import usage_cube, usage_names, usage_records, usage_rollups
 from llm_gateway.store.usage import CustomerTotals, NamedTotals, UsageStore
 
@@ -55,9 +56,27 @@ def clear(database: Database) -> None:
         connection.execute(sa.delete(usage_cube))
 
 
+GRAINS = {1: "hour", 24: "day"} | {days * 24: f"{days}days" for days in (2, 4, 8, 16, 32)}
+
+
 def rollup_rows(database: Database) -> list[tuple[Any, ...]]:
+    """Return the rollups with texts in the place of numbers: dimension, grain, start (ms), name, counters."""
+    dimensions = {number: dimension for dimension, number in NUMBERS.items()}
+    names: dict[str, dict[int, str]] = {}
     with database.read() as connection:
-        return sorted(tuple(row) for row in connection.execute(sa.select(usage_rollups)))
+        for dimension in dimensions.values():
+            names[dimension] = dict(map(tuple, connection.execute(sa.select(names_of(dimension)))))
+        rows = connection.execute(sa.select(usage_rollups)).all()
+    return sorted(
+        (
+            dimensions[dimension],
+            GRAINS[hours],
+            bucket * hours * HOUR_MS,
+            names[dimensions[dimension]][number],
+            *counters[: len(COUNTERS)],
+        )
+        for dimension, hours, bucket, number, *counters in rows
+    )
 
 
 def record_rows(database: Database) -> list[tuple[Any, ...]]:

@@ -14,7 +14,7 @@ from llm_gateway.store.erasure import BATCH_RECORDS, Erasure
 from llm_gateway.store.record_filter import RecordFilter
 from llm_gateway.store.record_search import RecordSearch
 from llm_gateway.store.rollups import COUNTERS
-from llm_gateway.store.tables import usage_records, usage_rollups
+from llm_gateway.store.tables import usage_customers, usage_records, usage_rollups
 from llm_gateway.store.usage import UsageStore
 from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS, attempt, close, cube_rows, record, record_rows, rollup_rows
 
@@ -54,6 +54,11 @@ def requests_of(database: Database, customer: str, grain: str = "day") -> int:
     return sum(row[4 + COUNTERS.index("requests")] for row in rows)
 
 
+def customer_names(database: Database) -> set[str]:
+    with database.read() as connection:
+        return set(connection.execute(sa.select(usage_customers.c.name)).scalars())
+
+
 def stored_of(database: Database, customer: str) -> int:
     query = sa.select(sa.func.count()).where(usage_records.c.user_id == customer)
     with database.read() as connection:
@@ -82,6 +87,7 @@ def test_the_label_is_replaced_everywhere_and_all_else_stays(store: UsageStore, 
     assert (store.summary(60, NOW_MS), store.by_service(60, NOW_MS), store.by_provider(60, NOW_MS)) == reports
     wanted = RecordFilter(start_ms=0, end_ms=UNTIL_MS, values={"customer": erased.label})
     assert len(RecordSearch(database, lambda: 0.0).page(wanted, 500).records) == erased.records
+    assert customer_names(database) == {"bob", erased.label}
     assert Erasure(database).run("ann", UNTIL_MS) is None
 
 
@@ -91,6 +97,7 @@ def test_requests_that_come_later_keep_their_label(store: UsageStore, database: 
     assert erased is not None
     assert erased.records == 1
     store.write([made(3, UNTIL_MS + 1, "ann")])
+    assert customer_names(database) == {"ann", erased.label}
     for label, number in ((erased.label, 1), ("ann", 2)):
         assert [requests_of(database, label, grain) for grain in ("hour", "day")] == [number, number]
         assert stored_of(database, label) == number

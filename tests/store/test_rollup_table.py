@@ -117,12 +117,12 @@ def test_the_report_by_customer_reads_blocks_where_they_are_built(store: UsageSt
     assert store.by_customer(43, now_ms - 3 * HOUR_MS, 5) == [CustomerTotals("u", requests=44, cost_nanos=0)]
     read = [
         [
-            (grain, (int(start) - START_MS) // HOUR_MS, (int(end) - START_MS) // HOUR_MS)
-            for grain, start, end in re.findall(r"'customer', '(\w+)', (\d+), (\d+)", parameters)
+            (hours, int(start) * int(hours) - START_MS // HOUR_MS, int(end) * int(hours) - START_MS // HOUR_MS)
+            for hours, start, end in re.findall(r"\b2, (\d+), (\d+), (\d+)", parameters)
         ]
         for text, parameters in statements
         if "GROUP BY" in text
     ]
-    rest = [("32days", 0, 32 * 24), ("8days", 32 * 24, 40 * 24), ("2days", 40 * 24, 42 * 24), ("day", 42 * 24, 44 * 24)]
-    assert read[0] == [("hour", 14 - 24, 0), *rest]
-    assert read[1][:4] == [("day", 0, 24), ("hour", 0, 11), ("day", 24, 48), ("2days", 48, 96)]
+    rest = [("768", 0, 32 * 24), ("192", 32 * 24, 40 * 24), ("48", 40 * 24, 42 * 24), ("24", 42 * 24, 44 * 24)]
+    assert read[0] == [("1", 14 - 24, 0), *rest]
+    assert read[1][:4] == [("24", 0, 24), ("1", 0, 11), ("24", 24, 48), ("48", 48, 96)]

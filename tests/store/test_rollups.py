@@ -35,7 +35,7 @@ def attempt(provider: str = "p", **fields: Any) -> AttemptRecord:
 
 
 def test_counters_are_the_columns_after_the_key() -> None:
-    assert tuple(usage_rollups.c.keys()) == ("dimension", "grain", "bucket_ms", "name", *COUNTERS)
+    assert tuple(usage_rollups.c.keys()) == ("dimension", "hours", "bucket", "name", *COUNTERS)
 
 
 def test_rates_and_averages_are_derived_from_the_sums() -> None:

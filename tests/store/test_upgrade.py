@@ -1,4 +1,7 @@
-"""Data of database version 0002 (`upgrade/make.py`) is whole after the upgrade: records, reports, cube, limits."""
+"""Data of older versions of the database is whole after the upgrade.
+
+That of 0002 (`upgrade/make.py`): records, reports, cube, limits. That of 0015 (`upgrade/make_0015.py`): rollups.
+"""
 
 from __future__ import annotations
 
@@ -67,17 +70,17 @@ def database(empty_url: str, file: Path, upgraded: Path, before: list[dict[str, 
         shutil.copy(upgraded, empty_url.removeprefix("sqlite:///"))
     with closing(Database.open(empty_url, fsync=False)) as database:
         if not database.is_sqlite:
-            copy_rows(file, database)
+            copy_rows(file, database, "0002", ["providers", "overrides", "usage_records", "usage_rollups"])
             database.migrate()
         yield database
 
 
-def copy_rows(file: Path, database: Database) -> None:
-    """Make the tables of version 0002 on Postgres, with the rows of the file."""
+def copy_rows(file: Path, database: Database, version: str, tables: list[str]) -> None:
+    """Make the tables of a version, with the rows of the file."""
     with closing(sqlite3.connect(file)) as source, database.write() as connection:
-        command.upgrade(migrations.configuration(connection), "0002")
+        command.upgrade(migrations.configuration(connection), version)
         old = sa.MetaData()
-        old.reflect(connection, only=["providers", "overrides", "usage_records", "usage_rollups"])
+        old.reflect(connection, only=tables)
         for table in old.sorted_tables:
             names = table.columns.keys()
             rows = [
@@ -218,3 +221,21 @@ def test_a_database_of_a_newer_version_is_refused(database: Database, monkeypatc
         connection.exec_driver_sql("UPDATE compatibility SET oldest = '9999'")
     with pytest.raises(ConfigurationError, match="which a newer llm-gateway made"):
         database.migrate()
+
+
+def test_rollups_of_version_0015_keep_every_sum_and_a_downgrade_restores_them(empty_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "0015.db"
+    file.write_bytes(lzma.decompress((FOLDER / "0015.db.xz").read_bytes()))
+    with closing(sqlite3.connect(file)) as source:
+        before = sorted(source.execute("SELECT * FROM usage_rollups"))
+    assert {row[:2] for row in before} >= {("customer", "32days"), ("service", "hour"), ("provider", "day")}
+    logged: list[tuple[str, dict[str, Any]]] = []
+    with closing(Database.open(empty_url, fsync=False)) as database:
+        copy_rows(file, database, "0015", ["usage_rollups"])
+        database.migrate(lambda event, **fields: logged.append((event, fields)))
+        assert rollup_rows(database) == before
+        assert sum(fields["rows"] for _, fields in logged) == len(before)
+        with database.write() as connection:
+            command.downgrade(migrations.configuration(connection), "0015")
+        with database.read() as connection:
+            assert sorted(map(tuple, connection.exec_driver_sql("SELECT * FROM usage_rollups").all())) == before

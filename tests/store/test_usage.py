@@ -142,7 +142,7 @@ def test_a_batch_with_a_bad_record_is_refused_whole(store: UsageStore, database:
 
 def test_records_and_rollups_are_written_in_one_transaction(store: UsageStore, database: Database) -> None:
     batch = [record(), record()]
-    with refusing(database, "INSERT", "usage_rollups", "new.grain = 'day'"):
+    with refusing(database, "INSERT", "usage_rollups", "new.hours = 24"):
         with pytest.raises(RecordsRefused):
             store.write(batch)
         assert (stored_ids(database), rollup_rows(database)) == ([], [])

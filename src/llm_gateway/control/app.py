@@ -166,7 +166,7 @@ def open_stores(
     path = settings.data_dir.absolute()
     database = Database.open(settings.url)
     stack.callback(database.close)
-    database.migrate()
+    database.migrate(log)
     if settings.encryption_keys:
         keys = parse_keys(settings.encryption_keys)
     else:

@@ -43,7 +43,7 @@ Values: TypeAlias = tuple[str | None, ...]
 CubeKey: TypeAlias = tuple[int, Values]
 """(number of the hour since 1970, values)."""
 
-LONG = Grain("8days", 8 * DAY.hours)
+LONG = Grain(8 * DAY.hours)
 """Buckets for reports of weeks and months, which read a third to a sixth of the rows that days would be."""
 
 GRAINS = (HOUR, DAY, LONG)

@@ -179,8 +179,8 @@ class Database:
             migrations.refuse_newer(migrations.version(connection))
             migrations.refuse_older_hosts(connection)
 
-    def migrate(self) -> None:
-        """Migrate the tables to the version of this code; processes that start at the same time take turns.
+    def migrate(self, log: migrations.Log | None = None) -> None:
+        """Migrate the tables to the version of this code, and tell `log` the progress. Processes take turns.
 
         Raises:
             ConfigurationError: the database was made by a newer version or by something else, or cannot be used, or
@@ -192,8 +192,9 @@ class Database:
         with explained(self._place), _as_store_unavailable(), self._writer.begin() as connection:
             if not self.is_sqlite:
                 refuse_other_encoding(connection)
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # a role can have one
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-            migrations.upgrade(connection)
+            migrations.upgrade(connection, log)
 
     def shorten_log(self, *, limit: int = LOG_LIMIT, wait_s: float = LOG_WAIT_S) -> int:
         """Empty SQLite's write-ahead log if it is longer than `limit` bytes. Returns its length afterwards.

@@ -27,7 +27,7 @@ from llm_gateway.store.budget_spend import rename_customer
 from llm_gateway.store.budget_thresholds import forget_customer
 from llm_gateway.store.database import Database
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS
-from llm_gateway.store.rollup_table import RollupTable
+from llm_gateway.store.rollup_table import NUMBERS, RollupTable, customer_days, number_of
 from llm_gateway.store.rollups import BLOCKS, COUNTERS, CUSTOMER, DAY, ERRORS, HOUR, HOUR_MS, Grain, Totals
 from llm_gateway.store.tables import usage_records, usage_rollups
 from llm_gateway.store.usage import first_id
@@ -95,10 +95,12 @@ class Erasure:
                 self._move_rest(run, day)
                 changed += self._erase_records(run, day)
         if not is_known:
+            self._forget_name(customer)  # a run that was cut off may have left it
             return None
         with self._database.write() as connection:
             rename_customer(connection, customer, run.label)
             forget_customer(connection, customer)
+        self._forget_name(customer)
         self._note("customer.erased", run.label, records=changed)
         return Erased(changed, run.label)
 
@@ -108,17 +110,21 @@ class Erasure:
 
     def _busy_days(self, customer: str) -> Iterator[int]:
         """Yield the days since 1970 with requests of the customer."""
-        days = sa.select(_rollups.bucket_ms).where(_rollups.dimension == CUSTOMER, _rollups.grain == DAY.name)
-        ends = [days.with_only_columns(end(_rollups.bucket_ms)).scalar_subquery() for end in (func.min, func.max)]
         with self._database.read() as connection:
-            first_ms, last_ms = connection.execute(sa.select(*ends)).one()
-        if first_ms is None:
-            return
-        all_days = range(first_ms // DAY.ms, last_ms // DAY.ms + 1)
+            number = number_of(connection, CUSTOMER, customer)
+            all_days = customer_days(connection) if number is not None else range(0)
         for start in range(0, len(all_days), DAYS_AT_ONCE):
             with self._database.read() as connection:
                 found = _sums(connection, customer, DAY, all_days[start : start + DAYS_AT_ONCE])
             yield from sorted(found)
+
+    def _forget_name(self, customer: str) -> None:
+        """Delete the customer's name, unless requests that came later have it."""
+        with self._database.read() as connection:
+            if number_of(connection, CUSTOMER, customer) is None:
+                return
+        with self._database.write() as connection:
+            self._rollups.forget_customer(connection, customer)
 
     def _move_rest(self, run: _Run, day: int) -> None:
         """Move what the day's rollups count beyond the stored records."""
@@ -177,8 +183,9 @@ class Erasure:
         changes = {(CUSTOMER, hour, run.label): totals for hour, totals in sums.items()}
         changes |= {(CUSTOMER, hour, run.customer): Totals().minus(totals) for hour, totals in sums.items()}
         self._rollups.add(connection, changes)
+        number = number_of(connection, CUSTOMER, run.customer)
         for grain in (HOUR, DAY, *BLOCKS):
-            empty = _of_customer(sa.delete(usage_rollups), run.customer, grain, {hour // grain.hours for hour in sums})
+            empty = _of_customer(sa.delete(usage_rollups), number, grain, {hour // grain.hours for hour in sums})
             connection.execute(empty.where(*(_rollups[counter] == 0 for counter in COUNTERS)))
 
 
@@ -202,13 +209,13 @@ def _records_of(run: _Run, day: int) -> sa.Select[Any]:
     )
 
 
-def _of_customer(statement: Any, customer: str, grain: Grain, buckets: Sequence[int] | set[int] | range) -> Any:
-    """Return the statement for the customer's rollups of these buckets, counted since 1970."""
+def _of_customer(statement: Any, number: int | None, grain: Grain, buckets: Sequence[int] | set[int] | range) -> Any:
+    """Return the statement for the rollups of these buckets, counted since 1970, of the customer with this number."""
     return statement.where(
-        _rollups.dimension == CUSTOMER,
-        _rollups.grain == grain.name,
-        _rollups.bucket_ms.in_([bucket * grain.ms for bucket in buckets]),
-        _rollups.name == customer,
+        _rollups.dimension == NUMBERS[CUSTOMER],
+        _rollups.hours == grain.hours,
+        _rollups.bucket.in_(buckets),
+        _rollups.name == number,
     )
 
 
@@ -216,10 +223,13 @@ def _sums(
     connection: Connection, customer: str, grain: Grain, buckets: Sequence[int], *, lock: bool = False
 ) -> dict[int, Totals]:
     """Return the customer's rollups by bucket; buckets without one are left out."""
+    number = number_of(connection, CUSTOMER, customer)
+    if number is None:
+        return {}
     columns = (_rollups[counter] for counter in COUNTERS)
-    query = _of_customer(sa.select(_rollups.bucket_ms, *columns), customer, grain, buckets)
+    query = _of_customer(sa.select(_rollups.bucket, *columns), number, grain, buckets)
     rows = connection.execute(query.with_for_update() if lock else query)
-    return {row[0] // grain.ms: Totals(*row[1:]) for row in rows}
+    return {row[0]: Totals(*row[1:]) for row in rows}
 
 
 def _added(rows: Sequence[sa.Row[Any]]) -> dict[int, Totals]:

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.store.cube_table import LONGEST_NAME
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, Source, tag_value
-from llm_gateway.store.rollup_table import SUMS
+from llm_gateway.store.rollup_table import NUMBERS, SUMS, number_of
 from llm_gateway.store.rollups import CUSTOMER, DAY, HOUR, Grain
 from llm_gateway.store.tables import usage_cube, usage_names, usage_records, usage_rollups
 
@@ -94,7 +94,9 @@ class HourFinder:
         by_source: dict[Source, dict[str, str]] = {}
         for name, value in wanted.values.items():
             by_source.setdefault(DIMENSION_BY_NAME[name].source, {})[name] = value
-        self._customer = by_source.get(Source.CUSTOMERS, {}).get("customer")
+        customer = by_source.get(Source.CUSTOMERS, {}).get("customer")
+        self._is_of_customer = customer is not None
+        self._customer = None if customer is None else number_of(connection, CUSTOMER, customer)
         in_cube = by_source.get(Source.CUBE, {}) if is_cube_whole else {}
         self._numbers = {name: self._number(value[:LONGEST_NAME]) for name, value in in_cube.items()}
 
@@ -104,10 +106,10 @@ class HourFinder:
         A stretch whose end is its start says only how far the search has come.
         """
         start_ms, end_ms = self._wanted.start_ms, self._wanted.end_ms
-        if self._customer is None and not self._numbers:
+        if not self._is_of_customer and not self._numbers:
             yield Stretch(start_ms, end_ms, MOST_REQUESTS)
             return
-        if None in self._numbers.values():
+        if None in self._numbers.values() or (self._is_of_customer and self._customer is None):
             return  # no record has this name
         days = FIRST_DAYS
         end_day, first_day = -(-end_ms // DAY.ms), start_ms // DAY.ms
@@ -137,13 +139,13 @@ class HourFinder:
         found = dict.fromkeys(buckets, MOST_REQUESTS)
         if found and self._customer is not None:
             rollups = usage_rollups.c
-            query = sa.select(rollups.bucket_ms, rollups.requests).where(
-                rollups.dimension == CUSTOMER,
-                rollups.grain == grain.name,
-                rollups.bucket_ms.in_([bucket * grain.ms for bucket in found]),
+            query = sa.select(rollups.bucket, rollups.requests).where(
+                rollups.dimension == NUMBERS[CUSTOMER],
+                rollups.hours == grain.hours,
+                rollups.bucket.in_(found),
                 rollups.name == self._customer,
             )
-            found = {row.bucket_ms // grain.ms: row.requests for row in self._connection.execute(query)}
+            found = {row.bucket: row.requests for row in self._connection.execute(query)}
         if found and self._numbers:
             query = sa.select(usage_cube.c.bucket, SUMS["requests"]).where(
                 usage_cube.c.hours == grain.hours,

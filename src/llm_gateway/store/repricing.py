@@ -27,7 +27,7 @@ from llm_gateway.store.cube import cube_change
 from llm_gateway.store.cube_table import CubeTable
 from llm_gateway.store.database import Database
 from llm_gateway.store.record_rows import SUMMED_COLUMNS, summed_records
-from llm_gateway.store.rollup_table import RollupTable
+from llm_gateway.store.rollup_table import NUMBERS, RollupTable
 from llm_gateway.store.rollups import HOUR, HOUR_MS, SERVICE, change
 from llm_gateway.store.tables import usage_records, usage_rollups
 from llm_gateway.store.usage import first_id
@@ -183,10 +183,10 @@ class Repricing:
     def _requests(self, hours: range) -> int:
         rollups = usage_rollups.c
         query = sa.select(sa.func.coalesce(sa.func.sum(rollups.requests), 0)).where(
-            rollups.dimension == SERVICE,
-            rollups.grain == HOUR.name,
-            rollups.bucket_ms >= hours.start,
-            rollups.bucket_ms < hours.stop,
+            rollups.dimension == NUMBERS[SERVICE],
+            rollups.hours == HOUR.hours,
+            rollups.bucket >= hours.start // HOUR.ms,
+            rollups.bucket < hours.stop // HOUR.ms,
         )
         with self._database.read() as connection:
             return int(connection.execute(query).scalar_one())

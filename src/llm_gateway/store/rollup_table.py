@@ -1,5 +1,8 @@
 """Read and write the table of usage totals (rollups) per hour, day and block of days.
 
+A row has numbers in the place of texts: of the dimension, of the bucket since 1970, and of the name, which is one of
+`usage_customers` or, for services and providers, of `usage_names`.
+
 Every batch of records adds to hours and days. There are thousands of customers per day, so a report would read a
 million rows: their days are added up to blocks of 2 days, those to blocks of 4 and so on, once the days of a block are
 over. Late records are added to their block, if it is built, in the same transaction as to their day.
@@ -9,22 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy import BigInteger, func
+from sqlalchemy import BigInteger, SmallInteger, func
 from sqlalchemy.engine import Connection
 
 from llm_gateway.store.bulk import Pause, adding, no_pause, with_pauses
 from llm_gateway.store.database import Database
-from llm_gateway.store.driver_sql import CompiledQuery
+from llm_gateway.store.driver_sql import CompiledQuery, change_rows
+from llm_gateway.store.numbered_texts import NumberedTexts
 from llm_gateway.store.rollups import (
     BLOCKS,
     COUNTERS,
     CUSTOMER,
     DAY,
     HOUR,
+    PROVIDER,
+    SERVICE,
     Grain,
     Key,
     Stretch,
@@ -33,9 +39,15 @@ from llm_gateway.store.rollups import (
     cover,
 )
 from llm_gateway.store.set_insert import row_insert
-from llm_gateway.store.tables import usage_rollups
+from llm_gateway.store.tables import usage_customers, usage_names, usage_rollups
 
-COLUMNS = ("dimension", "grain", "bucket_ms", "name", *COUNTERS)
+NUMBERS = {SERVICE: 1, CUSTOMER: 2, PROVIDER: 3}
+"""Values of the column `dimension`."""
+
+MOST_BUCKETS = 512
+"""Buckets that one statement looks for."""
+
+COLUMNS = ("dimension", "hours", "bucket", "name", *COUNTERS)
 SUMS = {name: sa.cast(func.coalesce(func.sum(sa.literal_column(name)), 0), BigInteger).label(name) for name in COUNTERS}
 """SQL expression for the sum of each counter, 0 over no rows. Postgres sums integers to decimals, hence the cast.
 
@@ -46,12 +58,18 @@ NEGATED = {name: sa.type_coerce(-usage_rollups.c[name], BigInteger).label(name) 
 """SQL expression for the negated value of each counter, to subtract hours from a day."""
 
 
+_Numbers: TypeAlias = Mapping[str, Mapping[str, int]]
+"""The number of each name, by dimension."""
+
+
 class RollupTable:
     """The table usage_rollups. Its methods run in the caller's transaction."""
 
     def __init__(self, database: Database) -> None:
         self._is_sqlite = database.is_sqlite
         self._insert = row_insert(database, usage_rollups, COLUMNS, adding(usage_rollups, COUNTERS))
+        self._names = NumberedTexts(database, usage_names)
+        self._customers = NumberedTexts(database, usage_customers)
         self._newest_first_block = CompiledQuery(database, _newest(BLOCKS[:1]))
         self._newest_blocks = CompiledQuery(database, _newest(BLOCKS))
 
@@ -60,29 +78,63 @@ class RollupTable:
 
         `pause` is called after every few rows.
         """
+        self._lock(connection, "ROW EXCLUSIVE")  # from here on no number can lose its name (`forget_customer`)
+        numbers = self._numbered(connection, hours, pause)
         days = coarser(with_pauses(hours.items(), pause), DAY.hours)
-        self._add(connection, {HOUR: hours, DAY: days}, pause)
+        self._add(connection, {HOUR: hours, DAY: days}, numbers, pause)
         # Checked only now: on Postgres the rows above block `build_block`, so a new block cannot miss them.
         pause()
         oldest_ms = min((day for dimension, day, _ in days if dimension == CUSTOMER), default=0) * DAY.ms
         if days and oldest_ms < _built_until_ms(connection, self._newest_first_block, BLOCKS[:1])[0]:
-            self._add(connection, _late(days, self._built_until_ms(connection)), pause)
+            self._add(connection, _late(days, self._built_until_ms(connection)), numbers, pause)
 
-    def _add(self, connection: Connection, sums: Mapping[Grain, Mapping[Key, Totals]], pause: Pause) -> None:
-        rows: list[tuple[Any, ...]] = []
+    def _numbered(self, connection: Connection, keys: Iterable[Key], pause: Pause) -> _Numbers:
+        customers, others = set[str](), set[str]()
+        for dimension, _, name in with_pauses(keys, pause):
+            (customers if dimension == CUSTOMER else others).add(name)
+        names = self._names.numbers(connection, others, pause) if others else {}
+        return {CUSTOMER: self._customers.numbers(connection, customers, pause), SERVICE: names, PROVIDER: names}
+
+    def _add(
+        self,
+        connection: Connection,
+        sums: Mapping[Grain, Mapping[Key, Totals]],
+        numbers: _Numbers,
+        pause: Pause,
+    ) -> None:
+        rows: list[tuple[int, ...]] = []
         for grain, sums_of_grain in sums.items():
-            rows += _rows(grain.name, grain.ms, with_pauses(sums_of_grain.items(), pause))
+            rows += _rows(grain.hours, numbers, with_pauses(sums_of_grain.items(), pause))
         self._insert.run(connection, rows, pause)
+
+    def forget_customer(self, connection: Connection, customer: str) -> None:
+        """Delete the name of a customer unless it has rows, so that nothing tells that it ever called."""
+        self._lock(connection, "SHARE ROW EXCLUSIVE")
+        number, days = number_of(connection, CUSTOMER, customer), customer_days(connection)
+        has_rows = sa.select(usage_rollups.c.bucket).where(
+            usage_rollups.c.dimension == NUMBERS[CUSTOMER],
+            usage_rollups.c.hours == DAY.hours,
+            usage_rollups.c.name == number,
+        )
+        for start in range(0, len(days), MOST_BUCKETS):
+            some = days[start : start + MOST_BUCKETS]
+            if connection.execute(has_rows.where(usage_rollups.c.bucket.in_(some)).limit(1)).first() is not None:
+                return
+        connection.execute(sa.delete(usage_customers).where(usage_customers.c.id == number))
+
+    def _lock(self, connection: Connection, mode: str) -> None:
+        """Lock the table on Postgres until the transaction ends; SQLite has one writer."""
+        if not self._is_sqlite:
+            change_rows(connection, f"LOCK TABLE {usage_rollups.name} IN {mode} MODE", ())
 
     def build_block(self, connection: Connection, until_ms: int) -> bool:
         """Build the oldest missing block that ends by `until_ms` (milliseconds UTC); False if all are built."""
-        if not self._is_sqlite:
-            connection.execute(sa.text(f"LOCK TABLE {usage_rollups.name} IN SHARE ROW EXCLUSIVE MODE"))
+        self._lock(connection, "SHARE ROW EXCLUSIVE")
         part, part_until_ms = DAY, until_ms
         for block, built_until_ms in zip(BLOCKS, self._built_until_ms(connection), strict=True):
             first = _first_bucket(connection, part, built_until_ms)
             if first is not None and (start := first // block.ms * block.ms) + block.ms <= part_until_ms:
-                connection.execute(_build(part, block, start))
+                connection.execute(_build(part, block, start // block.ms))
                 return True
             part, part_until_ms = block, built_until_ms
         return False
@@ -90,7 +142,7 @@ class RollupTable:
     def sums(
         self, connection: Connection, dimension: str, period: tuple[int, int], counters: tuple[str, ...]
     ) -> sa.Subquery:
-        """Return a query for rows of (name, counters) that, summed by name, are the totals of the period.
+        """Return a query for rows of (number of a name, counters) that, summed by name, are the totals of the period.
 
         The period is (start of an hour, midnight), milliseconds UTC, the end excluded. Sums of a name may all be 0.
         """
@@ -106,10 +158,13 @@ class RollupTable:
         stretches = self._cover(connection, dimension, (start_ms, midnight_ms))
         if max(start_ms, midnight_ms) < end_ms:
             stretches.append(Stretch(HOUR, max(start_ms, midnight_ms), end_ms))
-        if not stretches:
+        number = None if name is None else number_of(connection, dimension, name)
+        if not stretches or (number is None and name is not None):
             return {}
-        rows = sa.union_all(*(_select(dimension, stretch, COUNTERS, name) for stretch in stretches)).subquery()
-        query = sa.select(rows.c.name, *SUMS.values()).select_from(rows).group_by(rows.c.name)
+        rows = sa.union_all(*(_select(dimension, stretch, COUNTERS, number) for stretch in stretches)).subquery()
+        sums = sa.select(rows.c.name, *SUMS.values()).select_from(rows).group_by(rows.c.name).subquery()
+        names = names_of(dimension)
+        query = sa.select(names.c.name, *(sums.c[counter] for counter in COUNTERS)).where(names.c.id == sums.c.name)
         found = ((each[0], Totals(*each[1:])) for each in connection.execute(query))
         return {each: totals for each, totals in found if totals != Totals()}
 
@@ -124,16 +179,37 @@ class RollupTable:
         return _built_until_ms(connection, self._newest_blocks, BLOCKS)
 
 
-def _select(dimension: str, stretch: Stretch, counters: tuple[str, ...], name: str | None = None) -> sa.Select[Any]:
-    rollups = usage_rollups.c
+def names_of(dimension: str) -> sa.Table:
+    """Return the table with the names of a dimension."""
+    return usage_customers if dimension == CUSTOMER else usage_names
+
+
+def customer_days(connection: Connection) -> range:
+    """Return the days since 1970, from the first with requests of any customer to the last."""
+    days = usage_rollups.c.bucket
+    of_customers = (usage_rollups.c.dimension == NUMBERS[CUSTOMER], usage_rollups.c.hours == DAY.hours)
+    ends = [sa.select(end(days)).where(*of_customers).scalar_subquery() for end in (func.min, func.max)]
+    first, last = connection.execute(sa.select(*ends)).one()
+    return range(0) if first is None else range(first, last + 1)
+
+
+def number_of(connection: Connection, dimension: str, name: str) -> int | None:
+    """Return the number of a name, None if it has none: then it has no rows."""
+    names = names_of(dimension)
+    number: int | None = connection.execute(sa.select(names.c.id).where(names.c.name == name)).scalar()
+    return number
+
+
+def _select(dimension: str, stretch: Stretch, counters: tuple[str, ...], number: int | None = None) -> sa.Select[Any]:
+    rollups, ms = usage_rollups.c, stretch.grain.ms
     figures = [rollups[name] if stretch.sign > 0 else NEGATED[name] for name in counters]
     query = sa.select(rollups.name, *figures).where(
-        rollups.dimension == dimension,
-        rollups.grain == stretch.grain.name,
-        rollups.bucket_ms >= stretch.start_ms,
-        rollups.bucket_ms < stretch.end_ms,
+        rollups.dimension == NUMBERS[dimension],
+        rollups.hours == stretch.grain.hours,
+        rollups.bucket >= stretch.start_ms // ms,
+        rollups.bucket < stretch.end_ms // ms,
     )
-    return query if name is None else query.where(rollups.name == name)
+    return query if number is None else query.where(rollups.name == number)
 
 
 def _late(days: Mapping[Key, Totals], built_until_ms: Sequence[int]) -> dict[Grain, Mapping[Key, Totals]]:
@@ -145,37 +221,36 @@ def _late(days: Mapping[Key, Totals], built_until_ms: Sequence[int]) -> dict[Gra
     return late
 
 
-def _rows(grain: str, length_ms: int, sums: Iterable[tuple[Key, Totals]]) -> list[tuple[Any, ...]]:
+def _rows(hours: int, numbers: _Numbers, sums: Iterable[tuple[Key, Totals]]) -> list[tuple[int, ...]]:
     as_tuple = msgspec.structs.astuple
     return [
-        (dimension, grain, number * length_ms, name, *as_tuple(totals)) for (dimension, number, name), totals in sums
+        (NUMBERS[dimension], hours, bucket, numbers[dimension][name], *as_tuple(totals))
+        for (dimension, bucket, name), totals in sums
     ]
 
 
-def _build(part: Grain, block: Grain, start_ms: int) -> sa.Insert:
-    rollups = usage_rollups.c
+def _build(part: Grain, block: Grain, bucket: int) -> sa.Insert:
+    rollups, parts = usage_rollups.c, block.hours // part.hours
     sums = (
-        sa.select(
-            rollups.dimension,
-            sa.literal(block.name),
-            sa.literal(start_ms, BigInteger),
-            rollups.name,
-            *SUMS.values(),
-        )
-        .where(rollups.dimension == CUSTOMER, rollups.grain == part.name)
-        .where(rollups.bucket_ms >= start_ms, rollups.bucket_ms < start_ms + block.ms)
+        sa.select(rollups.dimension, _number(block.hours, SmallInteger), _number(bucket), rollups.name, *SUMS.values())
+        .where(rollups.dimension == NUMBERS[CUSTOMER], rollups.hours == part.hours)
+        .where(rollups.bucket >= bucket * parts, rollups.bucket < (bucket + 1) * parts)
         .group_by(rollups.dimension, rollups.name)
     )
     return sa.insert(usage_rollups).from_select(COLUMNS, sums)
 
 
+def _number(value: int, kind: type[sa.Integer] = sa.Integer) -> sa.ColumnElement[int]:
+    return sa.literal(value, kind)
+
+
 @cache
 def _newest(blocks: tuple[Grain, ...]) -> sa.Select[Any]:
-    """Return a query for the start of the newest block of each grain, NULL if no block is built."""
+    """Return a query for the newest block of each grain, NULL if no block is built."""
     rollups = usage_rollups.c
     newest = [
-        sa.select(func.max(rollups.bucket_ms))
-        .where(rollups.dimension == CUSTOMER, rollups.grain == block.name)
+        sa.select(func.max(rollups.bucket))
+        .where(rollups.dimension == NUMBERS[CUSTOMER], rollups.hours == block.hours)
         .scalar_subquery()
         for block in blocks
     ]
@@ -185,13 +260,14 @@ def _newest(blocks: tuple[Grain, ...]) -> sa.Select[Any]:
 def _built_until_ms(connection: Connection, newest: CompiledQuery, blocks: Sequence[Grain]) -> list[int]:
     """Return the end of the newest block of each grain; before it no block is missing, except empty ones."""
     (found,) = newest.rows(connection)
-    return [0 if start is None else start + block.ms for block, start in zip(blocks, found, strict=True)]
+    return [0 if bucket is None else (bucket + 1) * block.ms for block, bucket in zip(blocks, found, strict=True)]
 
 
 def _first_bucket(connection: Connection, grain: Grain, from_ms: int) -> int | None:
+    """Return the start of the first bucket of customers from `from_ms` on, both in milliseconds UTC."""
     rollups = usage_rollups.c
-    query = sa.select(func.min(rollups.bucket_ms)).where(
-        rollups.dimension == CUSTOMER, rollups.grain == grain.name, rollups.bucket_ms >= from_ms
+    query = sa.select(func.min(rollups.bucket)).where(
+        rollups.dimension == NUMBERS[CUSTOMER], rollups.hours == grain.hours, rollups.bucket >= from_ms // grain.ms
     )
     first: int | None = connection.execute(query).scalar()
-    return first
+    return None if first is None else first * grain.ms

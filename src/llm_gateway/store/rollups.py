@@ -22,13 +22,12 @@ DAY_MS = 86_400_000
 SERVICE = "service"
 CUSTOMER = "customer"
 PROVIDER = "provider"
-"""Values of the column `dimension`."""
+"""The dimensions of rollups."""
 
 
 class Grain(NamedTuple):
     """Length of a bucket. Buckets are counted from 1970, so each lies within one bucket of every longer grain."""
 
-    name: str
     hours: int
 
     @property
@@ -37,9 +36,9 @@ class Grain(NamedTuple):
         return self.hours * HOUR_MS
 
 
-HOUR = Grain("hour", 1)
-DAY = Grain("day", 24)
-BLOCKS = tuple(Grain(f"{days}days", days * 24) for days in (2, 4, 8, 16, 32))
+HOUR = Grain(1)
+DAY = Grain(24)
+BLOCKS = tuple(Grain(days * DAY.hours) for days in (2, 4, 8, 16, 32))
 """Blocks of days, for customers only; each is summed from two buckets of the grain before."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from sqlalchemy import BigInteger, Boolean, Column, Float, LargeBinary, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Integer, LargeBinary, SmallInteger, Text
 
 import llm_gateway.store.budget_tables  # noqa: F401 - its tables are a part of the metadata
 from llm_gateway.domain.usage import Usage
@@ -14,6 +14,10 @@ from llm_gateway.store.table_base import metadata as metadata  # noqa: PLC0414 -
 
 NUMBERED = BigInteger().with_variant(sa.Integer, "sqlite")
 """Type of a key that the database numbers itself."""
+
+SHORT = BigInteger().with_variant(sa.Integer, "postgresql")
+TINY = BigInteger().with_variant(sa.SmallInteger, "postgresql")
+"""Integers of 4 and 2 bytes on Postgres; SQLite stores each in as few bytes as it needs."""
 
 ADDED_COUNTERS = frozenset({"saved_cost_nanos"})
 """Counters that tables got later: rows that an older gateway inserts have 0."""
@@ -233,42 +237,39 @@ usage_records = sa.Table(
     sqlite_with_rowid=False,
 )
 
+# Numbers for texts that repeat in millions of rows (`numbered_texts.py`).
+usage_names, usage_origins, usage_customers = (
+    sa.Table(
+        name,
+        metadata,
+        Column("id", NUMBERED, primary_key=True),
+        Column(text, SORTED_BY_BYTES, nullable=False),
+        sa.UniqueConstraint(text, name=f"{name}_{text}"),
+    )
+    for name, text in (("usage_names", "name"), ("usage_origins", "origin"), ("usage_customers", "name"))
+)
+
+# `dimension` and `name` are numbers (`rollup_table.py`), and `bucket` counts from 1970, so that a row is short.
 # The bucket comes before the name in the key: a batch of records then touches a few neighbouring pages, not one per
 # customer.
 usage_rollups = sa.Table(
     "usage_rollups",
     metadata,
-    Column("dimension", SORTED_BY_BYTES, primary_key=True),
-    Column("grain", SORTED_BY_BYTES, primary_key=True),
-    Column("bucket_ms", BigInteger, primary_key=True, autoincrement=False),
-    Column("name", SORTED_BY_BYTES, primary_key=True),
+    Column("dimension", SmallInteger, primary_key=True, autoincrement=False),
+    Column("hours", SmallInteger, primary_key=True, autoincrement=False),
+    Column("bucket", Integer, primary_key=True, autoincrement=False),
+    Column("name", BigInteger, primary_key=True, autoincrement=False),
     *map(_counter, COUNTERS),
     sqlite_with_rowid=False,
-)
-
-# Numbers for texts that repeat in millions of rows (`numbered_texts.py`).
-usage_names = sa.Table(
-    "usage_names",
-    metadata,
-    Column("id", NUMBERED, primary_key=True),
-    Column("name", SORTED_BY_BYTES, nullable=False),
-    sa.UniqueConstraint("name", name="usage_names_name"),
-)
-usage_origins = sa.Table(
-    "usage_origins",
-    metadata,
-    Column("id", NUMBERED, primary_key=True),
-    Column("origin", SORTED_BY_BYTES, nullable=False),
-    sa.UniqueConstraint("origin", name="usage_origins_origin"),
 )
 
 # Each dimension is a number of usage_names, so that a row of integers is short.
 usage_cube = sa.Table(
     "usage_cube",
     metadata,
-    Column("hours", BigInteger, primary_key=True, autoincrement=False),
-    Column("bucket", BigInteger, primary_key=True, autoincrement=False),
-    *(Column(dimension.name, BigInteger, primary_key=True, autoincrement=False) for dimension in DIMENSIONS),
+    Column("hours", TINY, primary_key=True, autoincrement=False),
+    Column("bucket", SHORT, primary_key=True, autoincrement=False),
+    *(Column(dimension.name, SHORT, primary_key=True, autoincrement=False) for dimension in DIMENSIONS),
     *map(_counter, COUNTERS),
     sqlite_with_rowid=False,
 )

@@ -28,7 +28,7 @@ from llm_gateway.store.cube_table import CubeTable
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.numbered_texts import NumberedTexts
-from llm_gateway.store.rollup_table import SUMS, RollupTable
+from llm_gateway.store.rollup_table import SUMS, RollupTable, names_of
 from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY_MS, HOUR_MS, PROVIDER, SERVICE, Totals
 from llm_gateway.store.set_insert import row_insert, stored_ids
 from llm_gateway.store.tables import usage_names, usage_records
@@ -203,12 +203,18 @@ class UsageStore:
         limit: int | None = None,
     ) -> list[tuple[Any, ...]]:
         with self._database.read() as connection:
-            sums = self._rollups.sums(connection, dimension, recent_period(days, now_ms), counters)
-            query = (
-                sa.select(sums.c.name, *(SUMS[counter] for counter in counters))
-                .group_by(sums.c.name)
+            rows = self._rollups.sums(connection, dimension, recent_period(days, now_ms), counters)
+            sums = (
+                sa.select(rows.c.name, *(SUMS[counter] for counter in counters))
+                .group_by(rows.c.name)
                 .having(sa.or_(*(func.sum(sa.literal_column(counter)) != 0 for counter in counters)))
-                .order_by(sa.desc("cost_nanos"), sa.desc("requests"), sums.c.name)
+                .subquery()
+            )
+            names = names_of(dimension)
+            query = (
+                sa.select(names.c.name, *(sums.c[counter] for counter in counters))
+                .where(names.c.id == sums.c.name)
+                .order_by(sums.c.cost_nanos.desc(), sums.c.requests.desc(), names.c.name)
                 .limit(limit)
             )
             return [tuple(row) for row in connection.execute(query)]

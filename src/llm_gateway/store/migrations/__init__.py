@@ -5,8 +5,9 @@ Alembic is imported only if the database is not at `HEAD`: the import costs time
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -17,12 +18,15 @@ from llm_gateway.store.tables import LIVING_S, NOW_MS, compatibility, hosts
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0017"
+Log: TypeAlias = Callable[..., None]
+"""Takes lines about the progress of a long migration."""
+
+HEAD = "0018"
 """Schema version of this code; `versions/` must end with it."""
-OLDEST = "0017"
+OLDEST = "0018"
 """Oldest version of the tables whose code can use these, too. A release sets it to the `HEAD` of the release before, so
 that hosts of both can run on one database: a migration only adds, and what nobody uses goes one release later.
-Hosts from before 0017 would each spend the whole limit of a budget."""
+Hosts from before 0017 would each spend the whole limit of a budget, and 0018 rewrites rollups."""
 OTHER_VERSION = (
     "The tables of the database are not those of this version of llm-gateway: run llm-gateway migrate, then this "
     "command again."
@@ -50,7 +54,7 @@ def is_usable(connection: Connection) -> bool:
     return oldest is not None and oldest <= HEAD
 
 
-def upgrade(connection: Connection) -> None:
+def upgrade(connection: Connection, log: Log | None = None) -> None:
     """Migrate the database to `HEAD` within the connection's transaction.
 
     Raises:
@@ -63,7 +67,10 @@ def upgrade(connection: Connection) -> None:
     refuse_older_hosts(connection)
     from alembic import command  # noqa: PLC0415 - most starts do not need it
 
-    command.upgrade(configuration(connection), HEAD)
+    config = configuration(connection)
+    if log is not None:
+        config.attributes["log"] = log
+    command.upgrade(config, HEAD)
     connection.execute(sa.update(compatibility).values(oldest=OLDEST))
 
 
