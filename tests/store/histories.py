@@ -56,7 +56,7 @@ def clear(database: Database) -> None:
         connection.execute(sa.delete(usage_cube))
 
 
-GRAINS = {1: "hour", 24: "day"} | {days * 24: f"{days}days" for days in (2, 4, 8, 16, 32)}
+GRAINS = {0: "to date", 1: "hour", 24: "day"} | {days * 24: f"{days}days" for days in (2, 4, 8, 16, 32)}
 
 
 def rollup_rows(database: Database) -> list[tuple[Any, ...]]:
@@ -71,7 +71,7 @@ def rollup_rows(database: Database) -> list[tuple[Any, ...]]:
         (
             dimensions[dimension],
             GRAINS[hours],
-            bucket * hours * HOUR_MS,
+            bucket * (hours or 24) * HOUR_MS,
             names[dimensions[dimension]][number],
             *counters[: len(COUNTERS)],
         )

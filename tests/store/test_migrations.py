@@ -312,6 +312,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0016_hosts.py",
         "0017_budget_leases.py",
         "0018_short_rollups.py",
+        "0019_customer_minutes.py",
     }
     with database.read() as connection:
         assert sorted(sa.inspect(connection).get_table_names()) == [

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.store.database import Database
-from llm_gateway.store.record_filter import RecordFilter
+from llm_gateway.store.erasure import Erasure
+from llm_gateway.store.record_filter import HourFinder, RecordFilter
 from llm_gateway.store.record_search import SEARCH_S, RecordPage, RecordSearch
-from llm_gateway.store.tables import usage_cube_fill
+from llm_gateway.store.tables import usage_cube_fill, usage_rollups
 from llm_gateway.store.usage import UsageStore
 from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS, attempt, clear, made_records, record
 
@@ -165,6 +166,33 @@ def test_a_search_reads_no_further_in_an_hour_than_to_its_last_request(database:
     wanted = RecordFilter(start_ms=hour_ms - HOUR_MS, end_ms=hour_ms, values={"customer": "mine"})
     assert [each.id for each in search.page(wanted, 10).records] == [mine.id]
     assert next(readings) < 10, "the first three windows of the hour are searched, and not the other 58 minutes"
+
+
+def test_only_the_minutes_in_which_a_customer_called_are_searched(database: Database) -> None:
+    """Minutes of several batches add up; those of an hour from before they were kept are not known."""
+    hour_ms = NOW_MS // HOUR_MS * HOUR_MS
+    store, minute_ms = UsageStore(database), 60_000
+    mine = [record(hour_ms + minute * minute_ms + 59_999, user_id="mine") for minute in (59, 58, 30, 0, -1, -70)]
+    for batch in (mine[::2], mine[1::2], [record(hour_ms + 15 * minute_ms)]):
+        store.write(batch)
+    wanted = RecordFilter(start_ms=NOW_MS - DAY_MS, end_ms=FAR_MS, values={"customer": "mine"})
+
+    def stretches() -> list[tuple[int, int, int]]:
+        with database.read() as connection:
+            found = [*HourFinder(connection, wanted, is_cube_whole=True).stretches()]
+        relative = [((start - hour_ms) // minute_ms, (end - hour_ms) // minute_ms, n) for start, end, n in found]
+        return [each for each in relative if each[0] < each[1]]
+
+    assert stretches() == [(58, 60, 4), (30, 31, 4), (-1, 1, 5), (-70, -69, 1)]
+    with database.write() as connection:
+        old = sa.update(usage_rollups).where(usage_rollups.c.bucket == hour_ms // HOUR_MS)
+        connection.execute(old.values(minutes=-1))
+    store.write([record(hour_ms + 40 * minute_ms, user_id="mine")])
+    assert stretches() == [(-1, 60, 6), (-70, -69, 1)]
+    erased = Erasure(database, sleep=lambda _: None).run("mine", FAR_MS)
+    assert erased is not None
+    wanted = RecordFilter(start_ms=0, end_ms=FAR_MS, values={"customer": erased.label})
+    assert len(RecordSearch(database, clock=stopped).page(wanted, 10).records) == 7
 
 
 def test_records_that_are_not_in_the_cube_yet_are_found(database: Database) -> None:

@@ -48,7 +48,7 @@ def test_an_empty_table_has_no_block_to_build(store: UsageStore) -> None:
 def test_a_block_is_built_once_it_is_over(store: UsageStore, database: Database, until_ms: int, built: int) -> None:
     store.write([record(START_MS + day * DAY_MS, user_id=f"u{day % 2}", cost_nanos=10**day) for day in range(3)])
     store.write([record(START_MS + DAY_MS, user_id="u0", cost_nanos=5)])
-    assert build_all(store, until_ms) == built
+    assert build_all(store, until_ms) == built + 1  # and the totals to date
     assert {key: row[COUNTERS.index("cost_nanos")] for key, row in rows_of(database, "2days").items()} == (
         {(0, "u0"): 6, (0, "u1"): 10} if built else {}
     )
@@ -67,7 +67,7 @@ def test_a_block_adds_up_every_counter(store: UsageStore, database: Database) ->
 def test_blocks_are_built_from_the_grain_before_and_for_customers_only(store: UsageStore, database: Database) -> None:
     days = [*range(7), 9]
     store.write([record(START_MS + day * DAY_MS, provider="p", attempts=[attempt()]) for day in days])
-    assert build_all(store, START_MS + 11 * DAY_MS) == 8
+    assert build_all(store, START_MS + 11 * DAY_MS) == 8 + 5  # and the totals to date, two days at a time
     requests = {
         grain: {day: row[0] for (day, _), row in rows_of(database, grain).items()}
         for grain in ("2days", "4days", "8days", "16days")
@@ -117,12 +117,35 @@ def test_the_report_by_customer_reads_blocks_where_they_are_built(store: UsageSt
     assert store.by_customer(43, now_ms - 3 * HOUR_MS, 5) == [CustomerTotals("u", requests=44, cost_nanos=0)]
     read = [
         [
-            (hours, int(start) * int(hours) - START_MS // HOUR_MS, int(end) * int(hours) - START_MS // HOUR_MS)
+            (int(hours), *(int(bucket) * (int(hours) or 24) - START_MS // HOUR_MS for bucket in (start, end)))
             for hours, start, end in re.findall(r"\b2, (\d+), (\d+), (\d+)", parameters)
         ]
         for text, parameters in statements
         if "GROUP BY" in text
     ]
-    rest = [("768", 0, 32 * 24), ("192", 32 * 24, 40 * 24), ("48", 40 * 24, 42 * 24), ("24", 42 * 24, 44 * 24)]
-    assert read[0] == [("1", 14 - 24, 0), *rest]
-    assert read[1][:4] == [("24", 0, 24), ("1", 0, 11), ("24", 24, 48), ("48", 48, 96)]
+    rest = [(768, 0, 32 * 24), (0, 43 * 24, 44 * 24), (24, 43 * 24, 44 * 24)]
+    assert read[0] == [(1, 14 - 24, 0), *rest], "totals to date have the bucket in which they end"
+    assert sorted(read[1]) == sorted([(1, 0, 11), *rest]), "the hours are subtracted from the block of 32 days"
+
+
+def test_totals_to_date_follow_each_day_and_late_records(store: UsageStore, database: Database) -> None:
+    now_ms = START_MS + 5 * DAY_MS + HOUR_MS
+    store.write(
+        [record(START_MS + day * DAY_MS, user_id=f"u{day % 2}", cost_nanos=10 ** (day + 1)) for day in range(-1, 6)]
+    )
+
+    def to_date() -> dict[tuple[int, str], int]:
+        return {key: row[COUNTERS.index("cost_nanos")] for key, row in rows_of(database, "to date").items()}
+
+    assert to_date() == {}
+    build_all(store, now_ms - 2 * DAY_MS)
+    assert to_date() == {(3, "u0"): 1010, (3, "u1"): 100}
+    build_all(store, now_ms)
+    assert to_date() == {(5, "u0"): 101010, (5, "u1"): 10100}
+    late = [record(START_MS + day * DAY_MS, user_id="u2", cost_nanos=7) for day in (-1, 0, 4, 5)]
+    store.write(late)
+    assert to_date() == {(5, "u0"): 101010, (5, "u1"): 10100, (5, "u2"): 14}
+    assert store.by_customer(4, now_ms, 9)[-1] == CustomerTotals("u2", requests=2, cost_nanos=14)
+    assert build_all(store, now_ms - DAY_MS) == 0, "the clock went back"
+    build_all(store, START_MS + 40 * DAY_MS)
+    assert to_date() == {}, "no customer has called since the block of 32 days was over"

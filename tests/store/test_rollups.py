@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused
-from llm_gateway.store.rollups import BLOCKS, COUNTERS, DAY, HOUR, LARGEST_SUM, Totals, change, coarser, cover, hourly
+from llm_gateway.store.rollups import (
+    BLOCKS,
+    COUNTERS,
+    DAY,
+    HOUR,
+    LARGEST_SUM,
+    TO_DATE,
+    Totals,
+    change,
+    coarser,
+    cover,
+    hourly,
+)
 from llm_gateway.store.tables import usage_rollups
 
 HOUR_MS = 3_600_000
@@ -35,7 +47,7 @@ def attempt(provider: str = "p", **fields: Any) -> AttemptRecord:
 
 
 def test_counters_are_the_columns_after_the_key() -> None:
-    assert tuple(usage_rollups.c.keys()) == ("dimension", "hours", "bucket", "name", *COUNTERS)
+    assert tuple(usage_rollups.c.keys()) == ("dimension", "hours", "bucket", "name", *COUNTERS, "minutes")
 
 
 def test_rates_and_averages_are_derived_from_the_sums() -> None:
@@ -164,20 +176,27 @@ def test_a_change_that_is_too_large_is_refused() -> None:
     start=st.integers(0, 2000),
     length=st.integers(1, 9000),
     builts=st.lists(st.integers(0, 12_000), min_size=len(BLOCKS), max_size=len(BLOCKS)),
+    summed=st.one_of(st.none(), st.tuples(st.integers(0, 12), st.integers(1, 32))),
 )
-def test_a_period_is_covered_once_by_few_existing_buckets(start: int, length: int, builts: list[int]) -> None:
+def test_a_period_is_covered_once_by_few_existing_buckets(
+    start: int, length: int, builts: list[int], summed: tuple[int, int] | None
+) -> None:
     end = (start + length + 24) // 24 * 24
     until = {DAY: end} | {
         block: built // block.hours * block.hours
         for block, built in zip(BLOCKS, sorted(builts, reverse=True), strict=True)
     }
-    stretches = cover(start * HOUR_MS, end * HOUR_MS, [(grain, hours * HOUR_MS) for grain, hours in until.items()])
+    grains = [(grain, hours * HOUR_MS) for grain, hours in until.items()]
+    to_date = None if summed is None else (summed[0] * BLOCKS[-1].ms, summed[0] * BLOCKS[-1].ms + summed[1] * DAY.ms)
+    stretches = cover(start * HOUR_MS, end * HOUR_MS, grains, to_date)
     covered = Counter[int]()
     for grain, first, last, sign in stretches:
         assert first < last
-        assert first % grain.ms == last % grain.ms == 0
-        assert grain is HOUR or last <= until[grain] * HOUR_MS
-        assert sign == 1 or grain is HOUR
+        if grain is TO_DATE:
+            assert (first, last) == to_date
+        else:
+            assert first % grain.ms == last % grain.ms == 0
+            assert grain is HOUR or last <= until[grain] * HOUR_MS
         for hour in range(first // HOUR_MS, last // HOUR_MS):
             covered[hour] += sign
     assert +covered == Counter(range(start, end))

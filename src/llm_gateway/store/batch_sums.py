@@ -16,7 +16,7 @@ from typing import TypeAlias, TypeVar
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.store.bulk import Pause, no_pause, with_pauses
 from llm_gateway.store.cube import DIMENSIONS, CubeKey, cube_sums
-from llm_gateway.store.rollups import CUSTOMER, HOUR_MS, PROVIDER, SERVICE, Key, Totals, record_sums, refuse_overflow
+from llm_gateway.store.rollups import CUSTOMER, MINUTE_MS, PROVIDER, SERVICE, Key, Totals, record_sums, refuse_overflow
 
 _Group: TypeAlias = tuple[str | None, ...]
 """The dimensions of a simple record."""
@@ -34,12 +34,16 @@ _NOTHING = Usage()
 
 
 class _Hour:
-    """The sums of the simple records of one hour: groups with an attempt and without one, and customers."""
+    """The sums of the simple records of one hour: groups with an attempt and without one, and customers.
+
+    `minutes` has bits, of all records: the minutes of the hour in which each customer called.
+    """
 
     def __init__(self) -> None:
         self.tried: defaultdict[_Group, Totals] = defaultdict(Totals)
         self.untried: defaultdict[_Group, Totals] = defaultdict(Totals)
         self.customers: defaultdict[str, Totals] = defaultdict(Totals)
+        self.minutes: defaultdict[str, int] = defaultdict(int)
 
 
 class BatchSums:
@@ -50,17 +54,20 @@ class BatchSums:
         """As `rollups.hourly` returns it."""
         self.cube: dict[CubeKey, Totals] = {}
         """As `cube.cube_sums` returns it."""
+        self.minutes: dict[Key, int] = {}
+        """Bits: the minutes of an hour in which a customer called."""
         self._hours: defaultdict[int, _Hour] = defaultdict(_Hour)
         self._others: list[UsageRecord] = []
 
     def add(self, records: Iterable[UsageRecord]) -> None:
         """Add records to the sums."""
         for record in records:
-            usage, attempts = record.usage, record.attempts
+            usage, attempts, minute = record.usage, record.attempts, record.at_ms // MINUTE_MS
+            of_hour = self._hours[minute // 60]
+            of_hour.minutes[record.user_id] |= 1 << minute % 60
             if not (_is_simple(record, usage, attempts[0]) if len(attempts) == 1 else _is_free(record)):
                 self._others.append(record)
                 continue
-            of_hour = self._hours[record.at_ms // HOUR_MS]
             groups = of_hour.tried if attempts else of_hour.untried
             groups[_group_of(record)].add(record, usage)
             of_hour.customers[record.user_id].add(record, usage)
@@ -78,6 +85,8 @@ class BatchSums:
             self._spread(hour, found.untried, pause, is_tried=False)
             for customer, totals in with_pauses(found.customers.items(), pause):
                 _into(self.rollups, (CUSTOMER, hour, customer), totals)
+            for customer, bits in with_pauses(found.minutes.items(), pause):
+                self.minutes[CUSTOMER, hour, customer] = bits
         refuse_overflow(self.rollups)
 
     def _spread(self, hour: int, groups: Mapping[_Group, Totals], pause: Pause, *, is_tried: bool) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import starmap
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from llm_gateway.store.budget_thresholds import forget_customer
 from llm_gateway.store.database import Database
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS
 from llm_gateway.store.rollup_table import NUMBERS, RollupTable, customer_days, number_of
-from llm_gateway.store.rollups import BLOCKS, COUNTERS, CUSTOMER, DAY, ERRORS, HOUR, HOUR_MS, Grain, Totals
+from llm_gateway.store.rollups import BLOCKS, COUNTERS, CUSTOMER, DAY, ERRORS, HOUR, HOUR_MS, TO_DATE, Grain, Totals
 from llm_gateway.store.tables import usage_records, usage_rollups
 from llm_gateway.store.usage import first_id
 
@@ -184,8 +184,9 @@ class Erasure:
         changes |= {(CUSTOMER, hour, run.customer): Totals().minus(totals) for hour, totals in sums.items()}
         self._rollups.add(connection, changes)
         number = number_of(connection, CUSTOMER, run.customer)
-        for grain in (HOUR, DAY, *BLOCKS):
-            empty = _of_customer(sa.delete(usage_rollups), number, grain, {hour // grain.hours for hour in sums})
+        for grain in (HOUR, DAY, *BLOCKS, TO_DATE):
+            buckets = None if grain is TO_DATE else {hour // grain.hours for hour in sums}
+            empty = _of_customer(sa.delete(usage_rollups), number, grain, buckets)
             connection.execute(empty.where(*(_rollups[counter] == 0 for counter in COUNTERS)))
 
 
@@ -209,14 +210,10 @@ def _records_of(run: _Run, day: int) -> sa.Select[Any]:
     )
 
 
-def _of_customer(statement: Any, number: int | None, grain: Grain, buckets: Sequence[int] | set[int] | range) -> Any:
-    """Return the statement for the rollups of these buckets, counted since 1970, of the customer with this number."""
-    return statement.where(
-        _rollups.dimension == NUMBERS[CUSTOMER],
-        _rollups.hours == grain.hours,
-        _rollups.bucket.in_(buckets),
-        _rollups.name == number,
-    )
+def _of_customer(statement: Any, number: int | None, grain: Grain, buckets: Collection[int] | None) -> Any:
+    """Return the statement for a customer's rollups of these buckets, counted since 1970, or of all (None)."""
+    of_grain = (_rollups.dimension == NUMBERS[CUSTOMER], _rollups.hours == grain.hours, _rollups.name == number)
+    return statement.where(*of_grain, sa.true() if buckets is None else _rollups.bucket.in_(buckets))
 
 
 def _sums(

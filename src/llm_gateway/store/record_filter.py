@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -12,8 +12,8 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.store.cube_table import LONGEST_NAME
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, Source, tag_value
-from llm_gateway.store.rollup_table import NUMBERS, SUMS, number_of
-from llm_gateway.store.rollups import CUSTOMER, DAY, HOUR, Grain
+from llm_gateway.store.rollup_table import NUMBERS, SUMS, UNKNOWN_MINUTES, number_of
+from llm_gateway.store.rollups import CUSTOMER, DAY, HOUR, MINUTE_MS, Grain
 from llm_gateway.store.tables import usage_cube, usage_names, usage_records, usage_rollups
 
 CLOCK_SLACK_MS = 60_000
@@ -21,6 +21,9 @@ CLOCK_SLACK_MS = 60_000
 
 FIRST_DAYS, MOST_DAYS = 2, 32
 """Days whose sums are searched at a time: 2 at first, then twice as many each time, up to 32."""
+
+JOINED_MS = 10 * MINUTE_MS
+"""Longest gap in milliseconds between stretches that are searched together."""
 
 MOST_REQUESTS = sys.maxsize
 """An unknown number of requests."""
@@ -83,12 +86,17 @@ def of_values(values: Mapping[str, str]) -> list[sa.ColumnElement[bool]]:
 class HourFinder:
     """The hours with requests of a customer, key, service, …: their sums tell which records need not be read.
 
+    Of a customer's hours the minutes are known, too.
+
     Sums count all stored records with a value, also those that other conditions of the filter exclude.
 
-    `is_cube_whole`: older records have been added to the cube, so that it can be used.
+    `is_cube_whole`: older records have been added to the cube, so that it can be used. `joined_ms` is the longest gap
+    in milliseconds between minutes that make one stretch.
     """
 
-    def __init__(self, connection: Connection, wanted: RecordFilter, *, is_cube_whole: bool) -> None:
+    def __init__(
+        self, connection: Connection, wanted: RecordFilter, *, is_cube_whole: bool, joined_ms: int = JOINED_MS
+    ) -> None:
         self._connection = connection
         self._wanted = wanted
         by_source: dict[Source, dict[str, str]] = {}
@@ -96,6 +104,8 @@ class HourFinder:
             by_source.setdefault(DIMENSION_BY_NAME[name].source, {})[name] = value
         customer = by_source.get(Source.CUSTOMERS, {}).get("customer")
         self._is_of_customer = customer is not None
+        self._minutes: dict[int, int] = {}
+        self._joined_ms = joined_ms
         self._customer = None if customer is None else number_of(connection, CUSTOMER, customer)
         in_cube = by_source.get(Source.CUBE, {}) if is_cube_whole else {}
         self._numbers = {name: self._number(value[:LONGEST_NAME]) for name, value in in_cube.items()}
@@ -122,41 +132,62 @@ class HourFinder:
     def _in_days(self, days: range) -> Iterator[Stretch]:
         busy_days = self._busy(DAY, list(days))
         busy_hours = self._busy(HOUR, [day * 24 + hour for day in busy_days for hour in range(24)])
-        hours, at = sorted(busy_hours, reverse=True), 0
-        while at < len(hours):
-            newest, first = hours[at], at
-            while at < len(hours) and hours[at] >= newest - (at - first):
-                at += 1
-            start_ms, end_ms = hours[at - 1] * HOUR.ms, (newest + 1) * HOUR.ms
-            yield Stretch(
-                max(start_ms, self._wanted.start_ms),
-                min(end_ms, self._wanted.end_ms),
-                sum(busy_hours[hour] for hour in hours[first:at]),
-            )
+        for start_ms, end_ms, requests in _joined(self._runs(busy_hours), self._joined_ms):
+            yield Stretch(max(start_ms, self._wanted.start_ms), min(end_ms, self._wanted.end_ms), requests)
+
+    def _runs(self, busy_hours: Mapping[int, int]) -> Iterator[Stretch]:
+        """Yield the minutes of these hours with requests, newest first; an hour whole if its minutes are not known."""
+        for hour in sorted(busy_hours, reverse=True):
+            bits, start_ms, requests = self._minutes.get(hour, UNKNOWN_MINUTES), hour * HOUR.ms, busy_hours[hour]
+            if bits <= 0:
+                yield Stretch(start_ms, start_ms + HOUR.ms, requests)
+                continue
+            for minute in range(59, -1, -1):
+                if bits >> minute & 1:
+                    begin_ms = start_ms + minute * MINUTE_MS
+                    yield Stretch(begin_ms, begin_ms + MINUTE_MS, requests)
 
     def _busy(self, grain: Grain, buckets: list[int]) -> dict[int, int]:
         """Return those of the buckets with matching requests, and how many these are at most."""
         found = dict.fromkeys(buckets, MOST_REQUESTS)
         if found and self._customer is not None:
             rollups = usage_rollups.c
-            query = sa.select(rollups.bucket, rollups.requests).where(
+            query = sa.select(rollups.bucket, rollups.requests, rollups.minutes).where(
                 rollups.dimension == NUMBERS[CUSTOMER],
                 rollups.hours == grain.hours,
                 rollups.bucket.in_(found),
                 rollups.name == self._customer,
             )
-            found = {row.bucket: row.requests for row in self._connection.execute(query)}
+            rows = self._connection.execute(query).all()
+            found = {row.bucket: row.requests for row in rows}
+            self._minutes = {row.bucket: row.minutes for row in rows}
         if found and self._numbers:
             query = sa.select(usage_cube.c.bucket, SUMS["requests"]).where(
                 usage_cube.c.hours == grain.hours,
                 usage_cube.c.bucket.in_(found),
                 *(usage_cube.c[name] == number for name, number in self._numbers.items()),
             )
-            rows = self._connection.execute(query.group_by(usage_cube.c.bucket)).all()
-            found = {row.bucket: min(found[row.bucket], row.requests) for row in rows}
+            sums = self._connection.execute(query.group_by(usage_cube.c.bucket)).all()
+            found = {row.bucket: min(found[row.bucket], row.requests) for row in sums}
         return {bucket: requests for bucket, requests in found.items() if requests}
 
     def _number(self, name: str) -> int | None:
         query = sa.select(usage_names.c.id).where(usage_names.c.name == name)
         number: int | None = self._connection.execute(query).scalar()
         return number
+
+
+def _joined(stretches: Iterable[Stretch], longest_gap_ms: int) -> Iterator[Stretch]:
+    """Join stretches, newest first, that lie close together; requests of each hour are counted once."""
+    last: Stretch | None = None
+    for start_ms, end_ms, requests in stretches:
+        if last is None:
+            last = Stretch(start_ms, end_ms, requests)
+        elif last.start_ms - end_ms <= longest_gap_ms:
+            is_same_hour = start_ms // HOUR.ms == last.start_ms // HOUR.ms
+            last = Stretch(start_ms, last.end_ms, last.requests + (0 if is_same_hour else requests))
+        else:
+            yield last
+            last = Stretch(start_ms, end_ms, requests)
+    if last is not None:
+        yield last

@@ -6,8 +6,8 @@ reads in some milliseconds, so that it can end after 200 ms wherever it is:
     from ········ position ◀── window ── window ── to
     not searched yet      |   searched, rows returned
 
-The sums say in which hours a customer, key, service, … had requests; other hours are passed over. An index finds
-sessions, failures and the client's own ids (`record_indexes.py`).
+The sums say in which hours a customer, key, service, … had requests, and in which minutes a customer; others are passed
+over. An index finds sessions, failures and the client's own ids (`record_indexes.py`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS, HourFinder, RecordFilter, conditions, of_values
 from llm_gateway.store.record_indexes import CLIENT_IDS, FREQUENT_OUTCOMES, IS_FAILURE, SESSIONS
+from llm_gateway.store.rollups import HOUR_MS
 from llm_gateway.store.tables import usage_cube_fill, usage_records
 from llm_gateway.store.usage import first_id, time_of
 
@@ -122,7 +123,8 @@ class RecordSearch:
         """
         wanted = RecordFilter(start_ms=start_ms, end_ms=end_ms, values=values)
         with self._database.read() as connection:
-            hours = HourFinder(connection, wanted, is_cube_whole=_is_cube_whole(connection))
+            is_cube_whole = _is_cube_whole(connection)
+            hours = HourFinder(connection, wanted, is_cube_whole=is_cube_whole, joined_ms=HOUR_MS)
             stretches = sorted(
                 (each.start_ms, each.end_ms) for each in hours.stretches() if each.start_ms < each.end_ms
             )

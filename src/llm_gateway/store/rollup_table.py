@@ -5,7 +5,8 @@ A row has numbers in the place of texts: of the dimension, of the bucket since 1
 
 Every batch of records adds to hours and days. There are thousands of customers per day, so a report would read a
 million rows: their days are added up to blocks of 2 days, those to blocks of 4 and so on, once the days of a block are
-over. Late records are added to their block, if it is built, in the same transaction as to their day.
+over. The past days of the newest block of 32 are summed, too, anew each day (TO_DATE). Late records are added to their
+block, if it is built, in the same transaction as to their day.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from llm_gateway.store.rollups import (
     HOUR,
     PROVIDER,
     SERVICE,
+    TO_DATE,
     Grain,
     Key,
     Stretch,
@@ -44,10 +46,16 @@ from llm_gateway.store.tables import usage_customers, usage_names, usage_rollups
 NUMBERS = {SERVICE: 1, CUSTOMER: 2, PROVIDER: 3}
 """Values of the column `dimension`."""
 
+DAYS_AT_ONCE = 2
+"""Days that one call adds to the totals to date, as many as a block has parts."""
+
 MOST_BUCKETS = 512
 """Buckets that one statement looks for."""
 
-COLUMNS = ("dimension", "hours", "bucket", "name", *COUNTERS)
+COLUMNS = ("dimension", "hours", "bucket", "name", *COUNTERS, "minutes")
+
+UNKNOWN_MINUTES, NO_MINUTES = -1, 0
+"""Values of the column `minutes`: of an hour in which a customer may have called at any minute, and of other rows."""
 SUMS = {name: sa.cast(func.coalesce(func.sum(sa.literal_column(name)), 0), BigInteger).label(name) for name in COUNTERS}
 """SQL expression for the sum of each counter, 0 over no rows. Postgres sums integers to decimals, hence the cast.
 
@@ -58,6 +66,11 @@ NEGATED = {name: sa.type_coerce(-usage_rollups.c[name], BigInteger).label(name) 
 """SQL expression for the negated value of each counter, to subtract hours from a day."""
 
 
+NO_KEYS: Mapping[Key, int] = {}
+
+_ADDING = f"{adding(usage_rollups, COUNTERS)}, minutes = usage_rollups.minutes | excluded.minutes"
+"""What to do with a row that is there already."""
+
 _Numbers: TypeAlias = Mapping[str, Mapping[str, int]]
 """The number of each name, by dimension."""
 
@@ -67,26 +80,38 @@ class RollupTable:
 
     def __init__(self, database: Database) -> None:
         self._is_sqlite = database.is_sqlite
-        self._insert = row_insert(database, usage_rollups, COLUMNS, adding(usage_rollups, COUNTERS))
+        self._insert = row_insert(database, usage_rollups, COLUMNS, _ADDING)
         self._names = NumberedTexts(database, usage_names)
         self._customers = NumberedTexts(database, usage_customers)
-        self._newest_first_block = CompiledQuery(database, _newest(BLOCKS[:1]))
-        self._newest_blocks = CompiledQuery(database, _newest(BLOCKS))
+        self._newest_first = CompiledQuery(database, _newest((TO_DATE, BLOCKS[0])))
+        self._newest = CompiledQuery(database, _newest((TO_DATE, *BLOCKS)))
 
-    def add(self, connection: Connection, hours: Mapping[Key, Totals], pause: Pause = no_pause) -> None:
+    def add(
+        self,
+        connection: Connection,
+        hours: Mapping[Key, Totals],
+        pause: Pause = no_pause,
+        minutes: Mapping[Key, int] = NO_KEYS,
+    ) -> None:
         """Add hourly sums to the rows of their hours and days, and to blocks that are already built.
 
-        `pause` is called after every few rows.
+        `pause` is called after every few rows. `minutes` are those of customers' hours as bits, unknown without.
         """
         self._lock(connection, "ROW EXCLUSIVE")  # from here on no number can lose its name (`forget_customer`)
         numbers = self._numbered(connection, hours, pause)
         days = coarser(with_pauses(hours.items(), pause), DAY.hours)
-        self._add(connection, {HOUR: hours, DAY: days}, numbers, pause)
+        rows = _rows(HOUR.hours, numbers, with_pauses(hours.items(), pause), minutes)
+        rows += _rows(DAY.hours, numbers, with_pauses(days.items(), pause))
+        self._insert.run(connection, rows, pause)
         # Checked only now: on Postgres the rows above block `build_block`, so a new block cannot miss them.
         pause()
         oldest_ms = min((day for dimension, day, _ in days if dimension == CUSTOMER), default=0) * DAY.ms
-        if days and oldest_ms < _built_until_ms(connection, self._newest_first_block, BLOCKS[:1])[0]:
-            self._add(connection, _late(days, self._built_until_ms(connection)), numbers, pause)
+        to_date, built_until_ms = _built(connection, self._newest_first)
+        if days and oldest_ms < max(to_date * DAY.ms, *built_until_ms):
+            to_date, built_until_ms = _built(connection, self._newest)
+            late = _late(days, built_until_ms) | {TO_DATE: _late_to_date(days, to_date)}
+            rows = [row for block, sums in late.items() for row in _rows(block.hours, numbers, sums.items())]
+            self._insert.run(connection, rows, pause)
 
     def _numbered(self, connection: Connection, keys: Iterable[Key], pause: Pause) -> _Numbers:
         customers, others = set[str](), set[str]()
@@ -94,18 +119,6 @@ class RollupTable:
             (customers if dimension == CUSTOMER else others).add(name)
         names = self._names.numbers(connection, others, pause) if others else {}
         return {CUSTOMER: self._customers.numbers(connection, customers, pause), SERVICE: names, PROVIDER: names}
-
-    def _add(
-        self,
-        connection: Connection,
-        sums: Mapping[Grain, Mapping[Key, Totals]],
-        numbers: _Numbers,
-        pause: Pause,
-    ) -> None:
-        rows: list[tuple[int, ...]] = []
-        for grain, sums_of_grain in sums.items():
-            rows += _rows(grain.hours, numbers, with_pauses(sums_of_grain.items(), pause))
-        self._insert.run(connection, rows, pause)
 
     def forget_customer(self, connection: Connection, customer: str) -> None:
         """Delete the name of a customer unless it has rows, so that nothing tells that it ever called."""
@@ -131,13 +144,34 @@ class RollupTable:
         """Build the oldest missing block that ends by `until_ms` (milliseconds UTC); False if all are built."""
         self._lock(connection, "SHARE ROW EXCLUSIVE")
         part, part_until_ms = DAY, until_ms
-        for block, built_until_ms in zip(BLOCKS, self._built_until_ms(connection), strict=True):
+        to_date, all_built_until_ms = _built(connection, self._newest)
+        for block, built_until_ms in zip(BLOCKS, all_built_until_ms, strict=True):
             first = _first_bucket(connection, part, built_until_ms)
             if first is not None and (start := first // block.ms * block.ms) + block.ms <= part_until_ms:
-                connection.execute(_build(part, block, start // block.ms))
+                bucket, parts = start // block.ms, block.hours // part.hours
+                days = _between(part.hours, bucket * parts, (bucket + 1) * parts)
+                connection.execute(_sum_of_customers((block.hours, bucket), days))
                 return True
             part, part_until_ms = block, built_until_ms
-        return False
+        return until_ms // DAY.ms > to_date and self._sum_to_date(connection, to_date, until_ms // DAY.ms)
+
+    def _sum_to_date(self, connection: Connection, summed: int, until_day: int) -> bool:
+        """Bring the totals to date from the day `summed` nearer to `until_day`; False if no customer has called.
+
+        At most DAYS_AT_ONCE days with requests are added by one call, since other writers wait for it.
+        """
+        first = _block_of(until_day)
+        busy_ms = _first_bucket(connection, DAY, max(summed, first) * DAY.ms)
+        if busy_ms is not None:
+            until_day = min(until_day, busy_ms // DAY.ms + DAYS_AT_ONCE)
+        parts = [_between(DAY.hours, max(summed, first), until_day)]
+        if summed > first:
+            parts.append(_between(TO_DATE.hours, summed, summed + 1))
+        summing = _sum_of_customers((TO_DATE.hours, until_day), *parts).execution_options(preserve_rowcount=True)
+        rows = connection.execute(summing).rowcount
+        old = sa.delete(usage_rollups).where(usage_rollups.c.dimension == NUMBERS[CUSTOMER])
+        connection.execute(old.where(_between(TO_DATE.hours, 0, until_day)))
+        return rows > 0
 
     def sums(
         self, connection: Connection, dimension: str, period: tuple[int, int], counters: tuple[str, ...]
@@ -170,13 +204,11 @@ class RollupTable:
 
     def _cover(self, connection: Connection, dimension: str, period: tuple[int, int]) -> list[Stretch]:
         start_ms, end_ms = period
-        grains = [(DAY, end_ms)]
-        if dimension == CUSTOMER:
-            grains += zip(BLOCKS, self._built_until_ms(connection), strict=True)
-        return cover(start_ms, end_ms, grains)
-
-    def _built_until_ms(self, connection: Connection) -> list[int]:
-        return _built_until_ms(connection, self._newest_blocks, BLOCKS)
+        if dimension != CUSTOMER:
+            return cover(start_ms, end_ms, [(DAY, end_ms)])
+        day, built_until_ms = _built(connection, self._newest)
+        grains = [(DAY, end_ms), *zip(BLOCKS, built_until_ms, strict=True)]
+        return cover(start_ms, end_ms, grains, (_block_of(day) * DAY.ms, day * DAY.ms) if day else None)
 
 
 def names_of(dimension: str) -> sa.Table:
@@ -201,14 +233,13 @@ def number_of(connection: Connection, dimension: str, name: str) -> int | None:
 
 
 def _select(dimension: str, stretch: Stretch, counters: tuple[str, ...], number: int | None = None) -> sa.Select[Any]:
-    rollups, ms = usage_rollups.c, stretch.grain.ms
-    figures = [rollups[name] if stretch.sign > 0 else NEGATED[name] for name in counters]
-    query = sa.select(rollups.name, *figures).where(
-        rollups.dimension == NUMBERS[dimension],
-        rollups.hours == stretch.grain.hours,
-        rollups.bucket >= stretch.start_ms // ms,
-        rollups.bucket < stretch.end_ms // ms,
-    )
+    rollups, (grain, start_ms, end_ms, sign) = usage_rollups.c, stretch
+    figures = [rollups[name] if sign > 0 else NEGATED[name] for name in counters]
+    if grain is TO_DATE:
+        buckets = _between(grain.hours, end_ms // DAY.ms, end_ms // DAY.ms + 1)
+    else:
+        buckets = _between(grain.hours, start_ms // grain.ms, end_ms // grain.ms)
+    query = sa.select(rollups.name, *figures).where(rollups.dimension == NUMBERS[dimension], buckets)
     return query if number is None else query.where(rollups.name == number)
 
 
@@ -221,23 +252,52 @@ def _late(days: Mapping[Key, Totals], built_until_ms: Sequence[int]) -> dict[Gra
     return late
 
 
-def _rows(hours: int, numbers: _Numbers, sums: Iterable[tuple[Key, Totals]]) -> list[tuple[int, ...]]:
+def _late_to_date(days: Mapping[Key, Totals], until_day: int) -> dict[Key, Totals]:
+    """Return the totals of days that the totals to date have, with the bucket of these."""
+    found: dict[Key, Totals] = {}
+    for (dimension, day, name), totals in days.items():
+        if dimension == CUSTOMER and _block_of(until_day) <= day < until_day:
+            key = (dimension, until_day, name)
+            found[key] = found[key].plus(totals) if key in found else totals
+    return found
+
+
+def _block_of(until_day: int) -> int:
+    """Return the first day of the block of 32 days that totals to date belong to."""
+    days_of_block = BLOCKS[-1].hours // DAY.hours
+    return (until_day - 1) // days_of_block * days_of_block
+
+
+def _rows(
+    hours: int, numbers: _Numbers, sums: Iterable[tuple[Key, Totals]], minutes: Mapping[Key, int] = NO_KEYS
+) -> list[tuple[int, ...]]:
     as_tuple = msgspec.structs.astuple
+    other = {CUSTOMER: UNKNOWN_MINUTES} if hours == HOUR.hours else {}
     return [
-        (NUMBERS[dimension], hours, bucket, numbers[dimension][name], *as_tuple(totals))
-        for (dimension, bucket, name), totals in sums
+        (
+            *(NUMBERS[key[0]], hours, key[1], numbers[key[0]][key[2]]),
+            *as_tuple(totals),
+            minutes.get(key) or other.get(key[0], NO_MINUTES),
+        )
+        for key, totals in sums
     ]
 
 
-def _build(part: Grain, block: Grain, bucket: int) -> sa.Insert:
-    rollups, parts = usage_rollups.c, block.hours // part.hours
+def _sum_of_customers(into: tuple[int, int], *parts: sa.ColumnElement[bool]) -> sa.Insert:
+    """Return the statement that sums the customers' rows of all `parts` to rows of `into`: (hours, bucket)."""
+    rollups, (hours, bucket) = usage_rollups.c, into
+    key = (_number(NUMBERS[CUSTOMER], SmallInteger), _number(hours, SmallInteger), _number(bucket), rollups.name)
     sums = (
-        sa.select(rollups.dimension, _number(block.hours, SmallInteger), _number(bucket), rollups.name, *SUMS.values())
-        .where(rollups.dimension == NUMBERS[CUSTOMER], rollups.hours == part.hours)
-        .where(rollups.bucket >= bucket * parts, rollups.bucket < (bucket + 1) * parts)
-        .group_by(rollups.dimension, rollups.name)
+        sa.select(*key, *SUMS.values(), _number(NO_MINUTES))
+        .where(rollups.dimension == NUMBERS[CUSTOMER], sa.or_(*parts))
+        .group_by(rollups.name)
     )
     return sa.insert(usage_rollups).from_select(COLUMNS, sums)
+
+
+def _between(hours: int, first: int, end: int) -> sa.ColumnElement[bool]:
+    rollups = usage_rollups.c
+    return sa.and_(rollups.hours == hours, rollups.bucket >= first, rollups.bucket < end)
 
 
 def _number(value: int, kind: type[sa.Integer] = sa.Integer) -> sa.ColumnElement[int]:
@@ -245,22 +305,26 @@ def _number(value: int, kind: type[sa.Integer] = sa.Integer) -> sa.ColumnElement
 
 
 @cache
-def _newest(blocks: tuple[Grain, ...]) -> sa.Select[Any]:
-    """Return a query for the newest block of each grain, NULL if no block is built."""
+def _newest(grains: tuple[Grain, ...]) -> sa.Select[Any]:
+    """Return a query for the newest bucket of each grain, NULL if there is none."""
     rollups = usage_rollups.c
     newest = [
         sa.select(func.max(rollups.bucket))
-        .where(rollups.dimension == NUMBERS[CUSTOMER], rollups.hours == block.hours)
+        .where(rollups.dimension == NUMBERS[CUSTOMER], rollups.hours == grain.hours)
         .scalar_subquery()
-        for block in blocks
+        for grain in grains
     ]
     return sa.select(*newest)
 
 
-def _built_until_ms(connection: Connection, newest: CompiledQuery, blocks: Sequence[Grain]) -> list[int]:
-    """Return the end of the newest block of each grain; before it no block is missing, except empty ones."""
-    (found,) = newest.rows(connection)
-    return [0 if bucket is None else (bucket + 1) * block.ms for block, bucket in zip(blocks, found, strict=True)]
+def _built(connection: Connection, newest: CompiledQuery) -> tuple[int, list[int]]:
+    """Return the day of the totals to date, 0 without, and the end of the newest block of each grain (ms UTC).
+
+    Before that end no block is missing, except empty ones.
+    """
+    ((to_date, *found),) = newest.rows(connection)
+    blocks = zip(BLOCKS, found, strict=False)
+    return to_date or 0, [0 if bucket is None else (bucket + 1) * block.ms for block, bucket in blocks]
 
 
 def _first_bucket(connection: Connection, grain: Grain, from_ms: int) -> int | None:

@@ -16,6 +16,7 @@ import msgspec
 from llm_gateway.domain.usage import Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused
 
+MINUTE_MS = 60_000
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
 
@@ -40,6 +41,10 @@ HOUR = Grain(1)
 DAY = Grain(24)
 BLOCKS = tuple(Grain(days * DAY.hours) for days in (2, 4, 8, 16, 32))
 """Blocks of days, for customers only; each is summed from two buckets of the grain before."""
+
+
+TO_DATE = Grain(0)
+"""Totals of customers from the start of the newest block of 32 days to a midnight; that is the bucket, in days."""
 
 
 class Stretch(NamedTuple):
@@ -193,22 +198,49 @@ def coarser(sums: Iterable[tuple[Key, Totals]], factor: int) -> dict[Key, Totals
     return added
 
 
-def cover(start_ms: int, end_ms: int, grains: Sequence[tuple[Grain, int]]) -> list[Stretch]:
+def cover(
+    start_ms: int, end_ms: int, grains: Sequence[tuple[Grain, int]], to_date: tuple[int, int] | None = None
+) -> list[Stretch]:
     """Cover the time from the start of an hour to a midnight with as few buckets as possible.
 
     `grains` lists the grains longer than an hour, the day first, each with the end of its existing buckets
-    (milliseconds UTC).
+    (milliseconds UTC). `to_date` is the period of the rows of TO_DATE, if there are any.
     """
     if start_ms >= end_ms:
         return []
+    if to_date is not None and start_ms <= to_date[0] and to_date[1] <= end_ms:
+        before, after = cover(start_ms, to_date[0], grains), cover(to_date[1], end_ms, grains)
+        return [*before, Stretch(TO_DATE, *to_date), *after]
     if not grains:
         return _hours_to_midnight(start_ms, end_ms)
     *shorter, (grain, until_ms) = grains
     first = -(-start_ms // grain.ms) * grain.ms
     last = min(end_ms, until_ms) // grain.ms * grain.ms
-    if first >= last:
+    if first > last:
         return cover(start_ms, end_ms, shorter)
-    return [*cover(start_ms, first, shorter), Stretch(grain, first, last), *cover(last, end_ms, shorter)]
+    whole = [Stretch(grain, first, last)] if first < last else []
+    return [*_to_end_of_bucket(start_ms, first, grain, shorter), *whole, *cover(last, end_ms, shorter)]
+
+
+def _to_end_of_bucket(start_ms: int, end_ms: int, grain: Grain, shorter: Sequence[tuple[Grain, int]]) -> list[Stretch]:
+    """Cover the end of a bucket by shorter ones, or by the bucket minus those before, whichever needs fewer."""
+    found = [cover(start_ms, end_ms, shorter)]
+    begin_ms, morning_ms, midnight_ms = end_ms - grain.ms, start_ms // DAY.ms * DAY.ms, -(-start_ms // DAY.ms) * DAY.ms
+    if shorter and midnight_ms < end_ms:
+        whole = Stretch(grain, begin_ms, end_ms)
+        found.append([*cover(start_ms, midnight_ms, shorter[:1]), whole, *_minus(begin_ms, midnight_ms, shorter)])
+        if morning_ms < start_ms:
+            hours = Stretch(HOUR, morning_ms, start_ms, -1)
+            found.append([whole, *_minus(begin_ms, morning_ms, shorter), hours])
+    return min(found, key=_buckets)
+
+
+def _minus(start_ms: int, end_ms: int, grains: Sequence[tuple[Grain, int]]) -> list[Stretch]:
+    return [each._replace(sign=-each.sign) for each in cover(start_ms, end_ms, grains)]
+
+
+def _buckets(stretches: Iterable[Stretch]) -> int:
+    return sum((end_ms - start_ms) // grain.ms for grain, start_ms, end_ms, _ in stretches)
 
 
 def _hours_to_midnight(start_ms: int, midnight_ms: int) -> list[Stretch]:

@@ -251,7 +251,7 @@ usage_names, usage_origins, usage_customers = (
 
 # `dimension` and `name` are numbers (`rollup_table.py`), and `bucket` counts from 1970, so that a row is short.
 # The bucket comes before the name in the key: a batch of records then touches a few neighbouring pages, not one per
-# customer.
+# customer. `minutes` has bits: the minutes of the hour in which a customer called, -1 if they are not known.
 usage_rollups = sa.Table(
     "usage_rollups",
     metadata,
@@ -260,6 +260,7 @@ usage_rollups = sa.Table(
     Column("bucket", Integer, primary_key=True, autoincrement=False),
     Column("name", BigInteger, primary_key=True, autoincrement=False),
     *map(_counter, COUNTERS),
+    Column("minutes", BigInteger, nullable=False, server_default=sa.text("-1")),
     sqlite_with_rowid=False,
 )
 

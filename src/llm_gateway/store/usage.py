@@ -240,7 +240,7 @@ class UsageStore:
         if inserted != len(by_id):
             raise StoreUnavailable("Another writer stores the same usage records at this moment; try again.")
         sums.finish(pause)
-        self._rollups.add(connection, sums.rollups, pause)
+        self._rollups.add(connection, sums.rollups, pause, sums.minutes)
         counted = sums.cube if filling.is_over else cube_sums(filter(filling.is_counted, with_pauses(records, pause)))
         self._cube.add(connection, counted, pause)
         charges = charges_of(with_pauses(records, pause))
