@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from llm_gateway.domain.person import Identity
 from llm_gateway.store.database import Database
-from llm_gateway.store.sessions import IDLE_MS, LASTS_MS, MOST_OF_ONE, Owner, SessionStore
+from llm_gateway.store.people import PeopleStore
+from llm_gateway.store.sessions import IDLE_MS, LASTS_MS, MOST_OF_ONE, Owner, OwnerChanged, SessionStore
 
 
 def test_a_session_lasts_while_it_is_used_for_half_a_day(database: Database) -> None:
@@ -49,3 +54,22 @@ def test_an_owner_keeps_its_newest_sessions(database: Database) -> None:
     secrets = [store.open(Owner("ann", person_id="p"), "UTC", str(n), "127.0.0.1") for n in range(MOST_OF_ONE + 2)]
     assert [store.find(secret) is None for secret in secrets] == [True] * 2 + [False] * MOST_OF_ONE
     assert store.find(other) is not None
+
+
+@pytest.mark.parametrize("change", [{"password": "another password"}, {"disabled": True}, {"role": "admin"}, None])
+def test_a_change_of_a_person_outruns_no_sign_in(database: Database, change: dict[str, Any] | None) -> None:
+    """The password was checked before the change, and the session is opened after it."""
+    people, store = PeopleStore(database), SessionStore(database)
+    people.create({"name": "ann", "role": "viewer", "password": "the first password"})
+    person = people.check("ann", "the first password")
+    assert person is not None
+    owner = Owner(person.name, person_id=person.id, as_of_ms=person.updated_at_ms)
+    assert store.find(store.open(owner, "UTC", "a browser", "127.0.0.1")) is not None
+    if change is None:
+        people.delete(person.id)
+    else:
+        people.update(person.id, change)
+    before = len(store.living(owner))
+    with pytest.raises(OwnerChanged):
+        store.open(owner, "UTC", "a browser", "127.0.0.1")
+    assert len(store.living(owner)) == before

@@ -35,6 +35,7 @@ NEEDS_HTTPS = (
 WRONG_ORIGIN = "The request comes from another site's page. Open the dashboard itself and try there."
 TOO_MANY = "Too many failed attempts from this address or with this name: wait a minute."
 NOBODY_KNOWN = "Nobody has this name and password, or the person is disabled. An admin can set a new password."
+CHANGED = "This person was changed while you signed in: sign in again."
 LONGEST_PASSWORD = 200
 
 
@@ -157,10 +158,16 @@ class Access:
             return NOBODY_KNOWN
         loop = asyncio.get_running_loop()
         person = await loop.run_in_executor(self._hashing, self._people.check, name, password)
-        return NOBODY_KNOWN if person is None else Owner(person.name, person_id=person.id)
+        return (
+            NOBODY_KNOWN if person is None else Owner(person.name, person_id=person.id, as_of_ms=person.updated_at_ms)
+        )
 
     async def remember(self, request: Request, response: Response, owner: Owner, timezone: str) -> None:
-        """Open a session of its owner, and give its secret to the browser as a cookie."""
+        """Open a session of its owner, and give its secret to the browser as a cookie.
+
+        Raises:
+            OwnerChanged: the person was changed meanwhile.
+        """
         browser = request.headers.get("user-agent", "unknown browser")
         secret = await run_in_threadpool(self._sessions.open, owner, timezone, browser, address_of(request))
         response.set_cookie(

@@ -11,13 +11,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import compile_path
 
-from llm_gateway.dashboard.access import WRONG_ORIGIN, Access, Credentials
+from llm_gateway.dashboard.access import CHANGED, WRONG_ORIGIN, Access, Credentials
 from llm_gateway.dashboard.api_client import ApiError
 from llm_gateway.dashboard.kept_form import KeptForm, keep, kept_in
 from llm_gateway.dashboard.page import MOST_FORM_BYTES, Pages, form_of, read_body
 from llm_gateway.dashboard.screens import SCREENS
 from llm_gateway.dashboard.time_zone import known_zone
 from llm_gateway.gate.authentication import UI_PATH
+from llm_gateway.store.sessions import OwnerChanged
 
 MOST_SIGN_IN_BYTES = 2 * MOST_FORM_BYTES
 """Bytes of a form of the sign-in, which can keep another form in base64."""
@@ -65,7 +66,10 @@ class SignIn:
         if isinstance(owner, str):
             return self.form(target, owner, 401, kept, name=form["name"])
         response = self._pages.redirect(target) if kept is None else self.resume(kept)
-        await self._access.remember(request, response, owner, known_zone(form["timezone"]))
+        try:
+            await self._access.remember(request, response, owner, known_zone(form["timezone"]))
+        except OwnerChanged:
+            return self.form(target, CHANGED, 401, kept, name=form["name"])
         return response
 
     def resume(self, kept: KeptForm) -> Response:

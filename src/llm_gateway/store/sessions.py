@@ -14,13 +14,14 @@ from typing import NamedTuple
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.person import Identity
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import NotFound
 from llm_gateway.store.audit import AuditTrail, Changes, Unaudited
 from llm_gateway.store.database import Database
-from llm_gateway.store.tables import sessions
+from llm_gateway.store.tables import people, sessions
 
 LASTS_MS = 12 * 3_600_000
 """Life of a session, used or not."""
@@ -37,12 +38,14 @@ class Owner(NamedTuple):
     """The owner of a session: the key `key_id` or, without an id, the key of the environment named `name`.
 
     A person has an id instead, and whom an identity provider named has an `identity`; `name` is then the person's.
+    `as_of_ms` is the time of the person's last change when the password was checked.
     """
 
     name: str
     key_id: str | None = None
     person_id: str | None = None
     identity: Identity | None = None
+    as_of_ms: int | None = None
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +70,10 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         return Owner(self.key_name, self.key_id, self.person_id, identity)
 
 
+class OwnerChanged(Exception):
+    """The owner is not as it was when it proved who it is."""
+
+
 _COLUMNS = [sessions.c[name] for name in Session.__struct_fields__]
 _NO_PERSON = sa.and_(sessions.c.person_id.is_(None), sessions.c.identity.is_(None))
 
@@ -85,6 +92,10 @@ class SessionStore:
         """Store a new session; forget those that have ended and the owner's oldest beyond MOST_OF_ONE.
 
         Returns its secret.
+
+        Raises:
+            OwnerChanged: the person was changed or deleted after the password was checked; a new password must end
+                this sign-in, too.
         """
         secret, now_ms = secrets.token_urlsafe(32), self._now_ms()
         values = {
@@ -102,6 +113,8 @@ class SessionStore:
             "address": address,
         }
         with self._database.write() as connection:
+            if owner.as_of_ms is not None:
+                _check_unchanged(connection, owner)
             connection.execute(sa.delete(sessions).where(~_lives(now_ms)))
             connection.execute(sa.insert(sessions).values(values))
             newest = sa.select(sessions.c.id).where(_is_of(owner)).order_by(sessions.c.id.desc()).limit(MOST_OF_ONE)
@@ -166,6 +179,13 @@ class SessionStore:
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
+
+
+def _check_unchanged(connection: Connection, owner: Owner) -> None:
+    """Lock the person's row until the transaction ends: a change waits, and ends the session that is stored in it."""
+    unchanged = sa.and_(people.c.id == owner.person_id, people.c.updated_at_ms == owner.as_of_ms)
+    if connection.execute(sa.select(people.c.id).where(unchanged).with_for_update(read=True)).first() is None:
+        raise OwnerChanged
 
 
 def _lives(now_ms: int) -> sa.ColumnElement[bool]:
