@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from starlette.responses import Response
 from llm_gateway.dashboard.access import NEEDS_HTTPS, Access
 from llm_gateway.dashboard.attempts import MOST_FAILURES
 from llm_gateway.dashboard.screens import SCREENS
+from llm_gateway.domain.person import Identity
 from llm_gateway.gate.authentication import Keyring
 from llm_gateway.store.database import Database
 from llm_gateway.store.people import PeopleStore
-from llm_gateway.store.sessions import SessionStore
+from llm_gateway.store.sessions import Owner, SessionStore
 from tests.application.driver import Client
 from tests.dashboard.browser import Browser, key_with, text_of
+from tests.identity.test_code_flow import ISSUER, flow_with
 
 PAGES = [path for path, handlers in SCREENS.items() if "GET" in handlers and "{" not in path]
 
@@ -116,6 +119,24 @@ def test_plain_http_is_for_this_machine_only(tmp_path: Path, scheme: str, host: 
     access = Access(sessions, Keyring([]), people, allows_plain_http=False)
     assert access.refusal(request) == (None if is_allowed else NEEDS_HTTPS)
     assert Access(sessions, Keyring([]), people, allows_plain_http=True).refusal(request) is None
+
+
+def test_a_session_of_an_identity_provider_ends_with_the_role_of_its_groups(migrated: Path, tmp_path: Path) -> None:
+    shutil.copy(migrated, tmp_path / "gateway.db")
+    database = Database.open(f"sqlite:///{tmp_path}/gateway.db")
+    sessions, people = SessionStore(database), PeopleStore(database)
+    identity = Identity(issuer=ISSUER, subject="1", role="admin", groups=("admins",))
+    secret = sessions.open(Owner("ann", identity=identity), "UTC", "a browser", "127.0.0.1")
+    request = Request({
+        "type": "http", "method": "GET", "scheme": "http", "path": "/ui", "query_string": b"",
+        "server": ("localhost", 80), "headers": [(b"cookie", f"llm-gateway-session={secret}".encode())],
+    })  # fmt: skip
+    found = []
+    for roles in ({"admins": "admin"}, {"admins": "viewer"}, {"others": "admin"}):
+        access = Access(sessions, Keyring([]), people, allows_plain_http=False, code_flow=flow_with(roles))
+        signed_in = access.find(request)
+        found.append(None if signed_in is None else set(signed_in.caller.scopes))
+    assert found == [{"admin"}, {"read"}, None]
 
 
 def test_a_sign_out_over_https_deletes_the_cookie_as_browsers_demand(tmp_path: Path) -> None:

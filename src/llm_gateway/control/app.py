@@ -343,7 +343,7 @@ class Control:
             keyring,
             self._stores.people,
             allows_plain_http=self._allows_plain_http,
-            issuer=None if self._code_flow is None else self._code_flow.provider.issuer,
+            code_flow=self._code_flow,
             on_failure=on_failure,
         )
         oidc = None

@@ -19,6 +19,7 @@ from llm_gateway.domain.person import ROLE_SCOPES, Identity, StoredPerson
 from llm_gateway.errors import NotFound
 from llm_gateway.gate.authentication import Keyring
 from llm_gateway.gate.request_context import Caller, Person
+from llm_gateway.identity.code_flow import CodeFlow
 from llm_gateway.identity.refusal import IdentityRefused, ProviderUnusable
 from llm_gateway.store.passwords import MOST_HASHES
 from llm_gateway.store.people import PeopleStore
@@ -57,8 +58,8 @@ class Credentials(NamedTuple):
 class Access:
     """Sign-in and sessions. `allows_plain_http` is LLM_GATEWAY_UI_INSECURE.
 
-    `on_failure` is called with the client's address for each sign-in that fails. `issuer` is the identity provider
-    whose sessions are in force.
+    `on_failure` is called with the client's address for each sign-in that fails. `code_flow` is the sign-in over the
+    identity provider whose sessions are in force.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Access:
         people: PeopleStore,
         *,
         allows_plain_http: bool,
-        issuer: str | None = None,
+        code_flow: CodeFlow | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_failure: Callable[[str], None] = lambda _address: None,
     ) -> None:
@@ -77,9 +78,14 @@ class Access:
         self._keyring = keyring
         self._people = people
         self._allows_plain_http = allows_plain_http
-        self.issuer = issuer
+        self._code_flow = code_flow
         self._attempts = Attempts(clock)
         self._hashing = ThreadPoolExecutor(MOST_HASHES, "password")  # the shared pool would have none left for others
+
+    @property
+    def has_provider(self) -> bool:
+        """Whether people can sign in over an identity provider."""
+        return self._code_flow is not None
 
     def refusal(self, request: Request) -> str | None:
         """Return why the dashboard cannot be used over this connection, None if it can."""
@@ -111,7 +117,8 @@ class Access:
                 return None
             return None if person.disabled else local_person(person)
         if owner.identity is not None:
-            return person_of(owner.name, owner.identity) if owner.identity.issuer == self.issuer else None
+            identity = None if self._code_flow is None else self._code_flow.renewed(owner.identity)
+            return None if identity is None else person_of(owner.name, identity)
         return self._keyring.caller_of(owner.name, owner.key_id)
 
     @contextmanager

@@ -96,7 +96,7 @@ class SignIn:
             "dev_key": self._dev_key,
             "name": "",
         }
-        given |= {"has_provider": self._access.issuer is not None, **values}
+        given |= {"has_provider": self._access.has_provider, **values}
         return self._pages.render("sign_in.html", status, **given)
 
     def is_target(self, path: str) -> bool:

@@ -26,9 +26,13 @@ class StoredPerson(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """Whom an identity provider named at the sign-in, and with which rights; stored in the session as JSON."""
+    """Whom an identity provider named at the sign-in, and with which rights; stored in the session as JSON.
+
+    `groups` are those that had a role at the sign-in; the settings in force say which role they have now.
+    """
 
     issuer: str
     subject: str
     role: str
     team_id: str | None = None
+    groups: tuple[str, ...] = ()

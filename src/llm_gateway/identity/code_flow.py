@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from base64 import b64encode
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from hmac import compare_digest
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
@@ -114,6 +114,22 @@ class CodeFlow:
         claims = await verified(self.provider, token, [self._rules.client_id], flow.nonce)
         return self._named(claims)
 
+    def role_of(self, groups: Iterable[str]) -> str | None:
+        """Return the role with the most rights that the settings give one of the groups, None without one."""
+        found = {self._rules.roles[group] for group in groups if group in self._rules.roles}
+        return next((role for role in RANK if role in found), None)
+
+    def renewed(self, identity: Identity) -> Identity | None:
+        """Return the identity with the role that its groups have now; None if they have none, or the team is missing.
+
+        Settings can change during a session.
+        """
+        role = self.role_of(identity.groups) if identity.issuer == self.provider.issuer else None
+        if role is None or (role == "own" and identity.team_id is None):
+            return None
+        team_id = identity.team_id if role == "own" else None
+        return msgspec.structs.replace(identity, role=role, team_id=team_id)
+
     async def _exchange(self, code: str, flow: Flow) -> str:
         """Return the ID token for a code."""
         metadata = await self.provider.metadata()
@@ -149,9 +165,8 @@ class CodeFlow:
     def _named(self, claims: dict[str, Any]) -> Named:
         rules = self._rules
         groups = claim(claims, rules.groups_claim)
-        named = [groups] if isinstance(groups, str) else texts(groups)
-        found = {rules.roles[group] for group in named if group in rules.roles}
-        role = next((role for role in RANK if role in found), None)
+        named = sorted({*([groups] if isinstance(groups, str) else texts(groups))} & rules.roles.keys())
+        role = self.role_of(named)
         name = next((str(claims[each]) for each in NAME_CLAIMS if isinstance(claims.get(each), str)), "")
         name = "".join(each if each.isprintable() else "?" for each in name)[:LONGEST_NAME]
         if role is None:
@@ -162,5 +177,5 @@ class CodeFlow:
             )
         assert role in ROLE_SCOPES  # noqa: S101 - the settings were checked
         team = None if rules.team_claim is None else claim(claims, rules.team_claim)
-        identity = Identity(issuer=self.provider.issuer, subject=claims["sub"], role=role)
+        identity = Identity(issuer=self.provider.issuer, subject=claims["sub"], role=role, groups=tuple(named))
         return Named(name, identity, team if isinstance(team, str) else None)
