@@ -135,6 +135,9 @@ async def test_a_token_that_is_not_valid_signs_nobody_in(gateway: GatewayInOneLo
         ({"exp": "soon"}, None, "exp"),
         ({"sub": None}, None, "sub"),
         ({"sub": ""}, None, "sub"),
+        ({"sub": 5}, None, "sub"),
+        ({"sub": "a\x00"}, None, "sub"),
+        ({"sub": "a" * 256}, None, "sub"),
     ]
     for changes, sign, words in rows:
         provider.changes, provider.sign = changes, sign or provider.signed
@@ -196,6 +199,8 @@ async def test_a_form_is_kept_on_the_way_over_the_provider(
     resumed = await sign_in(browser, provider, hidden(asked.body.decode()))
     assert (resumed.status, hidden(resumed.body.decode())) == (200, {"name": "typed"})
     assert (await browser.post("/ui/teams", hidden(resumed.body.decode()))).status == 303
+    entries = (await Client(gateway).call("GET", "/api/v1/audit?limit=1&actor=oidc:1")).json["entries"]
+    assert [each["actor"]["name"] for each in entries] == ["oidc:1 (ann)"], "the name can change, the subject cannot"
 
 
 @pytest.mark.asyncio(loop_scope="function")

@@ -24,6 +24,8 @@ RANK = ("admin", "viewer", "own")
 """Roles from the most to the least rights: of several, a person gets the first."""
 NAME_CLAIMS = ("preferred_username", "email", "name", "sub")
 LONGEST_NAME = 100
+LONGEST_SUBJECT = 255
+"""Characters of a subject (OpenID Connect Core 1.0, section 2)."""
 BEGUN_ELSEWHERE = "This sign-in was begun in another browser, or too long ago: begin again."
 
 
@@ -163,7 +165,9 @@ class CodeFlow:
         return {"authorization": f"Basic {b64encode(pair.encode()).decode()}"}
 
     def _named(self, claims: dict[str, Any]) -> Named:
-        rules = self._rules
+        rules, subject = self._rules, claims["sub"]
+        if not isinstance(subject, str) or len(subject) > LONGEST_SUBJECT or not subject.isprintable():
+            raise IdentityRefused(f"The token's sub is no text of at most {LONGEST_SUBJECT} printable characters.")
         groups = claim(claims, rules.groups_claim)
         named = sorted({*([groups] if isinstance(groups, str) else texts(groups))} & rules.roles.keys())
         role = self.role_of(named)
@@ -177,5 +181,5 @@ class CodeFlow:
             )
         assert role in ROLE_SCOPES  # noqa: S101 - the settings were checked
         team = None if rules.team_claim is None else claim(claims, rules.team_claim)
-        identity = Identity(issuer=self.provider.issuer, subject=claims["sub"], role=role, groups=tuple(named))
+        identity = Identity(issuer=self.provider.issuer, subject=subject, role=role, groups=tuple(named))
         return Named(name, identity, team if isinstance(team, str) else None)

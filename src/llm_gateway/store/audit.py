@@ -38,7 +38,7 @@ Position: TypeAlias = tuple[int, int, str]
 class AuditFilter(NamedTuple):
     """The entries to return: times in milliseconds UTC, the end excluded; a None selects all.
 
-    `actor` is a name or a key's id, `resource` a type, an id or a name.
+    `actor` is a name, a key's id, or `oidc:` with a person's subject, `resource` a type, an id or a name.
     """
 
     start_ms: int | None = None
@@ -166,7 +166,11 @@ class AuditTrail:
         if wanted.end_ms is not None:
             query = query.where(entries.at_ms < wanted.end_ms)
         if wanted.actor is not None:
-            query = query.where(sa.or_(entries.actor == wanted.actor, entries.key_id == wanted.actor))
+            named = [entries.actor == wanted.actor, entries.key_id == wanted.actor]
+            if wanted.actor.startswith("oidc:"):  # behind the subject stands a name, which can change
+                start = f"{wanted.actor} ("
+                named.append(sa.func.substr(entries.actor, 1, len(start)) == start)
+            query = query.where(sa.or_(*named))
         if wanted.action is not None:
             query = query.where(entries.action == wanted.action)
         if (text := wanted.resource) is not None:

@@ -31,7 +31,15 @@ from llm_gateway.error_format.validation import MOST_ERRORS
 from llm_gateway.errors import GatewayError, Invalid, MethodNotAllowed, NotFound
 from llm_gateway.gate.body import WITH_BODY, ClientGone, read_body, refuse_compressed
 from llm_gateway.gate.in_flight import InFlight
-from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect, log_error
+from llm_gateway.gate.request_context import (
+    REQUEST_CONTEXT,
+    Caller,
+    Person,
+    RequestContext,
+    defect,
+    log_defect,
+    log_error,
+)
 from llm_gateway.gate.value_limit import check_number_of_values
 from llm_gateway.protocols.registry import MANAGEMENT_PREFIXES, protocol_of
 from llm_gateway.suggestions import if_meant
@@ -153,7 +161,19 @@ class Bounded:
 def _actor_of(scope: Scope) -> Actor:
     context: RequestContext = scope[REQUEST_CONTEXT]
     client = scope.get("client")
-    return Actor(context.caller.name, context.caller.key_id, client[0] if client else "", context.request_id)
+    return Actor(_actors_name(context.caller), context.caller.key_id, client[0] if client else "", context.request_id)
+
+
+def _actors_name(caller: Caller) -> str:
+    """Return the caller's name for the audit trail, where a person of an identity provider is its subject first.
+
+    People can change their names there; the subject names them for good (OpenID Connect Core 1.0, section 5.7).
+    """
+    if not isinstance(caller, Person) or caller.identity is None:
+        return caller.name
+    kind, _, name = caller.name.partition(":")
+    subject = caller.identity.subject
+    return f"{kind}:{subject}" if name == subject else f"{kind}:{subject} ({name})"
 
 
 def _rendered(request: Request, error: GatewayError) -> Response:
