@@ -34,7 +34,7 @@ NEEDS_HTTPS = (
     "on the gateway's own machine. LLM_GATEWAY_UI_INSECURE=true allows it without."
 )
 WRONG_ORIGIN = "The request comes from another site's page. Open the dashboard itself and try there."
-TOO_MANY = "Too many failed attempts from this address or with this name: wait a minute."
+TOO_MANY = "Too many failed attempts from this address or network: wait a minute."
 NOBODY_KNOWN = "Nobody has this name and password, or the person is disabled. An admin can set a new password."
 CHANGED = "This person was changed while you signed in: sign in again."
 LONGEST_PASSWORD = 200
@@ -164,6 +164,8 @@ class Access:
         if len(name) > LONGEST_NAME or len(password) > LONGEST_PASSWORD or "\x00" in name:
             return NOBODY_KNOWN
         loop = asyncio.get_running_loop()
+        if brake_s := self._attempts.brake_s(name):
+            await asyncio.sleep(brake_s)
         person = await loop.run_in_executor(self._hashing, self._people.check, name, password)
         return (
             NOBODY_KNOWN if person is None else Owner(person.name, person_id=person.id, as_of_ms=person.updated_at_ms)

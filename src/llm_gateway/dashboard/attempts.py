@@ -1,4 +1,11 @@
-"""Limit how often a sign-in can fail, by address and by person's name, in bounded memory."""
+"""Limit how often a sign-in can fail, in bounded memory, so that strangers can lock nobody out.
+
+| counted by | beyond the limit |
+|---|---|
+| address | refused |
+| person's name from one network | refused |
+| person's name from anywhere | slowed down, never refused |
+"""
 
 from __future__ import annotations
 
@@ -7,10 +14,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 MOST_FAILURES, FAILURES_S = 10, 60.0
-"""Failed sign-ins from one address, and with one name, in this many seconds."""
-MOST_KNOWN = 1024
-"""Addresses and names that are remembered; the oldest failure is forgotten first."""
+"""Failed sign-ins from one address, and with one name from one network, in this many seconds."""
+MOST_OF_NAME, BRAKE_S = 100, 2.0
+"""Failed sign-ins with one name from anywhere in FAILURES_S, and seconds by which each further one is slowed down."""
+MOST_KNOWN = 4096
+"""Addresses, names from a network, and names that are remembered, each; the oldest failure is forgotten first."""
 LONGEST_NAME = 100
+IPV4_PREFIX, IPV6_SUBSCRIBER, IPV6_NETWORK = 24, 64, 48
+"""Bits of a network, and of what one subscriber of IPv6 has (RFC 6177)."""
 
 
 class Attempts:
@@ -20,44 +31,78 @@ class Attempts:
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._times: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
+        self._addresses = Failures(clock, MOST_FAILURES)
+        self._names_of_networks = Failures(clock, MOST_FAILURES)
+        self._names = Failures(clock, MOST_OF_NAME)
 
     def begin(self, address: str, name: str | None) -> bool:
-        """Count an attempt. Returns False if it must not be made now; then it is not counted.
-
-        Addresses of IPv6 count by /64, which is what one subscriber has (RFC 6177). `name` is that of a person.
-        """
-        sources = _sources(address, name)
-        oldest = self._clock() - FAILURES_S
-        for source in sources:
-            if sum(at > oldest for at in self._times.get(source, ())) >= MOST_FAILURES:
-                return False
-        for source in sources:
-            times = self._times.pop(source, [])
-            self._times[source] = [*times, self._clock()][-MOST_FAILURES:]
-        while len(self._times) > MOST_KNOWN:
-            self._times.popitem(last=False)
+        """Count an attempt. Returns False if it must not be made now; then it is not counted. `name` is a person's."""
+        sources = self._sources(address, name)
+        if any(failures.is_full(source) for failures, source in sources):
+            return False
+        for failures, source in sources:
+            failures.add(source)
+        if name is not None:
+            self._names.add(name[:LONGEST_NAME])
         return True
+
+    def brake_s(self, name: str) -> float:
+        """Return the seconds to wait before the password of a person is checked."""
+        return BRAKE_S if self._names.is_full(name[:LONGEST_NAME]) else 0.0
 
     def succeeded(self, address: str, name: str | None) -> None:
         """Take back the count of an attempt that succeeded."""
-        for source in _sources(address, name):
-            times = self._times.get(source)
-            if times:
-                times.pop()
+        for failures, source in self._sources(address, name):
+            failures.take_back(source)
+        if name is not None:
+            self._names.take_back(name[:LONGEST_NAME])
+
+    def _sources(self, address: str, name: str | None) -> list[tuple[Failures, str]]:
+        found = [(self._addresses, _network(address, 32, IPV6_SUBSCRIBER))]
+        if name is not None:
+            network = _network(address, IPV4_PREFIX, IPV6_NETWORK)
+            found.append((self._names_of_networks, f"{network} {name[:LONGEST_NAME]}"))
+        return found
 
 
-def _sources(address: str, name: str | None) -> list[tuple[str, str]]:
-    sources = [("address", _subscriber(address))]
-    return sources if name is None else [*sources, ("name", name[:LONGEST_NAME])]
+class Failures:
+    """Times of the last failures of each source; `most` of them in FAILURES_S are the limit."""
+
+    def __init__(self, clock: Callable[[], float], most: int) -> None:
+        self._clock = clock
+        self._most = most
+        self._times: OrderedDict[str, list[float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return the number of sources."""
+        return len(self._times)
+
+    def is_full(self, source: str) -> bool:
+        """Return True if the source is at its limit."""
+        oldest = self._clock() - FAILURES_S
+        return sum(at > oldest for at in self._times.get(source, ())) >= self._most
+
+    def add(self, source: str) -> None:
+        """Count a failure now."""
+        times = self._times.pop(source, [])
+        self._times[source] = [*times, self._clock()][-self._most :]
+        while len(self._times) > MOST_KNOWN:
+            self._times.popitem(last=False)
+
+    def take_back(self, source: str) -> None:
+        """Take back the last failure."""
+        times = self._times.get(source)
+        if times:
+            times.pop()
 
 
-def _subscriber(address: str) -> str:
+def _network(address: str, ipv4_bits: int, ipv6_bits: int) -> str:
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
-    if parsed.version == 4 or parsed.ipv4_mapped is not None:
-        return address
-    return str(ipaddress.ip_network((parsed.packed[:8] + bytes(8), 64)))
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is None:
+            return str(ipaddress.ip_network((parsed.packed, ipv6_bits), strict=False))
+        parsed = parsed.ipv4_mapped
+    return str(ipaddress.ip_network((parsed.packed, ipv4_bits), strict=False))
