@@ -185,6 +185,20 @@ async def test_a_message_is_repeated_with_growing_pauses_and_given_up(database: 
     assert len(messages.due(NOW_MS, 9)) == 1
 
 
+def test_nothing_waits_for_a_webhook_that_was_removed(database: Database) -> None:
+    had, has_none = WebhookMessages(database), WebhookMessages(database, has_webhook=False)
+    for number in range(2):
+        assert had.add(f"m{number}", NOW_MS + number * DAY_MS, "test", {})
+    events = WebhookEvents(database, has_none, KeyStore(database, [Pepper(1, b"x" * 32)]), Log())
+    events.look(NOW_MS + DAY_MS + 1)
+    assert [each.id for each in had.due(NOW_MS + 2 * DAY_MS, 9)] == ["m1"], "it may be that of another gateway"
+    for days in (3, 60):
+        events.look(NOW_MS + days * DAY_MS)
+        assert had.due(NOW_MS + 90 * DAY_MS, 9) == []
+    with database.read() as connection:
+        assert connection.execute(sa.select(webhook_messages.c.id)).all() == []
+
+
 @asynccontextmanager
 async def receiver(answer: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
     """Run a server that answers each request the same; an empty answer never comes."""

@@ -44,6 +44,7 @@ class WebhookEvents:
         self._accounts: set[AccountRef] = set()
         self._unpriced: dict[tuple[str, int], str] = {}
         self._keys_seen_ms = 0
+        self._pruned_ms = 0
         self._is_caught_up = False
 
     def note(self, records: Iterable[UsageRecord]) -> None:
@@ -70,6 +71,9 @@ class WebhookEvents:
             with self._lock:
                 self._accounts.clear()
                 self._unpriced.clear()
+            if now_ms - self._pruned_ms >= KEYS_EVERY_MS:  # what waits for a webhook of before
+                self._pruned_ms = now_ms
+                self._messages.prune(now_ms)
             return
         if not self._is_caught_up:
             self.catch_up(now_ms)

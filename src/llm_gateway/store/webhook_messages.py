@@ -28,6 +28,8 @@ MOST_WAITING = 1000
 """Maximum number of messages that wait; further ones are dropped."""
 KEPT_MS = 40 * DAY_MS
 """Milliseconds for which a message stays after its event."""
+UNHEARD_MS = DAY_MS
+"""Milliseconds for which a message waits for a webhook that the settings do not name any more."""
 LONGEST_PART = 64
 
 _of = webhook_messages.c
@@ -120,8 +122,15 @@ class WebhookMessages:
             connection.execute(update.values(attempts=message.attempts + 1, next_attempt_ms=next_attempt_ms))
 
     def prune(self, now_ms: int) -> None:
-        """Delete messages of old events that do not wait any more."""
+        """Delete messages of old events that do not wait any more.
+
+        Without a webhook, none waits for longer than a webhook that fails would have been tried: another gateway on the
+        database may still have one.
+        """
         with self._database.write() as connection:
+            if not self._has_webhook:
+                stale = sa.and_(_of.next_attempt_ms.is_not(None), _of.at_ms < now_ms - UNHEARD_MS)
+                connection.execute(sa.update(webhook_messages).where(stale).values(next_attempt_ms=None))
             connection.execute(
                 sa.delete(webhook_messages).where(_of.next_attempt_ms.is_(None), _of.at_ms < now_ms - KEPT_MS)
             )
