@@ -16,6 +16,7 @@ from llm_gateway.control.otlp.exporter import BACKOFF_S, LONGEST_BACKOFF_S, LONG
 from llm_gateway.control.otlp.verdict import judge
 from llm_gateway.domain.usage import encode_record
 from llm_gateway.journal.record_feed import RecordFeed
+from llm_gateway.journal.segments import JournalDir
 from llm_gateway.provider_calls.collector import Collector, CollectorResult
 from tests.control.otlp.samples import ADDRESSES, attempt, record
 from tests.journal.samples import Heard, frame, request_id
@@ -29,6 +30,8 @@ REJECTS = "the OTLP collector rejects telemetry, which is lost"
 ACCEPTS = "the OTLP collector accepts telemetry again"
 LOST = "telemetry is lost: the OTLP collector has been away for too long"
 NO_MORE_LOST = "no more telemetry is lost"
+UNREADABLE = "a journal's telemetry cannot be read: it waits there"
+READABLE = "the telemetry of all journals is read again"
 STATUS = b"\x12\x10no room for this"
 
 
@@ -249,6 +252,28 @@ async def test_a_defect_is_logged_once_and_tried_again(open_gateway: Any, collec
         assert gateway.heard.names() == ["telemetry cannot be exported: it waits in the journal"]
         assert gateway.families()["llm_gateway_otlp_up"] == {(): 0.0}
         assert numbers(collector) == [0]
+
+
+async def test_a_journal_that_cannot_be_read_stops_neither_records_nor_metrics(
+    open_gateway: Any, collector: OtlpCollector, tmp_path: Path
+) -> None:
+    async with open_gateway(signals=frozenset({"traces", "metrics"})) as gateway:
+        segment = JournalDir(tmp_path / "journal" / ".kept-ended").segment(1)
+        segment.parent.mkdir()
+        segment.symlink_to(segment)
+        for number in range(2):
+            gateway.serve(number, number + 1)
+            assert await gateway.exporter.step() == 1.0
+            gateway.now += 60
+            assert await gateway.exporter.step() == 1.0
+        assert (numbers(collector), len(collector.metrics)) == ([0, 1], 2)
+        assert gateway.heard.names() == [UNREADABLE]
+        assert str(segment) in gateway.heard.events[0][1]["reason"]
+        assert gateway.families()["llm_gateway_otlp_up"] == {(): 0.0}
+        segment.unlink()
+        await gateway.exporter.step()
+        assert gateway.heard.names() == [UNREADABLE, READABLE]
+        assert gateway.families()["llm_gateway_otlp_up"] == {(): 1.0}
 
 
 def answer(status: int, body: bytes = b"", **fields: Any) -> CollectorResult:

@@ -76,6 +76,7 @@ class Exporter:
         self._rejecting: set[Signal] = set()
         self._lost = 0
         self._is_failing = False
+        self._is_unreadable = False
         self._counts: Counter[tuple[Signal, str]] = Counter()
 
     async def run(self) -> None:
@@ -94,12 +95,14 @@ class Exporter:
     async def step(self) -> float:
         """Send a batch, or try again what waits. Returns the seconds until the next step is due.
 
+        A journal that cannot be read keeps nothing else from being sent.
+
         Raises:
-            OSError: the journals cannot be read, or the positions in them cannot be written.
+            OSError: the positions in the journals cannot be written.
         """
-        self._note_lost(await _in_thread(self._feed.skip_excess))
+        await self._skip_excess()
         if not self._pending:
-            await _in_thread(self._read)
+            await self._read_next()
         verdicts: list[Verdict] = []
         while self._pending:
             verdict = await self._send(self._pending[0])
@@ -154,7 +157,7 @@ class Exporter:
 
     def gauges(self) -> list[MetricFamily]:
         """Return whether the collector takes everything, and how much waits for it."""
-        is_up = not self._waiting and not self._rejecting and not self._is_failing
+        is_up = not (self._waiting or self._rejecting or self._is_failing or self._is_unreadable)
         return [
             gauge("llm_gateway_otlp_up", "1 if the OTLP collector takes what it is sent", float(is_up)),
             gauge(
@@ -163,6 +166,24 @@ class Exporter:
                 self._feed.backlog_bytes,
             ),
         ]
+
+    async def _skip_excess(self) -> None:
+        before = self._feed.lost_records
+        try:
+            await _in_thread(self._feed.skip_excess)
+        except OSError as error:
+            self._note_unreadable(error)
+        self._note_lost(self._feed.lost_records - before)
+
+    async def _read_next(self) -> None:
+        try:
+            await _in_thread(self._read)
+        except OSError as error:
+            self._is_full = False
+            self._note_unreadable(error)
+        else:
+            if not self._pending:  # else only some of the journals were read
+                self._note_unreadable(None)
 
     def _read(self) -> None:
         records = self._feed.read(BATCH_RECORDS)
@@ -216,6 +237,13 @@ class Exporter:
         elif verdict.kind == "accepted" and signal in self._rejecting:
             self._rejecting.discard(signal)
             self._log("the OTLP collector accepts telemetry again", signal=signal)
+
+    def _note_unreadable(self, error: OSError | None) -> None:
+        if error is not None and not self._is_unreadable:
+            self._log("a journal's telemetry cannot be read: it waits there", level="error", reason=str(error))
+        elif error is None and self._is_unreadable:
+            self._log("the telemetry of all journals is read again")
+        self._is_unreadable = error is not None
 
     def _note_lost(self, lost: int) -> None:
         if lost and not self._lost:
