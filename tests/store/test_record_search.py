@@ -195,6 +195,16 @@ def test_only_the_minutes_in_which_a_customer_called_are_searched(database: Data
     assert len(RecordSearch(database, clock=stopped).page(wanted, 10).records) == 7
 
 
+def test_minutes_that_lie_far_apart_are_read_in_pages(database: Database) -> None:
+    """On Postgres several are read at a time; some have more records than a page."""
+    mine = [record(NOW_MS - at * HOUR_MS // 3, user_id="mine") for at in range(60) for _ in range(1 + at % 3 * 2)]
+    UsageStore(database).write([*mine, *(record(NOW_MS - at * HOUR_MS // 3) for at in range(60))])
+    search, wanted = RecordSearch(database), RecordFilter(start_ms=0, end_ms=FAR_MS, values={"customer": "mine"})
+    for limit in (3, 40, 500):
+        found = [each.id for page in pages(search, wanted, limit) for each in page.records]
+        assert found == sorted((each.id for each in mine), reverse=True)
+
+
 def test_records_that_are_not_in_the_cube_yet_are_found(database: Database) -> None:
     old = record(NOW_MS - 5 * DAY_MS, key_name="early")
     with database.write() as connection:

@@ -24,18 +24,15 @@ from sqlalchemy.engine import Connection
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.database import Database
-from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS, HourFinder, RecordFilter, conditions, of_values
 from llm_gateway.store.record_indexes import CLIENT_IDS, FREQUENT_OUTCOMES, IS_FAILURE, SESSIONS
+from llm_gateway.store.record_scan import RecordScan
 from llm_gateway.store.rollups import HOUR_MS
 from llm_gateway.store.tables import usage_cube_fill, usage_records
 from llm_gateway.store.usage import first_id, time_of
 
 SEARCH_S = 0.2
 """Seconds after which a search ends with the records that it has found so far."""
-
-FIRST_WINDOW_MS, LEAST_WINDOW_MS = 10_000, 100
-"""Milliseconds of the first window, and of the shortest."""
 
 LATEST_MS = 2**47
 """A time after that of every id."""
@@ -44,9 +41,6 @@ EXPORT_ROWS = 500
 """Records that an export reads at a time."""
 
 NO_VALUES: Mapping[str, str] = {}
-
-FAST_S, SLOW_S = 0.01, 0.04
-"""Seconds of a window below which the next one is four times as long, and above which it is half as long."""
 
 _PLAIN_FIELDS = tuple(
     name for name in UsageRecord.__struct_fields__ if name not in ("instance", "usage", "tags", "attempts")
@@ -165,49 +159,14 @@ class RecordSearch:
     def _scan(
         self, connection: Connection, wanted: RecordFilter, end_id: str, most: int, deadline: float
     ) -> tuple[list[str], int | None]:
-        """Return up to `most` ids before `end_id`, and how far back the search came; None if it is over.
-
-        A stretch with as many matches as its sums count is over, too.
-        """
-        ids: list[str] = []
+        """Return up to `most` ids before `end_id`, and how far back the search came; None if it is over."""
         oldest_ms = self._oldest_ms(connection)
         if oldest_ms is None:
-            return ids, None
+            return [], None
         wanted = msgspec.structs.replace(wanted, start_ms=max(wanted.start_ms, oldest_ms))
-        window_ms, searched_ms = FIRST_WINDOW_MS, time_of(end_id) + 1  # not later: each page must lead on
-        query = self._window(wanted)
         hours = HourFinder(connection, wanted, is_cube_whole=_is_cube_whole(connection))
-        for start_ms, end_ms, requests in hours.stretches():
-            left = requests
-            lowest_ms = start_ms if start_ms == end_ms else start_ms - CLOCK_SLACK_MS
-            searched_ms = min(searched_ms, end_ms + (0 if start_ms == end_ms else CLOCK_SLACK_MS))
-            while searched_ms > lowest_ms:
-                began = self._clock()
-                lower_ms = max(lowest_ms, searched_ms - window_ms)
-                limits = {"start": first_id(lower_ms), "end": min(end_id, first_id(searched_ms))}
-                found = query.rows(connection, most=min(most - len(ids), left), **limits) if left else []
-                ids += (each for (each,) in found)
-                left -= len(found)
-                searched_ms, took_s = lower_ms if left else lowest_ms, self._clock() - began
-                if len(ids) >= most:
-                    return ids, None
-                if began + took_s > deadline:
-                    break
-                if took_s < FAST_S:
-                    window_ms *= 4
-                elif took_s > SLOW_S:
-                    window_ms = max(window_ms // 2, LEAST_WINDOW_MS)
-            if self._clock() > deadline and searched_ms > wanted.start_ms - CLOCK_SLACK_MS:
-                return ids, searched_ms
-        return ids, None
-
-    def _window(self, wanted: RecordFilter) -> CompiledQuery:
-        """Return the query for up to `most` ids from `start` to before `end`, newest first."""
-        ids = usage_records.c.id
-        # One bound at each end, since SQLite uses only one.
-        limits = ids >= sa.bindparam("start"), ids < sa.bindparam("end")
-        query = sa.select(ids).where(*conditions(wanted, is_sqlite=self._database.is_sqlite), *limits)
-        return CompiledQuery(self._database, query.order_by(ids.desc()).limit(sa.bindparam("most", type_=sa.Integer)))
+        scan = RecordScan(self._database, wanted, end_id, most, deadline=deadline, clock=self._clock)
+        return scan.run(connection, hours.stretches())
 
     def _oldest_ms(self, connection: Connection) -> int | None:
         ids = usage_records.c.id
