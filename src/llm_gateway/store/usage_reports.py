@@ -195,7 +195,8 @@ class UsageReports:
         width = 1 + len(columns)
         names = self._names.texts(connection, {number for row in rows for number in row[1:width]})
         found = [(row[0], tuple(names[each] for each in row[1:width]), Totals(*row[width:])) for row in rows]
-        return [each for each in found if each[2] != Totals()]
+        nothing = Totals()
+        return [each for each in found if each[2] != nothing]
 
     def _few(self, parts: Iterable[dict[Group, Totals]]) -> list[dict[Group, Totals]]:
         """Return the totals of all parts.
@@ -301,10 +302,15 @@ def _distributed(
     """Add each bucket's totals to the part that it lies in; parts can leave gaps."""
     found: list[dict[Group, Totals]] = [{} for _ in parts]
     starts = [start for start, _ in parts]
+    sums_of: dict[int, dict[Group, Totals]] = {}
     for bucket, group, totals in rows:
-        at = bisect_right(starts, bucket * grain.ms) - 1
-        if at >= 0 and bucket * grain.ms < parts[at][1]:
-            _add(found[at], [(group, totals)])
+        sums = sums_of.get(bucket)
+        if sums is None:
+            at = bisect_right(starts, bucket * grain.ms) - 1
+            is_inside = at >= 0 and bucket * grain.ms < parts[at][1]
+            sums = sums_of[bucket] = found[at] if is_inside else {}
+        known = sums.get(group)
+        sums[group] = totals if known is None else known.plus(totals)
     return found
 
 
