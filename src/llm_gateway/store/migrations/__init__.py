@@ -26,7 +26,7 @@ HEAD = "0019"
 OLDEST = "0019"
 """Oldest version of the tables whose code can use these, too. A release sets it to the `HEAD` of the release before, so
 that hosts of both can run on one database: a migration only adds, and what nobody uses goes one release later.
-Hosts from before 0017 would each spend the whole limit of a budget, and would not write the rollups of 0018 and 0019."""
+Hosts from before 0017 would each spend the whole limit of a budget, and those before 0019 write other rollups."""
 OTHER_VERSION = (
     "The tables of the database are not those of this version of llm-gateway: run llm-gateway migrate, then this "
     "command again."
