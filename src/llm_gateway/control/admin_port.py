@@ -19,6 +19,7 @@ from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import GatewayError, NotFound, Overloaded
 from llm_gateway.gate.authentication import DOCS_PATH, GENERATE_PATH, HOME_PATH, Gate, Keyring
 from llm_gateway.gate.body import MAX_BODY_BYTES
+from llm_gateway.gate.dashboard_limit import DashboardLimit
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.gate.reverse_proxy import ReverseProxy
 from llm_gateway.gate.tokens import TokenCallers
@@ -166,7 +167,7 @@ def build_entrance(
 ) -> ASGIApp:
     """Return what requests pass before `app`: the same as in a worker, and the limits of the admin port."""
     gate = Gate(
-        ManagementOnly(app, settings.root_path),
+        DashboardLimit(ManagementOnly(app, settings.root_path)),
         Keyring(settings.callers(), snapshot, tokens=tokens if settings.jwt_issuer else None),
         local_only=settings.env == "dev",
         log=log,

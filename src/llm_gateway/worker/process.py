@@ -21,6 +21,7 @@ from llm_gateway.forwarding.forwarder import Forwarder
 from llm_gateway.forwarding.lease_questions import LeaseQuestions
 from llm_gateway.forwarding.token_questions import TokenQuestions
 from llm_gateway.gate.authentication import Gate, Keyring
+from llm_gateway.gate.dashboard_limit import DashboardLimit
 from llm_gateway.gate.reverse_proxy import ReverseProxy
 from llm_gateway.gate.tokens import TokenCallers
 from llm_gateway.host_memory import HostMemory, UnusableMemory
@@ -154,8 +155,8 @@ class WorkerProcess(ProcessApplication):
         worker.changed(self._snapshot)
         self._background(worker.transport.recheck())
         self._background(self._loop_lag.run())
-        management: ASGIApp = self._open_forwarder(channel)
-        # A forwarder of its own: clients without a key can take all places of the other with slow requests to /ui.
+        management: ASGIApp = DashboardLimit(self._open_forwarder(channel))
+        # A forwarder of its own: calls with a new token must not wait for requests of the management API.
         tokens = TokenCallers(TokenQuestions(self._open_forwarder(channel))) if settings.jwt_issuer else None
         metrics: dict[str, ASGIApp] = {METRICS_PATH: self._metrics_endpoint(channel, management)}
         if settings.admin_port:
