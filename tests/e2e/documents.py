@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[2]
 ADDRESS = "http://localhost:8200"
 
 VOLATILE = re.compile(
-    r"id|version|secret|last4|request_id|erased_as|chain|number|hash|at|counts_from|period_start|\w+_at|(avg_)?latency_ms"
+    r"id|version|secret|last4|request_id|erased_as|chain|number|hash|at|counts_from|period_start|since|\w+_at|(avg_)?latency_ms|p\d\d_ms"
 )
 """Fields that differ from run to run: only their types are compared."""
 

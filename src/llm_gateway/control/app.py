@@ -37,6 +37,7 @@ from llm_gateway.control.management.health import SharedCheck, health_router
 from llm_gateway.control.management.hosts import hosts_router
 from llm_gateway.control.management.key_spending import KeySpending
 from llm_gateway.control.management.keys import EnvironmentKeys, keys_router, me_router
+from llm_gateway.control.management.latency import latency_router
 from llm_gateway.control.management.overrides import overrides_router
 from llm_gateway.control.management.own_usage import OwnUsage
 from llm_gateway.control.management.people import people_router
@@ -314,6 +315,7 @@ class Control:
             export_router(search, up_to_date, own),
             breakdown_router(reports, up_to_date, own),
             series_router(reports, up_to_date, own),
+            latency_router(search, up_to_date, own),
             erasure_router(Erasure(stores.database, audit=stores.audit), stores.overrides, up_to_date),
             prices_router(lambda: configuration.snapshot, reports, up_to_date),
             docs_page_router(self.sign_in_page),

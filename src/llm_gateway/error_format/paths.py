@@ -47,6 +47,7 @@ MANAGEMENT_PATHS = (
     "/api/v1/usage/by-service",
     "/api/v1/usage/customers/{user_id}",
     "/api/v1/usage/export",
+    "/api/v1/usage/latency",
     "/api/v1/usage/records",
     "/api/v1/usage/records/{record_id}",
     "/api/v1/usage/series",

@@ -40,7 +40,7 @@ AUDIT_PATH = "/api/v1/audit"
 PEOPLE_PATH = "/api/v1/people"
 SESSIONS_PATH = "/api/v1/sessions"
 OWN_REPORTS = (
-    *("breakdown", "series", "records", "export"),
+    *("breakdown", "series", "latency", "records", "export"),
     *("summary", "by-provider", "by-service", "by-customer"),
 )
 OWN_PATHS = frozenset(f"/api/v1/usage/{report}" for report in OWN_REPORTS)

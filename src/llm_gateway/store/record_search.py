@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -42,6 +42,16 @@ EXPORT_ROWS = 500
 
 NO_VALUES: Mapping[str, str] = {}
 
+
+class AnswerTiming(NamedTuple):
+    """Milliseconds that an answer of a provider took: in all, and until the first part of a stream."""
+
+    provider: str
+    model: str
+    latency_ms: int
+    first_token_ms: int | None
+
+
 _PLAIN_FIELDS = tuple(
     name for name in UsageRecord.__struct_fields__ if name not in ("instance", "usage", "tags", "attempts")
 )
@@ -51,6 +61,7 @@ _COLUMNS = (
     *(usage_records.c[name] for name in _KINDS),
     *(usage_records.c[name] for name in ("instance", "tags", "attempts")),
 )
+_TIMING_COLUMNS = tuple(usage_records.c[name] for name in ("at_ms", *AnswerTiming._fields))
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -64,6 +75,17 @@ class RecordPage(msgspec.Struct, frozen=True):
     records: list[UsageRecord]
     position: str | None = None
     scanned_until_ms: int | None = None
+
+
+class TimingSample(NamedTuple):
+    """Timings of the newest answers of a period. `oldest_ms` (milliseconds UTC) is when the oldest request came.
+
+    `is_whole`: the period has no others.
+    """
+
+    timings: list[AnswerTiming]
+    oldest_ms: int | None
+    is_whole: bool
 
 
 class RecordSearch:
@@ -109,6 +131,21 @@ class RecordSearch:
         if until_ms is None:
             return RecordPage(records)
         return RecordPage(records, first_id(until_ms), min(until_ms, wanted.end_ms))
+
+    def timings(self, wanted: RecordFilter, most: int) -> TimingSample:
+        """Return the timings of the newest `most` answers that match, or of those that are found in 200 ms."""
+        wanted = msgspec.structs.replace(wanted, outcome="ok")
+        deadline = self._clock() + SEARCH_S
+        with self._database.read() as connection:
+            end_id = first_id(wanted.end_ms + CLOCK_SLACK_MS)
+            ids, until_ms = self._scan(connection, wanted, end_id, most, deadline)
+            query = sa.select(*_TIMING_COLUMNS).where(usage_records.c.id.in_(ids))
+            rows = connection.execute(query).all()
+        timings = [
+            AnswerTiming(row.provider or "", row.model or "", row.latency_ms, row.first_token_ms) for row in rows
+        ]
+        oldest_ms = min((row.at_ms for row in rows), default=None)
+        return TimingSample(timings, oldest_ms, until_ms is None and len(ids) < most)
 
     def in_order(self, start_ms: int, end_ms: int, values: Mapping[str, str] = NO_VALUES) -> Iterator[UsageRecord]:
         """Yield the records of a period, oldest first; `values` are those that they must have.

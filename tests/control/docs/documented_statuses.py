@@ -71,6 +71,7 @@ STATUSES = {
     ("get", "/api/v1/usage/by-customer"): {200, 401, 403, 422},
     ("get", "/api/v1/usage/breakdown"): {200, 401, 403, 422},
     ("get", "/api/v1/usage/series"): {200, 401, 403, 422},
+    ("get", "/api/v1/usage/latency"): {200, 401, 403, 422},
     ("get", "/api/v1/usage/export"): {200, 401, 403, 422},
     ("get", "/api/v1/usage/records"): {200, 401, 403, 422},
     ("get", "/api/v1/usage/records/{record_id}"): {200, 401, 403, 404, 422},

@@ -11,6 +11,7 @@ import pytest
 
 from llm_gateway.control.management.breakdown import breakdown_router, series_router
 from llm_gateway.control.management.export import export_router
+from llm_gateway.control.management.latency import latency_router
 from llm_gateway.control.management.own_usage import OwnUsage
 from llm_gateway.control.management.recent_usage import RecentUsage
 from llm_gateway.control.management.records import records_router
@@ -47,7 +48,13 @@ class OneCaller(Keyring):
 
 
 def keyed(user_id: str, key_id: str | None, team_id: str | None, key_name: str = "k") -> Any:
-    bought: dict[str, Any] = {"attempts": [attempt(cost_nanos=7)], "provider": "p", "model": "m", "cost_nanos": 7}
+    bought: dict[str, Any] = {
+        "attempts": [attempt(cost_nanos=7)],
+        "provider": "p",
+        "model": "m",
+        "cost_nanos": 7,
+        "outcome": "ok",
+    }
     owner = {"user_id": user_id, "key_id": key_id, "team_id": team_id, "key_name": key_name}
     return record(NOW_MS, client_request_id="same", **owner, **bought)
 
@@ -78,6 +85,7 @@ def client(database: Database, caller: Caller, team: str | None) -> Client:
         export_router(search, lambda: NOW_MS, own),
         breakdown_router(reports, lambda: NOW_MS, own),
         series_router(reports, lambda: NOW_MS, own),
+        latency_router(search, lambda: NOW_MS, own),
         usage_router(RecentUsage(UsageStore(database), reports), lambda: NOW_MS, own),
     )
     return client_behind(OneCaller(caller), routers)
@@ -110,6 +118,8 @@ REPORTS: dict[str, Callable[[Client, str], Any]] = {
     "series": seen_in_series,
     "export": seen_in_export,
 }
+COUNTED = "latency"
+"""A report of answers without their labels."""
 RECENT = ("summary", "by-provider", "by-service", "by-customer")
 """Reports of the last days, which have no filters."""
 OWN = frozenset({"call", "own"})
@@ -139,9 +149,12 @@ IN_TEAM, ALONE, OF_ENVIRONMENT = Caller("k", OWN, MINE), Caller("k", OWN, MINE),
 async def test_every_report_shows_only_the_keys_and_its_teams_usage(
     database: Database, caller: Caller, team: str | None, query: str, seen: Seen | None
 ) -> None:
-    assert {f"{USAGE}/{name}" for name in (*REPORTS, *RECENT)} == OWN_PATHS
+    assert {f"{USAGE}/{name}" for name in (*REPORTS, COUNTED, *RECENT)} == OWN_PATHS
     api = client(database, caller, team)
-    for name, report in REPORTS.items():
+    if seen is not None:
+        counted = (await api.call("GET", f"{USAGE}/{COUNTED}?{PERIOD}{query}")).json
+        assert counted["latency"]["answers"] == len(seen)
+    for name, report in {**REPORTS, COUNTED: seen_in_export}.items() if seen is None else REPORTS.items():
         if seen is None:
             problem = assert_problem(await api.call("GET", f"{USAGE}/{name}?{PERIOD}{query}"), 403, "forbidden")
             assert f"(key={caller.key_id or caller.name})" in problem["detail"]
