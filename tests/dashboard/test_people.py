@@ -80,6 +80,34 @@ async def test_people_are_managed_on_their_screen(shared: Client) -> None:
     assert (await admin.get(page)).status == 404
 
 
+async def test_people_change_their_own_password_and_nothing_else(shared: Client) -> None:
+    await person(shared, "gus", role="viewer")
+    browser, other, new = await signed_in(shared, "gus"), await signed_in(shared, "gus"), "quite another password"
+    form = {"current_password": PASSWORD, "password": new, "password_again": new, "role": "admin"}
+    for change, words in (
+        ({"current_password": "wrong"}, "This is not your password."),
+        ({"password_again": "mistyped"}, "not the same twice"),
+        ({"password": "short", "password_again": "short"}, "12"),
+    ):
+        refused = await browser.post("/ui/sessions/password", form | change)
+        assert (refused.status, words in text_of(refused)) == (422, True), change
+        assert new not in refused.body.decode()
+    assert (await browser.post("/ui/sessions/password", form)).status == 303
+    assert "Your password is changed" in text_of(await browser.get("/ui/sessions?password=changed"))
+    assert [(await each.get("/ui")).status for each in (browser, other)] == [200, 303]
+    assert (await browser.get("/ui/people")).status == 403
+    assert (await Browser(shared.app).sign_in_as("gus", PASSWORD)).status == 401
+    entry = (await shared.call("GET", "/api/v1/audit?limit=1")).json["entries"][0]
+    assert (entry["action"], entry["actor"]["name"], entry["resource"]["name"]) == ("person.update", "person:gus", "gus")
+    for _ in range(10):
+        await browser.post("/ui/sessions/password", {"current_password": "wrong", "password": new, "password_again": new})
+    assert "wait a minute" in text_of(await browser.post("/ui/sessions/password", form | {"current_password": new}))
+    admin = Browser(shared.app)
+    await admin.sign_in()
+    assert "Your password" not in text_of(await admin.get("/ui/sessions"))
+    assert (await admin.post("/ui/sessions/password", form)).status == 404
+
+
 async def test_a_body_that_does_not_fit_changes_nothing(shared: Client) -> None:
     cid = await person(shared, "cid")
     team = "01a20753-74c1-7db8-b500-c26af31668e9"

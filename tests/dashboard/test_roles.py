@@ -18,8 +18,8 @@ OF_ITS_OWN = {
     "/sessions",
 }  # fmt: skip
 """Pages of who sees its own usage only."""
-FOR_ALL = {"/sessions/{id}/end", "/sessions/others/end"}
-"""Actions on one's own sessions, which nobody can be refused."""
+FOR_ALL = {"/sessions/{id}/end", "/sessions/others/end", "/sessions/password"}
+"""Actions on one's own sessions and password, which nobody can be refused."""
 ID = "01a20753-74c1-7db8-b500-c26af31668e9"
 ROLES = {"viewer": PAGES - FOR_ADMINS, "own": OF_ITS_OWN, "admin": PAGES}
 ASK = {"service": "shop", "prompt": "Hello"}

@@ -37,6 +37,9 @@ WRONG_ORIGIN = "The request comes from another site's page. Open the dashboard i
 TOO_MANY = "Too many failed attempts from this address or network: wait a minute."
 NOBODY_KNOWN = "Nobody has this name and password, or the person is disabled. An admin can set a new password."
 CHANGED = "This person was changed while you signed in: sign in again."
+WRONG_PASSWORD = "This is not your password."
+LOCAL = "person:"
+"""Beginning of the names of local people in logs, records and the audit trail."""
 LONGEST_PASSWORD = 200
 
 
@@ -160,6 +163,19 @@ class Access:
             return self._keyring.problem_of(presented) or "This key is not known."
         return Owner(caller.name, caller.key_id)
 
+    async def refusal_of_password(self, request: Request, person: Person, password: str) -> str | None:
+        """Return why a password is not taken as that of a local person who is signed in; None if it is right."""
+        name = person.name.removeprefix(LOCAL)
+        address = address_of(request)
+        if not self._attempts.begin(address, name):
+            return TOO_MANY
+        found = await self._owner_of_password(name, password)
+        if isinstance(found, str) or found.person_id != person.person_id:
+            self._on_failure(address)
+            return WRONG_PASSWORD
+        self._attempts.succeeded(address, name)
+        return None
+
     async def _owner_of_password(self, name: str, password: str) -> str | Owner:
         if len(name) > LONGEST_NAME or len(password) > LONGEST_PASSWORD or "\x00" in name:
             return NOBODY_KNOWN
@@ -201,7 +217,7 @@ def local_person(person: StoredPerson) -> Person:
     """Return a local person as the sender of requests."""
     scopes = ROLE_SCOPES[person.role]
     return Person(
-        f"person:{person.name}",
+        f"{LOCAL}{person.name}",
         scopes,
         team_id=person.team_id,
         customer=person.customer,

@@ -49,8 +49,15 @@ class ApiClient:
 
     def with_own_usage(self) -> ApiClient:
         """Return a client that may also read usage of the person's own key, which its page shows to any key."""
-        own = msgspec.structs.replace(self._caller, scopes=self._caller.scopes | {"own"})
-        return ApiClient(self._app, own, self._client, self._log)
+        return self._with("own")
+
+    def with_own_account(self) -> ApiClient:
+        """Return a client that may also change the person's own account: only for who has just shown the password."""
+        return self._with("admin")
+
+    def _with(self, scope: str) -> ApiClient:
+        caller = msgspec.structs.replace(self._caller, scopes=self._caller.scopes | {scope})
+        return ApiClient(self._app, caller, self._client, self._log)
 
     async def get(self, path: str, query: Query | None = None) -> Any:
         """Return the decoded response to a GET of a path below /api/v1.

@@ -108,7 +108,7 @@ class Dashboard:
     def _page(self, request: Request, signed_in: SignedIn) -> Page:
         client = (request.client.host, request.client.port) if request.client else None
         api = ApiClient(self._management, signed_in.caller, client, self._log)
-        return Page(request, self._pages, signed_in, api)
+        return Page(request, self._pages, signed_in, api, self._access)
 
     async def _static(self, request: Request) -> Response:
         return self._files.respond(request)

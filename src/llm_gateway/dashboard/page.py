@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from llm_gateway import __version__
-from llm_gateway.dashboard.access import SignedIn
+from llm_gateway.dashboard.access import Access, SignedIn
 from llm_gateway.dashboard.api_client import ApiClient, ApiError
 from llm_gateway.dashboard.formats import FILTERS, usd
 from llm_gateway.dashboard.static_files import static_files
@@ -103,9 +103,10 @@ def template_environment(root: str) -> Environment:
 class Page:
     """A request of a person who is signed in. `api` makes requests with their rights."""
 
-    def __init__(self, request: Request, pages: Pages, signed_in: SignedIn, api: ApiClient) -> None:
+    def __init__(self, request: Request, pages: Pages, signed_in: SignedIn, api: ApiClient, access: Access) -> None:
         self.request = request
         self.api = api
+        self.access = access
         self.signed_in = signed_in
         self.timezone = signed_in.session.timezone
         self._pages = pages

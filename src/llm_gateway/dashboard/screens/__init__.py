@@ -68,6 +68,7 @@ SCREENS: dict[str, dict[str, Callable[[Page], Awaitable[Response]]]] = {
     "/people/{id}/disable": {"POST": people.disable},
     "/people/{id}/remove": {"POST": people.remove},
     "/sessions": {"GET": sessions.show},
+    "/sessions/password": {"POST": sessions.set_password},
     "/sessions/others/end": {"POST": sessions.end_others},
     "/sessions/{id}/end": {"POST": sessions.end},
 }
