@@ -57,6 +57,7 @@ SCREENS: dict[str, dict[str, Callable[[Page], Awaitable[Response]]]] = {
     "/playground": {"GET": playground.show},
     "/prices": {"GET": prices.show},
     "/alerts": {"GET": alerts.show, "POST": alerts.create},
+    "/alerts/{id}": {"GET": alerts.show_one, "POST": alerts.change},
     "/alerts/{id}/test": {"POST": alerts.try_one},
     "/alerts/{id}/enable": {"POST": alerts.enable},
     "/alerts/{id}/remove": {"POST": alerts.remove},

@@ -1,4 +1,4 @@
-"""Alerts: the targets with their events, last delivery and error, a form to add one, and a test."""
+"""Alerts: the targets with their events, last delivery and error, forms to add and change one, and a test."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ OF_KIND = {
 }
 """Texts of the form that each kind of target has."""
 SECRETS = ("url", "secret", "password")
+SHOWN = ("name", "host", "port", "security", "user", "sender")
 
 
 async def show(page: Page) -> Response:
@@ -44,9 +45,44 @@ async def create(page: Page) -> Response:
     except ApiError as error:
         if not error.is_about_form:
             raise
-        shown = Form({name: value for name, value in form.items() if name not in SECRETS})
-        return await _table(page, error.status, problem=error, form=shown)
+        return await _table(page, error.status, problem=error, form=_without_secrets(form))
     return await _tested(page, f"/alert-targets/{made['id']}", 201)
+
+
+async def show_one(page: Page) -> Response:
+    """Show a target with its form."""
+    target = await page.api.get(_path(page))
+    return _one(page, target, form=_form_of(target))
+
+
+def _one(page: Page, target: dict[str, Any], status: int = 200, **values: Any) -> Response:
+    return page.render(
+        "alert.html", status, title=target["name"], target=target, events=EVENTS, **{"problem": None, **values}
+    )
+
+
+def _form_of(target: dict[str, Any]) -> Form:
+    """Return the fields of a target's form, without its secrets."""
+    texts = {name: str(target[name]) for name in SHOWN if target[name] is not None}
+    events, recipients = target["events"], target["recipients"] or []
+    return Form(texts, events="\n".join(events) if events != ["*"] else "", recipients="\n".join(recipients))
+
+
+async def change(page: Page) -> Response:
+    """Change a target, then show all with the answer to a test message. Secrets that are left empty stay."""
+    form, path = await page.form(), _path(page)
+    body = _fields(form)
+    del body["kind"]  # it stays: the form has it to say which fields are meant
+    body.setdefault("events", ["*"])
+    if form["kind"] == "email" and not form["user"].strip():
+        body = {"user": None, "password": None} | body
+    try:
+        await page.api.send("PATCH", path, body)
+    except ApiError as error:
+        if not error.is_about_form:
+            raise
+        return _one(page, await page.api.get(path), error.status, problem=error, form=_without_secrets(form))
+    return await _tested(page, path)
 
 
 async def try_one(page: Page) -> Response:
@@ -71,6 +107,10 @@ async def remove(page: Page) -> Response:
     """Delete a target."""
     await page.api.send("DELETE", _path(page))
     return page.redirect("/alerts")
+
+
+def _without_secrets(form: Form) -> Form:
+    return Form({name: value for name, value in form.items() if name not in SECRETS})
 
 
 def _path(page: Page) -> str:
