@@ -79,6 +79,11 @@ def clock_time(value: str | None, timezone: str = "UTC") -> str:
     return DASH if not value else _local(value, timezone).strftime("%H:%M:%S")
 
 
+def minute(value: str, timezone: str = "UTC") -> str:
+    """Format the time of day of a moment, to the minute."""
+    return _local(value, timezone).strftime("%H:%M")
+
+
 def day(value: str, timezone: str = "UTC") -> str:
     """Format the day of a moment."""
     return _local(value, timezone).strftime("%d %b")
@@ -104,6 +109,7 @@ FILTERS: dict[str, Any] = {
     "when": when,
     "recently": recently,
     "clock_time": clock_time,
+    "minute": minute,
     "day": day,
     "local_input": local_input,
 }

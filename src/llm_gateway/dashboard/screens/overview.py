@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from starlette.responses import Response
@@ -13,7 +14,8 @@ from llm_gateway.dashboard.page import Page
 from llm_gateway.dashboard.period import Period, choices_of, period_of
 
 MOVERS = 5
-FAILURES = 8
+FAILURES, COUNTED_FAILURES = 8, 100
+"""Failures that are shown, and the newest ones that are counted by their code."""
 
 
 async def show(page: Page) -> Response:
@@ -22,12 +24,13 @@ async def show(page: Page) -> Response:
         return page.redirect("/me")
     period = period_of(page)
     series_query = {**period.query, "metric": "cost_usd", "group_by": "model", "bucket": period.bucket, "limit": 7}
-    by_model, by_service, series, failed = await page.api.get_all(
+    by_model, by_service, series, failed, latency = await page.api.get_all(
         [
             ("/usage/breakdown", {**period.query, "group_by": "model", "limit": 50}),
             ("/usage/breakdown", {**period.query, "group_by": "service", "limit": 500}),
             ("/usage/series", series_query),
-            ("/usage/records", {"outcome": "failed", "limit": FAILURES}),
+            ("/usage/records", {**period.query, "outcome": "failed", "limit": COUNTED_FAILURES}),
+            ("/usage/latency", period.query),
         ]
     )
     providers, health, unpriced = await _gateway(page)
@@ -42,7 +45,11 @@ async def show(page: Page) -> Response:
         chart=chart_of(series, period),
         models=by_model["rows"][:8],
         movers=_movers(by_service["rows"]),
-        failures=failed["records"],
+        latency=latency,
+        failures=failed["records"][:FAILURES],
+        codes=Counter(record["error_code"] for record in failed["records"]).most_common(),
+        are_all_counted=failed["next_cursor"] is None,
+        last_errors={record["provider"]: record for record in reversed(failed["records"])},
         budgets=budgets,
         providers=providers,
         health=health,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from starlette.responses import Response
 
 from llm_gateway.dashboard.api_client import ApiError
 from llm_gateway.dashboard.page import Form, Page
-from llm_gateway.dashboard.period import Period, period_of
+from llm_gateway.dashboard.period import period_of
 from llm_gateway.providers.presets import load_presets
 
 NUMBERS = ("priority", "rate_limit_rpm", "rate_limit_tpm")
+MOST_PROVIDERS = 1000
 TEXTS = ("name", "display_name", "base_url", "api_key")
 
 
@@ -22,25 +24,32 @@ async def show(page: Page) -> Response:
 
 async def _table(page: Page, status: int = 200, **values: Any) -> Response:
     period = period_of(page, "today")
-    providers, health, usage = await page.api.get_all(
-        [("/providers", None), ("/health/providers", None), ("/usage/breakdown", _by_provider(period))]
+    lately = (datetime.now(UTC) - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0).isoformat()
+    providers, usage, used_lately, latency = await page.api.get_all(
+        [
+            ("/providers", None),
+            ("/usage/breakdown", {**period.query, "group_by": "provider", "limit": MOST_PROVIDERS}),
+            ("/usage/breakdown", {"from": lately, "group_by": "provider", "limit": MOST_PROVIDERS}),
+            ("/usage/latency", {**period.query, "group_by": "provider"}),
+        ]
     )
-    states = {each["name"]: each for each in health["providers"]}
-    used = {row["group"]["provider"]: row for row in usage["rows"]}
     return page.render(
         "providers.html",
         status,
         title="Providers",
         providers=sorted(providers, key=lambda each: (not each["is_enabled"], -each["priority"], each["name"])),
-        states=states,
-        used=used,
+        used=_by_provider(usage),
+        used_lately=_by_provider(used_lately),
+        times={row["name"]: row["latency"] for row in latency["rows"]},
+        period=period,
+        lately=lately,
         presets={name: preset for name, preset in load_presets().items() if name != "local"},
         **{"problem": None, "form": Form(), **values},
     )
 
 
-def _by_provider(period: Period) -> dict[str, str | int | None]:
-    return {**period.query, "group_by": "provider", "limit": 1000}
+def _by_provider(breakdown: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["group"]["provider"]: row for row in breakdown["rows"]}
 
 
 async def create(page: Page) -> Response:

@@ -19,6 +19,7 @@ FILTERS = (
     ("key", "Key"),
     ("team", "Team"),
     ("session", "Session"),
+    ("task_type", "Task type"),
     ("agent", "Agent"),
     ("tag", "Tag"),
     ("error_code", "Error code"),

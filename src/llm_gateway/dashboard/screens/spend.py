@@ -24,6 +24,7 @@ DIMENSIONS = (
 CHARTED = frozenset({"model", "provider", "key", "team", "service", "task_type", "agent", "customer"})
 FILTERS = {"customer": "user_id"}
 """Dimensions whose filter of the requests table has another name."""
+TAG = "tag:"
 ROWS = 200
 
 
@@ -39,7 +40,7 @@ async def show(page: Page) -> Response:
         )
         chart = chart_of(series, period)
     address = {**period.kept, "group": groups[0], "then": groups[1] if len(groups) > 1 else ""}
-    rows = breakdown["rows"]
+    rows = [{**row, "requests_link": _requests_of(page, row["group"], period)} for row in breakdown["rows"]]
     return page.render(
         "spend.html",
         title="Spend",
@@ -52,13 +53,24 @@ async def show(page: Page) -> Response:
         totals=breakdown["totals"],
         largest=max((row["cost_usd"] for row in rows), default=0) or 1,
         chart=chart,
-        filters=FILTERS,
+        all_requests=page.link("/requests", period.kept),
         more=page.link("/spend", {**address, "cursor": breakdown["next_cursor"]}) if breakdown["next_cursor"] else None,
         csv=page.link("/spend/breakdown.csv", address),
         records_csv=page.link("/spend/export.csv", {**period.kept, "format": "csv"}),
         focus_csv=page.link("/spend/export.csv", {**period.kept, "format": "focus"}),
         kept=period.kept,
     )
+
+
+def _requests_of(page: Page, group: dict[str, str], period: Period) -> str | None:
+    """Return the address of a row's requests; None if no filter of that screen is for one of its values."""
+    filters: dict[str, str | int | None] = {}
+    for name, value in group.items():
+        is_tag = name.startswith(TAG)
+        if not value or (is_tag and "tag" in filters):
+            return None
+        filters["tag" if is_tag else FILTERS.get(name, name)] = f"{name.removeprefix(TAG)}={value}" if is_tag else value
+    return page.link("/requests", {**filters, **period.kept})
 
 
 async def download(page: Page) -> Response:

@@ -27,6 +27,7 @@ async function callApi(path, key, body, signal) {
 function setUp(from) {
   for (const each of all("[data-origin]", from)) each.textContent = location.origin + root;
   for (const each of all("[data-kept-key]", from)) if (!each.value) each.value = sessionStorage.getItem(KEPT) ?? "";
+  for (const each of all("table:not([data-as-file])", from)) if (each.tBodies[0]?.rows.length) offerFile(each);
 }
 
 // Sign-in: the time zone of the pages' times, and the key for the playground and explain, which call the public API.
@@ -142,6 +143,29 @@ function element(name, className, text = "") {
   if (className) made.className = className;
   made.textContent = text;
   return made;
+}
+
+// Tables as files: what a table shows, with a quote before what a spreadsheet would take for a formula.
+function offerFile(table) {
+  const button = element("button", "quiet save", "CSV");
+  button.type = "button";
+  button.title = "Save these rows as a CSV file";
+  button.addEventListener("click", () => {
+    const lines = all("tr", table).map((row) => [...row.cells].map((cell) => csvField(cell.innerText)).join(","));
+    const link = element("a");
+    link.href = URL.createObjectURL(new Blob([`${lines.join("\r\n")}\r\n`], { type: "text/csv" }));
+    link.download = `${document.title.split(" ·")[0].toLowerCase().replaceAll(" ", "-")}.csv`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  });
+  const frame = table.closest(".scroll") ?? table;
+  frame.after(button);
+}
+
+function csvField(text) {
+  const line = text.trim().replace(/\s+/g, " ");
+  const safe = /^[=@\t]|^[+-](?![\d.,]*( ?%)?$)/.test(line) ? `'${line}` : line;
+  return `"${safe.replaceAll('"', '""')}"`;
 }
 
 setUp(document);
