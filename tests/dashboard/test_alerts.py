@@ -37,7 +37,9 @@ async def test_a_target_is_added_tested_switched_off_and_deleted(client: Client)
         path = f"/ui/alerts/{second['id']}"
         page = (await browser.get(path)).body.decode()
         assert ('value="g@example.com"' in page, "bob@example.com</textarea>" in page) == (True, True)
-        changed = await browser.post(path, mail | {"name": "team 2", "recipients": "ann@example.com", "events": "key.*"})
+        changed = await browser.post(
+            path, mail | {"name": "team 2", "recipients": "ann@example.com", "events": "key.*"}
+        )
         assert f"team 2: 127.0.0.1:{server.port} took the mail." in text_of(changed)
         second = (await client.call("GET", f"/api/v1/alert-targets/{second['id']}")).json
         assert (second["recipients"], second["events"]) == (["ann@example.com"], ["key.*"])
@@ -45,7 +47,9 @@ async def test_a_target_is_added_tested_switched_off_and_deleted(client: Client)
         assert (refused.status, "user and password go together" in text_of(refused)) == (422, True)
         assert "password-of-it" not in refused.body.decode()
         assert_safe(await browser.get(f"/ui/alerts/{first['id']}"))
-        renamed = await browser.post(f"/ui/alerts/{first['id']}", {"name": "chat", "kind": "slack", "events": "", "url": ""})
+        renamed = await browser.post(
+            f"/ui/alerts/{first['id']}", {"name": "chat", "kind": "slack", "events": "", "url": ""}
+        )
         assert "chat: 127.0.0.1 knows no such address (410)" in text_of(renamed)
         assert len(seen) == 2  # at the stored URL
         server.replies["CONNECT"] = b"421 <b>later</b>\r\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html import unescape
+from urllib.parse import urlencode
 
 import pytest
 
@@ -65,7 +66,7 @@ async def test_people_are_managed_on_their_screen(shared: Client) -> None:
     browser = await signed_in(shared, "ann")
     for action, fields, status in (
         ("", {"name": "ann", "role": "viewer", "customer": "acme"}, 422),
-        ("", {"name": "anna", "role": "viewer", "customer": "", "team_id": ""}, 303),
+        ("", {"name": "anna", "role": "viewer", "customer": "", "team": ""}, 303),
         ("/password", {"password": "short"}, 422),
         ("/password", {"password": "another long password"}, 303),
         ("/disable", {"disabled": "true"}, 303),
@@ -78,6 +79,36 @@ async def test_people_are_managed_on_their_screen(shared: Client) -> None:
     assert (anna["role"], anna["customer"], anna["disabled"]) == ("viewer", None, True)
     assert (await admin.post(f"{page}/remove")).status == 303
     assert (await admin.get(page)).status == 404
+
+
+async def test_forms_name_teams_of_any_number_and_suggest_them(shared: Client) -> None:
+    admin = Browser(shared.app)
+    await admin.sign_in()
+    ids = {}
+    for name in ("Zeta 1", "zeta 2", "100%", "<b>search"):
+        ids[name] = (await shared.call("POST", "/api/v1/teams", {"name": name})).json["id"]
+    for typed, names in (("ZETA", ["Zeta 1", "zeta 2"]), ("%", ["100%"]), ("&", []), ("<b>", ["<b>search"])):
+        page = (await admin.get(f"/ui/teams?{urlencode({'team': typed})}")).body.decode()
+        assert [unescape(name) for name in re.findall('value="([^"]*)"', page)] == names, typed
+    form = {"name": "hal", "role": "own", "team": "zeta 3", "password": PASSWORD}
+    refused = await admin.post("/ui/people", form)
+    assert (refused.status, "no team named 'zeta 3'" in text_of(refused)) == (422, True)
+    assert 'value="zeta 3"' in refused.body.decode()
+    assert (await admin.post("/ui/people", form | {"team": " zeta 2 "})).status == 303
+    [hal] = (await shared.call("GET", f"{PEOPLE}?name=hal")).json["people"]
+    assert hal["team_id"] == ids["zeta 2"]
+    path = f"/ui/people/{hal['id']}"
+    assert "team zeta 2" in text_of(await admin.get("/ui/people"))
+    assert 'value="zeta 2"' in (await admin.get(path)).body.decode()
+    assert (await admin.post(path, form | {"team": "<b>search"})).status == 303
+    assert (await admin.post(path, form)).status == 422
+    made = await admin.post("/ui/keys", {"name": "of-team", "scopes": "call", "team": "Zeta 1"})
+    assert made.status == 201
+    [key] = (await shared.call("GET", "/api/v1/keys?name=of-team")).json["keys"]
+    assert key["team_id"] == ids["Zeta 1"]
+    assert 'value="Zeta 1"' in (await admin.get(f"/ui/keys/{key['id']}")).body.decode()
+    assert (await admin.post(f"/ui/keys/{key['id']}", {"name": "of-team", "scopes": "call", "team": ""})).status == 303
+    assert (await shared.call("GET", f"/api/v1/keys/{key['id']}")).json["team_id"] is None
 
 
 async def test_people_change_their_own_password_and_nothing_else(shared: Client) -> None:
@@ -98,9 +129,15 @@ async def test_people_change_their_own_password_and_nothing_else(shared: Client)
     assert (await browser.get("/ui/people")).status == 403
     assert (await Browser(shared.app).sign_in_as("gus", PASSWORD)).status == 401
     entry = (await shared.call("GET", "/api/v1/audit?limit=1")).json["entries"][0]
-    assert (entry["action"], entry["actor"]["name"], entry["resource"]["name"]) == ("person.update", "person:gus", "gus")
+    assert (entry["action"], entry["actor"]["name"], entry["resource"]["name"]) == (
+        "person.update",
+        "person:gus",
+        "gus",
+    )
     for _ in range(10):
-        await browser.post("/ui/sessions/password", {"current_password": "wrong", "password": new, "password_again": new})
+        await browser.post(
+            "/ui/sessions/password", {"current_password": "wrong", "password": new, "password_again": new}
+        )
     assert "wait a minute" in text_of(await browser.post("/ui/sessions/password", form | {"current_password": new}))
     admin = Browser(shared.app)
     await admin.sign_in()

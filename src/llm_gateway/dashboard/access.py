@@ -37,7 +37,7 @@ WRONG_ORIGIN = "The request comes from another site's page. Open the dashboard i
 TOO_MANY = "Too many failed attempts from this address or network: wait a minute."
 NOBODY_KNOWN = "Nobody has this name and password, or the person is disabled. An admin can set a new password."
 CHANGED = "This person was changed while you signed in: sign in again."
-WRONG_PASSWORD = "This is not your password."
+NOT_YOURS = "This is not your password."
 LOCAL = "person:"
 """Beginning of the names of local people in logs, records and the audit trail."""
 LONGEST_PASSWORD = 200
@@ -172,7 +172,7 @@ class Access:
         found = await self._owner_of_password(name, password)
         if isinstance(found, str) or found.person_id != person.person_id:
             self._on_failure(address)
-            return WRONG_PASSWORD
+            return NOT_YOURS
         self._attempts.succeeded(address, name)
         return None
 

@@ -37,11 +37,16 @@ class TeamStore:
         part._changes = self._changes.within(transaction)
         return part
 
-    def list(self, *, name: str | None = None, after: str = "", limit: int = 100) -> Teams:
-        """Return up to `limit` teams in the order of their creation, those whose id is greater than `after`."""
+    def list(self, *, name: str | None = None, contains: str | None = None, after: str = "", limit: int = 100) -> Teams:
+        """Return up to `limit` teams in the order of their creation, those whose id is greater than `after`.
+
+        `contains` is a part of their names; whether its letters are capital does not matter.
+        """
         query = sa.select(teams).where(teams.c.id > after).order_by(teams.c.id).limit(limit)
         if name is not None:
             query = query.where(teams.c.name == name)
+        if contains is not None:
+            query = query.where(teams.c.name.icontains(contains, autoescape=True))
         with self._database.read() as connection:
             return [Team(**row._mapping) for row in connection.execute(query)]
 

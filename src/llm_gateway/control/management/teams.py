@@ -17,6 +17,7 @@ from llm_gateway.store.teams import TeamStore
 Limit = Annotated[int, Query(ge=1, le=1000, description="teams of a page")]
 Cursor = Annotated[Reference | None, Query(description="`next_cursor` of the page before")]
 Name = Annotated[Text | None, Query(description="only the team with this name")]
+Part = Annotated[Text | None, Query(description="only teams whose name has this part, in capital letters or not")]
 
 
 def teams_router(store: TeamStore) -> Router:
@@ -24,8 +25,8 @@ def teams_router(store: TeamStore) -> Router:
     router = Router("/api/v1/teams", "teams")
 
     @router.get("", responses=problems(422))
-    def list_teams(limit: Limit = 100, cursor: Cursor = None, name: Name = None) -> TeamPage:
-        found = store.list(name=name, after=(cursor or "").lower(), limit=limit + 1)
+    def list_teams(limit: Limit = 100, cursor: Cursor = None, name: Name = None, contains: Part = None) -> TeamPage:
+        found = store.list(name=name, contains=contains, after=(cursor or "").lower(), limit=limit + 1)
         next_cursor = found[limit - 1].id if len(found) > limit else None
         return TeamPage(teams=[_shown(team) for team in found[:limit]], next_cursor=next_cursor)
 

@@ -40,7 +40,7 @@ SCREENS: dict[str, dict[str, Callable[[Page], Awaitable[Response]]]] = {
     "/keys/{id}/disable": {"POST": keys.disable},
     "/keys/{id}/remove": {"POST": keys.remove},
     "/me": {"GET": me.show},
-    "/teams": {"POST": teams.create},
+    "/teams": {"GET": teams.suggest, "POST": teams.create},
     "/teams/{id}/remove": {"POST": teams.remove},
     "/budgets": {"GET": budgets.show, "POST": budgets.create},
     "/budgets/{id}": {"GET": budgets.show_one, "POST": budgets.change},

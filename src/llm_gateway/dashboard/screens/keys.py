@@ -9,10 +9,11 @@ from starlette.responses import Response
 from llm_gateway.dashboard.api_client import ApiError
 from llm_gateway.dashboard.page import Form, Page
 from llm_gateway.dashboard.screens.providers import number
+from llm_gateway.dashboard.screens.teams import id_of, names_of
 
 NUMBERS = ("rpm", "tpm", "max_parallel", "max_tokens")
 LISTS = ("customers", "services", "models")
-REFERENCES = ("team_id", "parent_id", "owner", "max_reasoning_effort")
+REFERENCES = ("parent_id", "owner", "max_reasoning_effort")
 SCOPES = ("call", "read", "admin", "own")
 PAGE = 200
 
@@ -24,16 +25,18 @@ async def show(page: Page) -> Response:
 
 async def _table(page: Page, status: int = 200, **values: Any) -> Response:
     query: dict[str, str | int | None] = {"limit": PAGE, "cursor": page.given("cursor")}
-    keys, teams = await page.api.get_all([("/keys", query), ("/teams", {"limit": 1000})])
-    more = keys["next_cursor"]
+    of_teams: dict[str, str | int | None] = {"limit": PAGE, "cursor": page.given("teams")}
+    keys, teams = await page.api.get_all([("/keys", query), ("/teams", of_teams)])
+    more, more_teams = keys["next_cursor"], teams["next_cursor"]
     return page.render(
         "keys.html",
         status,
         title="Keys and teams",
         keys=keys["keys"],
         teams=teams["teams"],
-        team_names={team["id"]: team["name"] for team in teams["teams"]},
+        team_names=await names_of(page, (key["team_id"] for key in keys["keys"])),
         more=page.link("/keys", {"cursor": more}) if more else None,
+        more_teams=page.link("/keys", {"teams": more_teams}) + "#teams" if more_teams else None,
         scopes=SCOPES,
         **{"problem": None, "form": Form(), "made": None, **values},
     )
@@ -43,7 +46,7 @@ async def create(page: Page) -> Response:
     """Make a key, and show its secret once, with the first requests to copy."""
     form = await page.form()
     try:
-        made = await page.api.send("POST", "/keys", _fields(page, form))
+        made = await page.api.send("POST", "/keys", await _fields(page, form))
     except ApiError as error:
         if not error.is_about_form:
             raise
@@ -57,16 +60,14 @@ async def show_one(page: Page) -> Response:
 
 
 async def _one(page: Page, status: int = 200, **values: Any) -> Response:
-    key, teams, keys = await page.api.get_all(
-        [(f"/keys/{page.request.path_params['id']}", None), ("/teams", {"limit": 1000}), ("/keys", {"limit": 1000})]
-    )
+    key = await page.api.get(f"/keys/{page.request.path_params['id']}")
+    names = await names_of(page, [key["team_id"]])
     return page.render(
         "key.html",
         status,
         title=key["name"],
         key=key,
-        teams=teams["teams"],
-        keys=[each for each in keys["keys"] if each["source"] == "api" and each["id"] != key["id"]],
+        team=names.get(key["team_id"]),
         scopes=SCOPES,
         **{"problem": None, "form": Form(), "made": None, **values},
     )
@@ -77,7 +78,7 @@ async def change(page: Page) -> Response:
     form = await page.form()
     path = f"/keys/{page.request.path_params['id']}"
     try:
-        await page.api.send("PATCH", path, _fields(page, form, is_change=True))
+        await page.api.send("PATCH", path, await _fields(page, form, is_change=True))
     except ApiError as error:
         if not error.is_about_form:
             raise
@@ -113,9 +114,17 @@ async def remove(page: Page) -> Response:
     return page.redirect("/keys")
 
 
-def _fields(page: Page, form: Form, *, is_change: bool = False) -> dict[str, Any]:
-    """Return the body for the API; fields left empty are null in a change, and left out of a new key."""
+async def _fields(page: Page, form: Form, *, is_change: bool = False) -> dict[str, Any]:
+    """Return the body for the API; fields left empty are null in a change, and left out of a new key.
+
+    Raises:
+        ApiError: there is no such team.
+    """
     body: dict[str, Any] = {}
+    if "team" in form:
+        team_id = await id_of(page, form["team"])
+        if team_id is not None or is_change:
+            body["team_id"] = team_id
     if form.get("name", "").strip() or not is_change:
         body["name"] = form.get("name", "").strip()
     if form.get("scopes"):

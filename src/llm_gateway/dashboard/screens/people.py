@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from llm_gateway.dashboard.api_client import ApiError
 from llm_gateway.dashboard.page import Form, Page
+from llm_gateway.dashboard.screens.teams import id_of, names_of
 
 ROLES = (
     ("viewer", "viewer: sees everything but the audit"),
@@ -24,15 +25,14 @@ async def show(page: Page) -> Response:
 
 async def _table(page: Page, status: int = 200, **values: Any) -> Response:
     query: dict[str, str | int | None] = {"limit": PAGE, "cursor": page.given("cursor")}
-    found, teams = await page.api.get_all([("/people", query), ("/teams", {"limit": 1000})])
+    found = await page.api.get("/people", query)
     more = found["next_cursor"]
     return page.render(
         "people.html",
         status,
         title="People",
         people=found["people"],
-        teams=teams["teams"],
-        team_names={team["id"]: team["name"] for team in teams["teams"]},
+        team_names=await names_of(page, (each["team_id"] for each in found["people"])),
         more=page.link("/people", {"cursor": more}) if more else None,
         roles=ROLES,
         **{"problem": None, "form": Form(), **values},
@@ -43,7 +43,7 @@ async def create(page: Page) -> Response:
     """Make a person."""
     form = await page.form()
     try:
-        await page.api.send("POST", "/people", {**_fields(form), "password": form["password"]})
+        await page.api.send("POST", "/people", {**await _fields(page, form), "password": form["password"]})
     except ApiError as error:
         if not error.is_about_form:
             raise
@@ -57,13 +57,14 @@ async def show_one(page: Page) -> Response:
 
 
 async def _one(page: Page, status: int = 200, **values: Any) -> Response:
-    found, teams = await page.api.get_all([(_path(page), None), ("/teams", {"limit": 1000})])
+    found = await page.api.get(_path(page))
+    names = await names_of(page, [found["team_id"]])
     return page.render(
         "person.html",
         status,
         title=found["name"],
         each=found,
-        teams=teams["teams"],
+        team=names.get(found["team_id"]),
         roles=ROLES,
         **{"problem": None, "form": Form(), **values},
     )
@@ -72,7 +73,13 @@ async def _one(page: Page, status: int = 200, **values: Any) -> Response:
 async def change(page: Page) -> Response:
     """Change name and role."""
     form = await page.form()
-    return await _send(page, _fields(form), form)
+    try:
+        body = await _fields(page, form)
+    except ApiError as error:
+        if not error.is_about_form:
+            raise
+        return await _one(page, error.status, problem=error, form=form)
+    return await _send(page, body, form)
 
 
 async def set_password(page: Page) -> Response:
@@ -107,8 +114,14 @@ def _path(page: Page) -> str:
     return f"/people/{page.request.path_params['id']}"
 
 
-def _fields(form: Form) -> dict[str, Any]:
+async def _fields(page: Page, form: Form) -> dict[str, Any]:
+    """Return the body for the API.
+
+    Raises:
+        ApiError: there is no such team.
+    """
     fields: dict[str, Any] = {"name": form["name"].strip(), "role": form["role"] or "viewer"}
-    if fields["role"] == "own" or form["team_id"] or form["customer"]:
-        fields |= {"team_id": form["team_id"] or None, "customer": form["customer"].strip() or None}
+    team_id = await id_of(page, form["team"])
+    if fields["role"] == "own" or team_id or form["customer"]:
+        fields |= {"team_id": team_id, "customer": form["customer"].strip() or None}
     return fields
