@@ -35,7 +35,7 @@ budgets:
     limit_usd: 100
     notify_at: [0.8]
 """
-EMPTY = "teams: []\nproviders: []\noverrides: []\nkeys: []\nbudgets: []\n"
+EMPTY = "teams: []\nproviders: []\noverrides: []\nkeys: []\nbudgets: []\nalert_targets: []\n"
 PLAN = """\
 + teams core
 + providers acme
@@ -78,7 +78,7 @@ def test_a_file_is_applied_and_exported_and_applied_again(url: str, capsys: Caps
     assert call(capsys, "apply", "-f", "gateway.yaml", "--prune").out == unchanged
     assert call(capsys, "export", "-o", "exported.yaml").out == "Wrote exported.yaml.\n"
     text = Path("exported.yaml").read_text()
-    assert "# The API keys of providers are not exported: set ACME_API_KEY before you apply the file.\n" in text
+    assert "# Secrets are not exported: set ACME_API_KEY before you apply the file.\n" in text
     assert "  api_key: ${ACME_API_KEY}\n" in text
     assert not any(secret in text for secret in ("sk-acme", ONE))
     assert Path("exported.yaml").stat().st_mode & 0o077 == 0

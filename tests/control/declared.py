@@ -13,6 +13,7 @@ from llm_gateway.control.declared_configuration.sections import ConfigurationSto
 from llm_gateway.control.management.provider_rules import ProviderRules
 from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.providers.presets import load_presets
+from llm_gateway.store.alert_targets import AlertTargetStore
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from llm_gateway.store.keys import KeyStore
@@ -41,13 +42,16 @@ class Declared:
         self.path = path
         self.reloads = 0
         self.database = database = Database.open(f"sqlite:///{path}", fsync=False)
+        box, egress = SecretBox([b"k" * 32]), Egress(strict=strict)
         self.stores = ConfigurationStores(
-            ProviderStore(database, SecretBox([b"k" * 32])),
+            ProviderStore(database, box),
             OverrideStore(database),
             TeamStore(database),
             KeyStore(database, PEPPERS, reserved=["dev"]),
             BudgetStore(database),
-            ProviderRules(load_presets(), Egress(strict=strict), local_url),
+            AlertTargetStore(database, box),
+            ProviderRules(load_presets(), egress, local_url),
+            egress,
         )
         self.declaration = Declaration(database, self.stores, self._reload)
 

@@ -184,7 +184,7 @@ def test_a_change_by_somebody_else_before_the_writing_makes_the_plan_anew(declar
 HASH = f"4ef5ggbcqq34:abcd:7:{'0' * 64}"
 MISTAKES: list[tuple[dict[str, Any], str, tuple[Any, ...]]] = [
     ({"kys": []},
-     "There is no section 'kys': choose from teams, providers, overrides, keys, budgets. Did you mean keys?",
+     "choose from teams, providers, overrides, keys, budgets, alert_targets. Did you mean keys?",
      ("kys",)),
     ({"teams": [{"name": f"t{number}"} for number in range(1001)]},
      "The document changes 1,001 entries, more than 1,000 at once: apply a part of it first.", ()),

@@ -48,6 +48,8 @@ def test_the_file_of_the_document_is_applied_and_its_commands_run(
     Path("nightly.secret").write_text(make_secret())
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
     monkeypatch.setenv("AGENTS_KEY", make_secret())
+    monkeypatch.setenv("OPERATIONS_URL", "http://127.0.0.1:9/hook")
+    monkeypatch.setenv("OPERATIONS_SECRET", "signs-its-messages")
     with GatewayProcess(tmp_path) as gateway:
         monkeypatch.setenv("GATEWAY_URL", f"http://localhost:{gateway.port}")
         for expected in (first, second):

@@ -71,7 +71,7 @@ FILE_COMMANDS = (
     (
         "apply",
         "llm_gateway.cli.configuration:apply",
-        "Make a gateway's providers, overrides, teams, keys and budgets what a file says.",
+        "Make a gateway's providers, overrides, teams, keys, budgets and alert targets what a file says.",
     ),
     (
         "export",

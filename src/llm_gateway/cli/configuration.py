@@ -30,7 +30,7 @@ def apply(
     json: Json = False,
     gateway: Address = HERE,
 ) -> None:
-    """Make a gateway's providers, overrides, teams, keys and budgets what a file says.
+    """Make a gateway's providers, overrides, teams, keys, budgets and alert targets what a file says.
 
     What changes is shown first. All of it is in force at once, or nothing. A second time nothing changes.
 
@@ -67,8 +67,8 @@ def export(
 ) -> None:
     """Write a gateway's configuration as a file for `apply`, without secrets.
 
-    The API keys of providers are variables in it, such as ${OPENAI_API_KEY}, and service keys have the hashes of their
-    secrets.
+    The API keys of providers and the secrets of alert targets are variables in it, such as ${OPENAI_API_KEY}, and
+    service keys have the hashes of their secrets.
 
     ```sh
     llm-gateway export > gateway.yaml
@@ -78,11 +78,11 @@ def export(
     client = connect(gateway)
     document: dict[str, Any] = client.get(PATH)["document"]
     variables = []
-    for provider, variable in placeholders(document):
-        provider["api_key"] = f"${{{variable}}}"
+    for entry, field, variable in placeholders(document):
+        entry[field] = f"${{{variable}}}"
         variables.append(variable)
     sections = {name: [_ordered(entry) for entry in entries] for name, entries in document.items()}
-    hint = f"The API keys of providers are not exported: set {', '.join(variables)} before you apply the file."
+    hint = f"Secrets are not exported: set {', '.join(variables)} before you apply the file."
     head = [f"# Configuration of {client.base_url}. Apply it with: llm-gateway apply -f FILE"]
     text = "\n".join([*head, *([f"# {printable(hint)}"] if variables else []), written(sections)])
     if output is None:

@@ -12,8 +12,8 @@ from llm_gateway.cli.exits import CommandFailed
 from llm_gateway.cli.vendor_key import NO_KEY
 from llm_gateway.cli.yaml_file import YamlFile
 
-SECRET_FIELDS = {"providers": "api_key", "keys": "secret"}
-"""The field of each section whose value is a secret."""
+SECRET_FIELDS = {"providers": ("api_key",), "keys": ("secret",), "alert_targets": ("url", "secret", "password")}
+"""The fields of each section whose value is a secret."""
 MOST_BYTES = 64 * 1024
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _FILE = "file:"
@@ -35,19 +35,20 @@ def resolve(file: YamlFile, folder: Path) -> Any:
     if not isinstance(file.value, dict):
         raise CommandFailed(f"{file.place} must be sections, such as providers: and keys:.")
     document, mistakes = dict(file.value), []
-    for section, field in SECRET_FIELDS.items():
+    for section, fields in SECRET_FIELDS.items():
         entries = document.get(section)
         if not isinstance(entries, list):
             continue
         document[section] = resolved = []
         for position, entry in enumerate(entries):
             found = entry
-            if isinstance(entry, dict) and isinstance(entry.get(field), str):
-                name = entry.get("name", f"number {position + 1}")
-                secret, problem = _secret(entry[field], field, folder)
-                if problem is not None:
-                    mistakes.append(Mistake((section, position, field), f"{section} {name!r}: {field}: {problem}"))
-                found = {**entry, field: secret}
+            for field in fields:
+                if isinstance(entry, dict) and isinstance(entry.get(field), str):
+                    name = entry.get("name", f"number {position + 1}")
+                    secret, problem = _secret(entry[field], field, folder)
+                    if problem is not None:
+                        mistakes.append(Mistake((section, position, field), f"{section} {name!r}: {field}: {problem}"))
+                    found = {**found, field: secret}
             resolved.append(found)
     if mistakes:
         raise CommandFailed(lines_of(file, mistakes))
@@ -83,10 +84,21 @@ def _secret(text: str, field: str, folder: Path) -> tuple[str, str | None]:
     return secret, None if secret else f"the file {path} holds no secret: it takes one line of text."
 
 
-def placeholders(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield each provider of a written document whose key is missing, and the name of a variable for the key."""
+def placeholders(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Yield what a written document lacks: the entry, the field of the secret, and the name of a variable for it.
+
+    A provider lacks its key, unless it is the embedded model; a target of alerts has null for each of its secrets.
+    """
     for provider in document.get("providers", ()):
         is_embedded = provider.get("kind", provider["name"]) == "local" and provider.get("base_url") is None
         if "api_key" not in provider and not is_embedded:
-            name = re.sub("[^A-Z0-9]", "_", provider["name"].upper())
-            yield provider, f"{'_' if name[0].isdigit() else ''}{name}_API_KEY"
+            yield provider, "api_key", _variable(provider["name"], "API_KEY")
+    for target in document.get("alert_targets", ()):
+        for field in SECRET_FIELDS["alert_targets"]:
+            if field in target:
+                yield target, field, _variable(f"alert_{target['name']}", field.upper())
+
+
+def _variable(name: str, what: str) -> str:
+    plain = re.sub("[^A-Z0-9]", "_", name.upper())
+    return f"{'_' if plain[0].isdigit() else ''}{plain}_{what}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
@@ -47,6 +48,13 @@ class AlertTargetStore:
         self._box = box
         self._changes: Changes = audit or Unaudited(database)
         self._clock_ms = clock_ms
+
+    def within(self, transaction: Transactions) -> Self:
+        """Return the same store whose reads and writes are part of a transaction."""
+        part = copy.copy(self)
+        part._database = transaction
+        part._changes = self._changes.within(transaction)
+        return part
 
     def list(self) -> Targets:
         """Return all targets in the order of their creation."""

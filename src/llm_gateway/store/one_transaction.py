@@ -18,9 +18,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from llm_gateway.store.budget_tables import budgets
-from llm_gateway.store.tables import api_keys, overrides, providers, teams
+from llm_gateway.store.tables import alert_targets, api_keys, overrides, providers, teams
 
-CONFIGURATION = (teams, providers, overrides, api_keys, budgets)
+CONFIGURATION = (teams, providers, overrides, api_keys, budgets, alert_targets)
 """Tables of what a configuration document holds. A change of a row changes its `updated_at_ms`."""
 
 
@@ -55,7 +55,7 @@ class OneTransaction:
 
 
 def configuration_version(connection: Connection) -> str:
-    """Return a text that is another one after each change of a provider, override, team, key or budget."""
+    """Return a text that is another one after each change of what a configuration document holds."""
     digest = hashlib.blake2b(digest_size=16)
     for table in CONFIGURATION:
         query = sa.select(table.c.id, table.c.updated_at_ms).order_by(table.c.id)

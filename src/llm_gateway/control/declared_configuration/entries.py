@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
+from llm_gateway.control.management.alert_target_schemas import AlertTargetCreate
 from llm_gateway.control.management.budget_schemas import BudgetCreate
 from llm_gateway.control.management.fields import STRICT, Text
 from llm_gateway.control.management.key_schemas import KeyFields, KeyName, TeamCreate
@@ -52,3 +53,7 @@ class KeyEntry(KeyFields):
 
 class BudgetEntry(BudgetCreate):
     """A budget, with the names of a team and a key in `match`. Fields that are left out have their defaults."""
+
+
+class AlertTargetEntry(AlertTargetCreate):
+    """A target of alerts. Fields left out have their defaults; a stored `url`, `secret` and `password` stay."""

@@ -50,7 +50,10 @@ TAGS = [
     {"name": "people", "description": "Who signs in to the dashboard with a password, and as what. For admins."},
     {"name": "sessions", "description": "Who is signed in to the dashboard."},
     {"name": "hosts", "description": "The gateways on one database."},
-    {"name": "configuration", "description": "Providers, overrides, teams, keys and budgets as one document."},
+    {
+        "name": "configuration",
+        "description": "All that is configured, from providers to alert targets, as one document.",
+    },
     {"name": "audit", "description": "What management requests changed, and failed authentications. For admins."},
     {"name": "budgets", "description": "What requests may spend in a period, and what they have spent."},
     {

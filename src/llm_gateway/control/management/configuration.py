@@ -88,7 +88,7 @@ def configuration_router(declaration: Declaration) -> Router:
 
     @router.get("")
     def get_configuration() -> ConfigurationOut:
-        """Return providers, overrides, teams, keys and budgets as one document, without secrets."""
+        """Return providers, overrides, teams, keys, budgets and alert targets as one document, without secrets."""
         document, version = declaration.document()
         return ConfigurationOut(document=document, version=version)
 
