@@ -50,6 +50,7 @@ from llm_gateway.control.management.records import records_router
 from llm_gateway.control.management.router import Router
 from llm_gateway.control.management.sessions import sessions_router
 from llm_gateway.control.management.spend_limits import spend_limits_router
+from llm_gateway.control.management.state import state_router
 from llm_gateway.control.management.teams import teams_router
 from llm_gateway.control.management.usage import usage_router
 from llm_gateway.control.workers import Workers
@@ -215,6 +216,7 @@ class Control:
         self, settings: Settings, stores: Stores, hosts: Hosts, local: LocalModel | None, redact: Redactor, log: Log
     ) -> None:
         self.path = stores.path
+        self._settings = settings
         self._dev_key = settings.dev_key
         self._root_path = settings.root_path
         self._is_behind_proxy = bool(settings.proxy_networks)
@@ -306,6 +308,7 @@ class Control:
             teams_router(stores.teams),
             people_router(stores.people),
             sessions_router(stores.sessions),
+            state_router(self._settings, workers, stores.people),
             configuration_router(Declaration(stores.database, declared, self._reload_after_apply)),
             *self._budget_routers(reports, up_to_date),
             alert_targets_router(stores.alert_targets, self.alerts.deliveries, self.egress),

@@ -117,6 +117,19 @@ class Workers:
                         found[kind, subject] = Trouble(kind, subject, dict(sample.labels))
         return list(found.values())
 
+    @property
+    def newest_version(self) -> int:
+        """The version of the newest configuration."""
+        return self._version
+
+    def connected(self) -> list[ConnectedWorker]:
+        """Return the workers that are connected, by number."""
+        return sorted(self._connected(), key=lambda worker: worker.number)
+
+    def measured(self) -> list[MetricFamily]:
+        """Return what the control process itself measures and counts."""
+        return [*self._own_gauges(), *self._own_counts()]
+
     async def metrics(self) -> tuple[bytes, str]:
         """Return all metrics in Prometheus' text format, added up over the workers, and the content type."""
         await self._channel.ask_reports(REPORTS_S)

@@ -40,6 +40,16 @@ def amount(value: float | None, unit: str) -> str:
     return usd(value) if unit == "usd" or value is None else f"{count(value)} {unit}"
 
 
+def byte_count(value: float | None) -> str:
+    """Format bytes in a unit of at most four digits, as disks are sold: 1 kB is 1,000 bytes."""
+    if value is None:
+        return DASH
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= size:
+            return f"{value / size:,.1f} {unit}"
+    return f"{value:,.0f} B"
+
+
 def ms(value: float | None) -> str:
     """Format milliseconds, as seconds from one second on."""
     if value is None:
@@ -103,6 +113,7 @@ FILTERS: dict[str, Any] = {
     "count": count,
     "amount": amount,
     "exact": exact,
+    "bytes": byte_count,
     "ms": ms,
     "percent": percent,
     "change": change,

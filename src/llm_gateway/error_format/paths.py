@@ -39,6 +39,7 @@ MANAGEMENT_PATHS = (
     "/api/v1/providers",
     "/api/v1/providers/{provider_id}",
     "/api/v1/providers/{provider_id}/test",
+    "/api/v1/state",
     "/api/v1/teams",
     "/api/v1/teams/{team_id}",
     "/api/v1/usage/breakdown",

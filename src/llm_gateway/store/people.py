@@ -44,6 +44,11 @@ class PeopleStore:
         with self._database.read() as connection:
             return [StoredPerson(**row._mapping) for row in connection.execute(query)]
 
+    def count(self) -> int:
+        """Return how many people there are."""
+        with self._database.read() as connection:
+            return int(connection.execute(sa.select(sa.func.count()).select_from(people)).scalar_one())
+
     def get(self, person_id: str) -> StoredPerson:
         """Return one person.
 

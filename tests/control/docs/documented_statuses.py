@@ -63,6 +63,7 @@ STATUSES = {
     ("patch", "/api/v1/alert-targets/{alert_target_id}"): {200, 401, 403, 404, 409, 422},
     ("delete", "/api/v1/alert-targets/{alert_target_id}"): {204, 401, 403, 404, 422},
     ("post", "/api/v1/alert-targets/{alert_target_id}/test"): {200, 401, 403, 404, 422},
+    ("get", "/api/v1/state"): {200, 401, 403, 422},
     ("get", "/api/v1/prices"): {200, 401, 403, 422},
     ("delete", "/api/v1/usage/customers/{user_id}"): {200, 401, 403, 404, 422},
     ("get", "/api/v1/usage/summary"): {200, 401, 403, 422},

@@ -1,4 +1,4 @@
-"""Health: the gateway's own state, and its providers."""
+"""Health and settings: state of the workers, the journal, telemetry and sign-in, and the settings in force."""
 
 from __future__ import annotations
 
@@ -6,8 +6,19 @@ from starlette.responses import Response
 
 from llm_gateway.dashboard.page import Page
 
+LATE_S = 60
+"""Seconds that usage waits for the database, above which that is shown as a failure."""
+
 
 async def show(page: Page) -> Response:
     """Show the state of the gateway."""
-    health, providers = await page.api.get_all([("/health", None), ("/health/providers", None)])
-    return page.render("health.html", title="Health", health=health, providers=providers["providers"])
+    health, state = await page.api.get_all([("/health", None), ("/state", None)])
+    return page.render(
+        "health.html",
+        title="Health and settings",
+        health=health,
+        state=state,
+        late_s=LATE_S,
+        changed=[each for each in state["settings"] if not each["is_default"]],
+        defaults=[each for each in state["settings"] if each["is_default"]],
+    )

@@ -25,12 +25,13 @@ async def show(page: Page) -> Response:
 async def _table(page: Page, status: int = 200, **values: Any) -> Response:
     period = period_of(page, "today")
     lately = (datetime.now(UTC) - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0).isoformat()
-    providers, usage, used_lately, latency = await page.api.get_all(
+    providers, usage, used_lately, latency, state = await page.api.get_all(
         [
             ("/providers", None),
             ("/usage/breakdown", {**period.query, "group_by": "provider", "limit": MOST_PROVIDERS}),
             ("/usage/breakdown", {"from": lately, "group_by": "provider", "limit": MOST_PROVIDERS}),
             ("/usage/latency", {**period.query, "group_by": "provider"}),
+            ("/state", None),
         ]
     )
     return page.render(
@@ -40,6 +41,7 @@ async def _table(page: Page, status: int = 200, **values: Any) -> Response:
         providers=sorted(providers, key=lambda each: (not each["is_enabled"], -each["priority"], each["name"])),
         used=_by_provider(usage),
         used_lately=_by_provider(used_lately),
+        resting=state["resting"],
         times={row["name"]: row["latency"] for row in latency["rows"]},
         period=period,
         lately=lately,
