@@ -67,6 +67,24 @@ def test_a_request_is_opened_closed_and_followed_with_the_keyboard(chromium: Bro
     page.close()
 
 
+def test_tables_are_saved_as_files_and_teams_are_suggested(chromium: Browser, filled: GatewayProcess) -> None:
+    filled.call("POST", "/api/v1/teams", {"name": "=core", "description": "services, and more"})
+    watched = Watched(chromium, filled)
+    watched.sign_in()
+    watched.open("/keys")
+    page = watched.page
+    with page.expect_download() as started:
+        page.locator("#teams button.save").click()
+    saved = started.value.path().read_text()
+    assert started.value.suggested_filename == "keys-and-teams.csv"
+    assert saved.startswith('"Team","Description"')
+    assert '"\'=core","services, and more"' in saved
+    page.fill("#add [name=team]", "COR")
+    page.wait_for_selector("#team-names option[value='=core']", state="attached")
+    assert watched.problems == []
+    page.close()
+
+
 @pytest.mark.parametrize("filled", [MANY], indirect=True)
 def test_first_paint_and_panels_are_quick(chromium: Browser, filled: GatewayProcess) -> None:
     """Print how long each screen takes; bounds of time are for benchmarks."""

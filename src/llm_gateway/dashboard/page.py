@@ -46,7 +46,7 @@ NAVIGATION = (
     ("prices", "Prices", "read"),
     ("alerts", "Alerts", "read"),
     ("audit", "Audit", "admin"),
-    ("health", "Health and settings", "read"),
+    ("health", "Health", "read"),
     ("people", "People", "admin"),
     ("sessions", "Signed in", "own"),
 )
