@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from html import unescape
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
-from llm_gateway.dashboard.budget_accounts import request_filters
+from llm_gateway.dashboard.budget_accounts import elapsed_part, request_filters
 from tests.application.driver import Client
 from tests.control.management.test_providers import created
 from tests.dashboard.browser import Browser, text_of
@@ -154,3 +155,12 @@ async def test_an_account_leads_to_its_requests_as_far_as_there_are_filters(
     budget = {"match": match, "per": per, "period": "total"}
     filters, _ = request_filters("Europe/Berlin", budget, "2026-11-01T00:00:00Z", value)
     assert (None if filters is None else urlencode(filters)) == query
+
+
+def test_a_forecast_needs_a_part_of_the_period_and_an_end() -> None:
+    noon = datetime(2026, 11, 16, tzinfo=UTC)
+    start, end = "2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z"
+    assert elapsed_part(start, end, noon) == 0.5
+    assert elapsed_part(start, None, noon) is None
+    assert elapsed_part("2026-11-15T23:00:00Z", end, noon) is None
+    assert elapsed_part(start, "2026-11-10T00:00:00Z", noon) is None

@@ -13,6 +13,8 @@ from llm_gateway.dashboard.page import Page
 
 UNITS = ("usd", "tokens", "requests")
 MOST_RANKED, NEAREST = 50, 5
+LEAST_PART = 0.05
+"""Part of a period that must be over before what was spent says something about the rest."""
 FILTERS = ("team", "key", "user_id", "service", "model", "provider", "session", "agent")
 """Dimensions of budgets that are filters of the screen of requests, besides tags."""
 
@@ -59,6 +61,15 @@ async def nearest(page: Page) -> list[dict[str, Any]]:
     rows = await filled(page, await with_names(page, found["budgets"]), 1)
     spent = [{**row, "account": row["accounts"][0]} for row in rows if row["accounts"]]
     return sorted(spent, key=lambda row: -row["account"]["spent"] / row["account"]["limit"])[:NEAREST]
+
+
+def elapsed_part(period_start: str, resets_at: str | None, now: datetime) -> float | None:
+    """Return which part of a period is over; None if it never ends, or too little is over to tell what comes."""
+    if resets_at is None:
+        return None
+    start, end = datetime.fromisoformat(period_start), datetime.fromisoformat(resets_at)
+    part = (now - start) / (end - start)
+    return part if LEAST_PART <= part <= 1 else None
 
 
 def request_filters(

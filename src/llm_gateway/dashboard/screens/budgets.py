@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.responses import Response
 
 from llm_gateway.dashboard.api_client import ApiError
-from llm_gateway.dashboard.budget_accounts import filled, request_filters, with_names
+from llm_gateway.dashboard.budget_accounts import elapsed_part, filled, request_filters, with_names
 from llm_gateway.dashboard.page import Form, Page
 from llm_gateway.dashboard.screens.providers import number
 from llm_gateway.domain.budget import DIMENSIONS
@@ -64,9 +65,11 @@ async def _one(page: Page, status: int = 200, **values: Any) -> Response:
     query: dict[str, str | int | None] = {"limit": ACCOUNTS_PAGE, "cursor": page.given("cursor")}
     found, accounts = await page.api.get_all([(path, None), (f"{path}/accounts", query)])
     [budget] = await with_names(page, [found])
+    part = elapsed_part(accounts["period_start"], accounts["resets_at"], datetime.now(UTC))
     for each in accounts["accounts"]:
         filters, each["is_exact"] = request_filters(page.timezone, budget, accounts["period_start"], each["value"])
         each["requests"] = None if filters is None else page.link("/requests", filters)
+        each["forecast"] = None if part is None else each["spent"] / part
     more = accounts["next_cursor"]
     given = {
         "title": budget["name"],
