@@ -66,11 +66,11 @@ async def _gateway(page: Page) -> tuple[list[dict[str, Any]], dict[str, Any], li
     return providers, health, prices["unpriced"]
 
 
-def chart_of(series: dict[str, Any], period: Period) -> Any:
-    """Return the chart of a report's series."""
+def chart_of(series: dict[str, Any], period: Period, unnamed: str = "all others") -> Any:
+    """Return the chart of a report's series; `unnamed` is what the line without a name is called."""
     label = clock_time if period.bucket == "hour" else day
     labels = [label(each, period.timezone) for each in series["buckets"]]
-    lines = [Series(str(each["name"] or "all others"), each["values"]) for each in series["series"]]
+    lines = [Series(str(each["name"] or unnamed), each["values"]) for each in series["series"]]
     return stacked_bars(lines, labels, usd)
 
 
