@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, sleep
@@ -35,6 +35,7 @@ SCENARIOS: dict[str, Callable[[int], Job]] = {
     "chat completion passed through": lambda port: calls.surface(port, "chat/completions"),
     "Anthropic message, translated": lambda port: calls.surface(port, "messages"),
 }
+NO_SETTINGS: Mapping[str, str] = {}
 CONNECTIONS = 32
 WARM_REQUESTS = 500
 DUMP_SECONDS = 60.0
@@ -44,12 +45,12 @@ _TOTAL = re.compile(r"^totals: (\d+)", re.MULTILINE)
 class CountedGateway(Gateway):
     """A gateway under callgrind, which counts instructions between `begin` and `end`."""
 
-    def __init__(self, folder: Path, cores: Cores, tree: Path) -> None:
+    def __init__(self, folder: Path, cores: Cores, tree: Path, settings: Mapping[str, str] = NO_SETTINGS) -> None:
         self._counts = folder / "counts"
         self._counts.mkdir(parents=True)
         options = ["--trace-children=yes", "--instr-atstart=no", "--separate-threads=yes"]
         runner = ["valgrind", "--tool=callgrind", *options, f"--callgrind-out-file={self._counts}/%p"]
-        super().__init__(folder / "data", cores, {}, tree, runner=runner)
+        super().__init__(folder / "data", cores, settings, tree, runner=runner)
 
     def begin(self) -> None:
         """Start counting."""
@@ -82,7 +83,13 @@ class CountedGateway(Gateway):
 
 
 def count(
-    tree: Tree, job: Callable[[int], Job], requests: int, generator: BuiltIn, mock: UpstreamProcess, cores: Cores
+    tree: Tree,
+    job: Callable[[int], Job],
+    requests: int,
+    generator: BuiltIn,
+    mock: UpstreamProcess,
+    cores: Cores,
+    settings: Mapping[str, str] = NO_SETTINGS,
 ) -> list[float]:
     """Start a gateway of the tree and send it `requests`. Returns the instructions per request of each thread.
 
@@ -90,7 +97,7 @@ def count(
         TargetFailed: the gateway failed, or an answer was not a 200.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        gateway = CountedGateway(Path(name), cores, tree.path)
+        gateway = CountedGateway(Path(name), cores, tree.path, settings)
         try:
             gateway.add_provider(mock.base_url)
             load = msgspec.structs.replace(job(gateway.port), connections=CONNECTIONS, seconds=0.1)
