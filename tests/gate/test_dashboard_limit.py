@@ -33,7 +33,9 @@ class Application:
         await self.go.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
-    async def call(self, method: str, path: str, *messages: dict[str, Any]) -> tuple[int | None, str]:
+    async def call(
+        self, method: str, path: str, *messages: dict[str, Any], address: str = "::1"
+    ) -> tuple[int | None, str]:
         """Send one request. Returns the status and the error's sentence; after its messages the client only waits."""
         waiting = list(messages)
         sent: list[Any] = []
@@ -46,6 +48,7 @@ class Application:
 
         context = RequestContext(NOBODY, "id", None, b"id", {}, lambda *_, **__: None)
         scope = {"type": "http", "method": method, "path": path, "headers": [], REQUEST_CONTEXT: context}
+        scope["client"] = (address, 1)
         await self._limited(scope, receive, send)
         if not sent:
             return None, ""
@@ -90,6 +93,26 @@ async def test_a_form_takes_no_place_until_it_is_complete() -> None:
     status, sentence = await app.call("POST", "/ui/sign-in", body(b"x" * 101))
     assert (status, "send less" in sentence) == (413, True)
     assert len(app.received) == 2
+
+
+async def test_sign_ins_and_forms_of_one_address_leave_the_others_their_places() -> None:
+    app = Application(sign_ins=1, forms_of_address=1)
+    waiting = [asyncio.create_task(app.call("GET", "/ui/sign-in"))]
+    await app.begins(1)
+    status, sentence = await app.call("GET", "/ui/sign-in/oidc/callback")
+    assert (status, "1 sign-ins are being served" in sentence) == (503, True)
+    waiting.append(asyncio.create_task(app.call("GET", "/ui")))
+    await app.begins(2)
+    app.go.set()
+    assert {status for status, _ in await asyncio.gather(*waiting)} == {200}
+    slow = asyncio.create_task(app.call("POST", "/ui/teams", body(b"n", more=True), address="2001:db8::1"))
+    await asyncio.sleep(0)
+    gone = {"type": "http.disconnect"}
+    for address, expected in (("2001:db8::2", 503), ("2001:db8:0:1::1", 200), ("192.0.2.1", 200)):
+        assert (await app.call("POST", "/ui/teams", body(FORM), gone, address=address))[0] == expected, address
+    slow.cancel()
+    await asyncio.gather(slow, return_exceptions=True)
+    assert (await app.call("POST", "/ui/teams", body(FORM), gone, address="2001:db8::2"))[0] == 200
 
 
 async def test_a_form_that_does_not_arrive_in_time_is_refused() -> None:

@@ -1,12 +1,14 @@
 """Limits of requests to the dashboard: they come without a key, so that they must not take the places of others.
 
-A request takes a place while it is served. One with a form takes it once the form is complete: clients that send slowly
-hold none.
+A request takes a place while it is served. One with a form takes it once the form is complete, so that clients that
+send slowly hold none. Sign-ins, which strangers can make slow, have places of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,13 +20,17 @@ from llm_gateway.errors import BadRequest, GatewayError, Overloaded, PayloadTooL
 from llm_gateway.gate.authentication import UI_PATH, UI_PREFIX
 from llm_gateway.gate.body import WITH_BODY, ClientGone
 
+SIGN_IN = f"{UI_PREFIX}sign-in"
+
 
 @dataclass(frozen=True, slots=True)
 class DashboardLimits:
     """Limits of one process."""
 
-    requests: int = 32  # at once: half of what a worker forwards
+    requests: int = 24  # at once; with the sign-ins, half of what a worker forwards
+    sign_ins: int = 8  # at once
     forms: int = 64  # read at once
+    forms_of_address: int = 8  # of them from one address; of IPv6 a /64 is one
     form_bytes: int = 768 * 1024  # more than the dashboard takes, so that its own page with a 413 comes first
     form_s: float = 10.0  # to send the whole form
 
@@ -36,6 +42,8 @@ class DashboardLimit:
         self._app = app
         self._limits = limits or DashboardLimits()
         self._requests = _Places("requests to the dashboard are being served", self._limits.requests)
+        self._sign_ins = _Places("sign-ins are being served", self._limits.sign_ins)
+        self._addresses: Counter[str] = Counter()
         self._forms = _Places("forms are being sent to the dashboard", self._limits.forms)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,13 +54,29 @@ class DashboardLimit:
             return
         try:
             if scope["method"] in WITH_BODY:
-                receive = await self._read(receive)
-            with self._requests.taken():
+                receive = await self._read_of(_address_of(scope), receive)
+            with (self._sign_ins if path.startswith(SIGN_IN) else self._requests).taken():
                 await self._app(scope, receive, send)
         except GatewayError as error:
             await send_error(send, scope, error)
         except ClientGone:
             return
+
+    async def _read_of(self, address: str, receive: Receive) -> Receive:
+        """Read a form of a client's address. Returns and raises as `_read`."""
+        if self._addresses[address] >= self._limits.forms_of_address:
+            raise Overloaded(
+                f"{self._limits.forms_of_address} forms are being sent from your address, which is the limit: send "
+                "this one again.",
+                retry_after_s=1,
+            )
+        self._addresses[address] += 1
+        try:
+            return await self._read(receive)
+        finally:
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
 
     async def _read(self, receive: Receive) -> Receive:
         """Read a form. Returns an ASGI `receive` that begins with it.
@@ -76,6 +100,19 @@ class DashboardLimit:
             except TimeoutError:
                 raise BadRequest(f"The form did not arrive within {limits.form_s:g} seconds: send it again.") from None
         raise ClientGone
+
+
+def _address_of(scope: Scope) -> str:
+    """Return the client's address; of IPv6 its /64, which is what one subscriber has (RFC 6177)."""
+    client = scope.get("client")
+    address = client[0] if client else ""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 4 or parsed.ipv4_mapped is not None:
+        return address
+    return str(ipaddress.ip_network((parsed.packed[:8] + bytes(8), 64)))
 
 
 class _Places:
