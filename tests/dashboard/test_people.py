@@ -124,8 +124,8 @@ async def test_people_change_their_own_password_and_nothing_else(shared: Client)
         assert (refused.status, words in text_of(refused)) == (422, True), change
         assert new not in refused.body.decode()
     assert (await browser.post("/ui/sessions/password", form)).status == 303
-    assert "Your password is changed" in text_of(await browser.get("/ui/sessions?password=changed"))
-    assert [(await each.get("/ui")).status for each in (browser, other)] == [200, 303]
+    assert [(await each.get("/ui")).status for each in (browser, other)] == [303, 303]
+    browser = await signed_in(shared, "gus", new)
     assert (await browser.get("/ui/people")).status == 403
     assert (await Browser(shared.app).sign_in_as("gus", PASSWORD)).status == 401
     entry = (await shared.call("GET", "/api/v1/audit?limit=1")).json["entries"][0]
@@ -143,6 +143,14 @@ async def test_people_change_their_own_password_and_nothing_else(shared: Client)
     await admin.sign_in()
     assert "Your password" not in text_of(await admin.get("/ui/sessions"))
     assert (await admin.post("/ui/sessions/password", form)).status == 404
+
+
+async def test_a_change_of_a_person_as_it_was_read_is_refused_once_it_is_another(shared: Client) -> None:
+    path = f"{PEOPLE}/{await person(shared, 'ira')}"
+    read = (await shared.call("GET", path)).json["updated_at"]
+    assert (await shared.call("PATCH", path, {"role": "viewer", "unchanged_since": read})).status == 200
+    late = await shared.call("PATCH", path, {"password": PASSWORD, "unchanged_since": read})
+    assert "Somebody has changed this person" in assert_problem(late, 409, "conflict")["detail"]
 
 
 async def test_a_body_that_does_not_fit_changes_nothing(shared: Client) -> None:

@@ -52,7 +52,7 @@ class ApiClient:
         return self._with("own")
 
     def with_own_account(self) -> ApiClient:
-        """Return a client that may also change the person's own account: only for who has just shown the password."""
+        """Return a client for the person's own account, whose password must have been checked before it changes."""
         return self._with("admin")
 
     def _with(self, scope: str) -> ApiClient:

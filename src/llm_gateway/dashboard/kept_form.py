@@ -12,6 +12,8 @@ from llm_gateway.dashboard.page import Form
 
 HIDDEN = ("key", "password", "secret")
 """Parts of names of fields whose value the page does not show."""
+URL = "url"
+"""The field with a receiver's URL, which can have a token in it: it is not shown either."""
 
 
 class KeptForm(NamedTuple):
@@ -33,7 +35,9 @@ class KeptForm(NamedTuple):
     def shown(self) -> list[tuple[str, str]]:
         """The fields as the page shows them: those with something in them, secrets as dots."""
         found = [(name, value) for name, value in self.fields if value.strip()]
-        return [(name, "•••" if any(part in name for part in HIDDEN) else value) for name, value in found]
+        return [
+            (name, "•••" if name == URL or any(part in name for part in HIDDEN) else value) for name, value in found
+        ]
 
 
 def keep(path: str, body: bytes) -> KeptForm:

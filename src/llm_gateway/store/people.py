@@ -25,6 +25,7 @@ People: TypeAlias = list[StoredPerson]
 
 NOT_BOUND = "The role own is bound to a team, a customer, or both: name one."
 BOUND = "Only the role own is bound to a team or a customer: leave both out, or give the person the role own."
+CHANGED_SINCE = "Somebody has changed this person meanwhile, so nothing was changed now: look at it again."
 _COLUMNS = [people.c[name] for name in StoredPerson.__struct_fields__]
 
 
@@ -93,15 +94,19 @@ class PeopleStore:
             raise _name_exists(person.name) from None
         return person
 
-    def update(self, person_id: str, changes: Mapping[str, Any]) -> StoredPerson:
+    def update(
+        self, person_id: str, changes: Mapping[str, Any], *, unchanged_since_ms: int | None = None
+    ) -> StoredPerson:
         """Change the fields of a person that `changes` has, such as `password`.
+
+        With `unchanged_since_ms`, only if that is when the person was changed last.
 
         A new password and `disabled` end all sessions of the person. Another role without `team_id` and `customer`
         drops both, unless it is `own`.
 
         Raises:
             NotFound: nobody has this id.
-            Conflict: the new name is taken.
+            Conflict: the new name is taken, or somebody has changed the person since.
             Invalid: as for `create`.
         """
         found = stored_id(person_id, "person")
@@ -113,6 +118,8 @@ class PeopleStore:
             with self._changes.change("person.update") as change:
                 connection = change.connection
                 before = _person(_row(connection, found, lock=True))
+                if unchanged_since_ms not in (None, before.updated_at_ms):
+                    raise Conflict(CHANGED_SINCE)
                 updated_at_ms = max(time.time_ns() // 1_000_000, before.updated_at_ms + 1)
                 after = msgspec.structs.replace(before, **given, updated_at_ms=updated_at_ms)
                 _check(connection, after)

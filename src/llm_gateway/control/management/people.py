@@ -12,7 +12,8 @@ from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.management.fields import STRICT, Id, Label, Reference, Text, Timestamp, iso
 from llm_gateway.control.management.router import Router
 from llm_gateway.domain.person import StoredPerson
-from llm_gateway.store.people import PeopleStore
+from llm_gateway.errors import Conflict
+from llm_gateway.store.people import CHANGED_SINCE, PeopleStore
 
 Role = Literal["viewer", "own", "admin"]
 PersonName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f:,]*$")]
@@ -39,6 +40,9 @@ class PersonPatch(BaseModel):
     team_id: Reference | None = None
     customer: Label | None = None
     disabled: bool = False
+    unchanged_since: Annotated[
+        str | None, Field(max_length=40, description="`updated_at` as it was read: 409 if it is another by now")
+    ] = None
 
 
 class PersonCreate(BaseModel):
@@ -97,8 +101,15 @@ def people_router(store: PeopleStore) -> Router:
     @router.patch("/{person_id}", responses=problems(404, 409, 422))
     def patch_person(person_id: str, body: PersonPatch) -> PersonOut:
         """Change a person. Another password and `disabled` end the person's sessions; a role is in force at once."""
-        changes = _plain(body.model_dump(exclude_unset=True))
-        return _shown(store.update(person_id, changes) if changes else store.get(person_id))
+        changes = _plain(body.model_dump(exclude_unset=True, exclude={"unchanged_since"}))
+        if not changes:
+            return _shown(store.get(person_id))
+        if body.unchanged_since is None:
+            return _shown(store.update(person_id, changes))
+        read = store.get(person_id)
+        if body.unchanged_since != iso(read.updated_at_ms):
+            raise Conflict(CHANGED_SINCE)
+        return _shown(store.update(person_id, changes, unchanged_since_ms=read.updated_at_ms))
 
     @router.delete("/{person_id}", status_code=204, response_class=Response, responses=problems(404))
     def delete_person(person_id: str) -> None:

@@ -27,7 +27,6 @@ async def _show(page: Page, status: int = 200, problem: ApiError | None = None) 
         this=page.signed_in.session.id,
         scopes=", ".join(sorted(page.signed_in.caller.scopes)),
         is_local=_local_person(page) is not None,
-        is_changed=page.given("password") == "changed",
         problem=problem,
     )
 
@@ -39,10 +38,16 @@ def _local_person(page: Page) -> Person | None:
 
 
 async def set_password(page: Page) -> Response:
-    """Change one's own password, which ends one's other sessions."""
+    """Change one's own password, which ends one's sessions, this one too.
+
+    The person is read before the password is checked, and must not have changed since: otherwise whoever knows the old
+    password could replace a new one that an admin sets in between.
+    """
     person, form = _local_person(page), await page.form()
     if person is None:
         raise ApiError(404, "No password", "You signed in without a password, so there is none to change.")
+    path, api = f"/people/{person.person_id}", page.api.with_own_account()
+    read = await api.get(path)
     refusal = await page.access.refusal_of_password(page.request, person, form["current_password"])
     try:
         if refusal is not None:
@@ -50,15 +55,12 @@ async def set_password(page: Page) -> Response:
         if form["password"] != form["password_again"]:
             sentence = "The new password is not the same twice."
             raise ApiError(422, "Not changed", sentence, {"password_again": sentence})
-        path = f"/people/{person.person_id}"
-        await page.api.with_own_account().send("PATCH", path, {"password": form["password"]})
+        await api.send("PATCH", path, {"password": form["password"], "unchanged_since": read["updated_at"]})
     except ApiError as error:
         if not error.is_about_form:
             raise
         return await _show(page, error.status, error)
-    response = page.redirect("/sessions?password=changed")
-    await page.access.remember(page.request, response, page.signed_in.session.owner, page.timezone)
-    return response
+    return page.redirect("/sign-in")
 
 
 async def end(page: Page) -> Response:
