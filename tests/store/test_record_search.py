@@ -16,6 +16,7 @@ from llm_gateway.store.database import Database
 from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.record_filter import HourFinder, RecordFilter
 from llm_gateway.store.record_search import SEARCH_S, RecordPage, RecordSearch
+from llm_gateway.store.rollups import ERRORS
 from llm_gateway.store.tables import usage_cube_fill, usage_rollups
 from llm_gateway.store.usage import UsageStore
 from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS, attempt, clear, made_records, record
@@ -55,7 +56,7 @@ filters = st.builds(
     end_ms=st.sampled_from([FAR_MS, NOW_MS, NOW_MS - DAY_MS + 1]),
     values=values,
     client_request_id=st.sampled_from([None, None, None, "mine", "no"]),
-    outcome=st.sampled_from([None, None, "ok", "cached", "failed", "refused_budget"]),
+    outcome=st.sampled_from([None, None, "ok", "cached", "failed", "refused_budget", "error"]),
     tag=st.sampled_from([None, None, ("project", None), ("project", "a")]),
     min_cost_nanos=st.sampled_from([None, None, 1]),
     min_latency_ms=st.sampled_from([None, None, 60_000]),
@@ -72,7 +73,7 @@ def matches(made: UsageRecord, wanted: RecordFilter) -> bool:
         wanted.start_ms <= made.at_ms < wanted.end_ms
         and all(found[name] == value for name, value in wanted.values.items())
         and wanted.client_request_id in (None, made.client_request_id)
-        and wanted.outcome in (None, made.outcome)
+        and (made.outcome in ERRORS if wanted.outcome == "error" else wanted.outcome in (None, made.outcome))
         and (tag is None or (bool(made.tags.get(tag)) if value is None else made.tags.get(tag) == value))
         and made.cost_nanos >= (wanted.min_cost_nanos or 0)
         and made.latency_ms >= (wanted.min_latency_ms or 0)

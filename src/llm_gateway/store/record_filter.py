@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from llm_gateway.store.cube_table import LONGEST_NAME
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, Source, tag_value
 from llm_gateway.store.rollup_table import NUMBERS, SUMS, UNKNOWN_MINUTES, number_of
-from llm_gateway.store.rollups import CUSTOMER, DAY, HOUR, MINUTE_MS, Grain
+from llm_gateway.store.rollups import CUSTOMER, DAY, ERRORS, HOUR, MINUTE_MS, Grain
 from llm_gateway.store.tables import usage_cube, usage_names, usage_records, usage_rollups
 
 CLOCK_SLACK_MS = 60_000
@@ -24,6 +24,9 @@ FIRST_DAYS, MOST_DAYS = 2, 32
 
 JOINED_MS = 10 * MINUTE_MS
 """Longest gap in milliseconds between stretches that are searched together."""
+
+ERROR = "error"
+"""The outcome of a filter for all outcomes that reports count as errors."""
 
 MOST_REQUESTS = sys.maxsize
 """An unknown number of requests."""
@@ -63,7 +66,9 @@ def conditions(wanted: RecordFilter, *, is_sqlite: bool) -> list[sa.ColumnElemen
     found += of_values(wanted.values)
     if wanted.client_request_id is not None:  # not a plain comparison: SQLite then overlooks the partial index
         found.append(sa.func.coalesce(_of.client_request_id, "") == wanted.client_request_id)
-    if wanted.outcome is not None:
+    if wanted.outcome == ERROR:
+        found.append(_of.outcome.in_(sorted(ERRORS)))
+    elif wanted.outcome is not None:
         found.append(_of.outcome == wanted.outcome)
     if wanted.error_code is not None:
         found.append(_of.error_code == wanted.error_code)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -43,7 +43,9 @@ class RecordQuery(BaseModel):
     client_request_id: Annotated[
         str | None, Field(pattern=r"^[!-~]{1,128}$", description="x-request-id of the client, for all with the same")
     ] = None
-    outcome: Outcome | None = None
+    outcome: Annotated[
+        Literal[Outcome, "error"] | None, Field(description="error: all that reports count as errors")
+    ] = None
     error_code: Value | None = None
     session: Value | None = None
     tag: Annotated[

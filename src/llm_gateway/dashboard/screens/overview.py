@@ -29,7 +29,7 @@ async def show(page: Page) -> Response:
             ("/usage/breakdown", {**period.query, "group_by": "model", "limit": 50}),
             ("/usage/breakdown", {**period.query, "group_by": "service", "limit": 500}),
             ("/usage/series", series_query),
-            ("/usage/records", {**period.query, "outcome": "failed", "limit": COUNTED_FAILURES}),
+            ("/usage/records", {**period.query, "outcome": "error", "limit": COUNTED_FAILURES}),
             ("/usage/latency", period.query),
         ]
     )

@@ -27,7 +27,7 @@ FILTERS = (
     ("min_cost_usd", "Cost from, $"),
     ("min_latency_ms", "Latency from, ms"),
 )
-OUTCOMES = ("ok", "cached", "failed", "rate_limited", "cancelled", "no_provider", "refused_budget")
+OUTCOMES = ("ok", "cached", "error", "failed", "rate_limited", "cancelled", "no_provider", "refused_budget")
 PAGE = 50
 
 
