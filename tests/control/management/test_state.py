@@ -15,7 +15,10 @@ async def test_the_state_has_all_parts_and_no_secret(start: Start, endpoint: str
         client = Client(app)
         await client.call("POST", "/api/v1/people", {"name": "ann", "password": "correct horse battery"})
         response = await client.call("GET", "/api/v1/state")
+        made = await client.call("POST", "/api/v1/keys", {"name": "reader", "scopes": ["read"]})
+        seen = (await Client(app, made.json["secret"]).call("GET", "/api/v1/state")).json
     state = response.json
+    assert (seen["settings"], seen["version"]) == (None, __version__)
     assert (state["version"], state["environment"]) == (__version__, "dev")
     assert state["journal"]["quarantined_records"] == 0
     assert state["journal"]["available_bytes"] > 0

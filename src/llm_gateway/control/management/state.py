@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from pydantic import BaseModel, Field
+from starlette.requests import Request
 
 from llm_gateway import __version__
 from llm_gateway.control.management.router import Router
 from llm_gateway.control.workers import Workers
 from llm_gateway.domain.metric_families import MetricFamily
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.settings import PREFIX, SECRETS, Settings
 from llm_gateway.store.people import PeopleStore
 
@@ -83,7 +85,7 @@ class State(BaseModel):
     journal: JournalState
     telemetry: Annotated[TelemetryState | None, Field(description="null: no endpoint is set")]
     sign_in: SignInState
-    settings: list[SettingOut]
+    settings: Annotated[list[SettingOut] | None, Field(description="null without the scope admin")]
 
 
 def state_router(settings: Settings, workers: Workers, people: PeopleStore) -> Router:
@@ -91,8 +93,9 @@ def state_router(settings: Settings, workers: Workers, people: PeopleStore) -> R
     router = Router("/api/v1/state", "health")
 
     @router.get("")
-    def gateway_state() -> State:
-        """Return what the workers, the journal and the export last said, and the settings."""
+    def gateway_state(request: Request) -> State:
+        """Return what the workers, the journal and the export last said, and for admins the settings."""
+        context: RequestContext = request.scope[REQUEST_CONTEXT]
         value = _reader(workers.measured())
         return State(
             version=__version__,
@@ -115,7 +118,7 @@ def state_router(settings: Settings, workers: Workers, people: PeopleStore) -> R
                 identity_provider=settings.oidc_issuer or None,
                 token_issuer=settings.jwt_issuer or None,
             ),
-            settings=_shown(settings),
+            settings=_shown(settings) if "admin" in context.caller.scopes else None,
         )
 
     return router

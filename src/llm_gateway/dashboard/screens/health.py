@@ -19,6 +19,6 @@ async def show(page: Page) -> Response:
         health=health,
         state=state,
         late_s=LATE_S,
-        changed=[each for each in state["settings"] if not each["is_default"]],
-        defaults=[each for each in state["settings"] if each["is_default"]],
+        changed=[each for each in state["settings"] or () if not each["is_default"]],
+        defaults=[each for each in state["settings"] or () if each["is_default"]],
     )
