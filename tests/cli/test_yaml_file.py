@@ -146,9 +146,15 @@ def test_placeholders_are_names_of_variables() -> None:
     providers = [{"name": name} for name in names]
     providers[3]["kind"] = "local"
     providers[4]["api_key"] = "unused"
-    targets = [{"name": "on call", "url": None, "secret": None}, {"name": "mail", "password": None}, {"name": "box"}]
+    targets = [
+        {"name": "on call", "url": None, "secret": None},
+        {"name": "mail", "password": None},
+        {"name": "box"},
+        {"name": "ON-CALL", "url": None},
+    ]
     document = {"providers": providers, "alert_targets": targets}
     assert [(field, name) for _, field, name in placeholders(document)] == [
         ("api_key", "OPENAI_API_KEY"), ("api_key", "MY_BOX_API_KEY"), ("api_key", "_4ALL_API_KEY"),
         ("url", "ALERT_ON_CALL_URL"), ("secret", "ALERT_ON_CALL_SECRET"), ("password", "ALERT_MAIL_PASSWORD"),
+        ("url", "ALERT_ON_CALL_URL_2"),
     ]  # fmt: skip

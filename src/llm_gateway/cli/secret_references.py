@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +90,13 @@ def placeholders(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str
 
     A provider lacks its key, unless it is the embedded model; a target of alerts has null for each of its secrets.
     """
+    taken: Counter[str] = Counter()
+    for entry, field, variable in _missing(document):
+        taken[variable] += 1
+        yield entry, field, variable if taken[variable] == 1 else f"{variable}_{taken[variable]}"
+
+
+def _missing(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
     for provider in document.get("providers", ()):
         is_embedded = provider.get("kind", provider["name"]) == "local" and provider.get("base_url") is None
         if "api_key" not in provider and not is_embedded:

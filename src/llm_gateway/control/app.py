@@ -283,11 +283,8 @@ class Control:
         stores, configuration = self._stores, self.configuration
         local = self._local
         rules = ProviderRules(self._presets, self.egress, lambda: local.base_url if local else None)
-        declared = ConfigurationStores(
-            *(stores.providers, stores.overrides, stores.teams, stores.keys, stores.budgets, stores.alert_targets),
-            rules,
-            self.egress,
-        )
+        kept = (stores.providers, stores.overrides, stores.teams, stores.keys, stores.budgets, stores.alert_targets)
+        declared = ConfigurationStores(*kept, rules, self.egress)
         up_to_date = up_to_date_by(shipper.flush)
         own = OwnUsage(lambda key_id: stores.keys.get(key_id).team_id)
         search, reports = RecordSearch(stores.database), UsageReports(stores.database)

@@ -40,7 +40,7 @@ class TeamStore:
     def list(self, *, name: str | None = None, contains: str | None = None, after: str = "", limit: int = 100) -> Teams:
         """Return up to `limit` teams in the order of their creation, those whose id is greater than `after`.
 
-        `contains` is a part of their names; whether its letters are capital does not matter.
+        `contains` is a part of their names, with letters of ASCII in either case; on Postgres those of all scripts.
         """
         query = sa.select(teams).where(teams.c.id > after).order_by(teams.c.id).limit(limit)
         if name is not None:

@@ -38,7 +38,7 @@ class AlertTargetSection(Section):
         self._store = store
         self._egress = egress
         self._targets: dict[str, AlertTarget] = {}
-        self._secrets: dict[str, AlertSecret] = {}
+        self._secrets: dict[str, AlertSecret | None] = {}
 
     def read(self) -> dict[str, Stored]:
         """Return the stored targets, by name."""
@@ -70,7 +70,7 @@ class AlertTargetSection(Section):
 
     def changed_secrets(self, before: Stored, after: Wanted) -> tuple[str, ...]:
         """Compare the secrets with the stored ones. Those that cannot be decrypted count as different."""
-        stored = self._secrets[before.label]
+        stored = self._secrets[before.label] or AlertSecret()
         return tuple(name for name, value in _secrets_of(after.entry).items() if getattr(stored, name) != value)
 
     def written_secrets(self, stored: Stored) -> Fields:
@@ -80,11 +80,12 @@ class AlertTargetSection(Section):
             return {"url": None, "secret": None} if target.has_secret else {"url": None}
         return {"password": None} if target.has_secret else {}
 
-    def _secret(self, target_id: str) -> AlertSecret:
+    def _secret(self, target_id: str) -> AlertSecret | None:
+        """Return the secrets of a target, None if no encryption key decrypts them."""
         try:
             return self._store.unseal(target_id)
         except ConfigurationError:
-            return AlertSecret()
+            return None
 
     def check(self, changes: Sequence[Change], final: Mapping[str, Mapping[str, Fields]]) -> Iterator[Invalid]:
         """Check each target that changes as the API does."""
@@ -106,7 +107,10 @@ class AlertTargetSection(Section):
                     "kind stays as it is: give the other target another name, or remove this one first.",
                     loc=("body", "kind"),
                 )
-            target, secret = _changed(self._targets[change.label], self._secrets[change.label], after)
+            stored = self._secrets[change.label]
+            if stored is None:
+                raise Invalid("its stored secrets cannot be decrypted: remove the target, then add it again.")
+            target, secret = _changed(self._targets[change.label], stored, after)
         if change.before is None or not {*change.fields} <= COMMON:
             check_address(target, secret, self._egress)
 

@@ -17,7 +17,7 @@ from llm_gateway.store.teams import TeamStore
 Limit = Annotated[int, Query(ge=1, le=1000, description="teams of a page")]
 Cursor = Annotated[Reference | None, Query(description="`next_cursor` of the page before")]
 Name = Annotated[Text | None, Query(description="only the team with this name")]
-Part = Annotated[Text | None, Query(description="only teams whose name has this part, in capital letters or not")]
+Part = Annotated[Text | None, Query(description="only teams whose name has this part, letters of ASCII in either case")]
 
 
 def teams_router(store: TeamStore) -> Router:

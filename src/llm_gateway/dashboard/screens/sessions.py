@@ -40,7 +40,7 @@ def _local_person(page: Page) -> Person | None:
 async def set_password(page: Page) -> Response:
     """Change one's own password, which ends one's sessions, this one too.
 
-    The person is read before the password is checked, and must not have changed since: otherwise whoever knows the old
+    The person is read before the password is checked, and must not have changed since: otherwise a person with the old
     password could replace a new one that an admin sets in between.
     """
     person, form = _local_person(page), await page.form()
