@@ -179,6 +179,7 @@ def test_each_variable_is_a_setting_and_its_value_fits(tmp_path: Path) -> None:
         "encryption_keys": "0123456789abcdef" * 4,
         "key_peppers": "1:0123456789abcdef0123456789abcdef",
         "database_url": "postgresql://gateway@postgres/gateway",
+        "redis_url": "redis://:0123456789abcdef@valkey",
     }
     for name, value in secrets.items():
         (tmp_path / name).write_text(value + "\n")
@@ -189,6 +190,12 @@ def test_each_variable_is_a_setting_and_its_value_fits(tmp_path: Path) -> None:
         settings = load_settings(of_image | variables | here, tmp_path / ".env", [])
         assert settings.env == "production"
         assert all(getattr(settings, secret) == value for secret, value in secrets.items())
+
+
+def test_the_chart_can_do_without_redis() -> None:
+    spec, _, variables = pod(chart(redis={"secretName": "", "secretKey": "redis_url"}))
+    assert "LLM_GATEWAY_REDIS_URL_FILE" not in variables
+    assert "redis_url" not in str(spec["volumes"])
 
 
 def test_a_host_keeps_its_data_and_has_time_to_stop_without_any_rights() -> None:
