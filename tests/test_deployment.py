@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,7 @@ from llm_gateway.gate.authentication import OPEN_PATHS
 from llm_gateway.settings import PREFIX, Settings
 from llm_gateway.settings_reader import SECRET_FILES, load_settings
 from llm_gateway.worker.endpoints.health import WorkerState, health_endpoints
+from tests.e2e.test_behind_nginx import FRAME, find_nginx
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 CHART = DEPLOY / "helm" / "llm-gateway"
@@ -269,6 +271,23 @@ def test_the_balancer_has_the_settings_of_the_tested_file_for_nginx() -> None:
     trusted = {service["environment"]["LLM_GATEWAY_TRUSTED_PROXIES"] for service in gateways().values()}
     assert trusted == {nginx["networks"]["inside"]["ipv4_address"]}
     assert nginx["depends_on"].keys() == gateways().keys()
+
+
+def test_nginx_takes_the_balancers_file(tmp_path: Path) -> None:
+    text = (DEPLOY / "balancer.conf").read_text("utf-8")
+    (tmp_path / "gateway.conf").write_text(text.replace("listen 8200;", f"listen unix:{tmp_path}/nginx.sock;"))
+    (tmp_path / "nginx.conf").write_text(FRAME.format(folder=tmp_path))
+    command: list[str | Path] = [
+        *find_nginx(),
+        "-t",
+        "-e",
+        tmp_path / "error.log",
+        "-p",
+        tmp_path,
+        "-c",
+        tmp_path / "nginx.conf",
+    ]
+    assert subprocess.run(command, check=False).returncode == 0, (tmp_path / "error.log").read_text()
 
 
 @pytest.mark.parametrize("kind", ["secrets", "networks", "volumes"])
