@@ -261,7 +261,7 @@ def directives(path: Path) -> set[str]:
 
 
 def test_the_balancer_has_the_settings_of_the_tested_file_for_nginx() -> None:
-    balancer = DEPLOY / "balancer.conf"
+    balancer = DEPLOY / "balancer" / "default.conf"
     assert directives(balancer) - directives(DEPLOY / "nginx.conf") == {"proxy_connect_timeout 1s"}
     assert directives(DEPLOY / "nginx.conf") <= directives(balancer)
     servers = re.findall(r"^ +server (\S+):(\d+) ", balancer.read_text("utf-8"), re.MULTILINE)
@@ -274,7 +274,7 @@ def test_the_balancer_has_the_settings_of_the_tested_file_for_nginx() -> None:
 
 
 def test_nginx_takes_the_balancers_file(tmp_path: Path) -> None:
-    text = (DEPLOY / "balancer.conf").read_text("utf-8")
+    text = (DEPLOY / "balancer" / "default.conf").read_text("utf-8")
     (tmp_path / "gateway.conf").write_text(text.replace("listen 8200;", f"listen unix:{tmp_path}/nginx.sock;"))
     (tmp_path / "nginx.conf").write_text(FRAME.format(folder=tmp_path))
     command: list[str | Path] = [
