@@ -26,7 +26,7 @@ import uvloop
 from llm_gateway.limiter.base import Limiter
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.limiter.redis import RedisLimiter
-from llm_gateway.limiter.redis_host import RedisHost
+from llm_gateway.limiter.redis_membership import RedisHost
 from llm_gateway.redis_client.address import parse_address
 from llm_gateway.redis_client.client import RedisClient
 

@@ -52,9 +52,9 @@ SOUND_PACKAGE = {
     "worker/pipeline/attempt_start.py": "import llm_gateway.worker.pipeline.budgets",
     "worker/pipeline/refusals.py": "import llm_gateway.worker.pipeline.availability",
     "worker/pipeline/budgets.py": (
-        "import llm_gateway.worker.pipeline.budget_leases, llm_gateway.worker.pipeline.budget_amounts"
+        "import llm_gateway.worker.pipeline.lease_requests, llm_gateway.worker.pipeline.budget_amounts"
     ),
-    "worker/pipeline/budget_leases.py": "import llm_gateway.worker.pipeline.budget_texts",
+    "worker/pipeline/lease_requests.py": "import llm_gateway.worker.pipeline.budget_texts",
     "worker/pipeline/budget_texts.py": "import llm_gateway.worker.pipeline.budget_account",
     "worker/pipeline/budget_account.py": "",
     "worker/pipeline/budget_amounts.py": "import llm_gateway.worker.pipeline.output_samples",
@@ -96,7 +96,7 @@ SOUND_PACKAGE = {
     "providers/prices.py": "import genai_prices, llm_gateway.domain",
     "store/__init__.py": "import alembic, argon2, cryptography, sqlalchemy, llm_gateway.domain",
     "cache/__init__.py": "",
-    "cache/sealed.py": "import cryptography",
+    "cache/encrypted_entries.py": "import cryptography",
     "redis_client.py": "import hiredis",
     "limiter/__init__.py": "import llm_gateway.host_memory",
     "journal/__init__.py": "",

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from llm_gateway.store.budget_leases import LeaseLedger
 from llm_gateway.store.database import Database
 from llm_gateway.store.hosts import HostClaim, HostTable
+from llm_gateway.store.lease_ledger import LeaseLedger
 from llm_gateway.store.migrations import HEAD
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 from llm_gateway.store.secrets import SecretBox

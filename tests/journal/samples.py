@@ -14,7 +14,7 @@ from typing import Any
 from llm_gateway.domain.usage import AttemptRecord, CostStatus, Price, Usage, UsageRecord, encode_record
 from llm_gateway.errors import RecordsRefused
 from llm_gateway.journal.frames import Kind, encode_frame, seal
-from llm_gateway.journal.libuv_pool import LibuvPool
+from llm_gateway.journal.libuv_fdatasync import LibuvPool
 from llm_gateway.journal.position_page import PageReader, WrittenPosition
 from llm_gateway.journal.segments import FileSystem, Log, WriterDir
 from llm_gateway.journal.sync import PoolSyncer, Syncer, ThreadSyncer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_gateway.journal.libuv_pool import LibuvPool
+from llm_gateway.journal.libuv_fdatasync import LibuvPool
 from llm_gateway.journal.sync import PoolSyncer, Syncer, ThreadSyncer, open_syncer
 from tests.journal.samples import Heard, open_files, until
 

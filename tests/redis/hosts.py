@@ -10,7 +10,7 @@ from typing import Any
 from llm_gateway.limiter.base import Decision, Limiter, Reservation, Wanted
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.limiter.redis import RedisLimiter, SharedReservation
-from llm_gateway.limiter.redis_host import Keys, RedisHost
+from llm_gateway.limiter.redis_membership import Keys, RedisHost
 from llm_gateway.redis_client.address import parse_address
 from llm_gateway.redis_client.client import RedisClient
 from tests.redis_server import RedisServer

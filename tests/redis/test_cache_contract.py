@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from llm_gateway.cache.encrypted_entries import Sealed
 from llm_gateway.cache.memory import MemoryCache
 from llm_gateway.cache.redis import MOST_VALUE_BYTES, RedisCache
-from llm_gateway.cache.sealed import Sealed
 from llm_gateway.redis_client.address import parse_address
 from llm_gateway.redis_client.client import RedisClient
 from tests.cache.test_contract import *  # noqa: F403

@@ -15,7 +15,7 @@ import pytest
 from llm_gateway.limiter.base import Limiter
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.limiter.redis import RedisLimiter
-from llm_gateway.limiter.redis_host import HostsMemory, Keys, RedisHost
+from llm_gateway.limiter.redis_membership import HostsMemory, Keys, RedisHost
 from llm_gateway.redis_client.address import RedisAddress
 from llm_gateway.redis_client.client import RedisClient
 from tests.limiter.taking import Clock

@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from llm_gateway.control.budget_balances import BudgetBalances
-from llm_gateway.control.budget_leases import BudgetLeases
-from llm_gateway.control.leased_accounts import LeasedAccounts
+from llm_gateway.control.lease_exchange import BudgetLeases
+from llm_gateway.control.lease_memory import LeasedAccounts
 from llm_gateway.domain.budget import AccountRef, Budget
 from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
@@ -19,10 +19,10 @@ from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountGroup, AccountPlace, BudgetAccounts
-from llm_gateway.store.budget_leases import LeaseLedger
 from llm_gateway.store.budget_spend import BudgetSpend
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
+from llm_gateway.store.lease_ledger import LeaseLedger
 from llm_gateway.store.usage import UsageStore
 
 PATIENCE_S = 20.0

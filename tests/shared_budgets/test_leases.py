@@ -10,16 +10,16 @@ import pytest
 import sqlalchemy as sa
 from msgspec.structs import replace
 
-from llm_gateway.control.leased_accounts import LeasedAccounts
+from llm_gateway.control.lease_memory import LeasedAccounts
 from llm_gateway.domain.budget import AccountRef, Balance, Budget
 from llm_gateway.domain.budget_lease import Lease, Wish
 from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.journal.record_assembler import CRASHED
-from llm_gateway.store.budget_leases import NotJoined, account_key, leased, release
 from llm_gateway.store.budget_spend import BudgetSpend, SpendTable
 from llm_gateway.store.budget_tables import budget_leases, budgets
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
+from llm_gateway.store.lease_ledger import NotJoined, account_key, leased, release
 from tests.databases import PostgresDatabases
 from tests.shared_budgets.databases import without_postgres
 from tests.shared_budgets.hosts import Host, hosts, now_ms, record

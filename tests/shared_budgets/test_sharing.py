@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.control.budget_leases import BudgetLeases, follow_leases_forever
-from llm_gateway.control.budget_sharing import BudgetSharing
 from llm_gateway.control.hosts import Hosts
-from llm_gateway.control.lease_desk import LeaseDesk
+from llm_gateway.control.lease_batches import LeaseBatches
+from llm_gateway.control.lease_exchange import BudgetLeases, follow_leases_forever
+from llm_gateway.control.lease_lifecycle import BudgetSharing
 from llm_gateway.domain.budget import AccountRef
 from llm_gateway.domain.lease_answer import LeaseAnswer
 from llm_gateway.errors import StoreUnavailable
@@ -42,8 +42,8 @@ async def test_questions_about_one_account_go_to_the_ledger_together() -> None:
         may_answer.wait(5)
         return LeaseAnswer("granted" if len(asked) < 3 else "dry", 7, 5, 2)
 
-    desk = LeaseDesk(fetch)
-    questions = LeaseQuestions(answering_leases(nowhere, desk.ask))
+    batches = LeaseBatches(fetch)
+    questions = LeaseQuestions(answering_leases(nowhere, batches.ask))
     first = asyncio.create_task(questions(REF, 3))
     while not asked:  # noqa: ASYNC110 - a thread sets it
         await asyncio.sleep(0.001)
@@ -53,7 +53,7 @@ async def test_questions_about_one_account_go_to_the_ledger_together() -> None:
     assert [await each for each in (first, *later)] == [LeaseAnswer("granted", 7, 5, 2)] * 4
     assert asked == [(REF, 3, 3), (REF, 2, 15)]
     assert (await questions(REF, 1)).state == "dry"
-    desk.close()
+    batches.close()
 
 
 async def nowhere(_scope: Any, _receive: Any, send: Any) -> None:

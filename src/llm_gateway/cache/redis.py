@@ -1,4 +1,4 @@
-"""Cache of all hosts: the memory of this process in front, Redis behind it. What Redis cannot give is a miss.
+"""Two-tier cache: the memory of this process, then a Redis that all hosts share. A failure of Redis is a miss.
 
 get ── in memory ──▶ hit
   └── one trip for all candidates ── found, and opened ──▶ hit, kept in memory for the time that is left of it
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llm_gateway.cache.encrypted_entries import Sealed
 from llm_gateway.cache.memory import MemoryCache
-from llm_gateway.cache.sealed import Sealed
 from llm_gateway.redis_client.client import RedisClient
 from llm_gateway.redis_client.connection import Reply
 

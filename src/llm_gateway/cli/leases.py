@@ -1,4 +1,4 @@
-"""Commands `leases …`: show what hosts may use of budgets, and release those of a host that is gone for good."""
+"""Register the commands `leases list` and `leases release`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from cyclopts import App
 LOCAL_COMMANDS = (
     (
         "list",
-        "llm_gateway.cli.release_leases:list_leases",
+        "llm_gateway.cli.lease_commands:list_leases",
         "List the hosts that use budgets, and how many accounts each may use a part of.",
     ),
     (
         "release",
-        "llm_gateway.cli.release_leases:release_leases",
+        "llm_gateway.cli.lease_commands:release_leases",
         "Free what a host that is gone for good may use of budgets.",
     ),
 )

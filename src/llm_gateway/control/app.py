@@ -81,7 +81,6 @@ from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.settings import Settings
 from llm_gateway.store.alert_targets import AlertTargetStore
 from llm_gateway.store.audit import AuditTrail
-from llm_gateway.store.budget_leases import leases_of
 from llm_gateway.store.budget_spend import BudgetSpend
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
@@ -89,6 +88,7 @@ from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.hosts import SecretNames
 from llm_gateway.store.kept_forms import KeptForms
 from llm_gateway.store.keys import KeyStore
+from llm_gateway.store.lease_ledger import leases_of
 from llm_gateway.store.overrides import OverrideStore
 from llm_gateway.store.people import PeopleStore
 from llm_gateway.store.peppers import names_of, open_peppers, parse_peppers

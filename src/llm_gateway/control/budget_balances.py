@@ -26,8 +26,8 @@ from llm_gateway.domain.budget_table import BudgetRule, BudgetTable, needed_unti
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.host_memory import HostMemory
 from llm_gateway.host_memory.budget_holds import LOADED, clear_rows, find_place, owners, recompute_sums
-from llm_gateway.host_memory.budget_leases import LEASING
 from llm_gateway.host_memory.budget_slots import CARRIED, NOT_CARRIED, SPENT, TAKEN, BudgetSlots
+from llm_gateway.host_memory.lease_layout import LEASING
 from llm_gateway.host_memory.lock import BUDGETS, HostLock
 from llm_gateway.host_memory.slots import Key, key_of
 from llm_gateway.journal.record_assembler import CRASHED

@@ -1,4 +1,4 @@
-"""This host among those of its database: its id, its beats, how many hosts live, and which one does what one host must.
+"""Heartbeat of this host in the database, the number of living hosts, and which of them is the leader.
 
     start ──▶ claim ──(row free)──▶ beat each second ──▶ living, leads, changes
                 └──(another process beats with this id)──▶ refused: the data directory is a copy

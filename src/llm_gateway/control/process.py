@@ -15,13 +15,13 @@ from llm_gateway.channel.messages import NAME, ControlBeat
 from llm_gateway.channel.server import ChannelServer
 from llm_gateway.control.app import Control, Stores, check_settings, open_stores
 from llm_gateway.control.budget_balances import BudgetBalances
-from llm_gateway.control.budget_sharing import BudgetSharing
 from llm_gateway.control.budget_upkeep import count_older_usage_forever
 from llm_gateway.control.control_lock import take_control_lock
 from llm_gateway.control.embedded_model import start_embedded_model
 from llm_gateway.control.hosts import Hosts, beat_forever
 from llm_gateway.control.journal_metrics import journal_gauges
 from llm_gateway.control.key_use import store_key_use_forever
+from llm_gateway.control.lease_lifecycle import BudgetSharing
 from llm_gateway.control.maintenance import (
     delete_old_usage_forever,
     refresh_prices_forever,

@@ -1,4 +1,4 @@
-"""Answer of control to a worker whose host has too small a lease of a budget's account."""
+"""Reply of control to a worker that asks for a larger lease of a budget's account."""
 
 from __future__ import annotations
 

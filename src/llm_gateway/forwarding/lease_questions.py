@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from llm_gateway.domain.budget import AccountRef
 from llm_gateway.domain.lease_answer import LeaseAnswer
-from llm_gateway.forwarding.control_questions import AnswersQuestions, ControlQuestions
+from llm_gateway.forwarding.internal_requests import AnswersQuestions, ControlQuestions
 
 PATH = "/internal/lease"
 QUESTION = b"x-gateway-internal-lease"

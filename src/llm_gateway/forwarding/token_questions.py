@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 from llm_gateway.domain.token_verdict import Verdict
 from llm_gateway.errors import ManagementUnavailable
-from llm_gateway.forwarding.control_questions import AnswersQuestions, ControlQuestions
+from llm_gateway.forwarding.internal_requests import AnswersQuestions, ControlQuestions
 
 PATH = "/internal/token"
 TOKEN = b"x-gateway-internal-token"

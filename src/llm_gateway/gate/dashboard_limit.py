@@ -1,4 +1,4 @@
-"""Limits of requests to the dashboard: they come without a key, so that they must not take the places of others.
+"""Limit requests to the dashboard and forms at once, so that clients without a key cannot starve the management API.
 
 A request takes a place while it is served. One with a form takes it once the form is complete, so that clients that
 send slowly hold none. Sign-ins, which strangers can make slow, have places of their own.

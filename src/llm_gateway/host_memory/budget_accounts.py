@@ -27,8 +27,8 @@ from llm_gateway.host_memory.budget_holds import (
     find_place,
     recompute_sums,
 )
-from llm_gateway.host_memory.budget_leases import GRANTED, HOSTS, LEASING, OFFSET, OTHERS, lease_of
 from llm_gateway.host_memory.budget_slots import CARRIED, GAP, GENERATION, NOT_CARRIED, SPENT, TAKEN, BudgetSlots
+from llm_gateway.host_memory.lease_layout import GRANTED, HOSTS, LEASING, OFFSET, OTHERS, lease_of
 from llm_gateway.host_memory.lock import BUDGETS, HostLock
 from llm_gateway.host_memory.slots import key_of
 

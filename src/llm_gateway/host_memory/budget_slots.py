@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import Any
 
 from llm_gateway.host_memory import ACCOUNT_TABLES, ACCOUNT_WORDS, ACCOUNTS_AT, BUDGETS_AT, FIRST_ACCOUNTS
-from llm_gateway.host_memory.budget_leases import GRANTED, LEASING, OFFSET, forget_lease, lease_of
+from llm_gateway.host_memory.lease_layout import GRANTED, LEASING, OFFSET, forget_lease, lease_of
 from llm_gateway.host_memory.slots import FREED, KEY_HIGH, KEY_LOW, NEVER, Key
 
 SPENT, TAKEN, GAP, UNTIL, CARRIED = range(2, 7)

@@ -315,7 +315,7 @@ class FileSystem:
     def sync(self, fd: int) -> None:
         """Make everything written to the file durable.
 
-        Called by a syncer with a Python thread; C threads call fdatasync themselves (`libuv_pool.py`).
+        Called by a syncer with a Python thread; C threads call fdatasync themselves (`libuv_fdatasync.py`).
         """
         os.fdatasync(fd)
 

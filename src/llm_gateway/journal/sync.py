@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
 from llm_gateway.journal.file_thread import FileThread
-from llm_gateway.journal.libuv_pool import LibuvPool
+from llm_gateway.journal.libuv_fdatasync import LibuvPool
 
 Then: TypeAlias = Callable[[OSError | None], None]
 """Called on the event loop when a sync has ended: with None when everything is durable, else with the first error."""

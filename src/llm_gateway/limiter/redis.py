@@ -18,8 +18,8 @@ from typing import Any
 
 from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
 from llm_gateway.limiter.base import NOBODY, Before, Decision, Limiter, Reservation, Wanted
-from llm_gateway.limiter.other_hosts import OtherHosts
-from llm_gateway.limiter.redis_host import RedisHost
+from llm_gateway.limiter.other_hosts_calls import OtherHosts
+from llm_gateway.limiter.redis_membership import RedisHost
 from llm_gateway.limiter.redis_scripts import ADD, SETTLE, TAKE
 from llm_gateway.limiter.window import BUCKETS
 from llm_gateway.redis_client.connection import Reply, ReplyError

@@ -47,7 +47,7 @@ budget_backfill = sa.Table(
     sqlite_with_rowid=False,
 )
 
-# What hosts on one database may use of budgets (`budget_leases.py`). `account` is the digest of an account of one
+# What hosts on one database may use of budgets (`lease_ledger.py`). `account` is the digest of an account of one
 # period; amounts are in its budget's unit.
 # `asked` counts the requests of other hosts for what the host does not hold, `answered` the last time it has answered.
 budget_leases = sa.Table(

@@ -1,4 +1,4 @@
-"""Keep forms of the dashboard, encrypted, while their senders are at an identity provider: another host may go on."""
+"""Store forms of the dashboard, encrypted, during a sign-in at an identity provider; any host can go on with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts that the descriptions of all tables have in common."""
+"""The metadata of all tables, and their text type, which compares bytes."""
 
 from __future__ import annotations
 

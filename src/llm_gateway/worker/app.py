@@ -37,12 +37,12 @@ from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
 from llm_gateway.worker.pipeline.availability import CONFIGURATION_CHANGED, ProviderAvailability
 from llm_gateway.worker.pipeline.availability.host_states import HostStates
-from llm_gateway.worker.pipeline.budget_leases import AskControl, LeaseRequests
 from llm_gateway.worker.pipeline.budgets import Budgets
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.explanation import Explainer
 from llm_gateway.worker.pipeline.failover import Failover
 from llm_gateway.worker.pipeline.key_limits import KeyLimits
+from llm_gateway.worker.pipeline.lease_requests import AskControl, LeaseRequests
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
 from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder

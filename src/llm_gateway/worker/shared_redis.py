@@ -15,7 +15,7 @@ from llm_gateway.cache.memory import MemoryCache
 from llm_gateway.domain.metric_families import MetricFamily, Sample, gauge
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.limiter.redis import RedisLimiter
-from llm_gateway.limiter.redis_host import HostsMemory, RedisHost, only_this_host
+from llm_gateway.limiter.redis_membership import HostsMemory, RedisHost, only_this_host
 from llm_gateway.redis_client.address import RedisAddress
 from llm_gateway.redis_client.client import RedisClient
 
@@ -81,8 +81,8 @@ class SharedRedis:
             ConfigurationError: the keys cannot be read.
         """
         # Imported late: cryptography takes 9 MB that a worker without Redis does not need.
+        from llm_gateway.cache.encrypted_entries import Sealed  # noqa: PLC0415
         from llm_gateway.cache.redis import RedisCache  # noqa: PLC0415
-        from llm_gateway.cache.sealed import Sealed  # noqa: PLC0415
         from llm_gateway.store.secrets import load_or_create_key_file, parse_keys  # noqa: PLC0415
 
         if encryption_keys:

@@ -30,9 +30,9 @@ from llm_gateway.upstream.pool import send_always
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.attempt import AttemptDependencies, Attempts
 from llm_gateway.worker.pipeline.availability import ProviderAvailability, Wait
-from llm_gateway.worker.pipeline.budget_leases import LeaseRequests
 from llm_gateway.worker.pipeline.budgets import Budgets
 from llm_gateway.worker.pipeline.failover import Failover
+from llm_gateway.worker.pipeline.lease_requests import LeaseRequests
 from llm_gateway.worker.pipeline.timing import Timing
 from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport

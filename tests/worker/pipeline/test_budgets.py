@@ -19,8 +19,8 @@ from llm_gateway.errors import BudgetExceeded, BudgetReserved, GatewayError, Jou
 from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
 from llm_gateway.worker.gateway import Gateway
-from llm_gateway.worker.pipeline.budget_leases import LeaseRequests
 from llm_gateway.worker.pipeline.caching import Caching
+from llm_gateway.worker.pipeline.lease_requests import LeaseRequests
 from tests.shared_budgets.holding import hold
 from tests.worker.pipeline.fakes import TIMEOUT, Step, World, answer, provider, refusal, request, snapshot
 

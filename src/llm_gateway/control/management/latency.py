@@ -1,4 +1,4 @@
-"""Endpoint of percentiles: how long requests take that providers answer, from a sample of the newest."""
+"""Endpoint of latency percentiles, in all and to the first token, over the newest answers of providers."""
 
 from __future__ import annotations
 

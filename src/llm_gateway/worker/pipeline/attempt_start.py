@@ -5,8 +5,8 @@ from __future__ import annotations
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.errors import GatewayError
-from llm_gateway.worker.pipeline.budget_leases import Lack
 from llm_gateway.worker.pipeline.budgets import Budgets
+from llm_gateway.worker.pipeline.lease_requests import Lack
 from llm_gateway.worker.pipeline.routing_state import RoutingState
 from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
 

@@ -15,7 +15,7 @@ has no such account: after a cold start, when the journals left over are stored 
 budget is made or changed, before workers learn of it (`control/budget_balances.py`). No worker reads the database.
 
 If several hosts share the budgets, an account has room for what is leased to this host
-(`host_memory/budget_leases.py`). A request that it is too small for waits while control gets more.
+(`host_memory/lease_layout.py`). A request that it is too small for waits while control gets more.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from llm_gateway.errors import GatewayError, Overloaded, RequestNotAllowed
 from llm_gateway.host_memory.budget_accounts import BudgetAccounts, Full, NoRoom
 from llm_gateway.worker.pipeline.budget_account import REQUESTS, Account, Matched, match_of
 from llm_gateway.worker.pipeline.budget_amounts import expected_cost, largest_cost
-from llm_gateway.worker.pipeline.budget_leases import Lack, LeaseRequests, unavailable
 from llm_gateway.worker.pipeline.budget_texts import (
     FIRST_RETRY_S,
     LAST_RETRY_S,
@@ -46,6 +45,7 @@ from llm_gateway.worker.pipeline.budget_texts import (
     refusal,
     warning_header,
 )
+from llm_gateway.worker.pipeline.lease_requests import Lack, LeaseRequests, unavailable
 from llm_gateway.worker.pipeline.output_samples import OutputSamples
 
 LONGEST_WAIT_S, STEP_S = 0.25, 0.001

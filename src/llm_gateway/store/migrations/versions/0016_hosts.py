@@ -1,4 +1,4 @@
-"""Add the tables of hosts and of kept forms, and the oldest version of the tables whose code can use these, too."""
+"""Add the tables of hosts and of kept forms, and the oldest schema version whose code can use this one."""
 
 from __future__ import annotations
 

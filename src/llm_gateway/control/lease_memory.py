@@ -1,4 +1,4 @@
-"""Leases of budgets' accounts in the memory that workers share, as the control process writes them.
+"""Write this host's leases into the memory that its workers read.
 
 What the ledger grants is written here after it is committed there, and what is given back is taken from here before: a
 process that is killed in between leaves too little here, never too much. Amounts are absolute, so that the next process
@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.host_memory import ACCOUNT_WORDS, ACCOUNTS_AT, MOST_ACCOUNTS, WORD, HostMemory
 from llm_gateway.host_memory.budget_holds import LOADED, owners
-from llm_gateway.host_memory.budget_leases import GRANTED, HOSTS, LEASING, OFFSET, OTHERS, lease_of
 from llm_gateway.host_memory.budget_slots import GENERATION, NOT_CARRIED, SPENT, TAKEN, UNTIL, BudgetSlots
+from llm_gateway.host_memory.lease_layout import GRANTED, HOSTS, LEASING, OFFSET, OTHERS, lease_of
 from llm_gateway.host_memory.slots import FREED, KEY_HIGH, KEY_LOW, NEVER, Key
 
 AT_ONCE = 64

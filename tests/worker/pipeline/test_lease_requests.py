@@ -11,10 +11,10 @@ from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.lease_answer import LeaseAnswer
 from llm_gateway.errors import BudgetExceeded, BudgetReserved, BudgetUnavailable
 from llm_gateway.host_memory import HostMemory
-from llm_gateway.host_memory.budget_leases import GRANTED, HOSTS, LEASING, lease_of
 from llm_gateway.host_memory.budget_slots import GENERATION, BudgetSlots
+from llm_gateway.host_memory.lease_layout import GRANTED, HOSTS, LEASING, lease_of
 from llm_gateway.host_memory.slots import key_of
-from llm_gateway.worker.pipeline.budget_leases import BELIEVED_S, LeaseRequests
+from llm_gateway.worker.pipeline.lease_requests import BELIEVED_S, LeaseRequests
 from tests.worker.pipeline.fakes import answer
 from tests.worker.pipeline.test_budgets import BOUND, Scene, budget, memory
 

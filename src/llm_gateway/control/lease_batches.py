@@ -1,4 +1,4 @@
-"""Workers' questions for more of budgets' accounts: those about one account go to the ledger together."""
+"""Batch workers' requests for larger leases: one transaction at a time for each account."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_WAITING = 1_024
 BUSY = LeaseAnswer("unavailable", text="too many requests wait for it")
 
 
-class LeaseDesk:
+class LeaseBatches:
     """Answers questions by `fetch`, which gets an account, the least that one of them needs, and what all need."""
 
     def __init__(self, fetch: Callable[[AccountRef, int, int], LeaseAnswer]) -> None:

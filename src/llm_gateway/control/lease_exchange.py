@@ -1,4 +1,4 @@
-"""Budgets over several hosts: what is leased to this one, between the ledger and the memory that workers share.
+"""Get leases from the database for this host's workers, return idle ones, and give back what other hosts ask for.
 
     alone ── another host joins ──▶ share: whatever is spent here and not stored, or held, stays granted ──▶ leasing
 
@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from llm_gateway.control.budget_balances import BudgetBalances
-from llm_gateway.control.leased_accounts import LeasedAccounts
+from llm_gateway.control.lease_memory import LeasedAccounts
 from llm_gateway.domain.budget import AccountRef
 from llm_gateway.domain.budget_lease import Wish
 from llm_gateway.domain.budget_table import BudgetRule, needed_until_ms
@@ -28,8 +28,8 @@ from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.host_memory.slots import Key, key_of
 from llm_gateway.store.budget_charges import Charges, charges_of
-from llm_gateway.store.budget_leases import LeaseLedger, MustWait, NotJoined, Taken, Transaction, Used, key_in, text_of
 from llm_gateway.store.bulk import Pause
+from llm_gateway.store.lease_ledger import LeaseLedger, MustWait, NotJoined, Taken, Transaction, Used, key_in, text_of
 
 ANSWER_S = 0.05
 """Seconds between two looks for what other hosts ask for."""

@@ -14,9 +14,9 @@ from llm_gateway.cli.output import Column, Flag, Json, print_json, print_rows, p
 from llm_gateway.domain.audit import acting
 from llm_gateway.settings_reader import load_settings
 from llm_gateway.store.audit import AuditTrail
-from llm_gateway.store.budget_leases import lease_holders, release
 from llm_gateway.store.database import Database
 from llm_gateway.store.hosts import HostTable
+from llm_gateway.store.lease_ledger import lease_holders, release
 
 COLUMNS = (
     Column("name", "Name"),

@@ -1,4 +1,4 @@
-"""Budgets of a host whose database others can share, as a part of control; with SQLite nothing is shared.
+"""Start, run and end the leasing of budgets in the control process. With SQLite nothing is leased.
 
 before the journals left over are stored   a host whose memory goes on joins, so that what they used is noted
 after it                                   a host with new memory joins: it has nothing out any more
@@ -15,10 +15,10 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from llm_gateway.control.budget_balances import BudgetBalances
-from llm_gateway.control.budget_leases import BudgetLeases, follow_leases_forever
 from llm_gateway.control.hosts import Hosts
-from llm_gateway.control.lease_desk import LeaseDesk
-from llm_gateway.control.leased_accounts import LeasedAccounts
+from llm_gateway.control.lease_batches import LeaseBatches
+from llm_gateway.control.lease_exchange import BudgetLeases, follow_leases_forever
+from llm_gateway.control.lease_memory import LeasedAccounts
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.forwarding.lease_questions import answering_leases
@@ -26,11 +26,11 @@ from llm_gateway.host_memory import HostMemory
 from llm_gateway.host_memory.budget_holds import owners
 from llm_gateway.journal.segments import find_writers
 from llm_gateway.store.budget_charges import Charges
-from llm_gateway.store.budget_leases import LeaseLedger, Transaction
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.bulk import Pause
 from llm_gateway.store.database import Database
 from llm_gateway.store.hosts import SecretNames
+from llm_gateway.store.lease_ledger import LeaseLedger, Transaction
 
 
 class BudgetSharing:
@@ -51,7 +51,7 @@ class BudgetSharing:
         self._hosts = hosts
         self._log = log
         self._leases: BudgetLeases | None = None
-        self._desk: LeaseDesk | None = None
+        self._desk: LeaseBatches | None = None
         self._is_joined = False
 
     def claim(self, database: Database, secrets: SecretNames) -> None:
@@ -67,7 +67,7 @@ class BudgetSharing:
         accounts = LeasedAccounts(self._memory, self._balances.locked)
         ledger = LeaseLedger(database, self._hosts.id)
         self._leases = BudgetLeases(ledger, accounts, self._balances, lambda: self._hosts.living_ids, self._log)
-        self._desk = LeaseDesk(self._leases.fetch)
+        self._desk = LeaseBatches(self._leases.fetch)
         self._balances.learn(BudgetStore(database).in_force())
         if not accounts.is_new:
             self._leases.join()

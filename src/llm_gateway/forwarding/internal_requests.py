@@ -1,4 +1,4 @@
-"""Questions of workers to control over its socket: a request without a caller, with the question in a header.
+"""Internal requests from workers to control over its Unix socket: no caller, and the payload in a header.
 
 No client can send one: the gate lets nobody without a key through to these paths.
 """

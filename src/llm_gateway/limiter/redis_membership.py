@@ -1,4 +1,4 @@
-"""This process among all that share a Redis: its heartbeats there, and who may decide (`counting_mode.py`)."""
+"""Heartbeats of this process in Redis, and whether it counts in Redis or at this host (`counting_mode.py`)."""
 
 from __future__ import annotations
 

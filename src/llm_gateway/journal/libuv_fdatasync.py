@@ -1,4 +1,4 @@
-"""fdatasync in the thread pool of uvloop's C library, libuv: threads that need no GIL, and wake the loop by themselves.
+"""Run fdatasync in libuv's thread pool: its threads need no GIL, and wake the event loop by themselves.
 
     pool = LibuvPool(asyncio.get_running_loop())
     pool.fdatasync(fd, lambda result: print(result))  # on the event loop: 0, or a negative error number

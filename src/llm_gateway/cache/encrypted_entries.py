@@ -1,4 +1,4 @@
-"""Answers as they are outside of this process: encrypted and bound to their key, under names that tell nothing.
+"""Encrypt cached answers for Redis, bound to their cache keys, under names that are keyed hashes.
 
 Prompts and answers are never on a disk of the gateway, but a Redis may write what it holds to one, and others may read
 it. Each entry has an AES key of its own, derived from its cache key: an entry that was moved, that somebody else made,
