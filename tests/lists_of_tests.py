@@ -5,7 +5,6 @@ So `.ci/run` runs each test once: `make coverage` runs some of them traced, and 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -42,6 +41,7 @@ def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
 def write_list(session: pytest.Session) -> None:
     """Write the ids of the session's tests to the file of `--list-tests`; of parallel workers, the first writes."""
     file: Path | None = session.config.getoption("--list-tests")
-    is_first = os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0"
+    worker = getattr(session.config, "workerinput", {"workerid": "gw0"})
+    is_first = worker["workerid"] == "gw0"
     if file is not None and is_first and session.items:  # with parallel workers, the main process has no items
         file.write_text("".join(f"{item.nodeid}\n" for item in session.items))
