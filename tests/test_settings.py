@@ -382,12 +382,6 @@ def test_the_file_can_have_comments_quotes_exports_and_a_byte_order_mark(read: R
     assert (settings.port, settings.cache_scope) == (8300, "global")
 
 
-def test_the_file_can_reference_variables(env_file: Path) -> None:
-    env_file.write_text("BASE=/srv\nLLM_GATEWAY_DATA_DIR=${BASE}/${NAME}/${NONE}/${NONE:-default}\n")
-    settings = load_settings({"BASE": "/not/this", "NAME": "gateway"}, env_file)
-    assert settings.data_dir == Path("/srv/gateway/default")
-
-
 def test_a_settings_error_ends_the_process_with_78_and_one_line(tmp_path: Path) -> None:
     unfit = {"LLM_GATEWAY_PORT": "x", "LLM_GATEWAY_WORKERS": "0", "LLM_GATEWAY_SERVICE_KEYS": f"ops:{KEY}"}
     ended = subprocess.run(

@@ -146,3 +146,10 @@ def test_a_secret_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     assert refusal(lambda: load(tmp_path, DATABASE_URL_FILE="")) == (
         "LLM_GATEWAY_DATABASE_URL_FILE must be the path of a file, not ''."
     )
+
+
+def test_the_file_can_reference_variables(tmp_path: Path) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text("BASE=/srv\nLLM_GATEWAY_DATA_DIR=${BASE}/${NAME}/${NONE}/${NONE:-default}\n")
+    settings = load_settings({"BASE": "/not/this", "NAME": "gateway"}, env_file)
+    assert settings.data_dir == Path("/srv/gateway/default")
