@@ -70,7 +70,7 @@ class MeasuredGateway:
             raise
 
     def round(self, requests: int) -> float:
-        """Send at least so many calls. Returns the worker's CPU time of each in microseconds.
+        """Send at least `requests` calls. Returns the worker's CPU time per call in microseconds.
 
         Raises:
             TargetFailed: an answer was not a 200.

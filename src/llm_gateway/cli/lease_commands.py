@@ -104,7 +104,7 @@ def _find(rows: list[dict[str, Any]], host: str) -> dict[str, Any]:
     """Return the row of the host with this id or name.
 
     Raises:
-        CommandFailed: there is none, or it lives.
+        CommandFailed: no host or several hosts match, or the host is still running.
     """
     found = [row for row in rows if row["id"] == host.lower()] or [
         row for row in rows if row["name"] == host and not row["is_living"]

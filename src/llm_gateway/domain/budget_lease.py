@@ -3,13 +3,14 @@
     take ── the rest is enough ──▶ granted ── used, and shipped to the database ──▶ spent
      └── too little is left ──▶ recall what others do not hold ──▶ take once more ──▶ refused, if it is still too little
 
-A host may spend what was granted to it. The ledger is the database: what records of all hosts have cost (`spent`), and
-for each host what was granted to it and how much of that its stored records have used. What is granted and not used
-yet is out of reach for the others. So all that is spent, held or on its way to the database stays within the limit:
+A host may spend what was granted to it. The ledger is the database: it holds the cost of the records of all hosts
+(`spent`), and for each host the amount granted to it and the part of it that its stored records have used. Other hosts
+cannot spend what is granted but not used yet. So all that is spent, held or on its way to the database stays within
+the limit:
 
     spent + sum over hosts of (granted - used) <= limit
 
-Time frees nothing: a host that is silent may go on spending. Only the host itself returns, a later process that has
+No grant expires: a silent host may go on spending. Only the host itself returns a grant, or a later process that has
 its journal, or an operator who knows that the host is gone.
 """
 
