@@ -93,8 +93,9 @@ lint: $(EVERYTHING) ## Check style, types and the import layers
 	$(BIN)/mypy --num-workers $(shell getconf _NPROCESSORS_ONLN)
 	$(BIN)/lint-imports
 
-bench: $(EVERYTHING) ## Measure speed and memory under load beside a plain nginx (or BENCH=streams, reports, shipping, tail; tail with PEERS=1)
-	@$(BIN)/python -m benchmarks $(BENCH) $(if $(filter-out 0,$(PEERS)),--peers)
+# PEERS=1 measures other gateways beside it, or BENCH="tail --peers" their latencies at fixed arrival rates.
+bench: $(EVERYTHING) ## Measure speed and memory under load beside a plain nginx (or BENCH=streams, reports, tail …; or PEERS=1)
+	@$(BIN)/python -m benchmarks $(or $(BENCH),$(if $(filter-out 0,$(PEERS)),peers))
 
 fuzz: $(EVERYTHING) ## Fuzz for some 14 minutes: the property tests 30 times over, then the whole API
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis -v -o faulthandler_timeout=900

@@ -12,7 +12,19 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import budget_holds, compare, instructions, overload, reports, shipping, soak, streams, tail, telemetry
+from benchmarks import (
+    budget_holds,
+    compare,
+    instructions,
+    overload,
+    reports,
+    shipping,
+    side_by_side,
+    soak,
+    streams,
+    tail,
+    telemetry,
+)
 from benchmarks.budget import rows
 from benchmarks.load import BuiltIn
 from benchmarks.machine import Cores, facts
@@ -37,7 +49,7 @@ benchmarks streams` what a streamed chunk costs, `python -m benchmarks tail` lat
 `python -m benchmarks shipping` what it costs to store a usage record, `python -m benchmarks compare` another checkout
 of this project against this one, and `python -m benchmarks instructions` the same by counting instructions, which no
 busy machine disturbs. `python -m benchmarks budgets` measures what budgets add to a request, and
-`python -m benchmarks telemetry` what telemetry adds.
+`python -m benchmarks telemetry` what telemetry adds. `python -m benchmarks peers` measures other gateways beside it.
 """
 
 
@@ -99,6 +111,7 @@ def main(arguments: Sequence[str] | None = None, gateway: type[Gateway] = Gatewa
         "instructions": instructions.main,
         "shipping": shipping.main,
         "telemetry": telemetry.main,
+        "peers": side_by_side.main,
     }
     if said and said[0] in others:
         return others[said[0]](said[1:])

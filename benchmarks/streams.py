@@ -26,6 +26,8 @@ from benchmarks.targets import KEY, MODEL, Gateway, Nginx
 RESULTS = Path(__file__).with_name("RESULTS.md")
 TITLE = "What a streamed chunk costs"
 MUST_RATIO, AIM_RATIO = 1.8, 1.1
+USUAL_PAUSE_MS = 20
+"""Milliseconds between two chunks for a request without `user`: not every gateway passes that on."""
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -36,6 +38,8 @@ class Shape(msgspec.Struct, frozen=True):
     streams: int
     chunks: int
     pause_ms: float
+    model: str = MODEL
+    headers: str = f"x-api-key: {KEY}\r\n"
 
 
 class Spell(msgspec.Struct, frozen=True):
@@ -49,6 +53,8 @@ class Spell(msgspec.Struct, frozen=True):
     first_ms: float
     gap_p99_ms: float
 
+
+MANY_STREAMS = Shape("200 streams, a chunk each 20 ms", "/v1/chat/completions", 200, 100, 20)
 
 HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-accel-buffering: no\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -107,7 +113,8 @@ class Vendor(asyncio.Protocol):
         except ValueError:
             return
         self._waiting = b""
-        self._left, self._pause_s = asked["max_tokens"], float(asked["user"]) / 1000
+        chunks = asked.get("max_tokens") or asked["max_completion_tokens"]
+        self._left, self._pause_s = chunks, float(asked.get("user") or USUAL_PAUSE_MS) / 1000
         self._transport.write(HEAD)
         self._next()
 
@@ -175,7 +182,7 @@ def _request(port: int, shape: Shape) -> bytes:
     pause = str(shape.pause_ms)
     body = json.dumps(
         {
-            "model": MODEL,
+            "model": shape.model,
             "messages": [{"role": "user", "content": "Write."}],
             "max_tokens": shape.chunks,
             "stream": True,
@@ -183,13 +190,13 @@ def _request(port: int, shape: Shape) -> bytes:
         }
     ).encode()
     head = (
-        f"POST {shape.path} HTTP/1.1\r\nhost: localhost:{port}\r\nx-api-key: {KEY}\r\ncache-control: no-store\r\n"
+        f"POST {shape.path} HTTP/1.1\r\nhost: localhost:{port}\r\n{shape.headers}cache-control: no-store\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
 
-async def _spell(port: int, shape: Shape, tree: ProcessTree, name: str, seconds: float) -> Spell:
+async def stream_spell(port: int, shape: Shape, tree: ProcessTree, name: str, seconds: float) -> Spell:
     loop, load = asyncio.get_running_loop(), Load()
     request = _request(port, shape)
     for number in range(shape.streams):
@@ -222,14 +229,14 @@ async def _measure(folder: Path, cores: Cores, seconds: float) -> list[Spell]:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Vendor, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    chat = Shape("200 streams, a chunk each 20 ms", "/v1/chat/completions", 200, 100, 20)
+    chat = MANY_STREAMS
     messages = msgspec.structs.replace(chat, path="/v1/messages")
     many = msgspec.structs.replace(chat, streams=500)
     alone = Shape("1 stream", "/v1/chat/completions", 1, 5, 1)
     spells = []
 
     async def run(target: int, tree: ProcessTree, shape: Shape, name: str) -> None:
-        spells.append(spell := await _spell(target, shape, tree, name, seconds))
+        spells.append(spell := await stream_spell(target, shape, tree, name, seconds))
         _say(f"{name}: {spell.cpu_us:.1f} µs a chunk, p99 gap {spell.gap_p99_ms:.0f} ms")
 
     nginx = await asyncio.to_thread(Nginx, folder / "nginx", port, cores)

@@ -25,7 +25,7 @@ from benchmarks import calls, open_loop
 from benchmarks.jobs import Job, OpenJob
 from benchmarks.ledger import Ledger, NoBooks
 from benchmarks.machine import Cores, ProcessTree, facts
-from benchmarks.peers import SMG, Smg
+from benchmarks.peers import PEERS, Peer, RunningPeer
 from benchmarks.report import with_section
 from benchmarks.tail_report import FLOOR, Condition, Spell, TailFindings, tail_text
 from benchmarks.targets import Gateway, Nginx, TargetFailed
@@ -172,7 +172,7 @@ def _started(
     mock: UpstreamProcess,
     folder: Path,
     cores: Cores,
-    peers: bool,
+    peers: Sequence[Peer],
     gateways: type[Gateway],
 ) -> Iterator[Target]:
     """Start the targets one after the other; the stack stops them."""
@@ -181,10 +181,10 @@ def _started(
     nginx = Nginx(folder / "nginx", mock.port, cores)
     stack.callback(nginx.stop)
     yield Target("nginx", calls.vendor(nginx.port), nginx.tree)
-    if peers:
-        smg = Smg(folder / "smg", mock.port, cores)
-        stack.callback(smg.stop)
-        yield Target("smg", calls.vendor(smg.port), smg.tree)
+    for peer in peers:
+        running = RunningPeer(peer, folder / peer.name, mock.port, cores)
+        stack.callback(running.stop)
+        yield Target(peer.name, peer.job(running.port), running.tree)
     for number, tree in enumerate(trees):
         gateway = gateways(folder / f"gateway-{number}", cores, {"LLM_GATEWAY_JOURNAL_FSYNC": "always"}, tree.path)
         stack.callback(gateway.stop)
@@ -196,6 +196,7 @@ def _started(
 def _measure(
     given: argparse.Namespace, options: TailOptions, trees: Sequence[Tree], gateways: type[Gateway]
 ) -> tuple[TailFindings, list[str]]:
+    peers = [peer for peer in PEERS if given.peers and peer.most_per_second >= max(options.rates)]
     cores = Cores()
     cores.leave_measured()
     with (
@@ -209,10 +210,10 @@ def _measure(
             f"{CONNECTIONS} connections, more when all are busy; arrivals at random, latency from the due time",
             f"{options.rounds} × {options.seconds:g} s per row, each after {options.lead_seconds:g} s not measured",
             str(cores),
-            *(["peers: " + SMG.replace("==", " ")] if given.peers else []),
+            *(["peers: " + ", ".join(peer.requirement.replace("==", " ") for peer in peers)] if peers else []),
             *map(str, trees),
         ]
-        targets = list(_started(stack, trees, mock, folder, cores, given.peers, gateways))
+        targets = list(_started(stack, trees, mock, folder, cores, peers, gateways))
         return TailBench(options, mock, cores, _say).run(targets), known
 
 
@@ -233,7 +234,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="RATE",
         help=f"requests/s (default: {' '.join(map(str, default.rates))})",
     )
-    add("--peers", action="store_true", help=f"also measure {SMG}, installed from the package index on first use")
+    add(
+        "--peers",
+        action="store_true",
+        help="also measure other gateways, installed from the package index on first use",
+    )
     add("--tree", type=tree_argument, action="append", default=[], metavar="[NAME=]PATH", help="another checkout")
     add("--write", action="store_true", help=f"also write the tables to benchmarks/{RESULTS.name}")
     return parser.parse_args(arguments)
