@@ -30,14 +30,16 @@ GRACE_S = DEFAULTS.accept_seconds + 2 * DEFAULTS.drain_seconds + 10
 """Seconds to stop: workers accept and drain, then the control process drains; and some."""
 NAMED = re.compile(rf"\b{PREFIX}[A-Z_]+\b")
 BLOCK = re.compile(
-    r"^ *\{\{- (?:if (?P<if>\S+)|range \$name, \$value := (?P<range>\S+)) \}\}\n(?P<inner>.*?)^ *\{\{- end \}\}\n",
-    re.DOTALL | re.MULTILINE,
+    r"^ *\{\{- (?:if (?P<if>\S+)|range \$name, \$value := (?P<range>\S+)) \}\}\n"
+    r"(?P<inner>(?:(?! *\{\{- (?:if|range) ).*\n)*?)^ *\{\{- end \}\}\n",
+    re.MULTILINE,
 )
+"""A block with no other one in it."""
 Documents = dict[tuple[str, str], dict[str, Any]]
 
 
 def rendered(template: str, release: str, values: dict[str, Any]) -> str:
-    """Return what Helm makes of a template with `if`, `range`, `quote`, `toJson` and a sum; blocks are not nested."""
+    """Return what Helm makes of a template with `if`, `range`, `quote`, `toJson` and a sum."""
 
     def found(path: str) -> Any:
         value: Any = {"Values": values, "Release": {"Name": release}}
@@ -63,7 +65,9 @@ def rendered(template: str, release: str, values: dict[str, Any]) -> str:
         assert re.fullmatch(r"\.\S+", text), f"a form that this renderer does not know: {text}"
         return str(found(text))
 
-    return re.sub(r"\{\{ (.*?) \}\}", expression, BLOCK.sub(block, template))
+    while BLOCK.search(template):
+        template = BLOCK.sub(block, template)
+    return re.sub(r"\{\{ (.*?) \}\}", expression, template)
 
 
 def documents(*texts: str) -> Documents:
@@ -128,7 +132,7 @@ def test_the_charts_values_reach_what_they_are_for() -> None:
         drainSeconds=60,
         admin={"port": 8201},
         database={"secretName": "postgres", "secretKey": "uri"},
-        data={"size": "8Gi", "storageClass": "fast"},
+        data={"size": "8Gi", "storageClass": "fast", "memory": ""},
         settings={"LLM_GATEWAY_LOG_LEVEL": "warning"},
     )
     spec, container, variables = pod(found, "eu")
@@ -198,6 +202,25 @@ def test_the_chart_can_do_without_redis() -> None:
     spec, _, variables = pod(chart(redis={"secretName": "", "secretKey": "redis_url"}))
     assert "LLM_GATEWAY_REDIS_URL_FILE" not in variables
     assert "redis_url" not in str(spec["volumes"])
+
+
+def test_hosts_without_a_disk_have_memory_in_the_place_of_volumes() -> None:
+    found = chart(data={"size": "", "storageClass": "fast", "memory": "512Mi"})
+    folder = DEPLOY / "kubernetes-memory"
+    [patch] = yaml.safe_load((folder / "kustomization.yaml").read_text("utf-8"))["patches"]
+    patched = manifests()["StatefulSet", "llm-gateway"]
+    for change in yaml.safe_load(patch["patch"]):
+        *parents, last = change["path"].strip("/").split("/")
+        target: Any = patched
+        for part in parents:
+            target = target[int(part) if isinstance(target, list) else part]
+        if change["op"] == "remove":
+            del target[last]
+        else:
+            assert last == "-"
+            target.append(change["value"])
+    assert found["StatefulSet", "llm-gateway"] == patched
+    assert pod(found)[2]["LLM_GATEWAY_JOURNAL"] == "database"
 
 
 def test_a_host_keeps_its_data_and_has_time_to_stop_without_any_rights() -> None:

@@ -76,6 +76,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     journal_fsync: Annotated[Literal["always", "interval", "off"], Meta(description="when the journal is synced")] = (
         "always"
     )
+    journal: Annotated[
+        Literal["disk", "database"],
+        Meta(description="where usage must be before its answer leaves; database is for hosts without a disk"),
+    ] = "disk"
     on_disconnect: Annotated[
         Literal["drain", "abort"], Meta(description="whether a stream is read to its end after its client disconnected")
     ] = "drain"

@@ -1,4 +1,4 @@
-"""Checks of the settings of identity providers and of Redis, beyond the range of each."""
+"""Checks of the settings of identity providers, of Redis and of the journal, beyond the range of each."""
 
 from __future__ import annotations
 
@@ -41,6 +41,15 @@ def unfit_redis(settings: Settings) -> Iterator[str]:
             parse_address(settings.redis_url)
         except InvalidAddress as error:
             yield f"{PREFIX}REDIS_URL must be {FORM}: {error}."
+
+
+def unfit_journal(settings: Settings) -> Iterator[str]:
+    """Yield an error message if usage shall be in a database that is lost with the host's files."""
+    if settings.journal == "database" and settings.url.startswith("sqlite"):
+        yield (
+            f"{PREFIX}JOURNAL=database needs a Postgres database, since a SQLite file is on this host's disk: set "
+            f"{PREFIX}DATABASE_URL to postgresql://…, or unset {PREFIX}JOURNAL."
+        )
 
 
 def _unfit_tokens(settings: Settings) -> Iterator[str]:

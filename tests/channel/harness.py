@@ -141,7 +141,11 @@ async def worker(data_dir: Path, number: int = 1, **options: Any) -> AsyncIterat
     got: list[Any] = []
     address = ControlSocket(data_dir, name=NAME)
     handlers = ChannelHandlers(
-        on_configuration=got.append, on_passed=got.append, on_refill=got.append, report=lambda: running.report
+        on_configuration=got.append,
+        on_passed=got.append,
+        on_refill=got.append,
+        report=lambda: running.report,
+        on_stored=got.append,
     )
     client = ChannelClient(address, handlers, number=number, log=collector(events), **options)
     running = Worker(client, number, events, got)

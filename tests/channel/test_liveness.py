@@ -7,7 +7,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from llm_gateway.channel.messages import NAME, Applied, ControlBeat, Goodbye, encode
@@ -199,3 +199,22 @@ async def test_a_worker_process_gets_changes_and_is_gone_when_it_is_killed(tmp_p
         process.kill()
         await until(lambda: not own.server.workers)
     assert not (tmp_path / NAME).exists()
+
+
+async def test_a_worker_that_asks_for_a_commit_learns_how_much_is_stored(tmp_path: Path) -> None:
+    async with control(tmp_path) as own, worker(tmp_path) as one, worker(tmp_path, number=2) as other:
+        asked: list[tuple[str, int]] = []
+
+        def commit(writer: str, entries: int, then: Callable[[int], None]) -> None:
+            asked.append((writer, entries))
+            for stored in (entries - 1, entries):
+                then(stored)
+
+        own.server.commit_by(commit)
+        await until(lambda: one.client.is_alive() and other.client.is_alive())
+        one.client.ask_commit("journal of one", 7)
+        await until(lambda: 7 in one.got)
+        assert asked == [("journal of one", 7)]
+        assert other.got == []
+    one.client.ask_commit("journal of one", 8)  # lost: nobody is connected
+    assert not one.client.has_heard(0.0)

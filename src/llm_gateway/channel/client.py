@@ -18,6 +18,7 @@ from llm_gateway.channel.messages import (
     AskReport,
     Begin,
     Budgets,
+    Commit,
     ControlBeat,
     Decoder,
     End,
@@ -33,6 +34,7 @@ from llm_gateway.channel.messages import (
     Prices,
     Refill,
     Report,
+    Stored,
     WorkerBeat,
     encode,
     read_frame,
@@ -62,7 +64,7 @@ class ChannelHandlers(NamedTuple):
     """Functions that the client calls in the event loop.
 
     `on_refill` comes at most once, before the first `on_configuration`. `report` returns the metrics, `state`
-    the next beat.
+    the next beat. `on_stored` gets the number of entries of this worker's journal that are in the database.
     """
 
     on_configuration: Callable[[Configuration], object]
@@ -70,6 +72,7 @@ class ChannelHandlers(NamedTuple):
     on_refill: Callable[[RecentCalls], object]
     report: Callable[[], list[MetricFamily]]
     state: Callable[[], WorkerBeat] = WorkerBeat
+    on_stored: Callable[[int], object] = lambda _entries: None
 
 
 class ChannelClient:
@@ -132,6 +135,15 @@ class ChannelClient:
         if self._writer is None:
             return silent_s < ALIVE_S
         return silent_s < SILENT_S or now - self._ran_at > ALIVE_S
+
+    def has_heard(self, within_s: float) -> bool:
+        """Return whether control sent anything in the last `within_s` seconds."""
+        return self._clock() - self._heard_at < within_s
+
+    def ask_commit(self, writer: str, entries: int) -> None:
+        """Ask control to store the first `entries` entries of a journal; lost while control is away."""
+        if self._writer is not None and not self._is_closing:
+            self._send(self._writer, Commit(writer=writer, entries=entries))
 
     def is_handed_over(self) -> bool:
         """Return whether control has announced that another process takes its place, and that one is still awaited."""
@@ -219,10 +231,16 @@ class ChannelClient:
             case Refill():
                 self._refill.attempts.extend(message.attempts)
                 self._refill.key_calls.extend(message.key_calls)
-            case Passed():
-                self._handlers.on_passed(message.provider_id)
             case AskReport():
                 self._send(writer, Report(id=message.id, families=self._handlers.report()))
+            case Passed() | Stored():
+                self._tell(message)
+
+    def _tell(self, message: Passed | Stored) -> None:
+        if isinstance(message, Passed):
+            self._handlers.on_passed(message.provider_id)
+        else:
+            self._handlers.on_stored(message.entries)
 
     def _apply(self, version: int, configuration: Configuration, writer: asyncio.StreamWriter) -> None:
         if self._wants_refill:

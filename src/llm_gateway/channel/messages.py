@@ -77,6 +77,13 @@ class Report(Message):
     families: list[MetricFamily]
 
 
+class Commit(Message):
+    """Request to have the first `entries` entries of a writer's journal in the database; answered by `Stored`."""
+
+    writer: str
+    entries: int
+
+
 class Goodbye(Message):
     """The worker ends: nobody need wait for it."""
 
@@ -162,15 +169,21 @@ class ControlBeat(Message):
     hosts: int = 0
 
 
+class Stored(Message):
+    """The first `entries` entries of the worker's journal are in the database."""
+
+    entries: int
+
+
 class AskReport(Message):
     """Request for the worker's metrics."""
 
     id: int
 
 
-FromWorker: TypeAlias = Hello | Applied | NeedAll | WorkerBeat | Report | Goodbye
+FromWorker: TypeAlias = Hello | Applied | NeedAll | WorkerBeat | Report | Commit | Goodbye
 Part: TypeAlias = Accounts | Overrides | Keys | Budgets | Prices
-FromControl: TypeAlias = Refill | Begin | Part | End | Passed | ControlBeat | AskReport
+FromControl: TypeAlias = Refill | Begin | Part | End | Passed | ControlBeat | Stored | AskReport
 
 
 class _AnyMessage(msgspec.Struct):

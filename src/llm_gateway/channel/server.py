@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from itertools import count
+from typing import TypeAlias
 
 import msgspec
 
@@ -16,6 +17,7 @@ from llm_gateway.channel.messages import (
     BEAT_S,
     Applied,
     AskReport,
+    Commit,
     ControlBeat,
     Decoder,
     FromWorker,
@@ -43,6 +45,10 @@ from llm_gateway.server.same_user import user_of
 BEATS_PER_REPORT = 20
 """Beats between two reports of each worker: a worker that is killed loses no more of its counts than of this time."""
 BACKLOG = 128
+
+CommitBy: TypeAlias = Callable[[str, int, Callable[[int], None]], None]
+"""Gets a worker's request: name of its journal, number of entries, and what to call in any thread with the number of
+entries that are stored."""
 
 
 class ChannelServer:
@@ -83,8 +89,13 @@ class ChannelServer:
         self._serving: set[asyncio.Task[object]] = set()
         self._report_ids = count(1)
         self._listener: asyncio.Server | None = None
+        self._commit_by: CommitBy | None = None
         self._is_leaving = False
         self._tasks: list[asyncio.Task[None]] = []
+
+    def commit_by(self, commit: CommitBy) -> None:
+        """Pass requests of workers to store their journals at once on to `commit`. Call it before `start`."""
+        self._commit_by = commit
 
     async def start(self) -> None:
         """Bind the socket and accept connections.
@@ -235,10 +246,19 @@ class ChannelServer:
             case Report():
                 self._on_report(connection.key, message.families)
                 connection.answer(message)
+            case Commit():
+                self._commit(message, connection)
             case NeedAll():
                 connection.put_all()
             case Goodbye():
                 connection.is_over = True
+
+    def _commit(self, message: Commit, connection: WorkerConnection) -> None:
+        def stored(entries: int) -> None:
+            self._loop.call_soon_threadsafe(connection.put_stored, entries)
+
+        if self._commit_by is not None:
+            self._commit_by(message.writer, message.entries, stored)
 
     async def _send(self, connection: WorkerConnection, hello: Hello) -> None:
         await connection.send_now(self._beat_now())  # so that a worker knows it when it starts to serve

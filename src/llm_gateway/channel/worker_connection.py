@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 from llm_gateway.channel.history import History
-from llm_gateway.channel.messages import Message, Report, encode
+from llm_gateway.channel.messages import Message, Report, Stored, encode
 from llm_gateway.domain.metric_families import MetricFamily
 
 MAX_WAITING = 1_000
@@ -32,7 +32,7 @@ class WorkerConnection:
         self._history = history
         self._outbox: deque[bytes | None] = deque()  # None stands for the newest configuration
         self._wake = asyncio.Event()
-        self._last_beat = b""
+        self._last_beat = self._last_stored = b""
         self._sent: int | None = None
         self._asked: dict[int, asyncio.Future[list[MetricFamily]]] = {}
 
@@ -80,6 +80,13 @@ class WorkerConnection:
         if self._last_beat not in self._outbox:
             self._last_beat = frame
             self.put(frame)
+
+    def put_stored(self, entries: int) -> None:
+        """Send how much of the worker's journal is stored, in place of an earlier number that still waits."""
+        if self._last_stored in self._outbox:
+            self._outbox.remove(self._last_stored)
+        self._last_stored = encode(Stored(entries=entries))
+        self.put(self._last_stored)
 
     def put_all(self) -> None:
         """Send the whole configuration, since the worker has not what the last changes build on."""

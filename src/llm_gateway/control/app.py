@@ -83,6 +83,7 @@ from llm_gateway.store.alert_targets import AlertTargetStore
 from llm_gateway.store.audit import AuditTrail
 from llm_gateway.store.budget_spend import BudgetSpend
 from llm_gateway.store.budgets import BudgetStore
+from llm_gateway.store.bulk import no_pause
 from llm_gateway.store.database import Database
 from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.hosts import SecretNames
@@ -260,7 +261,8 @@ class Control:
 
     def start_shipper(self, balances: BudgetBalances, other: OtherReader) -> Shipper:
         """Start the thread that moves journal entries to the database. Stop it after all workers have ended."""
-        throttle = Throttle(work_s=SHIPPING_WORK_S, rest_s=SHIPPING_REST_S)
+        is_awaited = self._settings.journal == "database"
+        throttle = no_pause if is_awaited else Throttle(work_s=SHIPPING_WORK_S, rest_s=SHIPPING_REST_S)
         sink = balances.sink(partial(self._stores.usage.write, pause=throttle))
         self.key_use = KeyUse(sink, self._stores.keys)
         shipper = Shipper(
@@ -270,6 +272,7 @@ class Control:
             pause=throttle,
             ended=balances.clear,
             other=other,
+            is_awaited=is_awaited,
         )
         shipper.start()
         return shipper

@@ -264,7 +264,7 @@ class ControlProcess(ProcessApplication):
 
         address = ControlSocket(stores.path, name=NAME)
         self._stack.callback(address.close)
-        return ChannelServer(
+        channel = ChannelServer(
             address,
             state=lambda: ControlBeat(
                 database_ok=database.is_ok,
@@ -276,6 +276,8 @@ class ControlProcess(ProcessApplication):
             on_report=on_report,
             workers=self._settings.workers,
         )
+        channel.commit_by(shipper.commit)
+        return channel
 
 
 def _troubles(workers: Workers, shipper: Shipper, hosts: Hosts) -> list[Trouble]:

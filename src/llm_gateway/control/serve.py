@@ -61,7 +61,8 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
             log=log,
             tokens=TokenCallers(app.verify_token),
         )
-    serving = Serving(app, server, admin)
+    # With records in the database before their answers, requests wait for this process all the time.
+    serving = Serving(app, server, admin, NICENESS if settings.journal == "disk" else 0)
     return ChildServer(
         serving.start,
         serving.run,
@@ -75,7 +76,10 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
 class Serving:
     """The servers of control from their start to their end. The admin port ends first: its requests need the rest."""
 
-    def __init__(self, app: ControlProcess, server: ControlServer, admin: AdminPort | None) -> None:
+    def __init__(
+        self, app: ControlProcess, server: ControlServer, admin: AdminPort | None, niceness: int = NICENESS
+    ) -> None:
+        self._niceness = niceness
         self._app = app
         self._server = server
         self._admin = admin
@@ -90,7 +94,7 @@ class Serving:
         if self._admin is not None and not self._is_leaving:
             await self._admin.start()
             self._is_admin_open = True
-        lower_priority(NICENESS)
+        lower_priority(self._niceness)
 
     async def run(self) -> None:
         """Serve until stopped."""

@@ -8,12 +8,12 @@ Records are stored once by their id, so starting again at the checkpoint counts 
 
     start() --> shipping -- everything written is stored ------> idle
                  ^ ^ |                                          |
-                 | '-+------ 0.3 or 1 s, or flush() ------------'
+                 | '-+------ 0.3 or 1 s, flush() or commit() ---'
                  |   |
                  |   | StoreUnavailable: keep the position
                  |   | any other error: go back to the checkpoint
                  |   v
-                 '-- backing off (0.1 s, doubled up to 5 s), or flush()
+                 '-- backing off (0.1 s, doubled up to 5 s), flush() or commit()
 
     stop(): ends once everything written is stored, or at its timeout. Nothing else ends the thread.
 """
@@ -82,6 +82,7 @@ class Shipper:
         pause: Callable[[], None] = lambda: None,
         ended: Callable[[str], None] = lambda _writer: None,
         other: OtherReader = NO_READER,
+        is_awaited: bool = False,
     ) -> None:
         """Prepare the thread without starting it.
 
@@ -92,8 +93,10 @@ class Shipper:
             pause: called between small pieces of work (Throttle).
             ended: called with the name of each writer that has ended, once all of its records are stored.
             other: reads the journals, too.
+            is_awaited: answers to clients wait for the thread (`commit`), so that it must not wait for others.
         """
         self._root = root
+        self._is_awaited = is_awaited
         self._new_tail = partial(WriterTail, sink=sink, log=self._safe_log, pause=pause, other=other)
         self._log = log
         self._ended = ended
@@ -106,6 +109,7 @@ class Shipper:
         self._moved = 0
         self._shared = threading.Lock()
         self._flushes: list[_Flush] = []
+        self._asked: dict[str, tuple[int, Callable[[int], None]]] = {}
         self._is_complete = True
         self._has_ended = False
         self._thread = threading.Thread(target=self._run, name="journal-shipper", daemon=True)
@@ -146,6 +150,16 @@ class Shipper:
                 self._flushes.remove(flush)
         return flush.is_stored
 
+    def commit(self, writer: str, entries: int, then: Callable[[int], None]) -> None:
+        """Ship at once, until the first `entries` entries of a writer are in the database. Thread-safe; does not wait.
+
+        `then` is called in the shipper's thread after each commit, with the number of the writer's entries that are
+        stored. A later call for the same writer takes the place of this one.
+        """
+        with self._shared:
+            self._asked[writer] = entries, then
+        self._wake.set()
+
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> bool:
         """Ship the rest and end the thread. Returns True if everything was shipped within `timeout_s` seconds.
 
@@ -157,13 +171,14 @@ class Shipper:
         return self._is_complete and not self._thread.is_alive()
 
     def _run(self) -> None:
-        schedule_in_background()
+        if not self._is_awaited:
+            schedule_in_background()
         is_done = is_shipped = False
         while not is_done:
             is_stopping = self._stop_by is not None
             self._moved = 0
             is_shipped = self._ship()
-            pause = pause_after(self._moved) if is_shipped else self._backoff
+            pause = self._pause_s() if is_shipped else self._backoff
             if self._stop_by is not None:
                 pause = min(pause, self._stop_by - time.monotonic())
             is_done = (is_stopping and is_shipped) or pause <= 0
@@ -171,6 +186,9 @@ class Shipper:
                 self._wake.wait(pause)
                 self._wake.clear()
         self._end(is_shipped=is_shipped)
+
+    def _pause_s(self) -> float:
+        return PAUSE_S if self._is_awaited else pause_after(self._moved)
 
     def _ship(self) -> bool:
         """Ship what the writers have written so far.
@@ -242,6 +260,7 @@ class Shipper:
                 tail.restart()
                 failures[name] = repr(error)
         self._end_flushes()
+        self._answer_commits()
         return is_more
 
     def _forget(self, name: str, tail: WriterTail) -> None:
@@ -250,6 +269,7 @@ class Shipper:
         self._finished.add(name)
         with self._shared:
             del self._tails[name]
+            self._asked.pop(name, None)
             tail.close()
         self._ended(name)
 
@@ -260,6 +280,15 @@ class Shipper:
                 if targets is not None and all(tail.has_shipped(entries) for tail, entries in targets.items()):
                     self._flushes.remove(flush)
                     flush.end(is_stored=True)
+
+    def _answer_commits(self) -> None:
+        with self._shared:
+            asked = [(self._tails[name], name, *ask) for name, ask in self._asked.items() if name in self._tails]
+            for tail, name, entries, _ in asked:
+                if tail.shipped >= entries:
+                    del self._asked[name]
+        for tail, _, _, then in asked:
+            then(tail.shipped)
 
     def _end(self, *, is_shipped: bool) -> None:
         """Close all directories, and end the flushes that wait. `is_shipped`: the last look did not fail."""

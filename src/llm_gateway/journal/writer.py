@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import ConfigurationError, JournalUnavailable
@@ -112,7 +112,7 @@ class JournalWriter:
         patience_s: float = PATIENCE_S,
         files: FileSystem | None = None,
         log: Log = log_nothing,
-    ) -> JournalWriter:
+    ) -> Self:
         """Create a writer with its own new directory. Needs a running event loop.
 
         Without space for another segment, `reserve_bytes` of the current one are kept for requests in flight, or more

@@ -101,6 +101,11 @@ class WriterTail:
         published = self._published()
         return published is not None and self._shipped >= min(entries, published.appended)
 
+    @property
+    def shipped(self) -> int:
+        """Number of the writer's entries from which all finished requests are in the database."""
+        return self._shipped
+
     def is_complete(self) -> bool:
         """Return True if every entry that the writer has accepted is in the database. Opens no file."""
         published = None if self._page is None else self._page.read()

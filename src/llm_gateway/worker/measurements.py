@@ -11,6 +11,7 @@ from pathlib import Path
 
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.metric_families import MetricFamily, Sample, gauge
+from llm_gateway.journal.committed_journal import CommittedJournal
 from llm_gateway.limiter.base import Limiter
 from llm_gateway.worker.app import Worker
 
@@ -45,6 +46,22 @@ def call_gauges(worker: Worker, snapshot: Snapshot, loop: asyncio.AbstractEventL
         help="1 while a provider is not called, since it refuses its account",
         samples=[Sample("", {"provider": name}, float(each in paused)) for each, name in names.items()],
         is_maximum=True,
+    )
+
+
+def commit_metrics(journal: CommittedJournal, number: int) -> Iterator[MetricFamily]:
+    """Yield the metrics of a journal whose records are in the database before their answers."""
+    yield gauge(
+        "llm_gateway_database_stores_usage",
+        "1 if usage is stored before its answers, and calls are made",
+        float(journal.can_commit()),
+        worker=str(number),
+    )
+    yield MetricFamily(
+        name="llm_gateway_uncommitted_answers",
+        type="counter",
+        help="Answers that left before their records were in the database",
+        samples=[Sample("_total", {}, journal.uncommitted)],
     )
 
 

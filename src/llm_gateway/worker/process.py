@@ -26,6 +26,7 @@ from llm_gateway.gate.reverse_proxy import ReverseProxy
 from llm_gateway.gate.tokens import TokenCallers
 from llm_gateway.host_memory import HostMemory, UnusableMemory
 from llm_gateway.host_memory.workers import WorkerPlace
+from llm_gateway.journal.committed_journal import CommittedJournal
 from llm_gateway.journal.writer import JournalWriter
 from llm_gateway.limiter import open_key_limiter, open_limiter
 from llm_gateway.limiter.base import Limiter
@@ -44,10 +45,14 @@ from llm_gateway.worker.dispatch import ManagementElsewhere
 from llm_gateway.worker.endpoints.health import health_endpoints
 from llm_gateway.worker.endpoints.metrics import METRICS_PATH, MetricsEndpoint
 from llm_gateway.worker.loop_lag import LoopLag
-from llm_gateway.worker.measurements import call_gauges, process_gauges
+from llm_gateway.worker.measurements import call_gauges, commit_metrics, process_gauges
 
 if TYPE_CHECKING:
     from llm_gateway.worker.shared_redis import SharedRedis
+
+COMMITS_S = 5.0
+"""Seconds without a word of control after which its last word, that the database answers, is not believed any more:
+more than a control process needs that takes the place of another one."""
 
 BEHIND_S = 60.0
 """Seconds that usage may wait for the database before health says so."""
@@ -65,6 +70,7 @@ class WorkerProcess(ProcessApplication):
         self._log = output.log if settings.workers == 1 else partial(output.log, worker=number)
         self._serving = False
         self._journal: JournalWriter | None = None
+        self._committed: CommittedJournal | None = None
         self._channel: ChannelClient | None = None
         self._worker: Worker | None = None
         self._recent = RecentCalls([], [])
@@ -108,6 +114,10 @@ class WorkerProcess(ProcessApplication):
         """Return whether the journal can be written."""
         return self._journal is not None and self._journal.is_writable
 
+    def can_commit(self) -> bool:
+        """Return whether the database stores usage, if each record must be there before its answer."""
+        return self._committed is None or self._committed.can_commit()
+
     def has_database(self) -> bool:
         """Return whether control answers, and said last that the database does."""
         channel = self._channel
@@ -142,8 +152,7 @@ class WorkerProcess(ProcessApplication):
         settings, stack = self._settings, self._stack
         channel = self._connect()
         await channel.first_configuration()
-        path, fsync = settings.data_dir.absolute(), settings.journal_fsync
-        journal = self._journal = JournalWriter.open(path, fsync=fsync, log=self._log)
+        journal = self._journal = self._open_journal(channel)
         stack.push_async_callback(journal.sync_and_close)
         if self._redis is not None:
             await self._redis.open(stack)
@@ -164,6 +173,30 @@ class WorkerProcess(ProcessApplication):
         self._serving = True
         return self._build_gate(worker.build({**health_endpoints(self, management), **metrics}, management), tokens)
 
+    def _open_journal(self, channel: ChannelClient) -> JournalWriter:
+        """Open this worker's journal.
+
+        Raises:
+            ConfigurationError: it cannot be written.
+        """
+        path, fsync = self._settings.data_dir.absolute(), self._settings.journal_fsync
+        if self._settings.journal == "disk":
+            return JournalWriter.open(path, fsync=fsync, log=self._log)
+        # Never synced: what counts is in the database.
+        journal = self._committed = CommittedJournal.open(path, fsync="off", log=self._log)
+
+        def has_database() -> bool:
+            beat = channel.last_beat
+            return beat is not None and beat.database_ok and channel.has_heard(COMMITS_S)
+
+        journal.connect(partial(channel.ask_commit, journal.name), has_database)
+        return journal
+
+    def _stored(self, entries: int) -> None:
+        """Let the answers leave whose records are in the database."""
+        if self._committed is not None:
+            self._committed.stored(entries)
+
     def _metrics_endpoint(self, channel: ChannelClient, management: ASGIApp) -> MetricsEndpoint:
         """Build the endpoint that reports this worker's own metrics while control is away."""
         return MetricsEndpoint(
@@ -180,6 +213,7 @@ class WorkerProcess(ProcessApplication):
             on_refill=self._keep_recent,
             report=lambda: [*self._metrics.report(), self._failed.family()],
             state=lambda: WorkerBeat(is_ready=self.is_serving(), can_record=self.can_record()),
+            on_stored=self._stored,
         )
         channel = self._channel = ChannelClient(address, handlers, number=self._number, log=self._log)
         channel.start()
@@ -210,6 +244,7 @@ class WorkerProcess(ProcessApplication):
             self.refusals.family(),
             self._loop_lag.family(),
             *(self._redis.gauges() if self._redis is not None else ()),
+            *(commit_metrics(self._committed, self._number) if self._committed is not None else ()),
         ]
         if self._worker is not None:
             measured += call_gauges(self._worker, self._snapshot, asyncio.get_running_loop())

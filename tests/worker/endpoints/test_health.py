@@ -18,6 +18,7 @@ class State:
 
     serving: bool = True
     writable: bool = True
+    commits: bool = True
     database: bool = True
     behind: bool = False
     number_of_hosts: int = 0
@@ -28,6 +29,9 @@ class State:
 
     def can_record(self) -> bool:
         return self.writable
+
+    def can_commit(self) -> bool:
+        return self.commits
 
     def has_database(self) -> bool:
         return self.database
@@ -94,7 +98,13 @@ async def test_health_tells_of_redis_where_there_is_one(state: State, status: st
 
 
 @pytest.mark.parametrize(
-    ("state", "status"), [(State(behind=True), 200), (State(serving=False), 503), (State(writable=False), 503)]
+    ("state", "status"),
+    [
+        (State(behind=True), 200),
+        (State(serving=False), 503),
+        (State(writable=False), 503),
+        (State(commits=False), 503),
+    ],
 )
 async def test_readiness_is_about_calls_only(state: State, status: int) -> None:
     assert (await answer(state, "/readyz"))[0] == status

@@ -15,6 +15,7 @@ from llm_gateway.error_format.responses import JSON, send_body
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import GatewayError, JournalUnavailable, Overloaded
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
+from llm_gateway.journal.committed_journal import NO_DATABASE
 
 ALIVE = b'{"status":"ok"}'
 READY = b'{"status":"ready"}'
@@ -41,6 +42,10 @@ class WorkerState(Protocol):
 
     def can_record(self) -> bool:
         """Return whether the journal can be written."""
+        ...
+
+    def can_commit(self) -> bool:
+        """Return whether the database stores usage, if each record must be there before its answer."""
         ...
 
     def has_database(self) -> bool:
@@ -84,6 +89,8 @@ def health_endpoints(state: WorkerState, management: ASGIApp) -> Mapping[str, AS
             raise Overloaded(UNREADY)
         if not state.can_record():
             raise JournalUnavailable(UNWRITABLE)
+        if not state.can_commit():
+            raise JournalUnavailable(NO_DATABASE)
         return READY
 
     answers = {"/healthz": alive, "/api/v1/health": health, "/readyz": ready}
