@@ -18,12 +18,11 @@ from typing import Any
 
 from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
 from llm_gateway.limiter.base import NOBODY, Before, Decision, Limiter, Reservation, Wanted
-from llm_gateway.limiter.other_hosts_calls import OtherHosts
 from llm_gateway.limiter.redis_membership import RedisHost
-from llm_gateway.limiter.redis_scripts import ADD, SETTLE, TAKE
+from llm_gateway.limiter.redis_scripts import ADD, TAKE
+from llm_gateway.limiter.redis_windows import RedisWindow, UnsentSettles
 from llm_gateway.limiter.window import BUCKETS
 from llm_gateway.redis_client.connection import Reply, ReplyError
-from llm_gateway.redis_client.script import argument
 
 MOST_WINDOWS = 4096
 """Windows of which something is known; at more, all is forgotten, and comes with the next replies."""
@@ -44,19 +43,6 @@ class SharedReservation(Reservation, frozen=True, gc=False):
     memory: int = 0
 
 
-class _Window:
-    """A window in Redis: the packed beginnings of its calls, and what is known of other hosts' part in it."""
-
-    __slots__ = ("key", "late", "others", "settle", "take")
-
-    def __init__(self, epoch_key: str, key: str, take_back: Callable[[Sequence[bytes], Reply], None]) -> None:
-        self.key = key
-        self.take = TAKE.beginning((epoch_key, key))
-        self.settle = SETTLE.beginning((key,))
-        self.late = partial(take_back, (self.settle,))
-        self.others = OtherHosts()
-
-
 class RedisLimiter:
     """A `Limiter` that counts the calls of all hosts with the same Redis. `local` is that of this host.
 
@@ -71,7 +57,8 @@ class RedisLimiter:
         self._prefix = f"{host.prefix}:{prefix}:"
         self._epoch_key = host.epoch_key
         self._server_clock = host.server_clock
-        self._windows: dict[str, _Window] = {}
+        self._windows: dict[str, RedisWindow] = {}
+        self._settles = UnsentSettles(self._client)
         self._noted: dict[tuple[str, int], list[int]] = {}
         self._most_noted = MOST_NOTED
         host.join(self.add_noted)
@@ -82,18 +69,28 @@ class RedisLimiter:
         Raises:
             Overloaded: the limiter of this host cannot tell.
         """
-        wanted = Wanted(provider_id, rpm, tpm, tokens, model)
+        mode = self._mode
         for _ in range(2):
-            decision = await self._take_here(wanted)
+            now, window = self._clock(), self._windows.get(provider_id) or self._window(provider_id)
+            decision = None
+            if now < mode.shared_until and window.others.full is None and tokens <= tpm and rpm >= 1:
+                decision = self._local.take_now(provider_id, rpm, tpm, tokens, model)
+            if decision is None:
+                decision = await self._take_here(Wanted(provider_id, rpm, tpm, tokens, model))
+                now = self._clock()
             own = decision.reservation
-            if own is None or not self._mode.is_up:
+            if own is None or not mode.is_up:
                 return decision
-            window, now = self._window(provider_id), self._clock()
-            asked = argument(b"%b %d %d %d" % (self._time(), rpm, tpm, own.tokens))
-            reply = await self._reply(window.take + asked, (own,), window.late)
-            if reply.__class__ is list and not reply[0] and self._mode.has_counted_all(reply[1], reply[2], now):
-                return self._granted(window, own, reply[3:], wanted)
-            came = self._decided((wanted,), (own,), reply, now)
+            time = b"-" if self._server_clock is None else self._time()
+            future = self._client.call_packed(window.packed_take(time, rpm, tpm, own.tokens), TAKE, window.late)
+            try:
+                reply = await future
+            except BaseException:  # edge: cancelled
+                self._cancelled(future, (own,), window.late)
+                raise
+            if reply.__class__ is list and not reply[0] and mode.has_counted_all(reply[1], reply[2], now):
+                return self._granted(window, own, reply, 3, rpm, tpm)
+            came = self._decided((Wanted(provider_id, rpm, tpm, tokens, model),), (own,), reply, now)
             if came is not None:
                 return came[0]
         return Decision(None, AGAIN_S)
@@ -115,12 +112,15 @@ class RedisLimiter:
             held, refused = await self._take_all_here(wanted)
             if refused is not None or not self._mode.is_up:
                 return held, refused
-            arguments = [b"%b" % self._time()]
-            for each, own in zip(wanted, held, strict=True):
-                arguments.append(b"%d %d %d" % (each.rpm, each.tpm, own.tokens))
             windows, now = [self._window(each.window) for each in wanted], self._clock()
-            packed = TAKE.call([self._epoch_key, *[window.key for window in windows]], [b" ".join(arguments)])
-            reply = await self._reply(packed, held, partial(self._take_back, [window.settle for window in windows]))
+            asked = self._time()
+            for each, own in zip(wanted, held, strict=True):
+                asked += b" %d %d %d" % (each.rpm, each.tpm, own.tokens)
+            for place, window in enumerate(windows, 2):
+                if window.unsettled:
+                    asked += window.carried(place)
+            packed = TAKE.call([self._epoch_key, *[window.key for window in windows]], [asked])
+            reply = await self._reply(packed, held, partial(self._take_back, windows))
             came = self._decided(wanted, held, reply, now)
             if came is not None:
                 granted = [decision.reservation for decision in came if decision.reservation is not None]
@@ -174,10 +174,16 @@ class RedisLimiter:
         try:
             return await future
         except BaseException:  # edge: cancelled
-            self._give_back(held)
-            if future.done() and not future.cancelled():
-                late(future.result())
+            self._cancelled(future, held, late)
             raise
+
+    def _cancelled(
+        self, future: asyncio.Future[Reply], held: Sequence[Reservation], late: Callable[[Reply], None]
+    ) -> None:
+        """Give back what a request holds that was cancelled while it waited; also what Redis has granted by now."""
+        self._give_back(held)
+        if future.done() and not future.cancelled():
+            late(future.result())
 
     def _decided(
         self, wanted: Sequence[Wanted], held: Sequence[Reservation], reply: Reply, asked_at: float
@@ -191,29 +197,31 @@ class RedisLimiter:
         windows = [self._window(each.window) for each in wanted]
         if not self._mode.compare(reply[1], reply[2], asked_at):
             self._give_back(held)
-            self._take_back([window.settle for window in windows], reply)
+            self._take_back(windows, reply)
             return None
         if reply[0]:
             return self._full(windows, wanted, held, reply)
         return [
-            self._granted(windows[place], held[place], reply[3 + 4 * place :], each)
+            self._granted(windows[place], held[place], reply, 3 + 4 * place, each.rpm, each.tpm)
             for place, each in enumerate(wanted)
         ]
 
-    def _granted(self, window: _Window, own: Reservation, sums: Sequence[int], wanted: Wanted) -> Decision:
-        """Return the decision about a window, of which Redis told second, requests and tokens."""
-        second, requests, tokens = sums[0], sums[1], sums[2]
+    def _granted(
+        self, window: RedisWindow, own: Reservation, reply: Sequence[int], at: int, rpm: int, tpm: int
+    ) -> Decision:
+        """Return the decision about a window, of which Redis told second, requests and tokens from `at` on."""
+        second, requests, tokens = reply[at], reply[at + 1], reply[at + 2]
         if window.others.second != second:
-            state = self._local.state(wanted.window, wanted.rpm, wanted.tpm)
+            state = self._local.state(own.provider_id, rpm, tpm)
             window.others.note(self._clock(), second, requests, tokens, state)
         reservation = SharedReservation(
             own.provider_id, own.bucket, own.tokens, own.model, own.calls_taken, own.tokens_taken, second,
             self._mode.memory,
         )  # fmt: skip
-        return Decision(reservation, 0.0, False, requests * 2 > wanted.rpm or tokens * 2 > wanted.tpm)
+        return Decision(reservation, 0.0, False, requests * 2 > rpm or tokens * 2 > tpm)
 
     def _full(
-        self, windows: Sequence[_Window], wanted: Sequence[Wanted], held: Sequence[Reservation], reply: list[Any]
+        self, windows: Sequence[RedisWindow], wanted: Sequence[Wanted], held: Sequence[Reservation], reply: list[Any]
     ) -> list[Decision]:
         """Give back what comes from the window on that is full; the decision says when it has room."""
         place, now = reply[0] - 1, self._clock()
@@ -234,20 +242,20 @@ class RedisLimiter:
         self._give_back(held)
         return [Decision(None, self._mode.wait_s() or AGAIN_S)]
 
-    def _take_back(self, settles: Sequence[bytes], reply: Reply) -> None:
-        """Release what Redis granted when nobody waited for it any more, given the beginnings of the calls for it."""
+    def _take_back(self, windows: Sequence[RedisWindow], reply: Reply) -> None:
+        """Release in these windows what Redis granted when nobody waited for it any more."""
         if reply.__class__ is not list or reply[0] or self._mode.hosts == 1:
             return
-        for place, settle in enumerate(settles):
+        for place, window in enumerate(windows):
             second, _, _, tokens = reply[3 + 4 * place : 7 + 4 * place]
-            self._client.send_packed(settle + argument(b"%d %d 0 1" % (second, tokens)), SETTLE)
+            self._settles.add(window, second, tokens, 0, 1)
 
-    def _window(self, name: str) -> _Window:
+    def _window(self, name: str) -> RedisWindow:
         window = self._windows.get(name)
         if window is None:
             if len(self._windows) >= MOST_WINDOWS:
                 self._windows.clear()
-            window = self._windows[name] = _Window(self._epoch_key, self._prefix + name, self._take_back)
+            window = self._windows[name] = RedisWindow(self._epoch_key, self._prefix + name, self._take_back)
         return window
 
     def _time(self) -> bytes:
@@ -261,18 +269,16 @@ class RedisLimiter:
         """Correct the reservation to `tokens`, here and in Redis; `sent=False` releases the request as well."""
         self._local.settle(reservation, tokens=tokens, sent=sent)
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
-        if reservation.__class__ is not SharedReservation:
+        if not isinstance(reservation, SharedReservation):
             noted = self._noted.get((reservation.provider_id, reservation.bucket))
             if noted is not None:
                 noted[0] -= not sent
                 noted[1] += tokens - reservation.tokens
             return
-        assert isinstance(reservation, SharedReservation)  # noqa: S101 - for mypy
-        window = self._window(reservation.provider_id)
+        window = self._windows.get(reservation.provider_id) or self._window(reservation.provider_id)
         window.others.settled(self._clock(), reservation, tokens)
         if reservation.memory == self._mode.memory:
-            counts = b"%d %d %d %d" % (reservation.remote, reservation.tokens, tokens, not sent)
-            self._client.send_packed(window.settle + argument(counts), SETTLE)
+            self._settles.add(window, reservation.remote, reservation.tokens, tokens, not sent)
 
     def _note(self, reservation: Reservation) -> None:
         """Note a call that Redis has not counted."""

@@ -57,13 +57,38 @@ local function advanced(key, second)
 end
 """
 
+_SETTLING = """
+local function settle(key, second, reserved, used, unsent)
+    local i = second % 61
+    local found = redis.call('HMGET', key, 's', 'n', 't', 'r' .. i, 'k' .. i, 'o' .. i)
+    local newest = tonumber(found[1])
+    if newest and newest - 61 < second and second <= newest then
+        local tokens, open = tonumber(found[5] or 0), tonumber(found[6] or 0)
+        local left = math.max(tokens + used - reserved, 0)
+        unsent = math.min(unsent, tonumber(found[4] or 0))
+        redis.call('HSET', key, 'n', found[2] - unsent, 't', found[3] + left - tokens, 'r' .. i,
+            (found[4] or 0) - unsent, 'k' .. i, left, 'o' .. i, math.max(open - reserved, 0))
+    end
+end
+"""
+
 TAKE = Script(
     _WINDOW
+    + _SETTLING
     + """
--- KEYS: epoch, windows. ARGV: microseconds or -, then rpm, tpm and tokens of each window, with blanks between them.
+-- KEYS: epoch, windows. ARGV, with blanks between: microseconds or -; rpm, tpm and tokens of each window; then what is
+-- settled first: number of the window's key, how many calls, and the numbers of each as in the script that settles.
 -- Granted: {0, epoch, now, then second, sums, tokens of each}. Full: {place, epoch, now, second, the whole hash}.
 local given = {}
 for number in string.gmatch(ARGV[1], '%S+') do given[#given + 1] = tonumber(number) or '' end
+local at = 3 * #KEYS - 1
+while given[at] do
+    local last = at + 1 + 4 * given[at + 1]
+    for call = at + 2, last, 4 do
+        settle(KEYS[given[at]], given[call], given[call + 1], given[call + 2], given[call + 3])
+    end
+    at = last + 1
+end
 local now = clock(given[1])
 local epoch = epoch_at(KEYS[1], now)
 local second = (now - now % 1000000) / 1000000
@@ -98,25 +123,19 @@ return reply
 """Take one request and tokens from each of the windows, or from none."""
 
 SETTLE = Script(
-    """
--- KEYS: a window. ARGV: the second, the reserved and the used tokens, and the requests that are given back.
+    _SETTLING
+    + """
+-- KEYS: a window. ARGV: of each call the second, the reserved and the used tokens, and the requests given back.
 local numbers = string.gmatch(ARGV[1], '%d+')
-local second, reserved = tonumber(numbers()), tonumber(numbers())
-local used, unsent = tonumber(numbers()), tonumber(numbers())
-local key, i = KEYS[1], second % 61
-local found = redis.call('HMGET', key, 's', 'n', 't', 'r' .. i, 'k' .. i, 'o' .. i)
-local newest = tonumber(found[1])
-if newest and newest - 61 < second and second <= newest then
-    local tokens, open = tonumber(found[5] or 0), tonumber(found[6] or 0)
-    local left = math.max(tokens + used - reserved, 0)
-    unsent = math.min(unsent, tonumber(found[4] or 0))
-    redis.call('HSET', key, 'n', found[2] - unsent, 't', found[3] + left - tokens, 'r' .. i,
-        (found[4] or 0) - unsent, 'k' .. i, left, 'o' .. i, math.max(open - reserved, 0))
+local second = numbers()
+while second do
+    settle(KEYS[1], tonumber(second), tonumber(numbers()), tonumber(numbers()), tonumber(numbers()))
+    second = numbers()
 end
 return 0
 """
 )
-"""Correct a reservation to what was used."""
+"""Correct reservations to what was used."""
 
 ADD = Script(
     _WINDOW

@@ -109,6 +109,10 @@ class RedisClient:
         if self.is_up and self._connection is not None:
             self._connection.send(packed, script)
 
+    def before_write(self, compose: Callable[[], None]) -> bool:
+        """Call `compose` right before the write that ends this turn; False if there is no connection."""
+        return self.is_up and self._connection is not None and self._connection.before_write(compose)
+
     def refuse(self, error: ReplyError) -> None:
         """Begin anew with another connection, since the server cannot do what it was asked (a replica, no rights)."""
         if self._connection is not None:

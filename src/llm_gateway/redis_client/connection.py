@@ -75,6 +75,8 @@ class Connection(asyncio.Protocol):
         self._pending: deque[_Pending] = deque()
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
+        self._composers: list[Callable[[], None]] = []
+        self._is_flush_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._is_paused = False
         self.is_stalled = False
@@ -104,10 +106,8 @@ class Connection(asyncio.Protocol):
         if unsent_bytes > MOST_UNSENT_BYTES or len(pending) >= MOST_PENDING or self._is_paused:
             self._counters.refused += 1
             return False
-        if not self._unsent:
-            if self._transport is None:
-                return False
-            self._loop.call_soon(self._flush)
+        if not self._is_flush_due and not self._flush_soon():
+            return False
         self._unsent_bytes = unsent_bytes
         self._unsent.append(packed)
         pending.append((future, self._loop.time(), script, packed if script is not None else b"", late))
@@ -115,7 +115,29 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_later(self._timeout_s, self._check)
         return True
 
+    def before_write(self, compose: Callable[[], None]) -> bool:
+        """Call `compose` right before the next write, for the commands that it sends. Returns False if it cannot be."""
+        if not self._is_flush_due and not self._flush_soon():
+            return False
+        self._composers.append(compose)
+        return True
+
+    def _flush_soon(self) -> bool:
+        if self._transport is None:
+            return False
+        self._is_flush_due = True
+        self._loop.call_soon(self._flush)
+        return True
+
+    def _compose(self) -> None:
+        composers, self._composers = self._composers, []
+        for compose in composers:
+            compose()
+
     def _flush(self) -> None:
+        while self._composers:
+            self._compose()
+        self._is_flush_due = False
         unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
         if self._transport is not None and unsent:
             self._counters.trips += 1
@@ -216,7 +238,8 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         pending, self._pending = self._pending, deque()
-        self._unsent, self._unsent_bytes = [], 0
+        self._unsent, self._unsent_bytes, self._is_flush_due = [], 0, False
+        self._compose()
         for future, *_ in pending:
             if future is not None and not future.done():
                 future.set_result(LOST)
