@@ -73,6 +73,7 @@ class RedisLimiter:
         for _ in range(2):
             now, window = self._clock(), self._windows.get(provider_id) or self._window(provider_id)
             decision = None
+            # The usual case of `_take_here`. Redis is up then, else `shared_until` is over: there is nothing to note.
             if now < mode.shared_until and window.others.full is None and tokens <= tpm and rpm >= 1:
                 decision = self._local.take_now(provider_id, rpm, tpm, tokens, model)
             if decision is None:

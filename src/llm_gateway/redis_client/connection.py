@@ -135,9 +135,11 @@ class Connection(asyncio.Protocol):
             compose()
 
     def _flush(self) -> None:
-        while self._composers:
-            self._compose()
-        self._is_flush_due = False
+        try:
+            while self._composers:
+                self._compose()
+        finally:
+            self._is_flush_due = False
         unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
         if self._transport is not None and unsent:
             self._counters.trips += 1
