@@ -80,8 +80,10 @@ def away(url: str) -> Iterator[None]:
     with closing(engine.connect().execution_options(isolation_level="AUTOCOMMIT")) as connection:
         connection.exec_driver_sql(f'ALTER DATABASE "{parsed.database}" ALLOW_CONNECTIONS false')
         connection.execute(sa.text(CUT), {"name": parsed.database})
-        yield
-        connection.exec_driver_sql(f'ALTER DATABASE "{parsed.database}" ALLOW_CONNECTIONS true')
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql(f'ALTER DATABASE "{parsed.database}" ALLOW_CONNECTIONS true')
 
 
 async def readiness_becomes(gateway: GatewayProcess, status: int) -> None:

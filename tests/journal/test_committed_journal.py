@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import JournalUnavailable, StoreUnavailable
 from llm_gateway.journal.committed_journal import CommittedJournal
 from llm_gateway.journal.shipper import Shipper
-from tests.journal.samples import Database, Heard, intent, request_id, settled, until
+from tests.journal.samples import Database, Heard, frame, intent, request_id, settled, until
+from tests.journal.shipping import Journal
+from tests.waiting import wait_until
 
 PATIENCE_S = 0.3
 AWAY = StoreUnavailable("gone")
@@ -102,22 +105,50 @@ async def test_an_answer_that_was_paid_leaves_while_the_database_is_away_and_its
     assert await host.call(3)
 
 
-async def test_no_call_is_begun_once_nothing_was_stored_for_a_while_though_it_is_waited_for(
+async def test_no_call_is_begun_while_an_answer_has_waited_for_long(
     tmp_path: Path, database: Database, heard: Heard
 ) -> None:
-    host = Host(tmp_path, database, heard, patience_s=0.01)  # whose shipper does not run yet
-    host.journal.connect(host._ask, lambda: True, patience_s=0.01, stalled_s=0.2)
-    assert not await host.call(1)
+    host = Host(tmp_path, database, heard)  # whose shipper does not run yet
+    host.journal.connect(host._ask, lambda: True, patience_s=60, stalled_s=0.2)
+    answer = asyncio.create_task(host.call(1))
+    await until(lambda: host.asked)
     assert host.journal.can_commit()
     await until(lambda: not host.journal.can_commit())
     with pytest.raises(JournalUnavailable):
         await host.call(2)
 
     host.shipper.start()
-    await until(host.journal.can_commit)
-    assert database.numbers() == [1]
+    assert await answer
+    assert host.journal.can_commit()
     await host.journal.sync_and_close()
     assert await asyncio.to_thread(host.shipper.stop, 5)
+
+
+async def test_after_an_answer_left_uncommitted_no_call_is_begun_until_all_that_was_written_by_then_is_stored(
+    host: Host, heard: Heard
+) -> None:
+    host.database.is_down = AWAY
+    await asyncio.gather(*map(host.call, range(3)))
+    again = "usage records are in the database before their answers again"
+    host.journal.stored(2)
+    assert not host.journal.can_commit(), "a database that is slow, and makes some progress, is not enough"
+    assert again not in heard.names()
+    host.journal.stored(6)
+    assert host.journal.can_commit()
+    assert heard.names().count(again) == 1
+
+
+async def test_a_database_that_comes_back_gets_no_try_for_each_request_to_commit(host: Host) -> None:
+    host.database.is_down = AWAY
+    await host.call(1)
+    tries = len(host.database.batches)
+    for _ in range(100):
+        host.shipper.commit(host.journal.name, 2, host._answer)
+        await asyncio.sleep(0)
+    assert len(host.database.batches) <= tries + 1
+    assert not host.shipper.is_storing
+    host.database.is_down = None
+    await until(lambda: host.shipper.is_storing)
 
 
 async def test_the_shipper_answers_for_what_is_stored_already(host: Host) -> None:
@@ -126,3 +157,28 @@ async def test_the_shipper_answers_for_what_is_stored_already(host: Host) -> Non
     host.shipper.commit(host.journal.name, 1, told.append)
     await until(lambda: told)
     assert told == [2]
+
+
+def test_of_a_long_backlog_that_grows_the_part_is_told_that_earlier_looks_saw(journal: Journal, heard: Heard) -> None:
+    def grow(first: int) -> None:
+        for start in range(first, first + 2500, 500):
+            journal.append(b"".join(frame("S", n, settled(n)) for n in range(start, start + 500)))
+            journal.rotate()
+
+    class Growing(Database):
+        """A database whose records become more while it stores them."""
+
+        def __call__(self, records: list[UsageRecord]) -> None:
+            super().__call__(records)
+            if len(self.batches) < 4:
+                grow(2500 * len(self.batches))
+
+    growing, told = Growing(), list[tuple[int, int]]()
+    grow(0)
+    shipper = Shipper(journal.root, growing, log=heard, is_awaited=True)
+    shipper.commit("writer", 2500, lambda entries: told.append((entries, len(growing.batches))))
+    shipper.start()
+    wait_until(lambda: told and told[-1][0] >= 2500, 20)
+    assert told[-1] == (2500, 2)
+    assert shipper.stop(20)
+    assert len(growing.stored) == 10_000

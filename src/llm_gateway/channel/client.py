@@ -140,10 +140,11 @@ class ChannelClient:
         """Return whether control sent anything in the last `within_s` seconds."""
         return self._clock() - self._heard_at < within_s
 
-    def ask_commit(self, writer: str, entries: int) -> None:
-        """Ask control to store the first `entries` entries of a journal; lost while control is away."""
-        if self._writer is not None and not self._is_closing:
-            self._send(self._writer, Commit(writer=writer, entries=entries))
+    def ask_commit(self, journal: str, entries: int) -> None:
+        """Ask control to store the first `entries` entries of a journal; lost while control does not read it."""
+        writer = self._writer
+        if writer is not None and not self._is_closing and writer.transport.get_write_buffer_size() == 0:
+            self._send(writer, Commit(writer=journal, entries=entries))
 
     def is_handed_over(self) -> bool:
         """Return whether control has announced that another process takes its place, and that one is still awaited."""

@@ -159,12 +159,14 @@ class Passed(Message):
 class ControlBeat(Message):
     """The event loop of control runs; its state, which health endpoints report.
 
-    `is_leaving`: it ends in a moment, and another control process takes its place. `hosts` is the number of living
+    `is_storing`: the database stores the usage that is shipped. `is_leaving`: control ends in a moment, and another
+    control process takes its place. `hosts` is the number of living
     hosts; 0 on a database that only one host can use.
     """
 
     database_ok: bool = True
     shipping_lag_s: float = 0.0
+    is_storing: bool = True
     is_leaving: bool = False
     hosts: int = 0
 

@@ -269,6 +269,7 @@ class ControlProcess(ProcessApplication):
             state=lambda: ControlBeat(
                 database_ok=database.is_ok,
                 shipping_lag_s=shipper.behind().seconds,
+                is_storing=shipper.is_storing,
                 hosts=hosts.living if hosts.is_shared else 0,
             ),
             log=self._log,

@@ -10,9 +10,9 @@ shipper has committed them. All settles of a moment wait for one commit: what is
                  '-------------------> the answer leaves, since it was paid; its record waits in the files, as without
                                        this class, and is lost only if the host goes before the database is back
 
-Meanwhile no call is begun: intents are refused while the database is known to be away, or once it has stored nothing
-for STALLED_S of what waits for it. Intents themselves are not committed: of a host that goes with its files, the calls
-are lost that were not answered.
+Meanwhile no call is begun: intents are refused while the database is known to be away, while an answer has waited for
+STALLED_S, and from the first answer that left uncommitted on until everything written by then is stored. Intents
+themselves are not committed: of a host that goes with its files, the calls are lost that were not answered.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from llm_gateway.journal.writer import JournalWriter
 
 PATIENCE_S = 5.0
 """Seconds that an answer waits for the commit of its record: longer than control takes to be started again."""
-STALLED_S = 2.0
-"""Seconds without any progress of what waits, after which no call is begun."""
+STALLED_S = 4.0
+"""Seconds that the oldest answer has waited for its commit, after which no call is begun."""
 AGAIN_S = 0.25
 """Seconds until a commit is requested again, in case the process that was asked has ended."""
 
 NO_DATABASE = (
-    "The database does not store usage now, so no call is made: with LLM_GATEWAY_JOURNAL=database each record is in "
-    "the database before its answer."
+    "The database does not store usage now, so no call is made (LLM_GATEWAY_JOURNAL=database): send the request again "
+    "in some seconds."
 )
 
 
@@ -42,9 +42,8 @@ class CommittedJournal(JournalWriter):
 
     uncommitted = 0
     """Answers that left before their records were in the database."""
-    _asked = _stored = 0
-    _progress_at = 0.0
-    _is_ask_due = _is_late = False
+    _asked = _stored = _late_until = 0
+    _is_ask_due = False
     _again: asyncio.TimerHandle | None = None
 
     def connect(
@@ -61,7 +60,7 @@ class CommittedJournal(JournalWriter):
                 then. A request may get lost; it is repeated.
             has_database: returns False while the database is known to be away.
             patience_s: seconds that an answer waits.
-            stalled_s: seconds without progress after which calls are refused.
+            stalled_s: seconds that an answer has waited, after which calls are refused.
         """
         self._ask, self._has_database = ask, has_database
         self._stalled_s = stalled_s
@@ -69,18 +68,16 @@ class CommittedJournal(JournalWriter):
 
     def can_commit(self) -> bool:
         """Return whether the database stores usage, as far as is known."""
-        is_stalled = self._asked > self._stored and self._loop.time() - self._progress_at > self._stalled_s
-        return not is_stalled and self._has_database()
+        is_late = self._stored < self._late_until
+        return not is_late and self._commits.longest_wait_s() <= self._stalled_s and self._has_database()
 
     def stored(self, entries: int) -> None:
         """Let the answers leave whose records are among the first `entries` entries: these are committed."""
         if entries <= self._stored:
             return
-        self._stored = entries
-        self._progress_at = self._loop.time()
+        was_late, self._stored = self._stored < self._late_until, entries
         self._commits.release(entries)
-        if self._is_late:
-            self._is_late = False
+        if was_late and entries >= self._late_until:
             self._log("usage records are in the database before their answers again")
 
     async def intent(self, request_id: str, payload: bytes) -> None:
@@ -107,9 +104,9 @@ class CommittedJournal(JournalWriter):
             await self._commit(written)
         except JournalUnavailable:
             self.uncommitted += 1
-            if not self._is_late:
-                self._is_late = True
+            if self._stored >= self._late_until:
                 self._log("answers leave before their usage records are in the database", level="error")
+            self._late_until = self._asked
 
     async def sync_and_close(self) -> None:
         """Close as JournalWriter does; the shipper takes the directory over."""
@@ -120,8 +117,6 @@ class CommittedJournal(JournalWriter):
 
     async def _commit(self, entries: int) -> None:
         committed = self._commits.wait(entries)
-        if self._asked <= self._stored:  # nothing else waits
-            self._progress_at = self._loop.time()
         self._asked = entries
         if not self._is_ask_due:
             self._is_ask_due = True

@@ -45,6 +45,10 @@ class DurabilityWaiters:
             self._watchdog = self._loop.call_later(self._patience_s, self._expire)
         return future
 
+    def longest_wait_s(self) -> float:
+        """Return the seconds that the oldest waiter has waited; 0 without one."""
+        return self._loop.time() - self._waiting[0].deadline + self._patience_s if self._waiting else 0.0
+
     def lower(self, number: int) -> None:
         """Adjust the waiters after entry `number` (from 1) was removed: later entries move up by one."""
         self._waiting = deque(

@@ -48,6 +48,9 @@ LOADED_RECORDS = 128
 BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 5.0
 """Seconds before the next try after a failure: first and maximum."""
 
+ASKED_BACKOFF_S = 0.5
+"""The same maximum while answers wait for a commit."""
+
 STOP_TIMEOUT_S, GRACE_S = 10.0, 1.0
 """Seconds that `stop` ships by default, and seconds beyond for a statement that is still running."""
 
@@ -112,6 +115,8 @@ class Shipper:
         self._asked: dict[str, tuple[int, Callable[[int], None]]] = {}
         self._is_complete = True
         self._has_ended = False
+        self.is_storing = True
+        """False while the database does not store what is shipped."""
         self._thread = threading.Thread(target=self._run, name="journal-shipper", daemon=True)
 
     def start(self) -> None:
@@ -157,8 +162,10 @@ class Shipper:
         stored. A later call for the same writer takes the place of this one.
         """
         with self._shared:
-            self._asked[writer] = entries, then
-        self._wake.set()
+            if writer not in self._finished:
+                self._asked[writer] = entries, then
+        if not self._backoff:  # a database that comes back gets no try for each answer
+            self._wake.set()
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> bool:
         """Ship the rest and end the thread. Returns True if everything was shipped within `timeout_s` seconds.
@@ -178,7 +185,7 @@ class Shipper:
             is_stopping = self._stop_by is not None
             self._moved = 0
             is_shipped = self._ship()
-            pause = self._pause_s() if is_shipped else self._backoff
+            pause = self._pause_s(is_shipped=is_shipped)
             if self._stop_by is not None:
                 pause = min(pause, self._stop_by - time.monotonic())
             is_done = (is_stopping and is_shipped) or pause <= 0
@@ -187,8 +194,10 @@ class Shipper:
                 self._wake.clear()
         self._end(is_shipped=is_shipped)
 
-    def _pause_s(self) -> float:
-        return PAUSE_S if self._is_awaited else pause_after(self._moved)
+    def _pause_s(self, *, is_shipped: bool) -> float:
+        if is_shipped:
+            return PAUSE_S if self._is_awaited else pause_after(self._moved)
+        return min(self._backoff, ASKED_BACKOFF_S) if self._asked else self._backoff
 
     def _ship(self) -> bool:
         """Ship what the writers have written so far.
@@ -204,10 +213,12 @@ class Shipper:
                 self._look_for_writers(failures)
                 is_more = self._step(failures)
             except StoreUnavailable as error:
+                self.is_storing = False
                 # The driver's message alone: SQLAlchemy's includes the whole statement.
                 cause = getattr(error.__cause__, "orig", None)
                 self._failed("warning", error.detail if cause is None else f"{error.detail} ({cause})")
                 return False
+        self.is_storing = True
         if failures:
             self._failed("error", "; ".join(dict.fromkeys(failures.values())))
             return False
@@ -246,12 +257,13 @@ class Shipper:
             StoreUnavailable: the database does not answer.
         """
         is_more = False
-        for name, tail in sorted(self._tails.items()):
+        for name, tail in sorted(self._tails.items(), key=lambda each: (each[0] not in self._asked, each[0])):
             if name in failures:
                 continue
             try:
                 is_more |= tail.step()
                 self._moved += tail.moved_records
+                self._answer_commit(name, tail)
                 if tail.is_finished:
                     self._forget(name, tail)
             except StoreUnavailable:
@@ -260,7 +272,6 @@ class Shipper:
                 tail.restart()
                 failures[name] = repr(error)
         self._end_flushes()
-        self._answer_commits()
         return is_more
 
     def _forget(self, name: str, tail: WriterTail) -> None:
@@ -281,14 +292,15 @@ class Shipper:
                     self._flushes.remove(flush)
                     flush.end(is_stored=True)
 
-    def _answer_commits(self) -> None:
+    def _answer_commit(self, name: str, tail: WriterTail) -> None:
+        """Tell how far this writer is stored, if its worker has requested a commit."""
         with self._shared:
-            asked = [(self._tails[name], name, *ask) for name, ask in self._asked.items() if name in self._tails]
-            for tail, name, entries, _ in asked:
-                if tail.shipped >= entries:
-                    del self._asked[name]
-        for tail, _, _, then in asked:
-            then(tail.shipped)
+            entries, then = self._asked.get(name, (0, None))
+            if then is not None and tail.shipped >= entries:
+                del self._asked[name]
+        if then is not None:
+            with suppress(RuntimeError):  # its event loop has ended
+                then(tail.shipped)
 
     def _end(self, *, is_shipped: bool) -> None:
         """Close all directories, and end the flushes that wait. `is_shipped`: the last look did not fail."""

@@ -13,6 +13,7 @@ could not be told apart there. A writer whose page cannot be read is not followe
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -63,6 +64,7 @@ class WriterTail:
         self._transfer: DirectoryTransfer | None = None
         self._shipped = 0
         self._moved = START
+        self._looks: deque[tuple[Position, int]] = deque()
         self._complete_at = time.monotonic()
 
     def step(self) -> bool:
@@ -80,8 +82,12 @@ class WriterTail:
             if published is None:
                 return False
             written = published.written
-            is_more = self._ship(Position(written.segment, written.offset))
+            self._looks.append((Position(written.segment, written.offset), written.entries))
+            is_more = self._ship(self._looks[-1][0])
+            while self._looks and self._looks[0][0] <= self._moved:  # of a long backlog, what earlier looks saw
+                self._shipped = self._looks.popleft()[1]
             if not is_more:
+                self._looks.clear()
                 self._shipped, self._complete_at = written.entries, began
             return is_more
         is_more = self._ship(None)

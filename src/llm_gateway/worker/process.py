@@ -187,7 +187,7 @@ class WorkerProcess(ProcessApplication):
 
         def has_database() -> bool:
             beat = channel.last_beat
-            return beat is not None and beat.database_ok and channel.has_heard(COMMITS_S)
+            return beat is not None and beat.database_ok and beat.is_storing and channel.has_heard(COMMITS_S)
 
         journal.connect(partial(channel.ask_commit, journal.name), has_database)
         return journal
