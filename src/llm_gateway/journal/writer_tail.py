@@ -25,6 +25,9 @@ from llm_gateway.journal.position_page import PAGE_NAME, PageReader, PageUnreada
 from llm_gateway.journal.record_delivery import Sink
 from llm_gateway.journal.segments import START, LockableDir, Log, Position
 
+MOST_LOOKS = 10_000
+"""Positions remembered of a backlog; of a longer one, what the oldest looks saw is told with later ones."""
+
 
 class ShippingLag(NamedTuple):
     """Lag of the database behind the journal: size in bytes, and the age of the oldest missing entry in seconds."""
@@ -64,7 +67,7 @@ class WriterTail:
         self._transfer: DirectoryTransfer | None = None
         self._shipped = 0
         self._moved = START
-        self._looks: deque[tuple[Position, int]] = deque()
+        self._looks: deque[tuple[Position, int]] = deque(maxlen=MOST_LOOKS)
         self._complete_at = time.monotonic()
 
     def step(self) -> bool:
