@@ -17,7 +17,8 @@ from llm_gateway.domain.budget import AccountRef, Balance, Budget
 from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.host_memory import HostMemory, create
-from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
+from llm_gateway.host_memory.account_group import NO_LIMIT, AccountPlace
+from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 from llm_gateway.host_memory.lock import BUDGETS as BUDGETS_LOCK
 from llm_gateway.host_memory.lock import HostLock
 from llm_gateway.journal.record_assembler import CRASHED

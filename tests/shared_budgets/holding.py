@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from llm_gateway.host_memory.budget_accounts import AccountGroup, AccountPlace, BudgetAccounts, Full
+from llm_gateway.host_memory.account_group import AccountGroup, AccountPlace, Full
+from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 
 Wanted: TypeAlias = tuple[AccountPlace, int, int, int, int]
 """An account, what is held, by how much the request can cost more than that, the limit, and the overdraft."""
@@ -23,4 +24,4 @@ def hold(accounts: BudgetAccounts, wanted: Sequence[Wanted]) -> Full | bool:
 
 def settle(accounts: BudgetAccounts, wanted: Sequence[Wanted], spent: Sequence[int]) -> None:
     """Release amounts, and count what was spent."""
-    accounts.settle([(*_group(wanted), spent)])
+    accounts.settle(*_group(wanted), spent)

@@ -18,7 +18,8 @@ from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.host_memory import HostMemory, create
-from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountGroup, AccountPlace, BudgetAccounts
+from llm_gateway.host_memory.account_group import NO_LIMIT, AccountGroup, AccountPlace
+from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 from llm_gateway.store.budget_spend import BudgetSpend
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
@@ -172,7 +173,7 @@ class Host:
         with self.journal_turn:
             ref = self.open.pop(0)
             self.journal.append(record(ref, self.worker_name))
-        self.worker.settle([(self.groups[ref], [1], None, [1])])
+        self.worker.settle(self.groups[ref], [1], None, [1])
 
     def close(self) -> None:
         """Close the database and the memory."""

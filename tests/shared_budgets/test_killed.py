@@ -12,7 +12,8 @@ import pytest
 
 from llm_gateway.control.budget_balances import BudgetBalances
 from llm_gateway.host_memory import HostMemory, create
-from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
+from llm_gateway.host_memory.account_group import NO_LIMIT, AccountPlace
+from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 from llm_gateway.host_memory.budget_holds import recompute_sums
 from llm_gateway.host_memory.budget_slots import GAP
 from llm_gateway.host_memory.lock import BUDGETS, HostLock

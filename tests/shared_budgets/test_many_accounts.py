@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from llm_gateway.host_memory import ACCOUNTS_AT, FIRST_ACCOUNTS, HOLD_ROWS, HostMemory, create
-from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
+from llm_gateway.host_memory.account_group import NO_LIMIT, AccountPlace
+from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 from llm_gateway.host_memory.budget_holds import clear_rows, find_place, recompute_sums
 from llm_gateway.host_memory.budget_slots import GAP
 from llm_gateway.host_memory.slots import key_of

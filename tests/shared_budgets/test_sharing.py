@@ -18,7 +18,7 @@ from llm_gateway.domain.budget import AccountRef
 from llm_gateway.domain.lease_answer import LeaseAnswer
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.forwarding.lease_questions import AWAY, LeaseQuestions, answering_leases
-from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountGroup, AccountPlace, Full
+from llm_gateway.host_memory.account_group import NO_LIMIT, AccountGroup, AccountPlace, Full
 from llm_gateway.store.hosts import SecretNames
 from tests.databases import PostgresDatabases
 from tests.shared_budgets.databases import without_postgres

@@ -96,16 +96,18 @@ def cost(price: Price, usage: Usage) -> int:
 
 def plain_cost(price: Price, input_tokens: int, output_tokens: int) -> int:
     """Return the cost of tokens of no special kind; the same as `cost`, but faster."""
-    total = input_tokens * _price_at(price.input, input_tokens) + output_tokens * _price_at(price.output, input_tokens)
+    inputs, outputs = price.input, price.output
+    total = input_tokens * (inputs[0][1] if len(inputs) == 1 else _price_at(inputs, input_tokens))
+    total += output_tokens * (outputs[0][1] if len(outputs) == 1 else _price_at(outputs, input_tokens))
     return (total + 500_000) // 1_000_000
 
 
 def dearest_cost(price: Price, input_tokens: int, output_tokens: int) -> int:
     """Return the most that these tokens can cost: input that the provider puts into its cache can be dearer."""
-    each = _price_at(price.input, input_tokens)
-    if price.cache_write or price.cache_write_1h:
-        tiers = filter(None, (price.cache_write, price.cache_write_1h))
-        each = max(each, *(_price_at(kind, input_tokens) for kind in tiers))
+    if not price.cache_write and not price.cache_write_1h:
+        return plain_cost(price, input_tokens, output_tokens)
+    tiers = filter(None, (price.input, price.cache_write, price.cache_write_1h))
+    each = max(_price_at(kind, input_tokens) for kind in tiers)
     return (input_tokens * each + output_tokens * _price_at(price.output, input_tokens) + 500_000) // 1_000_000
 
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 from llm_gateway.host_memory import HOLD_ROW_WORDS, HOLD_ROWS, HOLDER_WORDS, HOLDERS_AT, HostMemory
+from llm_gateway.host_memory.account_group import NO_LIMIT, UNKNOWN, AccountGroup, AccountPlace, Entry, Full, Used
 from llm_gateway.host_memory.budget_holds import (
     HOLDER_SIZE,
     NOWHERE,
@@ -27,84 +28,10 @@ from llm_gateway.host_memory.budget_holds import (
     find_place,
     recompute_sums,
 )
-from llm_gateway.host_memory.budget_slots import CARRIED, GAP, GENERATION, NOT_CARRIED, SPENT, TAKEN, BudgetSlots
+from llm_gateway.host_memory.budget_slots import CARRIED, GAP, GENERATION, NOT_CARRIED, TAKEN, BudgetSlots
 from llm_gateway.host_memory.lease_layout import GRANTED, HOSTS, LEASING, OFFSET, OTHERS, lease_of
 from llm_gateway.host_memory.lock import BUDGETS, HostLock
 from llm_gateway.host_memory.slots import key_of
-
-NO_LIMIT = 2**62
-_UNKNOWN = -1
-"""Generation of a group whose accounts must be looked for."""
-
-
-class AccountPlace:
-    """An account of one period as this process knows it: its name, its slot and row, and what this process holds.
-
-    `until_ms`: the time until which the account is needed. `carried` returns what the period before left, given what
-    was spent in the account `before`; without it nothing is carried over. `spent`, `taken` and `row` are words.
-    """
-
-    __slots__ = ("at", "before", "carried", "gap", "held", "key", "low", "row", "spent", "taken", "until_ms")
-
-    def __init__(
-        self,
-        name: str,
-        until_ms: int,
-        before: str | None = None,
-        carried: Callable[[int], int] | None = None,
-    ) -> None:
-        self.key = key_of(name)
-        self.low = self.key.low
-        self.until_ms = until_ms
-        self.before = None if before is None else key_of(before)
-        self.carried = carried
-        self.at = self.spent = self.taken = self.row = self.held = self.gap = 0
-
-    def put(self, at: int) -> None:
-        """Note where the account's slot is."""
-        self.at, self.spent, self.taken = at, at + SPENT, at + TAKEN
-
-
-class AccountGroup:
-    """Accounts in which amounts are held together.
-
-    Args:
-        places: the accounts, each once.
-        limits: the most that may be spent and held in each, without what was carried over.
-        overdrafts: the most that all gaps in flight may come to in each, unless nothing else is in flight. A gap is by
-            how much a request can cost more than what is held for it.
-    """
-
-    __slots__ = ("generation", "limits", "overdrafts", "places", "shares", "varies")
-
-    def __init__(self, places: Sequence[AccountPlace], limits: Sequence[int], overdrafts: Sequence[int]) -> None:
-        self.places = tuple(places)
-        self.limits = tuple(limits)
-        self.overdrafts = tuple(overdrafts)
-        self.varies = False
-        """Whether limits depend on the memory: something is carried over, or the host leases. Set once located."""
-        self.shares = self.overdrafts
-        """This host's shares of the overdrafts."""
-        self.generation = _UNKNOWN
-
-
-Used: TypeAlias = tuple[AccountGroup, Sequence[int], Sequence[int] | None, Sequence[int]]
-"""What was held in each account of a group, the gaps, and what was spent in each."""
-
-
-class Full(NamedTuple):
-    """The first account, by its number, in which a request has no room, and the amounts in it.
-
-    `is_used_up`: it would have no room either if nothing else were held. `lacks`: the lease of this host is too small,
-    and nothing is known of the limit.
-    """
-
-    number: int
-    is_used_up: bool
-    limit: int
-    spent: int
-    held: int
-    lacks: bool = False
 
 
 class NoRoom(Exception):
@@ -153,30 +80,33 @@ class BudgetAccounts:
                 self._catch_up()
             if words[GENERATION] != group.generation:
                 self._locate(group)
-            limits = self._limits(group) if group.varies else group.limits
-            for place, need, limit in zip(group.places, needs, limits, strict=True):
-                at = place.taken
+            entries = group.prepare(self._limits(group)) if group.varies else group.entries
+            for kind, at, _, row, place, limit in entries:
+                need = needs[kind]
                 taken = words[at] + need
                 if taken > limit:
                     return self._undo(group, needs, None, place, limit)
                 place.held = own = place.held + need
-                words[place.row] = own
+                words[row] = own
                 words[at] = taken
             return True if gaps is None else self._hold_gaps(group, needs, gaps)
         finally:
             self._release()
 
-    def settle(self, used: Sequence[Used]) -> None:
-        """Release amounts, and count what was spent. Must not wait."""
+    def settle(
+        self, group: AccountGroup, needs: Sequence[int], gaps: Sequence[int] | None, spent: Sequence[int]
+    ) -> None:
+        """Release what was held in a group, and count what was spent. Must not wait."""
         code = self._try_lock()
         if code and not self._lock.resolve(code):
-            self._late += used
+            self._late.append((group, needs, gaps, spent))
             return
         try:
             if self._late:
                 self._catch_up()
-            for each in used:
-                self._settle(*each)
+            if self._words[GENERATION] != group.generation:
+                self._find_again(group)
+            self._release_in(group.entries, needs, gaps, spent)
         finally:
             self._release()
 
@@ -211,15 +141,17 @@ class BudgetAccounts:
 
     def _hold_gaps(self, group: AccountGroup, needs: Sequence[int], gaps: Sequence[int]) -> Full | bool:
         """Hold the gaps of a request whose amounts are held; both or none. Requests beyond go one at a time."""
-        words = self._words
-        for place, need, gap, overdraft in zip(group.places, needs, gaps, group.shares, strict=True):
+        words, number = self._words, -1
+        for kind, taken, spent, row, place, _ in group.entries:
+            number += 1
+            gap = gaps[kind]
             if gap:
                 at = place.at + GAP
                 all_gaps = words[at] + gap
-                if all_gaps > overdraft and words[place.taken] - words[place.spent] > need:
-                    return self._undo(group, needs, gaps, place, self._limits(group)[group.places.index(place)])
+                if all_gaps > group.shares[number] and words[taken] - words[spent] > needs[kind]:
+                    return self._undo(group, needs, gaps, place, self._limits(group)[number])
                 place.gap = own = place.gap + gap
-                words[place.row + ROW_GAP] = own
+                words[row + ROW_GAP] = own
                 words[at] = all_gaps
         return True
 
@@ -228,47 +160,51 @@ class BudgetAccounts:
     ) -> Full:
         """Release what was held in a group up to an account that is full. Returns what is in that account."""
         number = group.places.index(full)
-        held = number if gaps is None else len(group.places)
-        done = [*needs[:held], *[0] * (len(needs) - held)]
-        done_gaps = None if gaps is None else [*gaps[:number], *[0] * (len(gaps) - number)]
-        self._settle(group, done, done_gaps, [0] * len(needs))
-        words = self._words
+        before, after = group.entries[:number], group.entries[number:]
+        nothing = [0] * len(needs)
+        self._release_in(before, needs, gaps, nothing)
+        if gaps is not None:
+            self._release_in(after, needs, None, nothing)
+        words, need = self._words, needs[group.kinds[number]]
         spent, taken = words[full.spent], words[full.taken]
         if not words[LEASING]:
-            return Full(number, spent + needs[number] > limit, limit, spent, taken - spent)
+            return Full(number, spent + need > limit, limit, spent, taken - spent)
         own = group.limits[number] + (0 if full.carried is None else max(0, words[full.at + CARRIED]))
         others = words[lease_of(full.at) + OTHERS]
-        lacks = taken + needs[number] > limit
-        return Full(number, spent + others + needs[number] > own, own, spent + others, taken - spent, lacks)
+        lacks = taken + need > limit
+        return Full(number, spent + others + need > own, own, spent + others, taken - spent, lacks)
 
-    def _settle(
-        self, group: AccountGroup, needs: Sequence[int], gaps: Sequence[int] | None, spent: Sequence[int]
+    def _release_in(
+        self, entries: Sequence[Entry], needs: Sequence[int], gaps: Sequence[int] | None, spent: Sequence[int]
     ) -> None:
         words = self._words
-        if words[GENERATION] != group.generation:
-            self._find_again(group)
-        for place, held, cost in zip(group.places, needs, spent, strict=True):
+        for kind, taken_at, spent_at, row, place, _ in entries:
+            held, cost = needs[kind], spent[kind]
             if held:
-                words[place.spent] += cost
+                words[spent_at] += cost
                 place.held = own = place.held - held
-                words[place.row] = own
-                words[place.taken] += cost - held
+                words[row] = own
+                words[taken_at] += cost - held
             elif cost:
-                words[place.taken] += cost
-                words[place.spent] += cost
+                words[taken_at] += cost
+                words[spent_at] += cost
         if gaps is not None:
-            for place, gap in zip(group.places, gaps, strict=True):
+            for kind, _, _, row, place, _ in entries:
+                gap = gaps[kind]
                 if gap:
                     place.gap = own = place.gap - gap
-                    words[place.row + ROW_GAP] = own
+                    words[row + ROW_GAP] = own
                     words[place.at + GAP] -= gap
 
     def _catch_up(self) -> None:
         late, self._late = self._late, []
-        for each in late:
-            self._settle(*each)
+        for group, *amounts in late:
+            if self._words[GENERATION] != group.generation:
+                self._find_again(group)
+            self._release_in(group.entries, *amounts)
 
     def _limits(self, group: AccountGroup) -> list[int]:
+        """Return the limits of a group's accounts as of now."""
         words = self._words
         if words[LEASING]:
             leases = [lease_of(place.at) for place in group.places]
@@ -327,6 +263,7 @@ class BudgetAccounts:
         if words[LEASING]:
             self.taken, hosts = self._taken_by_all, max(1, words[HOSTS])
             group.shares = tuple(each if each >= NO_LIMIT else each // hosts for each in group.overdrafts)
+        group.entries = group.prepare(group.limits)
         group.generation = words[GENERATION]
 
     def _find_again(self, group: AccountGroup) -> None:
@@ -339,7 +276,8 @@ class BudgetAccounts:
                 if place.row:
                     words[place.row + ROW_ACCOUNT] = place.at
                 kept.add(place.at)
-        group.generation = _UNKNOWN
+        group.entries = group.prepare(group.limits)
+        group.generation = UNKNOWN
 
     def _slot(self, place: AccountPlace, kept: Collection[int] = ()) -> int | None:
         """Find or make the account's slot, but not in the place of `kept` ones; None if there is no room for it."""

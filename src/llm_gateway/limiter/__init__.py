@@ -27,4 +27,4 @@ def open_limiter(memory: HostMemory | None = None, number: int = 0) -> Limiter:
 
 def open_key_limiter(memory: HostMemory | None = None, number: int = 0) -> Limiter:
     """Open the limiter of service keys, which takes no room of the providers: see `open_limiter`."""
-    return MemoryLimiter() if memory is None else SharedLimiter(memory, number, table=KEYS_WINDOWS)
+    return MemoryLimiter(has_models=False) if memory is None else SharedLimiter(memory, number, table=KEYS_WINDOWS)

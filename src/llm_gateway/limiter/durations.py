@@ -27,8 +27,8 @@ class Durations:
         if not 0 <= second < SECONDS:
             second = SECONDS - 1 if second > 0 else 0
         self._counts[second] += 1
-        self._total += 1
-        if self._total >= HALVE_AT:
+        total = self._total = self._total + 1
+        if total >= HALVE_AT:
             self._counts = [count // 2 for count in self._counts]
             self._total = sum(self._counts)
 

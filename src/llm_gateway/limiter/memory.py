@@ -19,10 +19,12 @@ class MemoryLimiter(OneByOne):
     """A `Limiter` that counts the calls of one process.
 
     `clock` returns seconds. If it steps back, the limiter's time stands still for a moment and then goes on from there.
+    `has_models`: the holders of windows report limits of their models, as providers do.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, has_models: bool = True) -> None:
         self._clock = clock
+        self._has_models = has_models
         self._now = clock()
         self._behind = 0.0
         self._windows: dict[str, Window] = {}
@@ -43,15 +45,19 @@ class MemoryLimiter(OneByOne):
             return _EXCEEDS
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
         window = self._window(provider_id)
-        use = window.models.get(model)
-        if use is None:
-            use = window.models[model] = ModelUse()
-        wait_s = use.wait_s(self._now, tokens) if use.is_reported else 0.0
+        wait_s, use = 0.0, None
+        if self._has_models:
+            use = window.models.get(model)
+            if use is None:
+                use = window.models[model] = ModelUse()
+            wait_s = use.wait_s(self._now, tokens) if use.is_reported else 0.0
         if window.request_sum < rpm and window.token_sum + tokens <= tpm and not wait_s:
             window.take(tokens)
+            is_crowded = window.request_sum * 2 > rpm or window.token_sum * 2 > tpm
+            if use is None:
+                return Decision(Reservation(provider_id, window.second, tokens), 0.0, False, is_crowded)
             use.take(self._now, tokens)
             reservation = Reservation(provider_id, window.second, tokens, model, use.calls, use.tokens)
-            is_crowded = window.request_sum * 2 > rpm or window.token_sum * 2 > tpm
             return Decision(reservation, 0.0, False, is_crowded)
         window_s = window.wait_s(self._now, rpm, tpm, tokens)
         return Decision(None, max(wait_s, window_s), by_model=wait_s > window_s)

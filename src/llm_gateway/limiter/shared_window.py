@@ -216,17 +216,17 @@ class SharedWindow:
         if requests > rpm or all_tokens > tpm:
             return None
         second: int = words[at + SECOND]
-        bucket = at + second % BUCKETS
+        index = second % BUCKETS
         words[DIRTY] = at
-        words[bucket + REQUESTS] += 1
-        words[bucket + TOKENS] += tokens
+        words[at + index + REQUESTS] += 1
+        words[at + index + TOKENS] += tokens
         words[at + REQUEST_SUM] = requests
         words[at + TOKEN_SUM] = all_tokens
-        words[at + NEWEST] = second
         row = at + self._row
         if words[row] != second:
+            words[at + NEWEST] = second
             self._advance_row(row, second)
-        words[row + OPEN + second % BUCKETS] += tokens
+        words[row + index + OPEN] += tokens
         words[DIRTY] = 0
         return second, requests, all_tokens
 

@@ -59,23 +59,26 @@ class Window:
 
     def take(self, tokens: int) -> None:
         """Count a call that starts now, with its tokens as open."""
-        index = self.second % BUCKETS
+        second = self.newest = self.second
+        index = second % BUCKETS
         self.requests[index] += 1
         self.tokens[index] += tokens
         self.open_tokens[index] += tokens
         self.request_sum += 1
         self.token_sum += tokens
-        self.newest = self.second
 
     def settle(self, bucket: int, reserved: int, tokens: int, sent: bool) -> None:
         """Correct a call of the second `bucket` from `reserved` to `tokens`. `sent=False` drops its request."""
         index = bucket % BUCKETS
         # No count goes below 0. Conditions, since max() and min() take five times as long.
-        count, still_open = self.tokens[index], self.open_tokens[index]
-        left = count + tokens - reserved if count + tokens > reserved else 0
-        self.tokens[index] = left
+        counts, open_tokens = self.tokens, self.open_tokens
+        count, still_open = counts[index], open_tokens[index] - reserved
+        left = count + tokens - reserved
+        if left < 0:
+            left = 0
+        counts[index] = left
         self.token_sum += left - count
-        self.open_tokens[index] = still_open - reserved if still_open > reserved else 0
+        open_tokens[index] = still_open if still_open > 0 else 0  # noqa: FURB136 - max() takes five times as long
         if reserved:
             self.used_share = blend(self.used_share, reserved, tokens)
         if not sent and self.requests[index] > 0:

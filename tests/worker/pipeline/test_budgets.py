@@ -17,7 +17,8 @@ from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.reply import Answer
 from llm_gateway.errors import BudgetExceeded, BudgetReserved, GatewayError, JournalUnavailable, RequestNotAllowed
 from llm_gateway.host_memory import HostMemory, create
-from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountPlace, BudgetAccounts
+from llm_gateway.host_memory.account_group import NO_LIMIT, AccountPlace
+from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.lease_requests import LeaseRequests

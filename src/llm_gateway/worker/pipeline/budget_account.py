@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from fractions import Fraction
 from functools import partial
-from operator import itemgetter
 from typing import TypeAlias
 
 import msgspec
@@ -14,12 +12,11 @@ import msgspec
 from llm_gateway.domain.budget import AccountRef, Budget
 from llm_gateway.domain.budget_period import FAR_MS
 from llm_gateway.domain.budget_table import BudgetRule, needed_until_ms
-from llm_gateway.host_memory.budget_accounts import NO_LIMIT, AccountGroup, AccountPlace
+from llm_gateway.host_memory.account_group import NO_LIMIT, AccountGroup, AccountPlace
 
 Amount: TypeAlias = int
 """What is held in an account: the index of one of five amounts."""
 EXPECTED_NANOS, BOUND_NANOS, EXPECTED_TOKENS, BOUND_TOKENS, REQUESTS = range(5)
-Amounts: TypeAlias = tuple[int, int, int, int, int]
 _EXPECTED, _BOUNDS = {EXPECTED_NANOS, EXPECTED_TOKENS}, {BOUND_NANOS, BOUND_TOKENS}
 _AMOUNTS: dict[tuple[str, str], Amount] = {
     ("usd", "expected"): EXPECTED_NANOS,
@@ -62,8 +59,8 @@ class Matched(msgspec.Struct, frozen=True, eq=False):
 
     Attributes:
         refs: the list by which attempts name the accounts.
-        group: the accounts in the memory, with their limits; those of budgets that refuse nothing are `NO_LIMIT`.
-        kinds: what is held in each account (`Amount`); `pick` returns these from all amounts.
+        group: the accounts in the memory, with their limits; those of budgets that refuse nothing are `NO_LIMIT`. Its
+            kinds are what is held in each account (`Amount`).
         shown: the accounts that headers of answers name, with their limits.
         is_hard: whether any of the budgets refuses requests; `has_bound` and `has_expected`, whether any holds that.
         rejects_unpriced: a budget that takes no model without a known price, None if all do.
@@ -73,13 +70,15 @@ class Matched(msgspec.Struct, frozen=True, eq=False):
     refs: list[AccountRef]
     until_ms: int
     group: AccountGroup
-    kinds: tuple[Amount, ...]
-    pick: Callable[[Amounts], tuple[int, ...]]
     shown: tuple[tuple[Account, int], ...]
     is_hard: bool
     has_bound: bool
     has_expected: bool
     rejects_unpriced: Budget | None
+
+    def one_by_one(self) -> AccountGroup:
+        """Return the accounts as a group in which each has an amount of its own, since they are not charged alike."""
+        return AccountGroup(self.group.places, self.group.limits, self.group.overdrafts)
 
 
 def match_of(accounts: tuple[Account, ...], now_ms: int) -> Matched:
@@ -99,22 +98,14 @@ def match_of(accounts: tuple[Account, ...], now_ms: int) -> Matched:
             [account.place for account in accounts],
             [limit if each.mode == "hard" else NO_LIMIT for limit, each in zip(limits, budgets, strict=True)],
             [each.overdraft if each.mode == "hard" else NO_LIMIT for each in budgets],
+            kinds,
         ),
-        kinds=kinds,
-        pick=_picker(kinds),
         shown=tuple(each for each in zip(accounts, limits, strict=True) if each[0].rule.budget.mode != "observe"),
         is_hard=bool(hard),
         has_bound=not _BOUNDS.isdisjoint(kinds),
         has_expected=not _EXPECTED.isdisjoint(kinds),
         rejects_unpriced=rejects[0] if rejects else None,
     )
-
-
-def _picker(kinds: tuple[Amount, ...]) -> Callable[[Amounts], tuple[int, ...]]:
-    if len(kinds) == 1:
-        [kind] = kinds
-        return lambda amounts: (amounts[kind],)
-    return itemgetter(*kinds) if kinds else lambda _amounts: ()
 
 
 def reset_text(rule: BudgetRule, end_ms: int) -> str | None:

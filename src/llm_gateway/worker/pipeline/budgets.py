@@ -24,6 +24,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from random import uniform
+from typing import TypeAlias
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -34,7 +35,8 @@ from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.errors import GatewayError, Overloaded, RequestNotAllowed
-from llm_gateway.host_memory.budget_accounts import BudgetAccounts, Full, NoRoom
+from llm_gateway.host_memory.account_group import AccountGroup, Full
+from llm_gateway.host_memory.budget_accounts import BudgetAccounts, NoRoom
 from llm_gateway.worker.pipeline.budget_account import REQUESTS, Account, Matched, match_of
 from llm_gateway.worker.pipeline.budget_amounts import expected_cost, largest_cost
 from llm_gateway.worker.pipeline.budget_texts import (
@@ -48,6 +50,8 @@ from llm_gateway.worker.pipeline.budget_texts import (
 from llm_gateway.worker.pipeline.lease_requests import Lack, LeaseRequests, unavailable
 from llm_gateway.worker.pipeline.output_samples import OutputSamples
 
+ByKind: TypeAlias = tuple[int, int, int, int, int]
+"""What an attempt holds, exceeds it by, or spent, in the order of `Amount` (`budget_account.py`)."""
 LONGEST_WAIT_S, STEP_S = 0.25, 0.001
 """Longest wait for the accounts' lock, as for that of the limits, and seconds between two tries."""
 LONGEST_LEASE_WAIT_S = 1.0
@@ -60,10 +64,14 @@ MOST_KEYS = 1_024
 
 
 class AttemptHold(msgspec.Struct, eq=False):
-    """Amounts that one attempt holds in its accounts. `is_first`: it is the first attempt of its request."""
+    """Amounts that one attempt holds in its accounts, in `group`: by what is held, or one by one after another attempt.
+
+    `is_first`: it is the first attempt of its request.
+    """
 
     attempt: AttemptRecord
     matched: Matched
+    group: AccountGroup
     needs: Sequence[int]
     gaps: Sequence[int] | None
     is_first: bool
@@ -119,16 +127,18 @@ class Budgets:
         if attempt.price is None and matched.rejects_unpriced is not None:
             return _unpriced(matched.rejects_unpriced, attempt)
         needs, gaps = self._amounts(request, attempt, matched)
-        earlier, accounts = self._held.get(record.id), self._accounts
+        earlier, accounts, group = self._held.get(record.id), self._accounts, matched.group
         if earlier is not None:
             self._keep_billed(earlier)
+            group = matched.one_by_one()
+            gaps = None if gaps is None else [gaps[kind] for kind in matched.group.kinds]
             needs = _without_counted(needs, matched, earlier)
         try:
-            came = None if accounts is None else accounts.hold(matched.group, needs, gaps)
+            came = None if accounts is None else accounts.hold(group, needs, gaps)
         except NoRoom:
             came = None
         if came is True:
-            hold = AttemptHold(attempt, matched, needs, gaps, earlier is None)
+            hold = AttemptHold(attempt, matched, group, needs, gaps, earlier is None)
             if earlier is None:
                 self._held[record.id] = [hold]
             else:
@@ -136,7 +146,7 @@ class Budgets:
         elif came is False:
             return False
         elif came is not None:
-            return self._refused(matched.accounts[came.number], came, needs[came.number])
+            return self._refused(matched.accounts[came.number], came, needs[group.kinds[came.number]])
         elif matched.is_hard:
             return _without_memory() if accounts is None else _without_room()
         attempt.accounts = matched.refs
@@ -181,17 +191,18 @@ class Budgets:
             last = holds.pop()
             if not holds:
                 del self._held[record.id]
-            self._accounts.settle([(last.matched.group, last.needs, last.gaps, [0] * len(last.needs))])
+            self._accounts.settle(last.group, last.needs, last.gaps, [0] * len(last.needs))
 
     def charge(self, record: UsageRecord) -> None:
         """Count what the attempts of a record have cost, and release what they hold."""
         holds = self._held.pop(record.id, None)
         if holds is None or self._accounts is None:
             return
-        self._accounts.settle([(hold.matched.group, hold.needs, hold.gaps, _spent(hold)) for hold in holds])
-        last = holds[-1].attempt
-        if record.outcome == "ok" and holds[-1].matched.has_expected and not last.usage_estimated:
-            self._samples.add(record.key, last.model, last.usage.output_tokens)
+        for hold in holds:
+            self._accounts.settle(hold.group, hold.needs, hold.gaps, _spent(hold))
+        last = hold.attempt
+        if hold.matched.has_expected and record.outcome == "ok" and not last.usage_estimated:
+            self._samples.add(record.key_id or record.key_name, last.model, last.usage.output_tokens)
 
     def close(self) -> None:
         """Release what could not be released yet."""
@@ -288,12 +299,10 @@ class Budgets:
             hold.needs, hold.gaps = spent, None
             if self._accounts is not None:
                 lower = [need - cost for need, cost in zip(before, spent, strict=True)]
-                self._accounts.settle([(hold.matched.group, lower, gaps, [0] * len(lower))])
+                self._accounts.settle(hold.group, lower, gaps, [0] * len(lower))
 
-    def _amounts(
-        self, request: Request, attempt: AttemptRecord, matched: Matched
-    ) -> tuple[Sequence[int], Sequence[int] | None]:
-        """Return what to hold in each account, and by how much the attempt can exceed it; None: in none."""
+    def _amounts(self, request: Request, attempt: AttemptRecord, matched: Matched) -> tuple[ByKind, ByKind | None]:
+        """Return what to hold, and by how much the attempt can exceed it; None: by nothing."""
         nanos, usage = attempt.cost_nanos, attempt.usage
         tokens = usage.input_tokens + usage.output_tokens
         most_nanos, most_tokens = largest_cost(request, attempt) if matched.has_bound else (0, 0)
@@ -302,29 +311,29 @@ class Budgets:
             if expected is not None:
                 likely_nanos, likely_tokens = expected
                 return (
-                    matched.pick((likely_nanos, most_nanos, likely_tokens, most_tokens, 1)),
-                    matched.pick((nanos - likely_nanos, 0, tokens - likely_tokens, 0, 0)),
+                    (likely_nanos, most_nanos, likely_tokens, most_tokens, 1),
+                    (nanos - likely_nanos, 0, tokens - likely_tokens, 0, 0),
                 )
-        return matched.pick((nanos, most_nanos, tokens, most_tokens, 1)), None
+        return (nanos, most_nanos, tokens, most_tokens, 1), None
 
 
 def _spent(hold: AttemptHold) -> Sequence[int]:
     """Return what an attempt has cost in each of its accounts, or may have cost while that is not known."""
-    attempt, matched = hold.attempt, hold.matched
+    attempt = hold.attempt
     nanos, usage = attempt.cost_nanos, attempt.usage
     tokens = usage.input_tokens + usage.output_tokens
-    spent = matched.pick((nanos, nanos, tokens, tokens, 1))
+    spent = (nanos, nanos, tokens, tokens, 1)
     if hold.is_first:
         return spent  # nearly always
-    each = zip(hold.needs, spent, matched.kinds, strict=True)
-    return [need if kind == REQUESTS else cost for need, cost, kind in each]
+    each = zip(hold.needs, hold.matched.group.kinds, strict=True)
+    return [need if kind == REQUESTS else spent[kind] for need, kind in each]
 
 
-def _without_counted(needs: Sequence[int], matched: Matched, earlier: list[AttemptHold]) -> list[int]:
-    """Return the amounts without the request itself where an earlier attempt of it was counted."""
+def _without_counted(needs: ByKind, matched: Matched, earlier: list[AttemptHold]) -> list[int]:
+    """Return the amounts by account, without the request itself where an earlier attempt of it was counted."""
     counted = {account.ref for hold in earlier for account in hold.matched.accounts}
-    each = zip(needs, matched.kinds, matched.accounts, strict=True)
-    return [0 if kind == REQUESTS and account.ref in counted else need for need, kind, account in each]
+    each = zip(matched.group.kinds, matched.accounts, strict=True)
+    return [0 if kind == REQUESTS and account.ref in counted else needs[kind] for kind, account in each]
 
 
 def _unpriced(budget: Budget, attempt: AttemptRecord) -> RequestNotAllowed:

@@ -10,6 +10,7 @@ SAMPLES, FEWEST = 1_000, 20
 MOST_SERIES = 256
 """Pairs of key and model that are remembered: those used last."""
 PERCENT = 95
+_RANK = SAMPLES * PERCENT // 100 - 1
 
 
 class OutputSamples:
@@ -17,16 +18,19 @@ class OutputSamples:
 
     def __init__(self) -> None:
         self._series: OrderedDict[tuple[str, str], _Series] = OrderedDict()
+        self._last: tuple[str, str] | None = None
 
     def add(self, key: str, model: str, tokens: int) -> None:
         """Remember the output of an answer."""
-        series = self._series.get((key, model))
+        pair = key, model
+        series = self._series.get(pair)
         if series is None:
-            series = self._series[key, model] = _Series()
+            series = self._series[pair] = _Series()
             if len(self._series) > MOST_SERIES:
                 self._series.popitem(last=False)
-        else:
-            self._series.move_to_end((key, model))
+        elif pair != self._last:
+            self._series.move_to_end(pair)
+        self._last = pair
         series.add(tokens)
 
     def expected(self, key: str, model: str) -> int | None:
@@ -45,12 +49,16 @@ class _Series:
 
     def add(self, tokens: int) -> None:
         by_age, by_size = self._by_age, self._by_size
-        by_age.append(tokens)
-        if len(by_age) > SAMPLES:
+        if len(by_age) == SAMPLES:
             oldest = by_age.popleft()
+            by_age.append(tokens)
             if oldest == tokens:
                 return
             del by_size[bisect_left(by_size, oldest)]
+            insort(by_size, tokens)
+            self.expected = by_size[_RANK]
+            return
+        by_age.append(tokens)
         insort(by_size, tokens)
         count = len(by_size)
         if count >= FEWEST:
