@@ -22,9 +22,9 @@ from tests.faults.ledger import exact_cost
 from tests.faults.scene import Scene
 from tests.waiting import until
 
-LONG_ROUNDS, QUICK_ROUNDS = 100, 4
-CLIENTS = 6
-"""Clients of each budget."""
+LONG_ROUNDS, QUICK_ROUNDS = 100, 2
+CLIENTS, MANY_CLIENTS = 6, 16
+"""Clients of each budget, in the quick form and in the long one."""
 BACK_S = 20.0
 """Maximum seconds until a killed process is replaced; the supervisor waits up to 5 seconds before it starts it."""
 ROOM = Decimal("0.008")
@@ -87,13 +87,16 @@ async def refusal(gateway: GatewayProcess, hold: str) -> Answer:
 
 @pytest.mark.fault(
     "kill -9 while hard budgets are used up",
-    "SIGKILL of a worker, then of control, in turn, two workers; clients ask without a pause; room is added each round",
+    "SIGKILL of a worker, then of control, in turn; clients ask without a pause for room that is added each round",
 )
-async def test_no_budget_is_passed_and_nothing_stays_held_after_kills(scene: Scene, note: Note, long: bool) -> None:
-    rounds = LONG_ROUNDS if long else QUICK_ROUNDS
-    loads = {hold: Load(clients=CLIENTS, customers=2, name=hold, reconnects=True) for hold in MODES}
+@pytest.mark.parametrize("workers", [1, 4], ids=["one worker", "four workers"])
+async def test_no_budget_is_passed_and_nothing_stays_held_after_kills(
+    scene: Scene, note: Note, long: bool, workers: int
+) -> None:
+    rounds, clients = (LONG_ROUNDS, MANY_CLIENTS) if long else (QUICK_ROUNDS, CLIENTS)
+    loads = {hold: Load(clients=clients, customers=2, name=hold, reconnects=True) for hold in MODES}
     limits = dict.fromkeys(MODES, NANO)
-    with scene.gateway(workers=2, cache_ttl_seconds=0, max_queue_seconds=0) as gateway:
+    with scene.gateway(workers=workers, cache_ttl_seconds=0, max_queue_seconds=0) as gateway:
         scene.providers(gateway, "slow-20", rate_limit_rpm=10**6, rate_limit_tpm=10**9)
         paths = {hold: make_budget(gateway, hold) for hold in MODES}
         for number in range(rounds):
@@ -102,7 +105,7 @@ async def test_no_budget_is_passed_and_nothing_stays_held_after_kills(scene: Sce
                 await managed(gateway, "PATCH", paths[hold], {"limit_usd": f"{limits[hold]:f}"})
                 load.start(gateway.port)
             await asyncio.sleep(random.uniform(0.0, 0.4))
-            await until(lambda: len(gateway.worker_pids) == 2, BACK_S)
+            await until(lambda: len(gateway.worker_pids) == workers, BACK_S)
             os.kill(gateway.control_pid if number % 2 else random.choice(gateway.worker_pids), signal.SIGKILL)
             await asyncio.sleep(0.3)
             for load in loads.values():

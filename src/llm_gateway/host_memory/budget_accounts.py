@@ -198,10 +198,10 @@ class BudgetAccounts:
 
     def _catch_up(self) -> None:
         late, self._late = self._late, []
-        for group, *amounts in late:
+        for group, needs, gaps, spent in late:
             if self._words[GENERATION] != group.generation:
                 self._find_again(group)
-            self._release_in(group.entries, *amounts)
+            self._release_in(group.entries, needs, gaps, spent)
 
     def _limits(self, group: AccountGroup) -> list[int]:
         """Return the limits of a group's accounts as of now."""

@@ -136,7 +136,8 @@ class SharedLimiter(OneByOne):
         It has no effect once the reservation's second has left the window.
         """
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
-        if not self._enter():
+        code = self._try_lock()
+        if (code or self._late or self._words[DIRTY]) and not self._entered(code):
             self._late.append(partial(self._settle, reservation, tokens, sent))
             return
         try:

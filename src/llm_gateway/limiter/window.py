@@ -74,8 +74,7 @@ class Window:
         counts, open_tokens = self.tokens, self.open_tokens
         count, still_open = counts[index], open_tokens[index] - reserved
         left = count + tokens - reserved
-        if left < 0:
-            left = 0
+        left = max(left, 0)
         counts[index] = left
         self.token_sum += left - count
         open_tokens[index] = still_open if still_open > 0 else 0  # noqa: FURB136 - max() takes five times as long

@@ -126,13 +126,15 @@ class Budgets:
             return True
         if attempt.price is None and matched.rejects_unpriced is not None:
             return _unpriced(matched.rejects_unpriced, attempt)
-        needs, gaps = self._amounts(request, attempt, matched)
+        needs: Sequence[int]
+        gaps: Sequence[int] | None
+        needs, gaps = by_kind, gaps_by_kind = self._amounts(request, attempt, matched)
         earlier, accounts, group = self._held.get(record.id), self._accounts, matched.group
         if earlier is not None:
             self._keep_billed(earlier)
             group = matched.one_by_one()
-            gaps = None if gaps is None else [gaps[kind] for kind in matched.group.kinds]
-            needs = _without_counted(needs, matched, earlier)
+            gaps = None if gaps_by_kind is None else [gaps_by_kind[kind] for kind in matched.group.kinds]
+            needs = _without_counted(by_kind, matched, earlier)
         try:
             came = None if accounts is None else accounts.hold(group, needs, gaps)
         except NoRoom:
@@ -322,7 +324,7 @@ def _spent(hold: AttemptHold) -> Sequence[int]:
     attempt = hold.attempt
     nanos, usage = attempt.cost_nanos, attempt.usage
     tokens = usage.input_tokens + usage.output_tokens
-    spent = (nanos, nanos, tokens, tokens, 1)
+    spent = nanos, nanos, tokens, tokens, 1
     if hold.is_first:
         return spent  # nearly always
     each = zip(hold.needs, hold.matched.group.kinds, strict=True)
