@@ -6,7 +6,6 @@ from typing import TypeAlias
 
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import AttemptRecord, dearest_cost, plain_cost
-from llm_gateway.worker.pipeline.output_samples import OutputSamples
 
 Cost: TypeAlias = tuple[int, int]
 """Nano-dollars and tokens."""
@@ -27,15 +26,11 @@ def largest_cost(request: Request, attempt: AttemptRecord) -> Cost:
     return least if least > nanos else nanos, inputs + output  # noqa: FURB136 - as above
 
 
-def expected_cost(request: Request, attempt: AttemptRecord, samples: OutputSamples) -> Cost | None:
-    """Return what an attempt costs with an output that 95 % of the last ones did not exceed; None if that is no less.
+def expected_cost(attempt: AttemptRecord, output: int) -> Cost:
+    """Return what an attempt costs with this output, which is less than that of its bound.
 
     It is never more than the bound in the attempt.
     """
-    key = request.key_name if request.key is None else request.key.id
-    output, usage = samples.expected(key, attempt.model), attempt.usage
-    if output is None or output >= usage.output_tokens:
-        return None
-    inputs, price = usage.input_tokens, attempt.price
+    inputs, price = attempt.usage.input_tokens, attempt.price
     nanos, most = 0 if price is None else plain_cost(price, inputs, output), attempt.cost_nanos
     return most if most < nanos else nanos, inputs + output  # noqa: FURB136 - min() takes five times as long

@@ -48,7 +48,7 @@ from llm_gateway.worker.pipeline.budget_texts import (
     warning_header,
 )
 from llm_gateway.worker.pipeline.lease_requests import Lack, LeaseRequests, unavailable
-from llm_gateway.worker.pipeline.output_samples import OutputSamples
+from llm_gateway.worker.pipeline.output_samples import OutputSamples, Series
 
 ByKind: TypeAlias = tuple[int, int, int, int, int]
 """What an attempt holds, exceeds it by, or spent, in the order of `Amount` (`budget_account.py`)."""
@@ -66,7 +66,7 @@ MOST_KEYS = 1_024
 class AttemptHold(msgspec.Struct, eq=False):
     """Amounts that one attempt holds in its accounts, in `group`: by what is held, or one by one after another attempt.
 
-    `is_first`: it is the first attempt of its request.
+    `is_first`: it is the first attempt of its request. `samples` are those that its output is added to.
     """
 
     attempt: AttemptRecord
@@ -75,6 +75,7 @@ class AttemptHold(msgspec.Struct, eq=False):
     needs: Sequence[int]
     gaps: Sequence[int] | None
     is_first: bool
+    samples: Series | None
 
 
 class Budgets:
@@ -128,19 +129,18 @@ class Budgets:
             return _unpriced(matched.rejects_unpriced, attempt)
         needs: Sequence[int]
         gaps: Sequence[int] | None
-        needs, gaps = by_kind, gaps_by_kind = self._amounts(request, attempt, matched)
+        needs, gaps, samples = self._amounts(request, attempt, matched)
         earlier, accounts, group = self._held.get(record.id), self._accounts, matched.group
         if earlier is not None:
             self._keep_billed(earlier)
             group = matched.one_by_one()
-            gaps = None if gaps_by_kind is None else [gaps_by_kind[kind] for kind in matched.group.kinds]
-            needs = _without_counted(by_kind, matched, earlier)
+            needs, gaps = _one_by_one(needs, gaps, matched, earlier)
         try:
             came = None if accounts is None else accounts.hold(group, needs, gaps)
         except NoRoom:
             came = None
         if came is True:
-            hold = AttemptHold(attempt, matched, group, needs, gaps, earlier is None)
+            hold = AttemptHold(attempt, matched, group, needs, gaps, earlier is None, samples)
             if earlier is None:
                 self._held[record.id] = [hold]
             else:
@@ -202,9 +202,8 @@ class Budgets:
             return
         for hold in holds:
             self._accounts.settle(hold.group, hold.needs, hold.gaps, _spent(hold))
-        last = hold.attempt
-        if hold.matched.has_expected and record.outcome == "ok" and not last.usage_estimated:
-            self._samples.add(record.key_id or record.key_name, last.model, last.usage.output_tokens)
+        if hold.samples is not None and record.outcome == "ok" and not hold.attempt.usage_estimated:
+            hold.samples.add(hold.attempt.usage.output_tokens)
 
     def close(self) -> None:
         """Release what could not be released yet."""
@@ -287,6 +286,25 @@ class Budgets:
         of_models[candidate.cache_part if table.uses_model else b""] = matched
         return matched
 
+    def _amounts(
+        self, request: Request, attempt: AttemptRecord, matched: Matched
+    ) -> tuple[ByKind, ByKind | None, Series | None]:
+        """Return what to hold, by how much the attempt can exceed it (None: by nothing), and what is learnt from it."""
+        nanos, usage, samples = attempt.cost_nanos, attempt.usage, None
+        output = usage.output_tokens
+        tokens = usage.input_tokens + output
+        most_nanos, most_tokens = largest_cost(request, attempt) if matched.has_bound else (0, 0)
+        if matched.has_expected:
+            samples = self._samples.series(request.key_name if request.key is None else request.key.id, attempt.model)
+            if samples.expected is not None and samples.expected < output:
+                likely_nanos, likely_tokens = expected_cost(attempt, samples.expected)
+                return (
+                    (likely_nanos, most_nanos, likely_tokens, most_tokens, 1),
+                    (nanos - likely_nanos, 0, tokens - likely_tokens, 0, 0),
+                    samples,
+                )
+        return (nanos, most_nanos, tokens, most_tokens, 1), None, samples
+
     def _refused(self, account: Account, full: Full, needed: int) -> GatewayError | Lack:
         if full.lacks:
             lack = Lack(account, needed)
@@ -303,21 +321,6 @@ class Budgets:
                 lower = [need - cost for need, cost in zip(before, spent, strict=True)]
                 self._accounts.settle(hold.group, lower, gaps, [0] * len(lower))
 
-    def _amounts(self, request: Request, attempt: AttemptRecord, matched: Matched) -> tuple[ByKind, ByKind | None]:
-        """Return what to hold, and by how much the attempt can exceed it; None: by nothing."""
-        nanos, usage = attempt.cost_nanos, attempt.usage
-        tokens = usage.input_tokens + usage.output_tokens
-        most_nanos, most_tokens = largest_cost(request, attempt) if matched.has_bound else (0, 0)
-        if matched.has_expected:
-            expected = expected_cost(request, attempt, self._samples)
-            if expected is not None:
-                likely_nanos, likely_tokens = expected
-                return (
-                    (likely_nanos, most_nanos, likely_tokens, most_tokens, 1),
-                    (nanos - likely_nanos, 0, tokens - likely_tokens, 0, 0),
-                )
-        return (nanos, most_nanos, tokens, most_tokens, 1), None
-
 
 def _spent(hold: AttemptHold) -> Sequence[int]:
     """Return what an attempt has cost in each of its accounts, or may have cost while that is not known."""
@@ -331,11 +334,15 @@ def _spent(hold: AttemptHold) -> Sequence[int]:
     return [need if kind == REQUESTS else spent[kind] for need, kind in each]
 
 
-def _without_counted(needs: ByKind, matched: Matched, earlier: list[AttemptHold]) -> list[int]:
+def _one_by_one(
+    needs: Sequence[int], gaps: Sequence[int] | None, matched: Matched, earlier: list[AttemptHold]
+) -> tuple[Sequence[int], Sequence[int] | None]:
     """Return the amounts by account, without the request itself where an earlier attempt of it was counted."""
     counted = {account.ref for hold in earlier for account in hold.matched.accounts}
-    each = zip(matched.group.kinds, matched.accounts, strict=True)
-    return [0 if kind == REQUESTS and account.ref in counted else needs[kind] for kind, account in each]
+    kinds = matched.group.kinds
+    each = zip(kinds, matched.accounts, strict=True)
+    own = [0 if kind == REQUESTS and account.ref in counted else needs[kind] for kind, account in each]
+    return own, None if gaps is None else [gaps[kind] for kind in kinds]
 
 
 def _unpriced(budget: Budget, attempt: AttemptRecord) -> RequestNotAllowed:

@@ -17,29 +17,26 @@ class OutputSamples:
     """The samples of one process. Those of its neighbours are not known, so each worker learns by itself."""
 
     def __init__(self) -> None:
-        self._series: OrderedDict[tuple[str, str], _Series] = OrderedDict()
+        self._series: OrderedDict[tuple[str, str], Series] = OrderedDict()
         self._last: tuple[str, str] | None = None
 
-    def add(self, key: str, model: str, tokens: int) -> None:
-        """Remember the output of an answer."""
+    def series(self, key: str, model: str) -> Series:
+        """Return the samples of a key and model."""
         pair = key, model
         series = self._series.get(pair)
         if series is None:
-            series = self._series[pair] = _Series()
+            series = self._series[pair] = Series()
             if len(self._series) > MOST_SERIES:
                 self._series.popitem(last=False)
         elif pair != self._last:
             self._series.move_to_end(pair)
         self._last = pair
-        series.add(tokens)
-
-    def expected(self, key: str, model: str) -> int | None:
-        """Return the output that 95 % of the last answers did not exceed; None with too few of them."""
-        series = self._series.get((key, model))
-        return None if series is None else series.expected
+        return series
 
 
-class _Series:
+class Series:
+    """Samples of one key and model. `expected`: the output that 95 % did not exceed; None with too few of them."""
+
     __slots__ = ("_by_age", "_by_size", "expected")
 
     def __init__(self) -> None:
@@ -48,6 +45,7 @@ class _Series:
         self.expected: int | None = None
 
     def add(self, tokens: int) -> None:
+        """Remember the output of an answer."""
         by_age, by_size = self._by_age, self._by_size
         if len(by_age) == SAMPLES:
             oldest = by_age.popleft()
