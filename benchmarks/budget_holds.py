@@ -1,4 +1,4 @@
-"""Measure what holding and charging four budgets, and a key's limits, costs a request: CPU time, in one process.
+"""Measure what four budgets, their headers, and a key's limits cost a request: CPU time, in one process.
 
 Each round measures all variants one after the other, so that a busy machine slows all of them. The median round counts.
 """
@@ -17,7 +17,7 @@ from llm_gateway.domain.budget import Budget
 from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.service_key import KeyLimit
-from llm_gateway.domain.usage import AttemptRecord, UsageRecord
+from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 from llm_gateway.limiter import open_key_limiter
@@ -32,6 +32,8 @@ BUDGETS = (
     Budget(id="services", name="services", limit=LIMIT, hold="bound", match={"service": "ch*"}),
     Budget(id="models", name="models", limit=LIMIT, unit="requests", match={"model": "m1"}),
 )
+BOUND, USED = Usage(input_tokens=18, output_tokens=100), Usage(input_tokens=18, output_tokens=30)
+"""What an attempt can use, and what it used: after 20 answers less is held than the bound, and the gap is, too."""
 KEY_LIMITS = (KeyLimit("key", rpm=10**9, tpm=10**12),)
 Step = Callable[[], Coroutine[Any, Any, None]]
 
@@ -58,11 +60,29 @@ def _steps(memory: HostMemory, *, is_shared: bool) -> dict[str, Step]:
         budgets.hold(asked, candidate, attempt, record)
         budgets.charge(record)
 
+    async def learnt() -> None:
+        attempt.usage, attempt.cost_nanos = BOUND, 336_000
+        budgets.hold(asked, candidate, attempt, record)
+        attempt.usage, attempt.cost_nanos = USED, 126_000
+        budgets.charge(record)
+
+    async def headers() -> None:
+        budgets.headers(matched)
+
     async def key_only() -> None:
         limits.admit(asked, KEY_LIMITS)
         limits.release(record)
 
-    return {"nothing": nothing, "four budgets": budgets_only, "a key's limits": key_only}
+    budgets.hold(asked, candidate, attempt, record)
+    matched = budgets.accounts_of(record)
+    budgets.charge(record)
+    return {
+        "nothing": nothing,
+        "four budgets": budgets_only,
+        "four budgets, outputs learnt": learnt,
+        "the headers of an answer": headers,
+        "a key's limits": key_only,
+    }
 
 
 async def _cpu_ns(step: Step, count: int) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, TypeAlias
 
-from llm_gateway.host_memory.budget_slots import SPENT, TAKEN
+from llm_gateway.host_memory.budget_holds import ROW_GAP
+from llm_gateway.host_memory.budget_slots import GAP, SPENT, TAKEN
 from llm_gateway.host_memory.slots import key_of
 
 NO_LIMIT = 2**62
@@ -45,6 +46,11 @@ Entry: TypeAlias = tuple[int, int, int, int, AccountPlace, int]
 """An account of a group: the index of its amount, its words `taken`, `spent` and `row`, the account, and its limit."""
 
 
+GapEntry: TypeAlias = tuple[int, int, int, int, int, AccountPlace, int]
+"""An account in which gaps are held: the index of its gap, its words `GAP`, `ROW_GAP`, `taken` and `spent`, the
+account, and this host's share of its overdraft."""
+
+
 class AccountGroup:
     """Accounts in which amounts are held together.
 
@@ -54,9 +60,12 @@ class AccountGroup:
         overdrafts: the most that all gaps in flight may come to in each, unless nothing else is in flight. A gap is by
             how much a request can cost more than what is held for it.
         kinds: for each account, the index of its own among the amounts of a request; by default each has one in turn.
+        exceeded: the kinds that have gaps; by default all.
     """
 
-    __slots__ = ("entries", "generation", "kinds", "limits", "overdrafts", "places", "shares", "varies")
+    __slots__ = (
+        "entries", "exceeded", "gap_entries", "generation", "kinds", "limits", "overdrafts", "places", "varies"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -64,20 +73,33 @@ class AccountGroup:
         limits: Sequence[int],
         overdrafts: Sequence[int],
         kinds: Sequence[int] | None = None,
+        exceeded: Collection[int] | None = None,
     ) -> None:
         self.places = tuple(places)
         self.limits = tuple(limits)
         self.overdrafts = tuple(overdrafts)
         self.kinds = tuple(range(len(self.places)) if kinds is None else kinds)
+        self.exceeded = frozenset(self.kinds if exceeded is None else exceeded)
         self.varies = False
         """Whether limits depend on the memory: something is carried over, or the host leases. Set once located."""
-        self.shares = self.overdrafts
-        """This host's shares of the overdrafts."""
         self.generation = UNKNOWN
         self.entries: tuple[Entry, ...] = ()
         """The accounts as of this generation, made ready to be changed in one pass."""
+        self.gap_entries: tuple[GapEntry, ...] = ()
+        """Those in which gaps can be held."""
 
-    def prepare(self, limits: Sequence[int]) -> tuple[Entry, ...]:
+    def prepare(self, hosts: int) -> None:
+        """Make the entries from where the accounts are now. `hosts` share their overdrafts."""
+        self.entries = self.with_limits(self.limits)
+        shares = [each if each >= NO_LIMIT else each // hosts for each in self.overdrafts]
+        each = zip(self.kinds, self.places, shares, strict=True)
+        self.gap_entries = tuple(
+            (kind, place.at + GAP, place.row + ROW_GAP, place.taken, place.spent, place, share)
+            for kind, place, share in each
+            if kind in self.exceeded
+        )
+
+    def with_limits(self, limits: Sequence[int]) -> tuple[Entry, ...]:
         """Return the entries with these limits."""
         each = zip(self.kinds, self.places, limits, strict=True)
         return tuple((kind, place.taken, place.spent, place.row, place, limit) for kind, place, limit in each)

@@ -16,7 +16,16 @@ from contextlib import suppress
 from typing import Any
 
 from llm_gateway.host_memory import HOLD_ROW_WORDS, HOLD_ROWS, HOLDER_WORDS, HOLDERS_AT, HostMemory
-from llm_gateway.host_memory.account_group import NO_LIMIT, UNKNOWN, AccountGroup, AccountPlace, Entry, Full, Used
+from llm_gateway.host_memory.account_group import (
+    NO_LIMIT,
+    UNKNOWN,
+    AccountGroup,
+    AccountPlace,
+    Entry,
+    Full,
+    GapEntry,
+    Used,
+)
 from llm_gateway.host_memory.budget_holds import (
     HOLDER_SIZE,
     NOWHERE,
@@ -28,7 +37,7 @@ from llm_gateway.host_memory.budget_holds import (
     find_place,
     recompute_sums,
 )
-from llm_gateway.host_memory.budget_slots import CARRIED, GAP, GENERATION, NOT_CARRIED, TAKEN, BudgetSlots
+from llm_gateway.host_memory.budget_slots import CARRIED, GENERATION, NOT_CARRIED, TAKEN, BudgetSlots
 from llm_gateway.host_memory.lease_layout import GRANTED, HOSTS, LEASING, OFFSET, OTHERS, lease_of
 from llm_gateway.host_memory.lock import BUDGETS, HostLock
 from llm_gateway.host_memory.slots import key_of
@@ -80,7 +89,7 @@ class BudgetAccounts:
                 self._catch_up()
             if words[GENERATION] != group.generation:
                 self._locate(group)
-            entries = group.prepare(self._limits(group)) if group.varies else group.entries
+            entries = group.with_limits(self._limits(group)) if group.varies else group.entries
             for kind, at, _, row, place, limit in entries:
                 need = needs[kind]
                 taken = words[at] + need
@@ -106,7 +115,9 @@ class BudgetAccounts:
                 self._catch_up()
             if self._words[GENERATION] != group.generation:
                 self._find_again(group)
-            self._release_in(group.entries, needs, gaps, spent)
+            self._release_in(group.entries, needs, spent)
+            if gaps is not None:
+                self._release_gaps(group.gap_entries, gaps)
         finally:
             self._release()
 
@@ -141,17 +152,15 @@ class BudgetAccounts:
 
     def _hold_gaps(self, group: AccountGroup, needs: Sequence[int], gaps: Sequence[int]) -> Full | bool:
         """Hold the gaps of a request whose amounts are held; both or none. Requests beyond go one at a time."""
-        words, number = self._words, -1
-        for kind, taken, spent, row, place, _ in group.entries:
-            number += 1
+        words = self._words
+        for kind, at, row, taken, spent, place, share in group.gap_entries:
             gap = gaps[kind]
             if gap:
-                at = place.at + GAP
                 all_gaps = words[at] + gap
-                if all_gaps > group.shares[number] and words[taken] - words[spent] > needs[kind]:
-                    return self._undo(group, needs, gaps, place, self._limits(group)[number])
+                if all_gaps > share and words[taken] - words[spent] > needs[kind]:
+                    return self._undo(group, needs, gaps, place, self._limits(group)[group.places.index(place)])
                 place.gap = own = place.gap + gap
-                words[row + ROW_GAP] = own
+                words[row] = own
                 words[at] = all_gaps
         return True
 
@@ -160,11 +169,11 @@ class BudgetAccounts:
     ) -> Full:
         """Release what was held in a group up to an account that is full. Returns what is in that account."""
         number = group.places.index(full)
-        before, after = group.entries[:number], group.entries[number:]
-        nothing = [0] * len(needs)
-        self._release_in(before, needs, gaps, nothing)
+        held = number if gaps is None else len(group.places)
+        self._release_in(group.entries[:held], needs, [0] * len(needs))
         if gaps is not None:
-            self._release_in(after, needs, None, nothing)
+            before = group.places[:number]
+            self._release_gaps([each for each in group.gap_entries if each[5] in before], gaps)
         words, need = self._words, needs[group.kinds[number]]
         spent, taken = words[full.spent], words[full.taken]
         if not words[LEASING]:
@@ -174,9 +183,7 @@ class BudgetAccounts:
         lacks = taken + need > limit
         return Full(number, spent + others + need > own, own, spent + others, taken - spent, lacks)
 
-    def _release_in(
-        self, entries: Sequence[Entry], needs: Sequence[int], gaps: Sequence[int] | None, spent: Sequence[int]
-    ) -> None:
+    def _release_in(self, entries: Sequence[Entry], needs: Sequence[int], spent: Sequence[int]) -> None:
         words = self._words
         for kind, taken_at, spent_at, row, place, _ in entries:
             held, cost = needs[kind], spent[kind]
@@ -188,20 +195,24 @@ class BudgetAccounts:
             elif cost:
                 words[taken_at] += cost
                 words[spent_at] += cost
-        if gaps is not None:
-            for kind, _, _, row, place, _ in entries:
-                gap = gaps[kind]
-                if gap:
-                    place.gap = own = place.gap - gap
-                    words[row + ROW_GAP] = own
-                    words[place.at + GAP] -= gap
+
+    def _release_gaps(self, entries: Sequence[GapEntry], gaps: Sequence[int]) -> None:
+        words = self._words
+        for kind, at, row, _, _, place, _ in entries:
+            gap = gaps[kind]
+            if gap:
+                place.gap = own = place.gap - gap
+                words[row] = own
+                words[at] -= gap
 
     def _catch_up(self) -> None:
         late, self._late = self._late, []
         for group, needs, gaps, spent in late:
             if self._words[GENERATION] != group.generation:
                 self._find_again(group)
-            self._release_in(group.entries, needs, gaps, spent)
+            self._release_in(group.entries, needs, spent)
+            if gaps is not None:
+                self._release_gaps(group.gap_entries, gaps)
 
     def _limits(self, group: AccountGroup) -> list[int]:
         """Return the limits of a group's accounts as of now."""
@@ -261,9 +272,8 @@ class BudgetAccounts:
                 words[place.row + ROW_ACCOUNT] = at
         group.varies = bool(words[LEASING]) or any(place.carried is not None for place in group.places)
         if words[LEASING]:
-            self.taken, hosts = self._taken_by_all, max(1, words[HOSTS])
-            group.shares = tuple(each if each >= NO_LIMIT else each // hosts for each in group.overdrafts)
-        group.entries = group.prepare(group.limits)
+            self.taken = self._taken_by_all
+        group.prepare(max(1, words[HOSTS]) if words[LEASING] else 1)
         group.generation = words[GENERATION]
 
     def _find_again(self, group: AccountGroup) -> None:
@@ -276,7 +286,7 @@ class BudgetAccounts:
                 if place.row:
                     words[place.row + ROW_ACCOUNT] = place.at
                 kept.add(place.at)
-        group.entries = group.prepare(group.limits)
+        group.prepare(1)
         group.generation = UNKNOWN
 
     def _slot(self, place: AccountPlace, kept: Collection[int] = ()) -> int | None:

@@ -99,6 +99,7 @@ def match_of(accounts: tuple[Account, ...], now_ms: int) -> Matched:
             [limit if each.mode == "hard" else NO_LIMIT for limit, each in zip(limits, budgets, strict=True)],
             [each.overdraft if each.mode == "hard" else NO_LIMIT for each in budgets],
             kinds,
+            _EXPECTED,
         ),
         shown=tuple(each for each in zip(accounts, limits, strict=True) if each[0].rule.budget.mode != "observe"),
         is_hard=bool(hard),
