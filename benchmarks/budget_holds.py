@@ -50,7 +50,13 @@ def _steps(memory: HostMemory, *, is_shared: bool) -> dict[str, Step]:
         id="1", provider_id="p", provider="alpha", kind="openai", model="m1", price=candidate.price,
         started_ms=time.time_ns() // 1_000_000, cost_nanos=336_000,
     )  # fmt: skip
-    labels: dict[str, Any] = {"key_name": "k", "user_id": "u", "service": "s", "task_type": "t", "surface": "generate"}
+    labels: dict[str, Any] = {
+        "key_name": asked.key_name,
+        "user_id": "u",
+        "service": "s",
+        "task_type": "t",
+        "surface": "generate",
+    }
     record = UsageRecord(id="1", at_ms=0, instance="i", outcome="ok", attempts=[attempt], **labels)
 
     async def nothing() -> None:
