@@ -55,7 +55,7 @@ class MemoryLimiter(OneByOne):
             window.take(tokens)
             is_crowded = window.request_sum * 2 > rpm or window.token_sum * 2 > tpm
             if use is None:
-                return Decision(Reservation(provider_id, window.second, tokens), 0.0, False, is_crowded)
+                return Decision(Reservation(provider_id, window.second, tokens), is_crowded=is_crowded)
             use.take(self._now, tokens)
             reservation = Reservation(provider_id, window.second, tokens, model, use.calls, use.tokens)
             return Decision(reservation, 0.0, False, is_crowded)
