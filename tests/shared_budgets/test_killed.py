@@ -130,6 +130,23 @@ def is_repaired(case: Case, memory: HostMemory) -> None:
     assert amounts(memory, "q") == (0, 0, 0)
 
 
+@pytest.mark.parametrize("is_killed", [True, False], ids=["and is killed", "and goes on"])
+def test_what_a_worker_settles_while_another_one_has_the_lock_is_counted_once(is_killed: bool) -> None:
+    with prepared(CASES["settle"]) as memory:
+        accounts, p, lock = BudgetAccounts(memory, "two", now_ms), place("p"), HostLock(memory, BUDGETS)
+        for cost in (7, 5):
+            assert hold(accounts, [(p, 10, 5, NO_LIMIT, NO_LIMIT)]) is True
+            assert lock.acquire()
+            settle(accounts, [(p, 10, 5, 0, 0)], [cost])
+            lock.release()
+            assert accounts.amounts(p)[:2] == ((0, 110) if cost == 7 else (7, 110)), "it is not counted yet"
+        if not is_killed:
+            assert hold(accounts, [(p, 0, 0, NO_LIMIT, NO_LIMIT)]) is True
+            assert accounts.amounts(p)[:2] == (12, 100)
+        BudgetBalances(memory, log=lambda *_, **__: None, clock_ms=now_ms).clear("two")
+        assert amounts(memory, "p") == (12, 100, 50)
+
+
 def test_a_worker_that_is_stopped_in_a_change_makes_others_refuse() -> None:
     with prepared(CASES["hold alone"]) as memory:
 

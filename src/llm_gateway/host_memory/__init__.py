@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAGIC = 0x4C4C4D_47_5348_4D31
-VERSION = 7
+VERSION = 8
 """Version of the layout. Raise it with each change of the constants below or of what a word means."""
 WORD = 8
 

@@ -6,7 +6,8 @@
 An amount has no unit here. All accounts of a request change under one lock, the words of each in an order of which each
 prefix counts too much: rows before sums when amounts are held; what was spent, then rows, then sums when they are
 released. Sums that a killed process left behind are computed again by the next one that gets the lock.
-Amounts that cannot be released, since a process that holds the lock does not run, are released by a later call.
+Amounts that cannot be released, since a process that holds the lock does not run, are released by a later call; what
+was spent is in a row of this process meanwhile, which control counts if it is killed.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from llm_gateway.host_memory.budget_holds import (
     ROW_ACCOUNT,
     ROW_GAP,
     ROW_HELD,
+    ROW_LATE,
     ROWS_USED,
     claim_place,
     find_place,
@@ -109,6 +111,7 @@ class BudgetAccounts:
         code = self._try_lock()
         if code and not self._lock.resolve(code):
             self._late.append((group, needs, gaps, spent))
+            self._note_late(group, spent)
             return
         try:
             if self._late:
@@ -213,6 +216,19 @@ class BudgetAccounts:
             self._release_in(group.entries, needs, spent)
             if gaps is not None:
                 self._release_gaps(group.gap_entries, gaps)
+        for group, *_ in late:
+            for place in group.places:
+                if place.row:
+                    self._words[place.row + ROW_LATE] = 0
+
+    def _note_late(self, group: AccountGroup, spent: Sequence[int]) -> None:
+        """Note in this process's own rows what was spent: if it is killed before it gets the lock, it is counted there.
+
+        Accounts in which nothing is held may have no row.
+        """
+        for kind, place in zip(group.kinds, group.places, strict=True):
+            if place.row and spent[kind]:
+                self._words[place.row + ROW_LATE] += spent[kind]
 
     def _limits(self, group: AccountGroup) -> list[int]:
         """Return the limits of a group's accounts as of now."""
@@ -314,7 +330,7 @@ class BudgetAccounts:
         used = self._words[self._used_at]
         if used < HOLD_ROWS:
             row: int = self._first_row + used * HOLD_ROW_WORDS
-            self._words[row + ROW_HELD] = self._words[row + ROW_GAP] = 0
+            self._words[row + ROW_HELD] = self._words[row + ROW_GAP] = self._words[row + ROW_LATE] = 0
             self._words[self._used_at] = used + 1
             return row
         self._free_rows(kept)

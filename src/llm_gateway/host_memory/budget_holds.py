@@ -27,8 +27,10 @@ NOWHERE = BUDGETS_AT + BUDGETS_HEADER_WORDS // 2
 """Where an account without a slot counts: nobody reads it."""
 OWNER, OWNER_HIGH, ROWS_USED = range(3)
 """Words of a place: the digest of its journal's name, and the number of rows that were ever used."""
-ROW_HELD, ROW_GAP, ROW_ACCOUNT = range(3)
-"""Words of a row: what is held, by how much it can be exceeded, and the account's slot."""
+ROW_HELD, ROW_GAP, ROW_ACCOUNT, ROW_LATE = range(4)
+"""Words of a row: what is held, by how much it can be exceeded, and the account's slot. `ROW_LATE`: what was spent of
+it while another process had the lock, so that the account does not count it yet; its worker writes it without the lock.
+"""
 HOLDER_SIZE = HOLDER_WORDS + HOLD_ROWS * HOLD_ROW_WORDS
 
 
@@ -59,10 +61,15 @@ def owners(words: Any) -> list[Key]:
 
 
 def clear_rows(words: Any, number: int) -> None:
-    """Release all that is held at a place, and free the place. Needs the lock."""
+    """Count what was spent and not counted yet, release all that is held at a place, and free it. Needs the lock."""
     place = HOLDERS_AT + number * HOLDER_SIZE
     for row in _rows(words, place):
         account, held, gap = words[row + ROW_ACCOUNT], words[row + ROW_HELD], words[row + ROW_GAP]
+        late = words[row + ROW_LATE]
+        if late:
+            words[account + TAKEN] += late  # a part of it twice, if this process is killed here: never too little
+            words[account + SPENT] += late
+            words[row + ROW_LATE] = 0
         if held or gap:
             words[row + ROW_HELD] = words[row + ROW_GAP] = 0
             words[account + TAKEN] -= held
