@@ -21,9 +21,11 @@ from llm_gateway.domain.usage import (
     UsageRecord,
     add_usage,
     cost,
+    dearest_cost,
     decode_attempt,
     decode_record,
     encode_record,
+    plain_cost,
 )
 from tests.examples import examples
 
@@ -243,6 +245,15 @@ def test_the_cost_is_at_most_the_totals_at_the_highest_price(price: Price, usage
     highest = max(nanos for kind in Price.__struct_fields__ for _, nanos in getattr(price, kind))
     tokens = max(0, usage.input_tokens) + max(0, usage.output_tokens)
     assert 0 <= cost(price, usage) <= (tokens * highest + 500_000) // M
+
+
+@given(prices, st.integers(0, 10**7), st.integers(0, 10**7), st.integers(0, 10**7))
+def test_the_short_ways_to_costs_agree_with_the_long_one(price: Price, inputs: int, outputs: int, cached: int) -> None:
+    assert plain_cost(price, inputs, outputs) == cost(price, usage(inputs, outputs))
+    dearest = dearest_cost(price, inputs, outputs)
+    assert dearest >= plain_cost(price, inputs, outputs)
+    assert dearest >= cost(price, usage(inputs, outputs, cache_write=cached))
+    assert dearest >= cost(price, usage(inputs, outputs, cache_write=cached, cache_write_1h=cached))
 
 
 @given(counts, counts)

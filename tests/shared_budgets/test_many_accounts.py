@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from llm_gateway.host_memory import ACCOUNTS_AT, FIRST_ACCOUNTS, HOLD_ROWS, HostMemory, create
-from llm_gateway.host_memory.account_group import NO_LIMIT, AccountPlace
+from llm_gateway.host_memory.account_group import NO_LIMIT, AccountGroup, AccountPlace, Full
 from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 from llm_gateway.host_memory.budget_holds import clear_rows, find_place, recompute_sums
 from llm_gateway.host_memory.budget_slots import GAP
@@ -80,6 +80,17 @@ def test_a_request_that_holds_nothing_is_counted_in_its_own_account(memory: Host
     settle(accounts, places, [7])
     assert spent_in(memory, "unpriced")[0] == 7
     assert places[0][0].at >= ACCOUNTS_AT
+
+
+def test_a_gap_that_does_not_fit_into_the_second_account_leaves_nothing_in_either(memory: HostMemory) -> None:
+    accounts = BudgetAccounts(memory, "worker", lambda: NOW_MS)
+    p, q = (AccountPlace(name, FAR_MS) for name in "pq")
+    group = AccountGroup([p, q], [100, 90], [100, 10], kinds=[1, 1], exceeded={1})
+    assert accounts.hold(group, (0, 5), (0, 8)) is True
+    assert accounts.hold(group, (0, 5), (0, 8)) == Full(1, False, 90, 0, 5)
+    assert [(accounts.amounts(each)[1], memory.words[each.at + GAP]) for each in (p, q)] == [(5, 8), (5, 8)]
+    accounts.settle(group, (0, 5), (0, 8), (0, 3))
+    assert [(accounts.amounts(each), memory.words[each.at + GAP]) for each in (p, q)] == [((3, 0, 0), 0)] * 2
 
 
 def test_an_account_with_a_gap_in_flight_keeps_its_slot(memory: HostMemory) -> None:

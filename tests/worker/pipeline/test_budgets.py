@@ -22,6 +22,7 @@ from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.lease_requests import LeaseRequests
+from llm_gateway.worker.pipeline.output_samples import FEWEST, PERCENT, SAMPLES, OutputSamples
 from tests.shared_budgets.holding import hold
 from tests.worker.pipeline.fakes import TIMEOUT, Step, World, answer, provider, refusal, request, snapshot
 
@@ -232,6 +233,39 @@ async def test_the_expected_output_is_learnt_and_requests_beyond_the_overdraft_g
     assert held == [(20 * COST, 126_000)]
     await scene.ask(23, max_tokens=10_000)
     assert scene.balances() == [(22 * COST, 0)]
+
+
+async def test_a_failover_with_learnt_outputs_holds_its_gap_and_counts_the_request_once(memory: HostMemory) -> None:
+    scene = Scene(
+        memory,
+        budget(limit=10**12),
+        budget(id="r", name="r", unit="requests", limit=21, overdraft=0),
+        budget(id="t", name="t", unit="tokens", limit=10**9, hold="bound"),
+    ).script(*[answer()] * 20)
+    for number in range(20):
+        await scene.ask(number)
+    seen: list[list[tuple[int, int]]] = []
+
+    async def look(_timeout_s: float) -> Any:
+        seen.append(scene.balances())
+        return answer()
+
+    scene.script(TIMEOUT, b=(look,))
+    assert (await scene.ask(20, max_tokens=10_000)).provider == "b"
+    most = 30_036_000
+    [[dollars, requests, tokens]] = seen
+    assert (dollars, requests) == ((20 * COST, most + 126_000), (20, 1)), "what the first may have cost stays held"
+    assert tokens[1] > 2 * 10_000
+    assert scene.balances()[:2] == [(21 * COST + most, 0), (21, 0)]
+
+
+def test_the_expected_output_is_that_of_the_last_1000_answers() -> None:
+    series, outputs = OutputSamples().make("key", "model"), [number * 7_919 % 1_009 for number in range(2_500)]
+    for number, tokens in enumerate(outputs, 1):
+        series.add(tokens)
+        last = sorted(outputs[max(0, number - SAMPLES) : number])
+        rank = -(-len(last) * PERCENT // 100) - 1
+        assert series.expected == (last[rank] if number >= FEWEST else None)
 
 
 async def test_an_override_and_what_was_carried_over_raise_the_limit(memory: HostMemory) -> None:

@@ -66,7 +66,7 @@ MOST_KEYS = 1_024
 class AttemptHold(msgspec.Struct, eq=False):
     """Amounts that one attempt holds in its accounts, in `group`: by what is held, or one by one after another attempt.
 
-    `is_first`: it is the first attempt of its request. `samples` are those that its output is added to.
+    `is_first`: it is the first attempt of its request. `samples` are those of its output, None for the first of a kind.
     """
 
     attempt: AttemptRecord
@@ -202,8 +202,10 @@ class Budgets:
             return
         for hold in holds:
             self._accounts.settle(hold.group, hold.needs, hold.gaps, _spent(hold))
-        if hold.samples is not None and record.outcome == "ok" and not hold.attempt.usage_estimated:
-            hold.samples.add(hold.attempt.usage.output_tokens)
+        last = holds[-1]
+        if last.matched.has_expected and record.outcome == "ok" and not last.attempt.usage_estimated:
+            samples = last.samples or self._samples.make(record.key, last.attempt.model)
+            samples.add(last.attempt.usage.output_tokens)
 
     def close(self) -> None:
         """Release what could not be released yet."""
@@ -295,8 +297,8 @@ class Budgets:
         tokens = usage.input_tokens + output
         most_nanos, most_tokens = largest_cost(request, attempt) if matched.has_bound else (0, 0)
         if matched.has_expected:
-            samples = self._samples.series(request.key_name if request.key is None else request.key.id, attempt.model)
-            if samples.expected is not None and samples.expected < output:
+            samples = self._samples.find(request.key_name if request.key is None else request.key.id, attempt.model)
+            if samples is not None and samples.expected is not None and samples.expected < output:
                 likely_nanos, likely_tokens = expected_cost(attempt, samples.expected)
                 return (
                     (likely_nanos, most_nanos, likely_tokens, most_tokens, 1),

@@ -20,17 +20,23 @@ class OutputSamples:
         self._series: OrderedDict[tuple[str, str], Series] = OrderedDict()
         self._last: tuple[str, str] | None = None
 
-    def series(self, key: str, model: str) -> Series:
-        """Return the samples of a key and model."""
+    def find(self, key: str, model: str) -> Series | None:
+        """Return the samples of a key and model; None if there are none."""
         pair = key, model
         series = self._series.get(pair)
+        if series is not None and pair != self._last:
+            self._series.move_to_end(pair)
+            self._last = pair
+        return series
+
+    def make(self, key: str, model: str) -> Series:
+        """Return the samples of a key and model, of which there may be none yet."""
+        series = self._series.get((key, model))
         if series is None:
-            series = self._series[pair] = Series()
+            series = self._series[key, model] = Series()
+            self._last = key, model
             if len(self._series) > MOST_SERIES:
                 self._series.popitem(last=False)
-        elif pair != self._last:
-            self._series.move_to_end(pair)
-        self._last = pair
         return series
 
 
