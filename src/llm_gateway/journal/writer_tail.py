@@ -26,7 +26,7 @@ from llm_gateway.journal.record_delivery import Sink
 from llm_gateway.journal.segments import START, LockableDir, Log, Position
 
 MOST_LOOKS = 10_000
-"""Positions remembered of a backlog; of a longer one, what the oldest looks saw is told with later ones."""
+"""Positions remembered of a backlog; those of the oldest looks are dropped first."""
 
 
 class ShippingLag(NamedTuple):
