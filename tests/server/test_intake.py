@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
-from llm_gateway.server.connection import CLOSING
+from llm_gateway.server.held_connection import CLOSING
 from llm_gateway.server.intake import (
     CALM_S,
     MOST_A_TURN,
     MOST_BYTES,
+    MOST_DROPPED_BYTES,
     MOST_WAITING,
     OVERLOADED,
     OVERLOADED_AFTER_S,
     Intake,
-    is_whole,
 )
+from llm_gateway.server.known_heads import MOST_HEAD_BYTES, MOST_HEADS, UNKNOWN, KnownHeads
 from tests.rows import each_row
 from tests.server.harness import GET, WAIT_S, Client, Response, Running, answer, read_body, running
 from tests.waiting import until
@@ -114,17 +117,56 @@ async def test_a_client_that_waited_with_an_empty_line_only_is_disconnected_as_a
 
 
 class Refusing(Intake):
-    """An intake that refuses everything."""
+    """An intake that is full, and refuses everything."""
 
-    def admits(self, connection: Any, data: bytes) -> bool:
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.is_overloaded = True
+
+    def _hold(self, connection: Any, data: bytes) -> bool:
         self._refuse(connection, data, 0.0)
         return False
 
+    def admits(self, connection: Any, data: bytes) -> bool:
+        self._is_full = True
+        return super().admits(connection, data)
+
+
+@contextlib.asynccontextmanager
+async def refusing(**limits: Any) -> AsyncIterator[Running]:
+    async with running(**limits) as server:
+        shared: Any = server.server._shared
+        shared.intake = Refusing(shared.log, lambda: shared.date, shared.outbox.empty)
+        yield server
+
+
+async def test_a_request_is_refused_before_its_body_has_come_and_its_connection_stays_open() -> None:
+    head = POST.replace(b"Length: 2", b"Length: 100000")[:-2]
+    async with refusing() as server:
+        client = await server.connect()
+        for rest in (bytes(100_000), bytes(100_000) + POST):
+            await client.send(head + rest[:500])
+            assert (await client.response()).status == 503
+            await client.send(rest[500:])
+        assert (await client.response()).status == 503, "what follows a body is the next request"
+        await client.send(POST + POST)
+        refusal = await client.response()
+        assert (refusal.status, refusal.headers["connection"]) == (503, "close"), "its end is not certain"
+
+
+async def test_a_refused_request_whose_rest_is_too_much_or_does_not_come_ends_its_connection() -> None:
+    head = POST.replace(b"Length: 2", b"Length: %d" % (MOST_DROPPED_BYTES + 1))[:-2]
+    async with refusing(body_s=0.05, linger_s=0.05) as server:
+        client = await server.connect()
+        assert (await client.ask(head)).headers["connection"] == "close"
+        client = await server.connect()
+        assert "connection" not in (await client.ask(POST[:-1])).headers
+        assert await client.rest() == b""
+
 
 async def test_refusals_do_not_pile_up_for_a_client_that_does_not_read() -> None:
-    async with running() as server:
+    async with refusing() as server:
         shared: Any = server.server._shared
-        shared.intake = Refusing(shared.log, lambda: shared.date)
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -143,7 +185,7 @@ class Connection:
     def __init__(self, loop: Loop) -> None:
         self.loop: Any = loop
         self.is_held = False
-        self.begun = self.closed = 0
+        self.begun = self.closed = self.dropped = 0
         self.responses: list[bytes] = []
         self._data = b""
 
@@ -156,8 +198,12 @@ class Connection:
             raise RuntimeError
         self.begun += 1
 
-    def refuse_unparsed(self, response: bytes) -> None:
+    def refuse_unparsed(self, response: bytes, now: float) -> None:
+        assert now == self.loop.time()
         self.responses.append(response)
+
+    def drop(self, size: int) -> None:
+        self.dropped += size
 
     def refuse(self, status: int) -> None:
         assert status == 503
@@ -195,8 +241,11 @@ class Scene:
     def __init__(self) -> None:
         self.loop = Loop()
         self.events: list[tuple[str, dict[str, Any]]] = []
-        self.intake = Intake(lambda event, **fields: self.events.append((event, fields)), lambda: b"date: today")
+        self.intake = Intake(self._log, lambda: b"date: today", lambda: None)
         self.waiting: list[Connection] = []
+
+    def _log(self, event: str, **fields: Any) -> None:
+        self.events.append((event, fields))
 
     def arrive(self, count: int = 1, data: bytes = POST) -> list[Connection]:
         """Let requests arrive. Returns the connections of those that were not begun at once."""
@@ -240,13 +289,16 @@ def test_overload_refuses_what_exceeds_the_queue_until_it_is_calm_again() -> Non
     assert all(each.begun for each in scene.waiting if not each.responses), "those that waited are served"
     more = scene.arrive(MOST_A_TURN + 2 * MOST_WAITING)
     assert [each.is_held for each in more] == [True] * MOST_WAITING + [False] * MOST_WAITING
+    [part] = scene.arrive(1, POST[:-1])
+    [torn] = scene.arrive(1, POST[:-3])
+    assert scene.arrive(5, GET) == []
+    scene.loop.turn()
     assert all(len(each.responses) == 1 for each in more[MOST_WAITING:])
     assert more[-1].responses[0].startswith(b"HTTP/1.1 503 ")
-    [part] = scene.arrive(1, POST[:-1])
-    assert part.closed == 1, "its end is not known"
-    assert scene.arrive(5, GET) == []
+    assert (len(part.responses), part.dropped) == (1, 1), "the rest of its body is dropped"
+    assert (len(torn.responses), torn.closed) == (0, 1), "its end is not known"
     scene.intake.look(scene.loop.now)
-    assert scene.events[-1][1]["count"] == sum(len(each.responses) for each in [*scene.waiting, *more])
+    assert scene.events[-1][1]["count"] == sum(len(each.responses) for each in [*scene.waiting, *more, part])
     scene.loop.rest()
     scene.intake.look(scene.loop.now + CALM_S / 2)
     assert not scene.is_over()
@@ -305,4 +357,19 @@ WHOLE = [
 
 @each_row(("data", "expected"), WHOLE)
 def test_only_a_request_whose_end_is_certain_is_whole(data: bytes, expected: bool) -> None:
-    assert is_whole(data) is expected
+    heads = KnownHeads()
+    assert [heads.missing(data) == 0 for _ in range(2)] == [expected] * 2
+
+
+def test_a_head_that_is_known_says_only_how_much_follows_it() -> None:
+    heads, head = KnownHeads(), POST[:-2]
+    sizes = [0, 1, 2, 3]
+    assert [heads.missing(head + bytes(size)) for size in sizes] == [2, 1, 0, -1]
+    assert heads.missing(POST[:-3]) == UNKNOWN
+    for number in range(2 * MOST_HEADS):
+        assert heads.missing(head[:-2] + b"X: %d\r\n\r\n" % number) == 2
+    assert heads.missing(head[:-2] + b"X: " + bytes([120] * MOST_HEAD_BYTES) + b"\r\n\r\n") == 2
+    assert len(heads._lengths) <= MOST_HEADS
+    assert max(map(len, heads._lengths)) <= MOST_HEAD_BYTES
+    heads.clear()
+    assert not heads._lengths

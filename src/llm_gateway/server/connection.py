@@ -3,7 +3,8 @@
 `phase` is what the connection waits for, until `deadline` (times and sizes are those of `Limits`):
 
     IDLE    a request: 10 s after connecting, 75 s after a response   ── time is over ──▶ CLOSING
-      │ first byte; HELD until its turn if too many requests arrive at once (`intake.py`)
+      │ first byte; HELD until its turn if too many requests arrive at once (`intake.py`), or refused from its bytes:
+      │ DROP until the rest of its body has come, 30 s, then IDLE           ── time is over ──▶ CLOSING
     HEAD    the rest of the request's head: 10 s                      ── time is over: 408 ──▶ CLOSING
       │ head complete: call the application, or queue the request behind the one being answered
     BODY    the rest of the body: 30 s, without pauses of reading     ── time is over: 408 ──▶ CLOSING
@@ -33,19 +34,17 @@ import uvicorn
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from llm_gateway.server.exchange import Exchange
+from llm_gateway.server.held_connection import ANSWER, BODY, CLOSING, DROP, HEAD, IDLE, HeldConnection
 from llm_gateway.server.polling import has_data
 from llm_gateway.server.shared_state import Refused, SharedState
-from llm_gateway.server.watched_connection import NEVER, WatchedConnection
+from llm_gateway.server.watched_connection import NEVER
 
 HASH = ord(b"#")
 OTHER_PROTOCOL = re.compile(rb"^[A-Z_]+ [^ ]+ (?:RTSP|ICE)/1\.0\r?$", re.MULTILINE)  # the parser takes these, too
 FRAMING = frozenset({b"expect", b"transfer-encoding"})
 
-IDLE, HEAD, BODY, ANSWER, CLOSING, HELD = range(6)  # phases; the module's docstring draws them
-MOST_HELD_BYTES = 64 * 1024
 
-
-class ClientConnection(WatchedConnection):
+class ClientConnection(HeldConnection):
     """A client's connection: uvicorn's HTTP protocol, with limits.
 
     In place of timers, it keeps two times (seconds on the event loop's clock) that `SharedState.sweep` compares:
@@ -57,12 +56,8 @@ class ClientConnection(WatchedConnection):
 
     def __init__(self, config: uvicorn.Config, shared: SharedState, app_state: dict[str, Any]) -> None:
         super().__init__(config, shared, app_state)
-        self.intake = shared.intake
-        self.held = b""  # the first bytes of a request that was not begun
         self.active: Exchange | None = None  # the request being answered
         self.pending_refusal = b""  # sent once all earlier requests are answered
-        self.phase = IDLE
-        self.deadline = NEVER
         self.held_at = 0.0  # when reading was paused
         self.received = 0  # bytes of the message being parsed, without those read together with the one before
         self.body_size = 0
@@ -96,40 +91,8 @@ class ClientConnection(WatchedConnection):
         if self.phase in (HEAD, BODY) and self.active in (None, self.cycle):
             self.refuse(400)
 
-    def data_received(self, data: bytes) -> None:
-        """Parse what the client sent, unless the intake lets the request wait or refuses it (called by asyncio)."""
-        if self.phase == HELD:
-            self.held += data
-            if len(self.held) > MOST_HELD_BYTES:
-                self.begin_held()
-        elif self.phase != CLOSING and (self.phase != IDLE or self.intake.admits(self, data)):
-            self._parse(data)
-
-    @property
-    def is_held(self) -> bool:
-        """Whether a request waits to be begun."""
-        return self.phase == HELD
-
-    def hold(self, data: bytes) -> None:
-        """Keep the first bytes of a request until `begin_held` (called by the intake, like the next two)."""
-        self.phase, self.deadline, self.held = HELD, NEVER, data
-
-    def begin_held(self) -> None:
-        """Parse what was kept."""
-        data, self.held, self.phase = self.held, b"", IDLE
-        self._parse(data)
-        if self.phase == IDLE:  # it was an empty line, which begins no request
-            self._idle()
-
-    def refuse_unparsed(self, response: bytes) -> None:
-        """Answer a whole request that was not parsed. The connection stays open, if the client reads its responses."""
-        if self.flow.write_paused:
-            self.refuse(503)
-            return
-        self.shared.outbox.post(self.transport, response)
-        self._idle()
-
-    def _parse(self, data: bytes) -> None:
+    def parse(self, data: bytes) -> None:
+        """Parse what the client sent."""
         self.received += len(data)
         self.head += data
         try:
@@ -166,7 +129,7 @@ class ClientConnection(WatchedConnection):
         lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
         self.received = 0
-        self._parse(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+        self.parse(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     def on_message_begin(self) -> None:
         """Start a request (called by the parser)."""
@@ -284,7 +247,7 @@ class ClientConnection(WatchedConnection):
         self.deadline = NEVER
         exchange.more_body = False
         if exchange.complete:
-            self._idle()
+            self.idle()
         else:
             exchange.wake()
 
@@ -293,7 +256,8 @@ class ClientConnection(WatchedConnection):
         exchange.task = self.loop.create_task(exchange.run(self.app))
         self.tasks.add(exchange.task)
 
-    def _idle(self) -> None:
+    def idle(self) -> None:
+        """Wait for the next request."""
         self.phase = IDLE
         self.deadline = self.loop.time() + self.limits.keep_alive_s
         if self.shared.stopping:  # the head of the response had been sent before, without `connection: close`
@@ -328,7 +292,7 @@ class ClientConnection(WatchedConnection):
         else:
             self.read_on()
             if self.phase == ANSWER:
-                self._idle()
+                self.idle()
 
     def refuse(self, status: int) -> None:
         """Accept no more requests; send a response with `status` once all earlier requests are answered."""
@@ -390,6 +354,8 @@ class ClientConnection(WatchedConnection):
                 self.transport.abort()
         elif self.phase == CLOSING:
             self.transport.abort()
+        elif self.phase == DROP:
+            self.abandon()
         elif self.phase == IDLE:
             if not (self.shared.stopping and has_data(self.transport)):  # else a request has arrived
                 self.abandon()

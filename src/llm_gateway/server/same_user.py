@@ -7,7 +7,8 @@ import os
 import socket
 import struct
 
-from llm_gateway.server.connection import CLOSING, ClientConnection
+from llm_gateway.server.connection import ClientConnection
+from llm_gateway.server.held_connection import CLOSING
 
 PEER_CREDENTIALS: int | None = getattr(socket, "SO_PEERCRED", None)
 """Linux's socket option for the process at the other end; elsewhere the mode of the socket's file has to do."""

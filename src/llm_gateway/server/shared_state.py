@@ -116,7 +116,7 @@ class SharedState(ServerState):
         self.stop_idle_s = limits.stop_idle_s
         self.asgi = {"version": "3.0", "spec_version": "2.3"}
         self.outbox = Outbox()
-        self.intake = Intake(log, lambda: self.date)
+        self.intake = Intake(log, lambda: self.date, self.outbox.empty)
         self.turned_away = 0
         self.date = b""
         self.renew_date()

@@ -1,0 +1,69 @@
+"""Refuse requests that were not parsed: the response is made once, and all refusals of a turn are written together."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Protocol
+
+from llm_gateway.domain.uuid7 import new_id
+
+DETAIL = "More requests arrive than the gateway can serve: send this one again in a second."
+PROBLEM = {
+    "type": "urn:llm-gateway:error:overloaded",
+    "title": "Overloaded",
+    "status": 503,
+    "detail": DETAIL,
+    "code": "overloaded",
+    "request_id": "%s",
+}
+_BODY = json.dumps(PROBLEM, separators=(",", ":")).encode()
+_UNTIL_BODY, _AFTER_ID = _BODY.split(b"%s")
+_ID_LENGTH = len(new_id())
+_COUNTED_DIGITS = 12
+"""Last digits of a request's id, which are random in its version of UUID: a turn's ids count from a random number."""
+_COUNTED = 16**_COUNTED_DIGITS
+_HEAD = (
+    b"HTTP/1.1 503 Service Unavailable\r\n%b\r\ncontent-type: application/problem+json\r\n"
+    b"content-length: %d\r\nx-should-retry: true\r\nretry-after: 1\r\nretry-after-ms: 1000\r\nx-request-id: "
+)
+_BETWEEN = b"\r\n\r\n" + _UNTIL_BODY
+
+
+class Refusable(Protocol):
+    """The method of a connection that is called for a refusal."""
+
+    def refuse_unparsed(self, response: bytes, now: float) -> None:
+        """Answer a request that was not parsed; the connection stays open. `now` is the event loop's time."""
+
+
+class Refusals:
+    """Refusals of one turn of the event loop, with the number of those that were not logged yet.
+
+    `date` returns the Date header. `flush` writes what other requests are answered, which must come before.
+    """
+
+    def __init__(self, date: Callable[[], bytes], flush: Callable[[], None]) -> None:
+        self.unlogged = 0
+        self._date = date
+        self._flush = flush
+        self._refused: list[Refusable] = []
+        self.add = self._refused.append
+        """Refuse a connection's request at the end of the turn."""
+
+    def send(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Write all refusals of the turn. Returns whether there were any."""
+        refused = self._refused
+        if not refused:
+            return False
+        self._flush()
+        self.unlogged += len(refused)
+        first, now = new_id().encode(), loop.time()
+        before = _HEAD % (self._date(), len(_BODY) - len("%s") + _ID_LENGTH)
+        same, number = first[:-_COUNTED_DIGITS], int(first[-_COUNTED_DIGITS:], 16)
+        for each, connection in enumerate(refused, number):
+            request_id = b"%b%012x" % (same, each % _COUNTED)
+            connection.refuse_unparsed(b"%b%b%b%b%b" % (before, request_id, _BETWEEN, request_id, _AFTER_ID), now)
+        refused.clear()
+        return True
