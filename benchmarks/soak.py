@@ -1,18 +1,17 @@
 """Load a gateway for minutes, with failures mixed in, and measure how the memory of each of its processes grows.
 
 The load is a part of the peak, which is measured first. Meanwhile one provider fails every few calls, and clients send
-invalid requests, leave in the middle of an answer, and read streams. With `--large`, clients send bodies of 32 MiB and
-read the answers slowly instead. Fails if an answer of the load is not a 200, never on a figure.
+invalid requests, leave in the middle of an answer, and read streams. With `--large`, others also send bodies of 32 MiB
+and read answers of 10 MB slowly. Fails if an answer of the load is not a 200, or if no other request of some kind gets
+the answer that it is for; never on a figure.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,9 +23,10 @@ import msgspec
 from benchmarks import calls, open_loop
 from benchmarks.jobs import OpenJob
 from benchmarks.machine import PAGE, Cores, facts
+from benchmarks.mischief import FLAKY, HUGE, Mischief
 from benchmarks.overload import calls_apart, closed_loop_peak
 from benchmarks.report import table, with_section
-from benchmarks.targets import KEY, MODEL, Gateway, TargetFailed
+from benchmarks.targets import Gateway, TargetFailed
 from tests.upstream import UpstreamProcess
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -37,12 +37,8 @@ PIECE_S = 10.0
 """Seconds between two looks at the memory."""
 WARM_SHARE = 0.2
 """Part of the run that is not counted: caches and pools fill in it."""
-FLAKY = "flaky-7+status-500"
-MISCHIEF_S = 0.05
 CACHE_BYTES = "8388608"
 """Size of the cache, so that it is full after the warm-up."""
-LARGE_BYTES = 32 * 2**20 - 4096
-SLOW_READ_S = 0.2
 MIB = 2**20
 
 
@@ -86,75 +82,6 @@ def _resident(pid: int) -> float:
     return 0.0
 
 
-def _request(path: str, body: bytes) -> bytes:
-    return b"POST %b HTTP/1.1\r\nhost: x\r\nx-service-key: %b\r\ncontent-length: %d\r\n\r\n%b" % (
-        path.encode(),
-        KEY.encode(),
-        len(body),
-        body,
-    )
-
-
-def _chat(model: str, text: str, *, stream: bool = False) -> bytes:
-    body = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 50, "stream": stream}
-    return _request("/v1/chat/completions", msgspec.json.encode(body))
-
-
-class Mischief:
-    """A thread whose clients do what clients should not, until `stop`."""
-
-    def __init__(self, port: int, *, large: bool) -> None:
-        self.done = 0
-        self._port = port
-        self._large = large
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-
-    def __enter__(self) -> Mischief:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    async def _run(self) -> None:
-        while not self._ended.is_set():
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                await (self._send_large() if self._large else self._send_small())
-            self.done += 1
-            await asyncio.sleep(MISCHIEF_S)
-
-    async def _send_small(self) -> None:
-        number = self.done
-        requests = (
-            _chat(FLAKY, f"fails sometimes {number}"),
-            _chat(MODEL, f"a stream {number}", stream=True),
-            _chat("no-such-model", "refused"),
-            _request("/api/v1/generate", b"{not JSON"),
-            _chat(MODEL, f"left early {number}", stream=True),
-        )
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        try:
-            writer.write(requests[number % len(requests)])
-            await writer.drain()
-            if number % len(requests) < len(requests) - 1:
-                await reader.readuntil(b"\r\n\r\n")
-                await asyncio.wait_for(reader.read(65_536), 5)
-        finally:
-            writer.close()
-
-    async def _send_large(self) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        try:
-            writer.write(_chat(MODEL, f"{self.done}" + "x" * LARGE_BYTES))
-            await writer.drain()
-            while await asyncio.wait_for(reader.read(64), 10):  # noqa: ASYNC110 - it reads slowly on purpose
-                await asyncio.sleep(SLOW_READ_S)
-        finally:
-            writer.close()
-
-
 def soak(gateway: Gateway, options: argparse.Namespace) -> tuple[list[list[str]], list[str]]:
     """Load a started gateway. Returns the rows of the table, and what failed."""
     job = msgspec.structs.replace(
@@ -178,8 +105,9 @@ def soak(gateway: Gateway, options: argparse.Namespace) -> tuple[list[list[str]]
             number += 1
             _say(f"{seconds:5.0f} s: p99 {load.p99_us / 1000:.0f} ms, {gateway.tree.resident_mb():.0f} MB in all")
         samples.read(gateway.tree.processes(), perf_counter() - began)
-    _say(f"{mischief.done:,} other requests")
-    return samples.rows(options.seconds * WARM_SHARE), failures
+    others = ", ".join(f"{kind} {count:,}" for kind, count in sorted(mischief.answers.items()))
+    _say(f"other requests: {others}")
+    return samples.rows(options.seconds * WARM_SHARE), failures + mischief.failures()
 
 
 def _say(line: str) -> None:
@@ -208,6 +136,7 @@ def main(arguments: Sequence[str], gateway: type[Gateway] = Gateway) -> int:
             try:
                 running.add_provider(mock.base_url)
                 running.add_provider(mock.base_url, name="flaky", model=FLAKY)
+                running.add_provider(mock.base_url, name="huge", model=HUGE)
                 rows, failures = soak(running, given)
             finally:
                 running.stop()
