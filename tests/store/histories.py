@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import FREE, AttemptRecord, Price, Usage, UsageRecord, add_usage, cost
 from llm_gateway.store.attempts_json import AttemptTexts
-from llm_gateway.store.cube import DIMENSIONS, LONG
+from llm_gateway.store.cube import ALL, DIMENSIONS, KEY_DAYS, LONG
 from llm_gateway.store.database import Database
 from llm_gateway.store.rollup_table import NUMBERS, names_of
-from llm_gateway.store.rollups import COUNTERS, Totals
+from llm_gateway.store.rollups import COUNTERS, DAY, Totals
 from llm_gateway.store.tables import usage_cube, usage_names, usage_records, usage_rollups
 from llm_gateway.store.usage import CustomerTotals, NamedTotals, UsageStore
 
@@ -93,11 +93,11 @@ def stored_attempts(database: Database) -> list[list[AttemptRecord]]:
         return [each for each in AttemptTexts(database).read(connection, texts) if each]
 
 
-def cube_rows(database: Database) -> list[tuple[Any, ...]]:
-    """Return the rows of the cube, with names in the place of their numbers."""
+def cube_rows(database: Database, *, by_key: bool = False) -> list[tuple[Any, ...]]:
+    """Return the rows of the cube, with names in the place of their numbers; `by_key`: those of days by key alone."""
     with database.read() as connection:
-        names = dict(map(tuple, connection.execute(sa.select(usage_names.c.id, usage_names.c.name))))
-        rows = connection.execute(sa.select(usage_cube)).all()
+        names = {ALL: None, **dict(map(tuple, connection.execute(sa.select(usage_names.c.id, usage_names.c.name))))}
+        rows = connection.execute(sa.select(usage_cube).where((usage_cube.c.hours == KEY_DAYS) == by_key)).all()
     width = 2 + len(DIMENSIONS)
     return sorted((*row[:2], *(names[number] for number in row[2:width]), *row[width:]) for row in rows)
 
@@ -228,6 +228,22 @@ def check_cube(database: Database) -> None:
             cube[key] = cube.get(key, Totals()).plus(counted)
     found = {key: totals for key, totals in cube.items() if key[0] == "service" or key[3]}
     assert {key: totals for key, totals in found.items() if totals != Totals()} == rollups
+    check_key_days(database)
+
+
+def check_key_days(database: Database) -> None:
+    """Check that the days by key alone add up to the days by all dimensions; rows of zeros count as missing."""
+    at, width = 2 + [dimension.name for dimension in DIMENSIONS].index("key"), 2 + len(DIMENSIONS)
+    days: dict[tuple[int, str], Totals] = {}
+    for row in cube_rows(database):
+        if row[0] == DAY.hours:
+            days[row[1], row[at]] = days.get((row[1], row[at]), Totals()).plus(Totals(*row[width:]))
+    alone = cube_rows(database, by_key=True)
+    assert all(name is None for row in alone for name in (*row[2:at], *row[at + 1 : width]))
+    found = {(row[1], row[at]): Totals(*row[width:]) for row in alone}
+    assert len(found) == len(alone)
+    found, days = ({key: each for key, each in sums.items() if each != Totals()} for sums in (found, days))
+    assert found == days
 
 
 PROVIDERS = ("openai", "anthropic", "ü")

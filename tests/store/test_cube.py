@@ -98,6 +98,10 @@ def test_a_record_is_a_row_of_its_hour_day_and_eight_days_with_all_dimensions(
         (192, HOUR_NUMBER // 192, "m", "p", "i", "", "s", "general", "", *counters, 0, 0),
         (192, HOUR_NUMBER // 192, "m", "p", "k", "t", "s", "g", "codex", *counters, 7, 0),
     ]
+    assert [(row[1], row[4], *row[9:]) for row in cube_rows(database, by_key=True)] == [
+        (HOUR_NUMBER // 24, "i", *counters, 0, 0),
+        (HOUR_NUMBER // 24, "k", *counters, 7, 0),
+    ]
 
 
 def test_tokens_count_where_they_were_bought_and_the_request_where_it_was_tried_last(

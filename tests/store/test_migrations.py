@@ -21,7 +21,7 @@ from llm_gateway.store.providers import list_providers
 from llm_gateway.store.tables import NOW_MS as NOW_MS_OF
 from llm_gateway.store.tables import metadata
 from llm_gateway.store.usage import UsageStore
-from tests.store.histories import DAY_MS, NOW_MS, cube_rows, record, rollup_rows
+from tests.store.histories import DAY_MS, NOW_MS, check_key_days, cube_rows, record, rollup_rows
 
 MIGRATE = """
 import sys
@@ -202,6 +202,7 @@ def test_what_hits_of_the_cache_saved_is_filled_into_the_sums(database: Database
     downgraded(database, "0010")
     database.migrate()
     assert (rollup_rows(database), cube_rows(database)) == (rollups, cube)
+    check_key_days(database)
 
     with database.write() as connection:  # the records are still to be added to the cube
         connection.exec_driver_sql("UPDATE usage_cube_fill SET filled = '', until = 'z'")
@@ -209,6 +210,7 @@ def test_what_hits_of_the_cache_saved_is_filled_into_the_sums(database: Database
     database.migrate()
     assert rollup_rows(database) == rollups
     assert [row[-1] for row in cube_rows(database)] == [0] * len(cube)
+    check_key_days(database)
 
 
 def downgraded(database: Database, version: str) -> None:
@@ -313,6 +315,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0017_budget_leases.py",
         "0018_short_rollups.py",
         "0019_customer_minutes.py",
+        "0020_key_days.py",
     }
     with database.read() as connection:
         assert sorted(sa.inspect(connection).get_table_names()) == [

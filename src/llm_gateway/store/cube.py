@@ -49,6 +49,18 @@ LONG = Grain(8 * DAY.hours)
 GRAINS = (HOUR, DAY, LONG)
 """Buckets that every record adds to; each lies within one bucket of every longer grain."""
 
+BY_KEY = "key"
+"""The dimension by which days are summed alone, too."""
+
+KEY_DAYS = -DAY.hours
+"""Value of the column `hours` of the days by key alone, whose other dimensions are `ALL`.
+
+A day has ten times as many rows by every combination, which SQLite would have to sort by key.
+"""
+
+ALL = 0
+"""Stands for all names of a dimension, in the place of the number of one."""
+
 _of_attempt = attrgetter(*(dimension.attribute for dimension in ATTEMPT_DIMENSIONS))
 _of_record = attrgetter(*(dimension.attribute for dimension in RECORD_DIMENSIONS))
 

@@ -1,5 +1,7 @@
 """Read and write the cube: usage totals per hour, day and eight days by every combination of dimensions (`cube.py`).
 
+Days are summed by key alone as well, in rows of the same table.
+
 Records that were stored before the table existed are added to it in steps, oldest first (`fill`). Until that is over,
 a record between the last one added and the newest one of then is left to it, even if it is changed meanwhile:
 
@@ -19,12 +21,12 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.store.bulk import Pause, adding, no_pause, with_pauses
-from llm_gateway.store.cube import DIMENSIONS, GRAINS, CubeKey, Values
+from llm_gateway.store.cube import ALL, BY_KEY, DIMENSIONS, GRAINS, KEY_DAYS, CubeKey, Values
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.numbered_texts import NumberedTexts
 from llm_gateway.store.rollup_table import SUMS
-from llm_gateway.store.rollups import COUNTERS, Grain, Totals
+from llm_gateway.store.rollups import COUNTERS, DAY, Grain, Totals
 from llm_gateway.store.set_insert import row_insert
 from llm_gateway.store.tables import usage_cube, usage_cube_fill, usage_names
 
@@ -32,6 +34,8 @@ NAMES = tuple(dimension.name for dimension in DIMENSIONS)
 COLUMNS = ("hours", "bucket", *NAMES, *COUNTERS)
 
 LENGTHS = tuple(grain.hours for grain in GRAINS)
+KEY_AT = NAMES.index(BY_KEY)
+BEFORE_KEY, AFTER_KEY = (ALL,) * KEY_AT, (ALL,) * (len(NAMES) - KEY_AT - 1)
 
 LONGEST_NAME = 256
 """Characters to which a name is cut; names beyond are summed together with those that begin alike."""
@@ -82,8 +86,9 @@ class CubeTable:
         added: dict[tuple[int, ...], Totals] = {}
         for (hour, values), totals in with_pauses(sums.items(), pause):
             place = places[values]
-            for hours in LENGTHS:
-                key = (hours, hour // hours, *place)
+            keys = [(hours, hour // hours, *place) for hours in LENGTHS]
+            keys.append((KEY_DAYS, hour // DAY.hours, *BEFORE_KEY, place[KEY_AT], *AFTER_KEY))
+            for key in keys:
                 known = added.get(key)
                 added[key] = totals if known is None else known.plus(totals)
         rows = [(*key, *msgspec.structs.astuple(totals)) for key, totals in added.items()]

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.errors import Invalid, StoreUnavailable
 from llm_gateway.store.attempts_json import AttemptTexts
-from llm_gateway.store.cube import LONG
+from llm_gateway.store.cube import BY_KEY, KEY_DAYS, LONG
 from llm_gateway.store.cube_table import LONGEST_NAME
 from llm_gateway.store.database import Database
 from llm_gateway.store.numbered_texts import NumberedTexts
@@ -53,6 +53,11 @@ class Grouping(msgspec.Struct, frozen=True):
 
     dimensions: tuple[ReportDimension, ...] = ()
     filters: Mapping[str, str] = {}
+
+    @property
+    def is_by_key(self) -> bool:
+        """Whether no other dimension than the key is used."""
+        return {BY_KEY}.issuperset((*(dimension.name for dimension in self.dimensions), *self.filters))
 
     @property
     def source(self) -> Source:
@@ -185,7 +190,7 @@ class UsageReports:
         groups = [bucket, *columns] if by_bucket else columns
         query = (
             sa.select(shown, *columns, *SUMS.values())
-            .where(usage_cube.c.hours == grain.hours)
+            .where(usage_cube.c.hours == (KEY_DAYS if grain is DAY and grouping.is_by_key else grain.hours))
             .where(bucket.between(buckets[0], buckets[-1]) if isinstance(buckets, range) else bucket.in_(buckets))
             .where(*(usage_cube.c[name] == number for name, number in numbers.items()))
         )

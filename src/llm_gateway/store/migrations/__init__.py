@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 Log: TypeAlias = Callable[..., None]
 """Takes lines about the progress of a long migration."""
 
-HEAD = "0019"
+HEAD = "0020"
 """Schema version of this code; `versions/` must end with it."""
-OLDEST = "0019"
+OLDEST = "0020"
 """Oldest version of the tables whose code can use these, too. A release sets it to the `HEAD` of the release before, so
 that hosts of both can run on one database: a migration only adds, and what nobody uses goes one release later.
-Hosts from before 0017 would each spend the whole limit of a budget, and those before 0019 write other rollups."""
+Hosts from before 0017 would each spend the whole limit of a budget, and those before 0020 write other sums."""
 OTHER_VERSION = (
     "The tables of the database are not those of this version of llm-gateway: run llm-gateway migrate, then this "
     "command again."
