@@ -11,10 +11,11 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from llm_gateway.store.cube import ALL, BY_KEY, DIMENSIONS, KEY_DAYS, LONG
 from llm_gateway.store.cube_table import COLUMNS as CUBE_COLUMNS
 from llm_gateway.store.rollup_table import COLUMNS as ROLLUP_COLUMNS
 from llm_gateway.store.rollup_table import NUMBERS
-from llm_gateway.store.rollups import CUSTOMER, DAY, DAY_MS, HOUR, PROVIDER, SERVICE
+from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY, DAY_MS, HOUR, PROVIDER, SERVICE
 from llm_gateway.store.tables import usage_cube, usage_records, usage_rollups
 
 BASE = "copied_day"
@@ -59,6 +60,7 @@ class DayCopies:
                 say(done)
                 self._copy(connection, day, copy - day)
             say(len(days))
+            self._sum_days(connection)
             for definition in indexes.values():
                 _run(connection, definition)
             if not self._is_sqlite:
@@ -96,6 +98,22 @@ class DayCopies:
                 (usage_cube.name, CUBE_COLUMNS, "bucket"),
                 f"hours = {grain.hours}",
                 (day * buckets, buckets, shift),
+            )
+
+    def _sum_days(self, connection: Connection) -> None:
+        """Make the rows of the cube anew that are sums of its days."""
+        names = [dimension.name for dimension in DIMENSIONS]
+        alone = [name if name == BY_KEY else str(ALL) for name in names]
+        long = LONG.hours // DAY.hours
+        for hours, bucket, groups in ((LONG.hours, f"bucket / {long}", names), (KEY_DAYS, "bucket", alone)):
+            _run(connection, f"DELETE FROM usage_cube WHERE hours = {hours}")
+            sums = ", ".join(f"CAST(sum({name}) AS bigint)" for name in COUNTERS)
+            by = ", ".join([bucket, *(name for name in names if name in groups)])
+            _run(
+                connection,
+                f"INSERT INTO usage_cube ({', '.join(CUBE_COLUMNS)}) "
+                f"SELECT {hours}, {bucket}, {', '.join(groups)}, {sums} FROM usage_cube "
+                f"WHERE hours = {DAY.hours} GROUP BY {by}",
             )
 
     def _copy_sums(

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,8 +24,11 @@ from benchmarks.report import budget_table, table, with_section
 from benchmarks.report_timings import Reports, Timing, budget
 from benchmarks.trees import without_paths
 from llm_gateway.store.database import Database
-from llm_gateway.store.rollups import Totals
+from llm_gateway.store.record_sums import Group
+from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME
+from llm_gateway.store.rollups import DAY_MS, Totals
 from llm_gateway.store.usage import UsageStore
+from llm_gateway.store.usage_reports import Grouping, UsageReports
 from tests.postgres_server import CannotRun
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -76,13 +79,18 @@ class Writer(threading.Thread):
         self.join()
 
 
-def wrong(store: UsageStore, now_ms: int, requests: int) -> list[str]:
+def wrong(store: UsageStore, reports: UsageReports, now_ms: int, requests: int) -> list[str]:
     """Return descriptions of what does not add up; an empty list if everything does."""
+    key, end_ms = Grouping((DIMENSION_BY_NAME["key"],)), (now_ms // DAY_MS + 1) * DAY_MS
+    days = [(end_ms - (day + 1) * DAY_MS, end_ms - day * DAY_MS) for day in reversed(range(365))]
+    by_day = reports.series(key, days)
     whole = store.summary(365, now_ms)
     customers = store.by_customer(365, now_ms, 10**9)
     found = {
         "requests of all": (whole.requests, requests),
         "requests by service": (sum(row.totals.requests for row in store.by_service(365, now_ms)), requests),
+        "requests by key": (_requests(reports.totals(key, (days[0][0], end_ms))), requests),
+        "requests by key and day": (sum(map(_requests, by_day)), requests),
         "requests by customer": (sum(row.requests for row in customers), requests),
         "cost by customer": (sum(row.cost_nanos for row in customers), whole.cost_nanos),
         "cost by service": (_cost(row.totals for row in store.by_service(365, now_ms)), whole.cost_nanos),
@@ -111,6 +119,10 @@ def markdown(timings: Sequence[Timing], writer: Writer, facts_: Sequence[str]) -
             "\n".join(f"- {fact}" for fact in [*facts_, slowest]) + "\n",
         ]
     )
+
+
+def _requests(groups: Mapping[Group, Totals]) -> int:
+    return sum(each.requests for each in groups.values())
 
 
 def _cost(totals: Iterable[Totals]) -> int:
@@ -215,7 +227,7 @@ def _measured(
     finally:
         writer.stop()
     text = markdown(timings, writer, [*known(), f"{rate} records a second were written"])
-    return text, wrong(store, writer.now_ms(), before + writer.written)
+    return text, wrong(store, UsageReports(database), writer.now_ms(), before + writer.written)
 
 
 def _facts(server: Server, shape: Shape, seconds: float) -> list[str]:
