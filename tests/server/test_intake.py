@@ -179,6 +179,40 @@ async def test_refusals_do_not_pile_up_for_a_client_that_does_not_read() -> None
                 assert connection.transport.get_write_buffer_size() < 2 * HIGH_WATER_LIMIT
 
 
+async def test_a_client_that_does_not_wait_for_its_refusal_gets_one_and_is_disconnected() -> None:
+    """What is read in the same turn of the loop as the refused request is neither parsed nor answered.
+
+    uvloop reads a socket again in the same turn if a read has filled its buffer.
+    """
+    more = (POST, b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"no request at all")
+    part = POST.replace(b"Length: 2", b"Length: 3")
+    async with refusing(linger_s=0.05) as server:
+        shared: Any = server.server._shared
+        for first, rest, then in [*((POST, b"", each) for each in more), *((part, b"}", each) for each in more)]:
+            client = await server.connect()
+            await until(lambda: len(shared.connections) == 1)
+            [connection] = shared.connections
+            connection.data_received(first)
+            connection.data_received(rest + then)
+            refusal = await client.response()
+            assert (refusal.status, refusal.headers["connection"]) == (503, "close")
+            assert await client.rest() == b""
+            await until(lambda: not shared.connections)
+        client = await server.connect()
+        assert (await client.ask(POST)).status == 503, "the others are refused as before"
+        assert (await client.ask(GET)).status == 200
+
+
+async def test_a_refusal_says_that_the_connection_closes_while_the_server_stops() -> None:
+    async with refusing() as server:
+        client, waiting = await server.connect(), await server.connect()
+        assert "connection" not in (await waiting.ask(POST[:-1])).headers
+        server.server.retire()
+        assert (await client.ask(POST)).headers["connection"] == "close"
+        assert await client.rest() == b""
+        assert await waiting.rest() == b"", "its response has left, and the rest of its body may never come"
+
+
 class Connection:
     """A connection as the intake sees it, on a clock that the test sets."""
 
@@ -187,6 +221,8 @@ class Connection:
         self.is_held = False
         self.begun = self.closed = self.dropped = 0
         self.responses: list[bytes] = []
+        self.is_last_response = False
+        self.is_gone = self.is_defect = False
         self._data = b""
 
     def hold(self, data: bytes) -> None:
@@ -198,12 +234,16 @@ class Connection:
             raise RuntimeError
         self.begun += 1
 
-    def refuse_unparsed(self, response: bytes, now: float) -> None:
+    def refuse_unparsed(self, response: bytes, now: float) -> bool:
         assert now == self.loop.time()
-        self.responses.append(response)
+        if self.is_defect:
+            raise RuntimeError
+        if not self.is_gone:
+            self.responses.append(response)
+        return not self.is_gone
 
-    def drop(self, size: int) -> None:
-        self.dropped += size
+    def await_refusal(self, missing: int) -> None:
+        self.dropped += missing
 
     def refuse(self, status: int) -> None:
         assert status == 503
@@ -373,3 +413,14 @@ def test_a_head_that_is_known_says_only_how_much_follows_it() -> None:
     assert max(map(len, heads._lengths)) <= MOST_HEAD_BYTES
     heads.clear()
     assert not heads._lengths
+
+
+def test_a_connection_that_fails_keeps_no_other_from_its_refusal_and_one_that_is_gone_is_not_counted() -> None:
+    scene = Scene()
+    scene.overload()
+    refused = scene.arrive(MOST_WAITING + 8)[-6:]
+    refused[2].is_defect, refused[4].is_gone = True, True
+    with contextlib.suppress(RuntimeError):
+        scene.loop.turn()
+    scene.loop.rest()
+    assert [len(each.responses) for each in refused] == [1, 1, 0, 1, 0, 1]

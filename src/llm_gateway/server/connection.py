@@ -4,7 +4,7 @@
 
     IDLE    a request: 10 s after connecting, 75 s after a response   ── time is over ──▶ CLOSING
       │ first byte; HELD until its turn if too many requests arrive at once (`intake.py`), or refused from its bytes:
-      │ DROP until the rest of its body has come, 30 s, then IDLE           ── time is over ──▶ CLOSING
+      │ REFUSED until the end of the turn, DROP until the rest of its body has come, 30 s, then IDLE
     HEAD    the rest of the request's head: 10 s                      ── time is over: 408 ──▶ CLOSING
       │ head complete: call the application, or queue the request behind the one being answered
     BODY    the rest of the body: 30 s, without pauses of reading     ── time is over: 408 ──▶ CLOSING
@@ -346,6 +346,8 @@ class ClientConnection(HeldConnection):
         """Close an idle connection soon, because the server stops. A request that arrives until then is answered."""
         if self.phase == IDLE:
             self.deadline = min(self.deadline, self.loop.time() + self.shared.stop_idle_s)
+        elif self.phase == DROP and not self.is_refused:  # its response has left
+            self.linger(b"")
 
     def expire(self, now: float) -> None:
         """Act on a `stalled` or `deadline` that is not later than `now` (seconds on the event loop's clock)."""

@@ -9,7 +9,7 @@ import uvicorn
 from llm_gateway.server.shared_state import SharedState
 from llm_gateway.server.watched_connection import NEVER, WatchedConnection
 
-IDLE, HEAD, BODY, ANSWER, CLOSING, HELD, DROP = range(7)
+IDLE, HEAD, BODY, ANSWER, CLOSING, HELD, DROP, REFUSED = range(8)
 """Phases of a connection; `connection.py` draws them."""
 MOST_HELD_BYTES = 64 * 1024
 
@@ -24,6 +24,7 @@ class HeldConnection(WatchedConnection):
         self.deadline = NEVER
         self._held = b""  # the first bytes of a request that was not begun
         self._dropped = 0  # bytes to drop of a request that was refused
+        self.is_refused = self._sends_on = False  # a refusal is not written yet; more came before it was
 
     def data_received(self, data: bytes) -> None:
         """Parse what the client sent, unless the intake lets the request wait or refuses it (called by asyncio)."""
@@ -37,6 +38,8 @@ class HeldConnection(WatchedConnection):
                 self.begin_held()
         elif phase == DROP:
             self._drop(data)
+        elif phase == REFUSED:
+            self._sends_on = True
         elif phase != CLOSING:
             self.parse(data)
 
@@ -46,7 +49,7 @@ class HeldConnection(WatchedConnection):
         return self.phase == HELD
 
     def hold(self, data: bytes) -> None:
-        """Keep the first bytes of a request until `begin_held` (called by the intake, as the next three are)."""
+        """Keep the first bytes of a request until `begin_held` (called by the intake, as the next four are)."""
         self.phase, self.deadline, self._held = HELD, NEVER, data
 
     def begin_held(self) -> None:
@@ -56,28 +59,41 @@ class HeldConnection(WatchedConnection):
         if self.phase == IDLE:  # it was an empty line, which begins no request
             self.idle()
 
-    def drop(self, size: int) -> None:
-        """Drop the next `size` bytes: the rest of a request that is refused."""
-        self.phase, self.deadline, self._dropped = DROP, self.loop.time() + self.limits.body_s, size
+    def await_refusal(self, missing: int) -> None:
+        """Wait for `refuse_unparsed`, at the end of the turn, and drop `missing` bytes, the rest of the request."""
+        self.phase, self.deadline = DROP if missing else REFUSED, NEVER
+        self._dropped, self.is_refused = missing, True
 
     def _drop(self, data: bytes) -> None:
         rest = data[self._dropped :]
         self._dropped -= len(data) - len(rest)
         if not self._dropped:
-            self.idle()
+            if self.is_refused:
+                self.phase = REFUSED
+            else:
+                self.idle()
         if rest:  # the client sent its next request before it had the response
             self.data_received(rest)
 
-    def refuse_unparsed(self, response: bytes, now: float) -> None:
-        """Answer a request that was not parsed. The connection stays open, if the client reads its responses."""
-        if self.flow.write_paused:
-            self.refuse(503)
-        elif not self.transport.is_closing():
-            self.transport.write(response)
-            if self.phase == IDLE:
-                self.deadline = now + self.limits.keep_alive_s
-                if self.shared.stopping:
-                    self.retire()
+    @property
+    def is_last_response(self) -> bool:
+        """Whether the connection closes after its refusal: the server stops, or the client does not wait for it."""
+        return self.shared.stopping or self._sends_on or self.flow.write_paused
+
+    def refuse_unparsed(self, response: bytes, now: float) -> bool:
+        """Answer a request that was not parsed. Returns False if the client is gone, so that nothing was written."""
+        self.is_refused = False
+        if self.phase == CLOSING or self.transport.is_closing():
+            return False
+        if self.is_last_response:
+            self.linger(response)
+            return True
+        self.transport.write(response)
+        if self.phase == DROP:
+            self.deadline = now + self.limits.body_s
+        else:
+            self.phase, self.deadline = IDLE, now + self.limits.keep_alive_s
+        return True
 
     def parse(self, data: bytes) -> None:
         """Parse what the client sent."""
@@ -91,6 +107,6 @@ class HeldConnection(WatchedConnection):
         """Accept no more requests; send a response with `status` once all earlier requests are answered."""
         raise NotImplementedError
 
-    def retire(self) -> None:
-        """Close an idle connection soon, because the server stops."""
+    def linger(self, response: bytes) -> None:
+        """Send a last response, then read and drop data for a moment."""
         raise NotImplementedError

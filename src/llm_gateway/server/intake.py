@@ -50,8 +50,15 @@ class Arrival(Refusable, Protocol):
     def begin_held(self) -> None:
         """Parse what was kept."""
 
-    def drop(self, size: int) -> None:
-        """Drop the next `size` bytes: the rest of a request that is refused."""
+    def await_refusal(self, missing: int) -> None:
+        """Wait for the refusal at the end of the turn; drop the next `missing` bytes, the rest of the request."""
+
+    @property
+    def is_last_response(self) -> bool:
+        """Whether the connection closes after its refusal."""
+
+    def refuse_unparsed(self, response: bytes, now: float) -> bool:
+        """Answer a request that was not parsed. Returns False if nothing was written."""
 
     def refuse(self, status: int) -> None:
         """Answer a request whose end is not known; the connection is closed."""
@@ -83,6 +90,7 @@ class Intake:
         self._began += 1
         if self._is_full:
             if self._heads.missing(data) == 0:
+                connection.await_refusal(0)
                 self._refusals.add(connection)
                 return False
         elif self._began <= MOST_A_TURN and not self._waiting:
@@ -91,19 +99,19 @@ class Intake:
 
     def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin the requests that have waited longest. All that arrived in the last turn was read before this."""
-        if self._refusals.send(loop):
-            self._refused_at = loop.time()
         self._began = 0
         self._is_full = False
         try:
+            if self._refusals.send(loop):
+                self._refused_at = loop.time()
             while self._waiting and self._began < MOST_A_TURN:
                 connection, size = self._waiting.popleft()
                 self._bytes -= size
                 if connection.is_held:  # else its client has left, or so much has come that it was begun
                     self._began += 1
                     connection.begin_held()
-        finally:  # even if a request could not be begun: the others would wait for ever
-            if self._began:
+        finally:  # even if one could not be refused or begun: the others would wait for ever
+            if self._began or self._waiting or self._refusals.are_left:
                 loop.call_soon(self._next_turn, loop)
 
     def _hold(self, connection: Arrival, data: bytes) -> bool:
@@ -130,8 +138,7 @@ class Intake:
     def _refuse(self, connection: Arrival, data: bytes, now: float) -> None:
         missing = self._heads.missing(data)
         if 0 <= missing <= MOST_DROPPED_BYTES:
-            if missing:
-                connection.drop(missing)
+            connection.await_refusal(missing)
             self._refusals.add(connection)
         else:
             self._refused_at = now

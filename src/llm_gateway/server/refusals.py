@@ -26,16 +26,22 @@ _COUNTED_DIGITS = 12
 _COUNTED = 16**_COUNTED_DIGITS
 _HEAD = (
     b"HTTP/1.1 503 Service Unavailable\r\n%b\r\ncontent-type: application/problem+json\r\n"
-    b"content-length: %d\r\nx-should-retry: true\r\nretry-after: 1\r\nretry-after-ms: 1000\r\nx-request-id: "
+    b"content-length: %d\r\nx-should-retry: true\r\nretry-after: 1\r\nretry-after-ms: 1000\r\n"
 )
+_REQUEST_ID = b"x-request-id: "
+_CLOSE = b"connection: close\r\n"
 _BETWEEN = b"\r\n\r\n" + _UNTIL_BODY
 
 
 class Refusable(Protocol):
-    """The method of a connection that is called for a refusal."""
+    """What a refusal needs of a connection."""
 
-    def refuse_unparsed(self, response: bytes, now: float) -> None:
-        """Answer a request that was not parsed; the connection stays open. `now` is the event loop's time."""
+    @property
+    def is_last_response(self) -> bool:
+        """Whether the connection closes after its refusal."""
+
+    def refuse_unparsed(self, response: bytes, now: float) -> bool:
+        """Answer a request that was not parsed. Returns False if nothing was written. `now` is the loop's time."""
 
 
 class Refusals:
@@ -52,18 +58,28 @@ class Refusals:
         self.add = self._refused.append
         """Refuse a connection's request at the end of the turn."""
 
+    @property
+    def are_left(self) -> bool:
+        """Whether there are refusals to send."""
+        return bool(self._refused)
+
     def send(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Write all refusals of the turn. Returns whether there were any."""
+        """Write all refusals of the turn. Returns whether there were any.
+
+        A connection that raises is passed over: the next call goes on with those that are left.
+        """
         refused = self._refused
         if not refused:
             return False
         self._flush()
-        self.unlogged += len(refused)
         first, now = new_id().encode(), loop.time()
-        before = _HEAD % (self._date(), len(_BODY) - len("%s") + _ID_LENGTH)
+        head = _HEAD % (self._date(), len(_BODY) - len("%s") + _ID_LENGTH)
         same, number = first[:-_COUNTED_DIGITS], int(first[-_COUNTED_DIGITS:], 16)
-        for each, connection in enumerate(refused, number):
-            request_id = b"%b%012x" % (same, each % _COUNTED)
-            connection.refuse_unparsed(b"%b%b%b%b%b" % (before, request_id, _BETWEEN, request_id, _AFTER_ID), now)
-        refused.clear()
+        while refused:
+            connection = refused.pop()
+            number += 1
+            request_id = b"%b%012x" % (same, number % _COUNTED)
+            close = _CLOSE if connection.is_last_response else b""
+            parts = (head, close, _REQUEST_ID, request_id, _BETWEEN, request_id, _AFTER_ID)
+            self.unlogged += connection.refuse_unparsed(b"".join(parts), now)
         return True
