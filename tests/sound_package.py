@@ -19,6 +19,7 @@ SOUND_PACKAGE = {
     "local_model.py": "import llm_gateway.model_hand_over, llm_gateway.model_process",
     "model_hand_over.py": "import llm_gateway.inherited",
     "model_process.py": "",
+    "wall_clock.py": "",
     "worker/__init__.py": "",
     "worker/__main__.py": "import llm_gateway.worker.serve",
     "worker/serve.py": "import llm_gateway.child_process, llm_gateway.server, llm_gateway.worker.process",

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from llm_gateway.channel.messages import NAME, Applied, ControlBeat, Goodbye, encode
+from llm_gateway.wall_clock import CLOCK
 from tests.channel.harness import configuration, control, counter, raw_worker, worker
 from tests.waiting import until
 
@@ -114,6 +115,18 @@ async def test_a_state_that_cannot_be_read_does_not_end_the_beats(tmp_path: Path
         own.beat, own.has_state = ControlBeat(shipping_lag_s=1), True
         await until(lambda: running.client.last_beat == own.beat)
         assert own.logged()[0] == "channel: state cannot be sent"
+
+
+async def test_a_worker_has_the_time_of_control_also_when_its_state_cannot_be_read(tmp_path: Path) -> None:
+    try:
+        async with control(tmp_path) as own, worker(tmp_path):
+            own.beat = ControlBeat(clock_offset_ms=-3_600_000)
+            await until(lambda: CLOCK.offset_ms == -3_600_000)
+            own.has_state = False
+            await until(lambda: "channel: state cannot be sent" in own.logged())
+            assert abs(CLOCK.now_s() + 3600 - time.time()) < 1
+    finally:
+        CLOCK.correct(0)
 
 
 async def test_a_worker_that_does_not_apply_a_version_is_named_when_the_time_is_over(tmp_path: Path) -> None:

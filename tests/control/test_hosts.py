@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from functools import partial
@@ -20,6 +21,7 @@ from llm_gateway.store.database import Database
 from llm_gateway.store.hosts import Beat, SecretNames
 from llm_gateway.store.migrations import HEAD, OLDEST
 from llm_gateway.store.tables import LIVING_S
+from llm_gateway.wall_clock import WallClock
 from tests.application.driver import ignore
 from tests.databases import PostgresDatabases, postgres
 from tests.e2e.process import migrated_database
@@ -28,6 +30,7 @@ from tests.store.test_concurrent_hosts import together
 __all__ = ["postgres"]
 
 KEYS = SecretNames(("one",), ("1:one",))
+HOUR_NS = 3_600_000_000_000
 
 
 @pytest.fixture
@@ -88,6 +91,16 @@ def test_hosts_count_each_other_and_the_first_one_leads_until_it_is_silent(machi
     first.beat()
     second.beat()
     assert (first.leads(), second.leads()) == (True, False)
+
+
+def test_a_host_whose_clock_is_wrong_follows_that_of_the_database(machines: Machines) -> None:
+    wrong = WallClock(lambda: time.time_ns() + HOUR_NS)
+    (machines.root / "one").mkdir()
+    host = Hosts(machines.root / "one", machines.log, lambda: machines.now, machines.sleep, wrong)
+    host.claim(machines.database, KEYS)
+    host.beat()
+    assert abs(wrong.time_ns() - time.time_ns()) < 1e9
+    assert machines.logged == ["this host's clock differs from that of the database"]
 
 
 def test_a_restart_in_the_same_place_goes_on_at_once_with_the_same_id(machines: Machines) -> None:

@@ -44,6 +44,7 @@ from llm_gateway.domain.metric_families import MetricFamily
 from llm_gateway.domain.usage import RecentCalls
 from llm_gateway.errors import reason_without_key
 from llm_gateway.forwarding.control_socket import ControlSocket
+from llm_gateway.wall_clock import CLOCK
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 0.2
 """Seconds between attempts to connect: they double from the first to the longest."""
@@ -219,7 +220,7 @@ class ChannelClient:
     def _handle(self, message: FromControl | None, writer: asyncio.StreamWriter) -> None:
         match message:
             case ControlBeat():
-                self.last_beat = message
+                self._take_beat(message)
             case Begin():
                 if not self._receiver.begin(message):
                     self._send(writer, NeedAll())
@@ -242,6 +243,11 @@ class ChannelClient:
             self._handlers.on_passed(message.provider_id)
         else:
             self._handlers.on_stored(message.entries)
+
+    def _take_beat(self, beat: ControlBeat) -> None:
+        self.last_beat = beat
+        if beat.clock_offset_ms is not None:
+            CLOCK.correct(beat.clock_offset_ms)
 
     def _apply(self, version: int, configuration: Configuration, writer: asyncio.StreamWriter) -> None:
         if self._wants_refill:

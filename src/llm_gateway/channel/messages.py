@@ -160,8 +160,8 @@ class ControlBeat(Message):
     """The event loop of control runs; its state, which health endpoints report.
 
     `is_storing`: the database stores the usage that is shipped. `is_leaving`: control ends in a moment, and another
-    control process takes its place. `hosts` is the number of living
-    hosts; 0 on a database that only one host can use.
+    control process takes its place. `hosts` is the number of living hosts; 0 on a database that only one host can use.
+    `clock_offset_ms` is to be added to the system's time; None: it is not known.
     """
 
     database_ok: bool = True
@@ -169,6 +169,7 @@ class ControlBeat(Message):
     is_storing: bool = True
     is_leaving: bool = False
     hosts: int = 0
+    clock_offset_ms: int | None = None
 
 
 class Stored(Message):

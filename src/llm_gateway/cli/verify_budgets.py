@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from llm_gateway import wall_clock
 from llm_gateway.cli.database import current_database
 from llm_gateway.cli.env_files import EnvFiles
 from llm_gateway.cli.exits import FAILED, CommandFailed
@@ -12,7 +13,6 @@ from llm_gateway.cli.output import Column, Json, is_terminal, print_json, print_
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.settings_reader import load_settings
 from llm_gateway.store.budget_verification import Verified, verify
-from llm_gateway.store.retention import system_clock_ms
 
 COLUMNS = (
     Column("budget", "Budget"),
@@ -38,7 +38,7 @@ def verify_budgets(*, env_file: EnvFiles = None, json: Json = False) -> None:
     """
     settings = load_settings(env_files=env_file)
     with current_database(settings) as database:
-        found = verify(database, system_clock_ms(), settings.usage_retention_days)
+        found = verify(database, wall_clock.now_ms(), settings.usage_retention_days)
     rows = list(map(_row, found))
     if json:
         print_json(rows)

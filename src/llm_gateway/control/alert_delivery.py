@@ -10,10 +10,10 @@ waiting ───────────▶ delivered     event ─────
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from llm_gateway import wall_clock
 from llm_gateway.control.alert_sender import AlertSender
 from llm_gateway.control.maintenance import always
 from llm_gateway.control.webhook_delivery import BACKOFF_S
@@ -44,7 +44,7 @@ class AlertDelivery:
         deliveries: AlertDeliveries,
         sender: AlertSender,
         log: Callable[..., None],
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_ms: Callable[[], int] = wall_clock.now_ms,
     ) -> None:
         self._targets = targets
         self._deliveries = deliveries

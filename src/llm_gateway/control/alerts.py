@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+from llm_gateway import wall_clock
 from llm_gateway.control.alert_delivery import AlertDelivery
 from llm_gateway.control.alert_sender import AlertSender
 from llm_gateway.control.maintenance import always
@@ -57,7 +57,7 @@ class Alerts:
             tell_now.append(webhook.tell_now)
         watch = TroubleWatch(troubles, self._messages, tell_now)
         steps: list[Callable[[], Coroutine[Any, Any, object]]] = [
-            lambda: asyncio.to_thread(self.events.look, time.time_ns() // 1_000_000),
+            lambda: asyncio.to_thread(self.events.look, wall_clock.now_ms()),
             watch.look,
             lambda: delivery.step(is_leader),
         ]

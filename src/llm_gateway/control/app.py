@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp
 
+from llm_gateway import wall_clock
 from llm_gateway.control.alert_sender import AlertSender
 from llm_gateway.control.alerts import Alerts
 from llm_gateway.control.budget_balances import BudgetBalances
@@ -95,7 +96,6 @@ from llm_gateway.store.people import PeopleStore
 from llm_gateway.store.peppers import names_of, open_peppers, parse_peppers
 from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.record_search import RecordSearch
-from llm_gateway.store.retention import system_clock_ms
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
 from llm_gateway.store.sessions import SessionStore
 from llm_gateway.store.teams import TeamStore
@@ -378,7 +378,7 @@ class Control:
         check = MatchCheck(stores.teams, self._environment_keys, lambda: configuration.snapshot)
         return (
             budgets_router(stores.budgets, configuration, check),
-            budget_override_router(stores.budgets, configuration, system_clock_ms),
+            budget_override_router(stores.budgets, configuration, wall_clock.now_ms),
             spend_limits_router(stores.budgets, configuration),
             accounts_router(
                 stores.budgets,

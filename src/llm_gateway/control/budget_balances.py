@@ -21,6 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.budget import AccountRef, Balance, Budget
 from llm_gateway.domain.budget_table import BudgetRule, BudgetTable, needed_until_ms
 from llm_gateway.domain.usage import UsageRecord
@@ -56,7 +57,7 @@ class BudgetBalances:
         self,
         memory: HostMemory | None,
         log: Callable[..., None],
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_ms: Callable[[], int] = wall_clock.now_ms,
         patience_s: float = LONGEST_WAIT_S,
     ) -> None:
         self._words: Any = None if memory is None else memory.words

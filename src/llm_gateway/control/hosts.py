@@ -30,6 +30,7 @@ from llm_gateway.store.audit import AuditTrail
 from llm_gateway.store.database import Database
 from llm_gateway.store.hosts import BEAT_S, Beat, Host, HostClaim, HostTable, SecretNames, living
 from llm_gateway.store.secrets import create_secret_file
+from llm_gateway.wall_clock import CLOCK, WallClock
 
 FILE = "host.id"
 """File in the data directory with the id of this host."""
@@ -48,6 +49,7 @@ class Hosts:
         log: `log(event, level=…, **fields)`.
         clock: monotonic time in seconds.
         sleep: waits in the calling thread.
+        wall: the time of day, which follows the database's clock.
 
     Raises:
         ConfigurationError: the file with the id cannot be read or made.
@@ -59,11 +61,13 @@ class Hosts:
         log: Callable[..., None],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        wall: WallClock = CLOCK,
     ) -> None:
         self._directory = directory
         self._log = log
         self._clock = clock
         self._sleep = sleep
+        self._wall = wall
         self._claim = HostClaim(
             id=load_or_create_id(directory / FILE),
             name=socket.gethostname(),
@@ -72,7 +76,7 @@ class Hosts:
             run=new_id(),
             place=_place_of(directory),
         )
-        self._started_ms = time.time_ns() // 1_000_000
+        self._started_ms = wall.now_ms()
         self._table: HostTable | None = None
         self._is_alone = True
         self._known: tuple[Host, ...] = ()
@@ -137,8 +141,9 @@ class Hosts:
         """
         if self._table is None or self._is_alone:
             return None
-        started = self._clock()
+        started, asked_ms = self._clock(), self._wall.now_ms()
         beat = self._table.beat(self._claim)
+        self._follow_clock(asked_ms, beat.now_ms)
         if not beat.is_own and all(host.id != self.id for host in beat.hosts):
             self._table.claim(self._claim)  # it was removed while the database was out of reach
             beat = self._table.beat(self._claim)
@@ -170,7 +175,7 @@ class Hosts:
         stored = () if self._table is None else self._table.list()
         if not self._is_alone:
             return stored
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = self._wall.now_ms()
         own = msgspec.structs.asdict(self._claim)
         return (*stored, Host(**own, started_at_ms=self._started_ms, beat_at_ms=now_ms, silent_ms=0))
 
@@ -180,6 +185,16 @@ class Hosts:
             raise living(self._claim.name)
         if self._table is not None:
             self._table.remove(host_id, audit)
+
+    def _follow_clock(self, asked_ms: int, database_ms: int) -> None:
+        """Take over the time of the database's server, which was read after `asked_ms`, if this host's is wrong."""
+        if self._wall.compare(database_ms, asked_ms, self._wall.now_ms()):
+            self._log(
+                "this host's clock differs from that of the database",
+                level="warning",
+                seconds=-self._wall.offset_ms / 1000,
+                advice="The gateway follows the database's clock. Let NTP set this host's.",
+            )
 
     def _wait_for_silence(self, table: HostTable, holder: Host) -> None:
         """Claim the row once it is certain that nobody beats there.

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from llm_gateway import wall_clock
 from llm_gateway.control.budget_balances import BudgetBalances
 from llm_gateway.control.lease_memory import LeasedAccounts
 from llm_gateway.domain.budget import AccountRef
@@ -352,4 +353,4 @@ def _until_ms(rule: BudgetRule, ref: AccountRef) -> int:
 
 
 def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    return wall_clock.now_ms()

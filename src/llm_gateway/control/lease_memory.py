@@ -8,13 +8,13 @@ writes what the ledger has.
 from __future__ import annotations
 
 import os
-import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
+from llm_gateway import wall_clock
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.host_memory import ACCOUNT_WORDS, ACCOUNTS_AT, MOST_ACCOUNTS, WORD, HostMemory
 from llm_gateway.host_memory.budget_holds import LOADED, owners
@@ -117,7 +117,7 @@ class LeasedAccounts:
         Raises:
             StoreUnavailable: a process that holds the lock does not run.
         """
-        words, now_ms, has_all = self._words, time.time_ns() // 1_000_000, True
+        words, now_ms, has_all = self._words, wall_clock.now_ms(), True
         for part in _parts(granted):
             with self._locked() as is_locked:
                 self._refuse_unlocked(is_locked)

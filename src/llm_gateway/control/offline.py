@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack, closing
 from functools import partial
 
+from llm_gateway import wall_clock
 from llm_gateway.control.app import open_stores
 from llm_gateway.control.hosts import Hosts
 from llm_gateway.data_dir import DataDir
@@ -64,7 +64,7 @@ def reprice_once(
         RecordsRefused: the database rejects a new cost; records repriced before it keep their new cost.
         StoreUnavailable: the database does not answer; another run continues where this one stopped.
     """
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_clock.now_ms()
     wanted = Wanted(
         since_ms=since_ms,
         until_ms=now_ms if until_ms is None else until_ms,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
 from starlette.types import ASGIApp
 
+from llm_gateway import wall_clock
 from llm_gateway.channel.messages import NAME, ControlBeat
 from llm_gateway.channel.server import ChannelServer
 from llm_gateway.control.app import Control, Stores, check_settings, open_stores
@@ -238,7 +238,7 @@ class ControlProcess(ProcessApplication):
 
     def _distribute(self, workers: Workers, stores: Stores, configuration: Configuration) -> None:
         """Send a configuration to all workers, once the memory that they share has its budgets and keys' last calls."""
-        now_ms, spend = time.time_ns() // 1_000_000, BudgetSpend(stores.database)
+        now_ms, spend = wall_clock.now_ms(), BudgetSpend(stores.database)
         self._balances.load(configuration.budgets, partial(spend.balances, now_ms), partial(spend.carried_over, now_ms))
         if self._memory is not None and self._host is not None:
             fill_key_limits(self._host, configuration.service_keys.values(), stores.usage.recent_key_calls, now_ms)
@@ -259,7 +259,7 @@ class ControlProcess(ProcessApplication):
             fill_shared_limits(self._memory, attempts)
 
         def recent_calls() -> RecentCalls:
-            now_ms, keys = time.time_ns() // 1_000_000, self.snapshot.service_keys.values()
+            now_ms, keys = wall_clock.now_ms(), self.snapshot.service_keys.values()
             return RecentCalls(attempts(), calls_by_limit(keys, stores.usage.recent_key_calls, now_ms))
 
         address = ControlSocket(stores.path, name=NAME)
@@ -271,6 +271,7 @@ class ControlProcess(ProcessApplication):
                 shipping_lag_s=shipper.behind().seconds,
                 is_storing=shipper.is_storing,
                 hosts=hosts.living if hosts.is_shared else 0,
+                clock_offset_ms=wall_clock.CLOCK.offset_ms,
             ),
             log=self._log,
             recent_calls=None if self._memory is not None else recent_calls,

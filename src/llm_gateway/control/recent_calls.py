@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.service_key import ServiceKey
 from llm_gateway.domain.usage import KeyCall, SentAttempt
 from llm_gateway.errors import StoreUnavailable
@@ -36,7 +36,7 @@ def fill_shared_limits(memory: int, recent: Callable[[], list[SentAttempt]]) -> 
     host = HostMemory(memory)
     if host.is_filled:
         return
-    limiter, now_ms = SharedLimiter(host, CONTROL), time.time_ns() // 1_000_000
+    limiter, now_ms = SharedLimiter(host, CONTROL), wall_clock.now_ms()
     for attempt in recent():
         limiter.refill(attempt.provider_id, max(0, now_ms - attempt.started_ms) / 1000, attempt.limit_tokens)
     host.mark_filled()
@@ -104,4 +104,4 @@ def recent_attempts(
     if not shipper.flush(FLUSH_S):
         log("rate limits start without the newest calls: their records are not in the database yet", level="warning")
     longest_ms = max(LONGEST_REQUEST_MS, int(request_timeout_s * 1000))
-    return usage.recent_attempts(time.time_ns() // 1_000_000 - WINDOW_MS, longest_ms)
+    return usage.recent_attempts(wall_clock.now_ms() - WINDOW_MS, longest_ms)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from itertools import islice
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.metric_families import MetricFamily, Sample, gauge
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.budget_spend import BudgetSpend
@@ -32,7 +33,7 @@ class StoredMetrics:
         budgets: BudgetStore,
         spend: BudgetSpend,
         keys: KeyStore,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_ms: Callable[[], int] = wall_clock.now_ms,
     ) -> None:
         self._budgets = budgets
         self._spend = spend

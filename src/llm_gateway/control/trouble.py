@@ -8,13 +8,13 @@ The same trouble has one alert an hour at most, however often it comes and goes,
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.alert_target import AlertMessage
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.webhook_messages import WebhookMessages, id_part
@@ -53,7 +53,7 @@ class TroubleWatch:
         find: Callable[[], Iterable[Trouble]],
         messages: WebhookMessages,
         tell_now: Sequence[TellNow],
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_ms: Callable[[], int] = wall_clock.now_ms,
     ) -> None:
         self._find = find
         self._messages = messages

@@ -10,10 +10,10 @@ waiting ───────────▶ delivered     event ─────
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
+from llm_gateway import wall_clock
 from llm_gateway.control.maintenance import always
 from llm_gateway.domain.alert_target import AlertMessage
 from llm_gateway.domain.upstream_call import UpstreamResult
@@ -41,7 +41,7 @@ class WebhookDelivery:
         messages: WebhookMessages,
         post: Post,
         log: Callable[..., None],
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_ms: Callable[[], int] = wall_clock.now_ms,
         *,
         is_leader: Callable[[], bool] = always,
     ) -> None:

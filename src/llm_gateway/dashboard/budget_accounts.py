@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from llm_gateway import wall_clock
 from llm_gateway.dashboard.api_client import ApiError
 from llm_gateway.dashboard.page import Page
 
@@ -88,7 +89,7 @@ def request_filters(
         return filters, is_exact
     zone = ZoneInfo(timezone)
     first = datetime.fromisoformat(period_start).astimezone(zone).date()
-    after = datetime.now(zone).date() + timedelta(days=1)
+    after = wall_clock.now(zone).date() + timedelta(days=1)
     return {**filters, "period": "custom", "from": first.isoformat(), "to": after.isoformat()}, is_exact
 
 

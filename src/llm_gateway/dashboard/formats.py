@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from llm_gateway import wall_clock
+
 DASH = "–"
 
 
@@ -80,7 +82,7 @@ def recently(value: str | None, timezone: str = "UTC") -> str:
     if not value:
         return DASH
     moment = _local(value, timezone)
-    this_year = datetime.now(ZoneInfo(timezone)).year
+    this_year = wall_clock.now(ZoneInfo(timezone)).year
     return moment.strftime("%d %b, %H:%M:%S" if moment.year == this_year else "%d %b %Y, %H:%M:%S")
 
 

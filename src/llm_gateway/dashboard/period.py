@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from llm_gateway import wall_clock
 from llm_gateway.dashboard.page import Page
 
 CHOICES = (
@@ -58,7 +59,7 @@ class Period(NamedTuple):
 
 def period_of(page: Page, default: str = "30d") -> Period:
     """Return the period in a page's address. Dates that are not valid are left to the API, which says what is wrong."""
-    today = datetime.now(ZoneInfo(page.timezone)).date()
+    today = wall_clock.now(ZoneInfo(page.timezone)).date()
     choice = page.given("period") or ("custom" if page.given("from") else "7d" if page.is_of_customer else default)
     if choice == "custom":
         start = page.given("from") or (today - timedelta(days=29)).isoformat()

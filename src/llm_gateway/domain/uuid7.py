@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-import time
+
+from llm_gateway import wall_clock
 
 
 def new_id() -> str:
@@ -13,7 +14,7 @@ def new_id() -> str:
     a quarter of a microsecond apart sort, too. The random bits are unique, not secret. They come from Python's
     generator, which the operating system seeds once: a system call for each id takes a tenth of a request's time.
     """
-    ticks = (time.time_ns() << 12) // 1_000_000
+    ticks = (wall_clock.time_ns() << 12) // 1_000_000
     value = ticks >> 12 << 80 | (ticks & 0xFFF) << 64 | 0x7000_8000_0000_0000_0000 | random.getrandbits(62)
     text = value.to_bytes(16).hex("-", 6)  # groups of 8, 12 and 12 digits; the second one becomes three
     return f"{text[:13]}-{text[13:17]}-{text[17:]}"

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from hmac import compare_digest
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.explanation import EXPLAIN_PATH
 from llm_gateway.domain.key_secret import PREFIX, is_intact, public_id_of
@@ -65,7 +65,7 @@ class Keyring:
         self,
         keys: Iterable[tuple[str, str, frozenset[str]]],
         snapshot: Callable[[], Snapshot] | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = wall_clock.now_s,
         tokens: TokenCallers | None = None,
     ) -> None:
         self.tokens = tokens

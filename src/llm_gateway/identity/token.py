@@ -8,6 +8,7 @@ from base64 import urlsafe_b64decode
 from collections.abc import Sequence
 from typing import Any
 
+from llm_gateway import wall_clock
 from llm_gateway.identity.provider import Document, Provider
 from llm_gateway.identity.refusal import IdentityRefused
 
@@ -95,11 +96,12 @@ def _check(claims: dict[str, Any], header: Document, issuer: str, audiences: Seq
         "sub": {"essential": True},
         "exp": {"essential": True},
     }
+    now = int(wall_clock.now_s())
     try:
         if nonce is None:
-            JWTClaims(claims, header, options).validate(leeway=LEEWAY_S)
+            JWTClaims(claims, header, options).validate(now, LEEWAY_S)
         else:
-            CodeIDToken(claims, header, options, {"nonce": nonce, "client_id": audiences[0]}).validate(leeway=LEEWAY_S)
+            CodeIDToken(claims, header, options, {"nonce": nonce, "client_id": audiences[0]}).validate(now, LEEWAY_S)
     except JoseError as error:
         raise IdentityRefused(f"The token is not valid: {error.description or error.error}.") from None
     except (ValueError, TypeError, OverflowError):

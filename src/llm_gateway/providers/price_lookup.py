@@ -5,12 +5,12 @@ Does not import genai-prices, so that the data plane can use it.
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 
 import msgspec
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.public_prices import PricedModel, PublicPrices
 from llm_gateway.domain.usage import Price
 
@@ -40,7 +40,7 @@ class PriceLookup:
     def __init__(
         self,
         lists: Callable[[], PublicPrices],
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = wall_clock.now_s,
         max_names: int = MAX_NAMES,
     ) -> None:
         self._lists = lists

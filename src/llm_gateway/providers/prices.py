@@ -7,7 +7,6 @@ converted to `domain/public_prices.py`; the snapshot carries those to the data p
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from datetime import time as time_of_day
@@ -15,6 +14,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from functools import cache
 from typing import TYPE_CHECKING
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.public_prices import ANY_VENDOR, PricedModel, PublicPrices, Rule, TimedPrice, VendorPrices
 from llm_gateway.domain.quote import Quote
@@ -121,7 +121,7 @@ class PriceList:
     `public` contains the lists of the vendors that were looked up so far; the snapshot carries it to the data plane.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time, max_names: int = MAX_NAMES) -> None:
+    def __init__(self, clock: Callable[[], float] = wall_clock.now_s, max_names: int = MAX_NAMES) -> None:
         self.public = PublicPrices()
         self._has_all_claims = False
         self._lookup = PriceLookup(lambda: self.public, clock, max_names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self, TypeAlias
 
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.alert_target import AlertSecret, AlertTarget, Mailbox
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict
@@ -42,7 +42,7 @@ class AlertTargetStore:
         database: Transactions,
         box: SecretBox,
         audit: AuditTrail | None = None,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_ms: Callable[[], int] = wall_clock.now_ms,
     ) -> None:
         self._database = database
         self._box = box

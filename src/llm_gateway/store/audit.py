@@ -7,7 +7,6 @@ not described. The chain is that of the data directory (`audit_head.py`); on Pos
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.audit import GAP, GATEWAY, START, Actor, AuditEntry, current_actor
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.store.audit_head import Head, HeadFile
@@ -93,7 +93,7 @@ class AuditTrail:
         database: Database,
         directory: Path,
         log: Log = lambda _event, **_fields: None,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_ms: Callable[[], int] = wall_clock.now_ms,
         *,
         fsync: bool = True,
     ) -> None:

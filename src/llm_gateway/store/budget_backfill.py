@@ -7,13 +7,13 @@ over. `budget_backfill` keeps what was added, so that the rest of the accounts c
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.stored_budget import StoredBudget
 from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.budget_charges import Charges, add
@@ -65,7 +65,7 @@ class BudgetBackfill:
     def __init__(
         self,
         database: Database,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_ms: Callable[[], int] = wall_clock.now_ms,
         *,
         pause: Pause = no_pause,
         most_accounts: int = MOST_ACCOUNTS,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from typing import Any, Self, TypeAlias
 
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.budget import Budget
 from llm_gateway.domain.stored_budget import COUNTED, StoredBudget
 from llm_gateway.domain.uuid7 import new_id
@@ -36,7 +36,7 @@ class BudgetStore:
         self,
         database: Transactions,
         audit: AuditTrail | None = None,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_ms: Callable[[], int] = wall_clock.now_ms,
     ) -> None:
         self._database = database
         self._changes: Changes = audit or Unaudited(database)

@@ -80,11 +80,13 @@ class Beat(NamedTuple):
     """Answer to a beat: the hosts, and the changes.
 
     `is_own` is False if another one has claimed the row. `changes` is another number after each management write.
+    `now_ms` is the time of the database's server.
     """
 
     is_own: bool
     hosts: tuple[Host, ...]
     changes: int
+    now_ms: int
 
 
 class HostTable:
@@ -147,7 +149,8 @@ class HostTable:
         own = sa.update(hosts).where(_of.id == claim.id, _of.run == claim.run).values(beat_at_ms=self._now_ms)
         with self._database.write() as connection:
             is_own = connection.execute(own).rowcount > 0
-            return Beat(is_own, self._all(connection), changes_in(connection))
+            now_ms = int(connection.execute(sa.select(self._now_ms)).scalar_one())
+            return Beat(is_own, self._all(connection), changes_in(connection), now_ms)
 
     def changes(self) -> int:
         """Return a number that is another one after each management write, whichever host made it.

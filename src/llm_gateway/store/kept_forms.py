@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from llm_gateway import wall_clock
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.store.database import Database
 from llm_gateway.store.secrets import SecretBox
@@ -29,7 +29,7 @@ _Form = tuple[str, str]
 class KeptForms:
     """The table of kept forms. `box` encrypts them, since a secret may be typed. `clock` returns seconds since 1970."""
 
-    def __init__(self, database: Database, box: SecretBox, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, box: SecretBox, clock: Callable[[], float] = wall_clock.now_s) -> None:
         self._database = database
         self._box = box
         self._clock = clock

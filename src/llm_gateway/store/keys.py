@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, Self, TypeAlias
 
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.key_secret import HashedSecret, Hashers, Pepper, make_secret, public_id_of
 from llm_gateway.domain.stored_key import KeySettings, StoredKey, StoredSecret
 from llm_gateway.domain.uuid7 import new_id
@@ -70,7 +70,7 @@ class KeyStore:
         database: Transactions,
         peppers: list[Pepper],
         reserved: Collection[str] = (),
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_ms: Callable[[], int] = wall_clock.now_ms,
         audit: AuditTrail | None = None,
     ) -> None:
         self._database = database

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from typing import Any, Self, TypeAlias
 
 import msgspec
@@ -11,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.catalog import Override
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict, Invalid
@@ -62,7 +62,7 @@ class OverrideStore:
             Invalid: there is no such provider, or it does not list the model.
             Conflict: the user already has an override for this service.
         """
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = wall_clock.now_ms()
         override = Override(
             id=new_id(),
             user_id=draft.user_id,
@@ -94,7 +94,7 @@ class OverrideStore:
         found = stored_id(override_id, "override")
         values = {name: getattr(draft, name) for name in ("provider_name", "model_name", "allow_fallback")}
         later = sa.case(
-            (overrides.c.updated_at_ms < (now_ms := time.time_ns() // 1_000_000), now_ms),
+            (overrides.c.updated_at_ms < (now_ms := wall_clock.now_ms()), now_ms),
             else_=overrides.c.updated_at_ms + 1,
         )
         named = overrides.c.id == found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.person import StoredPerson
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict, Invalid
@@ -81,7 +81,7 @@ class PeopleStore:
         """
         given = dict(fields)
         password = self._hash(given.pop("password"))
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = wall_clock.now_ms()
         bound = {"team_id": None, "customer": None, "disabled": False} | given
         person = StoredPerson(id=new_id(), created_at_ms=now_ms, updated_at_ms=now_ms, **bound)
         try:
@@ -120,7 +120,7 @@ class PeopleStore:
                 before = _person(_row(connection, found, lock=True))
                 if unchanged_since_ms not in (None, before.updated_at_ms):
                     raise Conflict(CHANGED_SINCE)
-                updated_at_ms = max(time.time_ns() // 1_000_000, before.updated_at_ms + 1)
+                updated_at_ms = max(wall_clock.now_ms(), before.updated_at_ms + 1)
                 after = msgspec.structs.replace(before, **given, updated_at_ms=updated_at_ms)
                 _check(connection, after)
                 values = msgspec.structs.asdict(after) | ({} if password is None else {"password": password})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Mapping
 from typing import Any, Self, TypeAlias
 
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.catalog import Provider, TokensOfModels
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict
@@ -246,4 +246,4 @@ def _name_exists(name: str) -> Conflict:
 
 
 def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    return wall_clock.now_ms()

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import msgspec
 
+from llm_gateway import wall_clock
 from llm_gateway.store.bulk import Pause, no_pause
 from llm_gateway.store.rollups import DAY_MS
 from llm_gateway.store.usage import UsageStore
@@ -110,11 +111,6 @@ class BelievedClock:
         return Reading(clock_ms, believed_ms, difference_ms)
 
 
-def system_clock_ms() -> int:
-    """Return milliseconds UTC by the system's clock."""
-    return time.time_ns() // 1_000_000
-
-
 def elapsed_s() -> float:
     """Return seconds since an arbitrary moment, on Linux including the time the machine was suspended."""
     boot = getattr(time, "CLOCK_BOOTTIME", None)
@@ -131,7 +127,7 @@ class Retention:
         days: int,
         log: Callable[..., None],
         *,
-        clock_ms: Callable[[], int] = system_clock_ms,
+        clock_ms: Callable[[], int] = wall_clock.now_ms,
         elapsed_s: Callable[[], float] = elapsed_s,
         pause: Pause = no_pause,
     ) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.person import Identity
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import NotFound
@@ -82,7 +82,7 @@ class SessionStore:
     """The table of sessions. `clock` returns seconds since 1970; `audit` keeps who ended sessions over the API."""
 
     def __init__(
-        self, database: Database, clock: Callable[[], float] = time.time, audit: AuditTrail | None = None
+        self, database: Database, clock: Callable[[], float] = wall_clock.now_s, audit: AuditTrail | None = None
     ) -> None:
         self._database = database
         self._clock = clock

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Mapping
 from typing import Any, Self, TypeAlias
 
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.stored_key import Team
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict
@@ -66,7 +66,7 @@ class TeamStore:
         Raises:
             Conflict: a team with this name exists.
         """
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = wall_clock.now_ms()
         team = Team(id=new_id(), name=name, description=description, created_at_ms=now_ms, updated_at_ms=now_ms)
         try:
             with self._changes.change("team.create") as change:
@@ -88,7 +88,7 @@ class TeamStore:
             with self._changes.change("team.update") as change:
                 connection = change.connection
                 before = _get(connection, found, lock=True)
-                updated_at_ms = max(time.time_ns() // 1_000_000, before.updated_at_ms + 1)
+                updated_at_ms = max(wall_clock.now_ms(), before.updated_at_ms + 1)
                 values = {**changes, "updated_at_ms": updated_at_ms}
                 connection.execute(sa.update(teams).where(teams.c.id == found).values(values))
                 after = _get(connection, found)

@@ -5,10 +5,10 @@ Memory is bounded: beyond `MOST_ADDRESSES`, new addresses are counted together a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.metric_families import MetricFamily, Sample
 
 NAME = "failed_authentications"
@@ -31,7 +31,7 @@ class FailedCount(NamedTuple):
 class FailedAuthentications:
     """Counts by address. `clock` returns seconds since 1970."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = wall_clock.now_s) -> None:
         self._clock = clock
         self.counts: dict[str, FailedCount] = {}
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 from starlette.types import ASGIApp
 
+from llm_gateway import wall_clock
 from llm_gateway.cache import open_cache
 from llm_gateway.cache.base import Cache
 from llm_gateway.domain.catalog import Provider, Snapshot
@@ -204,4 +205,4 @@ def _calls_of(provider: Provider) -> tuple[object, ...]:
 
 
 def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    return wall_clock.now_ms()

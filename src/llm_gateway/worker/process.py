@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
+from llm_gateway import wall_clock
 from llm_gateway.channel.client import ChannelClient, ChannelHandlers
 from llm_gateway.channel.messages import NAME, WorkerBeat
 from llm_gateway.docs_page.page import build_page
@@ -160,7 +160,7 @@ class WorkerProcess(ProcessApplication):
         worker = self._worker = self._build_worker(journal, leases)
         stack.push_async_callback(worker.close)
         recent, self._recent = self._recent, RecentCalls([], [])
-        worker.refill(recent, time.time_ns() // 1_000_000)
+        worker.refill(recent, wall_clock.now_ms())
         worker.changed(self._snapshot)
         self._background(worker.transport.recheck())
         self._background(self._loop_lag.run())

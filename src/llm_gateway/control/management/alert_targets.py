@@ -9,6 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from pydantic import SecretStr
 
+from llm_gateway import wall_clock
 from llm_gateway.control.alert_sender import AlertSender
 from llm_gateway.control.alert_texts import TEST
 from llm_gateway.control.docs.openapi import problems
@@ -27,7 +28,6 @@ from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import ConfigurationError, Invalid
 from llm_gateway.store.alert_deliveries import AlertDeliveries
 from llm_gateway.store.alert_targets import AlertTargetStore
-from llm_gateway.store.retention import system_clock_ms
 from llm_gateway.upstream.egress import Egress
 
 
@@ -86,7 +86,7 @@ def alert_test_router(store: AlertTargetStore, sender: AlertSender) -> Router:
     async def test_alert_target(alert_target_id: str) -> AlertTargetTest:
         """Send a test message now, and return what the receiver answered."""
         target = await run_in_threadpool(store.get, alert_target_id)
-        now_ms = system_clock_ms()
+        now_ms = wall_clock.now_ms()
         message_id = f"{TEST}:{new_id()}"
         event = {"id": message_id, "type": TEST, "at_ms": now_ms, "data": {"target": target.name}}
         message = AlertMessage(message_id, now_ms, msgspec.json.encode(event).decode())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TypeAlias
 
+from llm_gateway import wall_clock
 from llm_gateway.errors import StoreUnavailable
 
 FLUSH_TIMEOUT_S = 5.0
@@ -25,6 +25,6 @@ def up_to_date_by(flush: Callable[[float], bool]) -> UpToDate:
     def up_to_date() -> int:
         if not flush(FLUSH_TIMEOUT_S):
             raise StoreUnavailable("Recent usage records are not in the database yet: try again.", retry_after_s=5)
-        return time.time_ns() // 1_000_000
+        return wall_clock.now_ms()
 
     return up_to_date

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from fastapi import Query
 from fastapi.responses import Response
 from starlette.requests import Request
 
+from llm_gateway import wall_clock
 from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.fields import Reference, Text, iso
@@ -202,7 +202,7 @@ def _plain(fields: dict[str, Any]) -> dict[str, Any]:
         fields["max_request_nanos"] = None if usd is None else max(1, round(usd * NANOS_PER_USD))
     if "expires_at" in fields:
         expires_at_ms = fields["expires_at_ms"] = fields.pop("expires_at")
-        if expires_at_ms is not None and expires_at_ms <= time.time() * 1000:
+        if expires_at_ms is not None and expires_at_ms <= wall_clock.now_ms():
             raise Invalid(
                 "expires_at is in the past: choose a later time, or disable the key to end it now.",
                 loc=("body", "expires_at"),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from starlette.responses import Response
 
+from llm_gateway import wall_clock
 from llm_gateway.dashboard.api_client import ApiError
 from llm_gateway.dashboard.budget_accounts import elapsed_part, filled, request_filters, with_names
 from llm_gateway.dashboard.page import Form, Page
@@ -65,7 +65,7 @@ async def _one(page: Page, status: int = 200, **values: Any) -> Response:
     query: dict[str, str | int | None] = {"limit": ACCOUNTS_PAGE, "cursor": page.given("cursor")}
     found, accounts = await page.api.get_all([(path, None), (f"{path}/accounts", query)])
     [budget] = await with_names(page, [found])
-    part = elapsed_part(accounts["period_start"], accounts["resets_at"], datetime.now(UTC))
+    part = elapsed_part(accounts["period_start"], accounts["resets_at"], wall_clock.now())
     for each in accounts["accounts"]:
         filters, each["is_exact"] = request_filters(page.timezone, budget, accounts["period_start"], each["value"])
         each["requests"] = None if filters is None else page.link("/requests", filters)

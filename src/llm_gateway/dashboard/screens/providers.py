@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from starlette.responses import Response
 
+from llm_gateway import wall_clock
 from llm_gateway.dashboard.api_client import ApiError
 from llm_gateway.dashboard.page import Form, Page
 from llm_gateway.dashboard.period import period_of
@@ -24,7 +25,7 @@ async def show(page: Page) -> Response:
 
 async def _table(page: Page, status: int = 200, **values: Any) -> Response:
     period = period_of(page, "today")
-    lately = (datetime.now(UTC) - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0).isoformat()
+    lately = (wall_clock.now() - timedelta(hours=1)).replace(minute=0, second=0, microsecond=0).isoformat()
     providers, usage, used_lately, latency, state = await page.api.get_all(
         [
             ("/providers", None),

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.client_presence import ClientPresence
 from llm_gateway.domain.conversation import RefusalDelta, TextDelta
 from llm_gateway.domain.reply import Answer
@@ -142,7 +143,7 @@ class GenerateEndpoint(Endpoint):
         use_cache, store_in_cache = caching(headers)
         request = Request(
             id=context.request_id,
-            at_ms=time.time_ns() // 1_000_000,
+            at_ms=wall_clock.now_ms(),
             started=started,
             deadline=deadline(headers, started, self._timeout_s),
             key_name=context.caller.name,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.client_presence import ClientPresence
 from llm_gateway.domain.conversation import Completion, UsageUpdate
 from llm_gateway.domain.reply import Answer, Reply
@@ -154,7 +155,7 @@ class ProtocolEndpoint(Endpoint):
         identity = identify(headers, document, protocol, context.caller.name)
         request = Request(
             id=context.request_id,
-            at_ms=time.time_ns() // 1_000_000,
+            at_ms=wall_clock.now_ms(),
             started=started,
             deadline=request_headers.deadline(headers, started, self._timeout_s),
             key_name=context.caller.name,

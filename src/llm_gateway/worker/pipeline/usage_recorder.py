@@ -7,9 +7,9 @@ records from the journal to the database.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
+from llm_gateway import wall_clock
 from llm_gateway.domain.catalog import Candidate, Provider
 from llm_gateway.domain.reply import Answer, Reply
 from llm_gateway.domain.request import ClientRequest, Request
@@ -120,7 +120,7 @@ class UsageRecorder:
             provider=provider.name,
             kind=provider.kind,
             model=candidate.model,
-            started_ms=time.time_ns() // 1_000_000,
+            started_ms=wall_clock.now_ms(),
             reserved_tokens=reserved,
             limit_tokens=reserved,
             usage=bound,
@@ -183,7 +183,7 @@ class UsageRecorder:
     @staticmethod
     def note_first_token(record: UsageRecord) -> None:
         """Set the milliseconds from the request's arrival to the first content of its stream."""
-        record.first_token_ms = max(0, time.time_ns() // 1_000_000 - record.at_ms)
+        record.first_token_ms = max(0, wall_clock.now_ms() - record.at_ms)
 
     async def settle_success(self, record: UsageRecord, served: Success, route: bytes) -> Answer:
         """Settle the record as `ok`; it is durable when this returns. `route` says why this provider answered."""
@@ -266,7 +266,7 @@ class UsageRecorder:
             record.cost_status = worst_status(attempt.cost_status for attempt in attempts)
         if record.key_id is not None:
             self._release(record)
-        latency_ms = time.time_ns() // 1_000_000 - record.at_ms
+        latency_ms = wall_clock.now_ms() - record.at_ms
         record.latency_ms = latency_ms if latency_ms > 0 else 0  # noqa: FURB136 - max() takes five times as long
         if is_charged:
             self._charge(record)
