@@ -20,7 +20,7 @@ from llm_gateway.gate.authentication import OPEN_PATHS
 from llm_gateway.settings import PREFIX, Settings
 from llm_gateway.settings_reader import SECRET_FILES, load_settings
 from llm_gateway.worker.endpoints.health import WorkerState, health_endpoints
-from tests.e2e.test_behind_nginx import FRAME, find_nginx
+from tests.nginx_server import FRAME, find_nginx
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 CHART = DEPLOY / "helm" / "llm-gateway"

