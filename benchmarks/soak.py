@@ -2,17 +2,19 @@
 
 The load is a part of the peak, which is measured first. Meanwhile one provider fails every few calls, and clients send
 invalid requests, leave in the middle of an answer, and read streams. With `--large`, others also send bodies of 32 MiB
-and read answers of 10 MB slowly. Fails if an answer of the load is not a 200, or if no other request of some kind gets
-the answer that it is for; never on a figure.
+and read answers of 10 MB slowly. With `--postgres` the database is a PostgreSQL, with `--redis` limits and cached
+answers are in a Valkey, each started for it on the cores of the load. Fails if an answer of the load is not a 200, or
+if no other request of some kind gets the answer that it is for; never on a figure.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import linear_regression
@@ -23,10 +25,14 @@ import msgspec
 from benchmarks import calls, open_loop
 from benchmarks.jobs import OpenJob
 from benchmarks.machine import PAGE, Cores, facts
+from benchmarks.measured_databases import PostgresCluster
 from benchmarks.mischief import FLAKY, HUGE, Mischief
 from benchmarks.overload import calls_apart, closed_loop_peak
 from benchmarks.report import table, with_section
 from benchmarks.targets import Gateway, TargetFailed
+from tests.postgres_server import CannotRun
+from tests.redis_server import CannotRun as NoRedis
+from tests.redis_server import RedisServer
 from tests.upstream import UpstreamProcess
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -110,6 +116,33 @@ def soak(gateway: Gateway, options: argparse.Namespace) -> tuple[list[list[str]]
     return samples.rows(options.seconds * WARM_SHARE), failures + mischief.failures()
 
 
+@contextlib.contextmanager
+def servers(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, str]]:
+    """Start what the options ask for. Yields the settings of a gateway that uses it.
+
+    Raises:
+        CannotRun, NoRedis: a server cannot run here; the text says why.
+    """
+    settings: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        if options.postgres:
+            cluster = PostgresCluster(folder)
+            stack.callback(cluster.delete)
+            settings["LLM_GATEWAY_DATABASE_URL"] = cluster.start()
+            stack.callback(cluster.close)
+        if options.redis:
+            directory = Path(tempfile.mkdtemp(prefix="bench-redis-"))  # short: a socket's path has 107 bytes
+            stack.callback(shutil.rmtree, directory, ignore_errors=True)
+            settings["LLM_GATEWAY_REDIS_URL"] = stack.enter_context(RedisServer(directory)).url
+        yield settings
+
+
+def _title(options: argparse.Namespace) -> str:
+    parts = [name for name, is_on in (("PostgreSQL", options.postgres), ("Redis", options.redis)) if is_on]
+    parts += ["large bodies"] if options.large else []
+    return TITLE + (f" with {' and '.join(parts)}" if parts else "")
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -120,6 +153,8 @@ def main(arguments: Sequence[str], gateway: type[Gateway] = Gateway) -> int:
     parser.add_argument("--seconds", type=float, default=600.0, help="length of the load (default: 600)")
     parser.add_argument("--share", type=float, default=SHARE, help=f"part of the peak (default: {SHARE:g})")
     parser.add_argument("--large", action="store_true", help="bodies of 32 MiB and slow readers")
+    parser.add_argument("--postgres", action="store_true", help="on a PostgreSQL in place of SQLite")
+    parser.add_argument("--redis", action="store_true", help="with a Valkey for limits and cached answers")
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
     parser.add_argument("--write", action="store_true", help=f"also write the table to benchmarks/{RESULTS.name}")
     given = parser.parse_args(arguments)
@@ -132,15 +167,16 @@ def main(arguments: Sequence[str], gateway: type[Gateway] = Gateway) -> int:
     cores.leave_measured()
     with tempfile.TemporaryDirectory(prefix="bench-") as name, UpstreamProcess(kept_calls=0) as mock:
         try:
-            running = gateway(Path(name) / "gateway", cores, settings)
-            try:
-                running.add_provider(mock.base_url)
-                running.add_provider(mock.base_url, name="flaky", model=FLAKY)
-                running.add_provider(mock.base_url, name="huge", model=HUGE)
-                rows, failures = soak(running, given)
-            finally:
-                running.stop()
-        except (TargetFailed, RuntimeError) as failed:
+            with servers(Path(name), given) as shared:
+                running = gateway(Path(name) / "gateway", cores, settings | shared)
+                try:
+                    running.add_provider(mock.base_url)
+                    running.add_provider(mock.base_url, name="flaky", model=FLAKY)
+                    running.add_provider(mock.base_url, name="huge", model=HUGE)
+                    rows, failures = soak(running, given)
+                finally:
+                    running.stop()
+        except (TargetFailed, RuntimeError, CannotRun, NoRedis) as failed:
             _say(str(failed))
             return 1
         known = [*facts(Path(name)), str(cores)]
@@ -152,6 +188,5 @@ def main(arguments: Sequence[str], gateway: type[Gateway] = Gateway) -> int:
         _say(f"FAILED: {failure}")
     if given.write:
         kept = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
-        title = f"{TITLE} with large bodies" if given.large else TITLE
-        RESULTS.write_text(with_section(kept, title, text), encoding="utf-8")
+        RESULTS.write_text(with_section(kept, _title(given), text), encoding="utf-8")
     return 1 if failures else 0

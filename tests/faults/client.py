@@ -129,7 +129,8 @@ class Load:
     """Clients that send requests without a pause, each with its own prompt, until `stop` or the gateway's end.
 
     With `reconnects` a client whose connection breaks or is refused connects again, until `stop`. `sent` counts the
-    requests by customer; `answers` holds the complete answers, `broken` the interrupted ones.
+    requests by customer; `answers` holds the complete answers, `broken` the interrupted ones. A client waits for
+    `rest_s` seconds after an answer that is no success.
     """
 
     def __init__(self, *, clients: int = 16, customers: int = 5, name: str = "load", reconnects: bool = False) -> None:
@@ -144,6 +145,7 @@ class Load:
         self._tasks: list[asyncio.Task[None]] = []
         self.fields: Callable[[], dict[str, Any]] = dict
         self.headers: dict[str, str] = {}
+        self.rest_s = 0.0
 
     @property
     def statuses(self) -> Counter[int]:
@@ -176,7 +178,10 @@ class Load:
             marker = f"{customer}.{next(self._numbers)}"
             self.sent[customer] += 1
             try:
-                self.answers.append(await client.generate(marker, customer, self.headers, **self.fields()))
+                answer = await client.generate(marker, customer, self.headers, **self.fields())
+                self.answers.append(answer)
+                if self.rest_s and answer.status != 200:
+                    await asyncio.sleep(self.rest_s)
             except BROKEN as error:
                 self.broken.append(f"{marker}: {error!r}")
                 client.close()
