@@ -15,6 +15,7 @@ import msgspec
 from benchmarks import (
     budget_holds,
     compare,
+    hosts,
     instructions,
     overload,
     reports,
@@ -49,7 +50,8 @@ benchmarks streams` what a streamed chunk costs, `python -m benchmarks tail` lat
 `python -m benchmarks shipping` what it costs to store a usage record, `python -m benchmarks compare` another checkout
 of this project against this one, and `python -m benchmarks instructions` the same by counting instructions, which no
 busy machine disturbs. `python -m benchmarks budgets` measures what budgets add to a request, and
-`python -m benchmarks telemetry` what telemetry adds. `python -m benchmarks peers` measures other gateways beside it.
+`python -m benchmarks telemetry` what telemetry adds. `python -m benchmarks peers` measures other gateways beside it,
+`python -m benchmarks hosts` what several hosts, their PostgreSQL and their Redis take for a request.
 """
 
 
@@ -112,6 +114,7 @@ def main(arguments: Sequence[str] | None = None, gateway: type[Gateway] = Gatewa
         "shipping": shipping.main,
         "telemetry": telemetry.main,
         "peers": side_by_side.main,
+        "hosts": hosts.main,
     }
     if said and said[0] in others:
         return others[said[0]](said[1:])

@@ -68,7 +68,7 @@ class ProcessTree:
         """Return user plus system time in seconds since the start, including that of children that have ended."""
         stats = self._stats()
         ended = sum(int(field) for stat in stats.values() for field in stat[13:15]) / TICK
-        return ended + sum(map(_cpu_seconds, stats))
+        return ended + sum(map(cpu_seconds_of, stats))
 
     def resident_mb(self) -> float:
         """Return the resident memory in MB (10^6 bytes)."""
@@ -87,7 +87,7 @@ class ProcessTree:
         return {pid: everyone[pid] for pid in family if pid in everyone}
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds_of(pid: int) -> float:
     """Read the process's CPU-time clock (clock_getcpuclockid(3)); /proc counts ticks of 10 ms. 0 if it has ended."""
     try:
         return clock_gettime(~pid << 3 | 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Protocol
 
-from tests.postgres_server import PostgresServer, new_cluster
+from tests.postgres_server import CannotRun, PostgresServer, new_cluster
 
 POSTGRES_SETTINGS = """
 listen_addresses = ''
@@ -86,6 +86,13 @@ class PostgresCluster:
             self._note.write_text(str(server.directory))
         self._pid = server.start()
         return server.url
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server, which must run."""
+        if self._pid is None:
+            raise CannotRun("The server does not run.")
+        return self._pid
 
     def size(self) -> int:
         """Return the bytes of all databases, without the write-ahead log."""

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import linear_regression
 from time import perf_counter
+from typing import NamedTuple
 
 import msgspec
 
@@ -57,7 +58,7 @@ class Samples(msgspec.Struct):
     def read(self, processes: Sequence[int], seconds: float) -> None:
         """Add the memory of these processes."""
         for pid in processes:
-            name = _name(pid)
+            name = process_name(pid)
             if name:
                 self.at.setdefault(name, []).append(seconds)
                 self.mib.setdefault(name, []).append(_resident(pid))
@@ -73,7 +74,7 @@ class Samples(msgspec.Struct):
         return rows
 
 
-def _name(pid: int) -> str:
+def process_name(pid: int) -> str:
     """Return what a process of the gateway is, by its command line: "worker 123"; empty if it has ended."""
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -116,25 +117,35 @@ def soak(gateway: Gateway, options: argparse.Namespace) -> tuple[list[list[str]]
     return samples.rows(options.seconds * WARM_SHARE), failures + mischief.failures()
 
 
+class Servers(NamedTuple):
+    """Started servers, and the settings of a gateway that uses them."""
+
+    postgres: PostgresCluster | None
+    redis: RedisServer | None
+    settings: dict[str, str]
+
+
 @contextlib.contextmanager
-def servers(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, str]]:
-    """Start what the options ask for. Yields the settings of a gateway that uses it.
+def servers(folder: Path, *, postgres: bool, redis: bool) -> Iterator[Servers]:
+    """Start a PostgreSQL and a Valkey, or one of them.
 
     Raises:
         CannotRun, NoRedis: a server cannot run here; the text says why.
     """
     settings: dict[str, str] = {}
+    cluster, server = None, None
     with contextlib.ExitStack() as stack:
-        if options.postgres:
+        if postgres:
             cluster = PostgresCluster(folder)
             stack.callback(cluster.delete)
             settings["LLM_GATEWAY_DATABASE_URL"] = cluster.start()
             stack.callback(cluster.close)
-        if options.redis:
+        if redis:
             directory = Path(tempfile.mkdtemp(prefix="bench-redis-"))  # short: a socket's path has 107 bytes
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
-            settings["LLM_GATEWAY_REDIS_URL"] = stack.enter_context(RedisServer(directory)).url
-        yield settings
+            server = stack.enter_context(RedisServer(directory))
+            settings["LLM_GATEWAY_REDIS_URL"] = server.url
+        yield Servers(cluster, server, settings)
 
 
 def _title(options: argparse.Namespace) -> str:
@@ -167,8 +178,8 @@ def main(arguments: Sequence[str], gateway: type[Gateway] = Gateway) -> int:
     cores.leave_measured()
     with tempfile.TemporaryDirectory(prefix="bench-") as name, UpstreamProcess(kept_calls=0) as mock:
         try:
-            with servers(Path(name), given) as shared:
-                running = gateway(Path(name) / "gateway", cores, settings | shared)
+            with servers(Path(name), postgres=given.postgres, redis=given.redis) as shared:
+                running = gateway(Path(name) / "gateway", cores, settings | shared.settings)
                 try:
                     running.add_provider(mock.base_url)
                     running.add_provider(mock.base_url, name="flaky", model=FLAKY)

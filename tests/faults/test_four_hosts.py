@@ -104,7 +104,7 @@ async def becomes(condition: Any, within_s: float = PATIENCE_S) -> float:
 async def made_budget(site: Site, name: str) -> str:
     """Make a budget of the customers of the loads `name`, and wait until all workers have it. Returns its path."""
     path = site.make("budgets", {"name": name, "limit_requests": ROOM, "match": {"user_id": f"{name}-*"}})
-    await becomes(lambda: all(site.explained(host, f"{name}-1")["budgets"] for host in range(HOSTS)))
+    await becomes(lambda: all(site.explained(host, f"{name}-1").get("budgets") for host in range(HOSTS)))
     return path
 
 
@@ -226,7 +226,7 @@ async def delays(site: Site, name: str) -> list[float]:
 @pytest.mark.fault("changes at four hosts", "in force at the others after the answer; then with NOTIFY cut off")
 async def test_a_change_is_in_force_at_all_of_four_hosts_within_a_second(site: Site, note: Note) -> None:
     site.gateways[0].provider("p0", site.scenes[0].mock.base_url, "ok", models=["ok", "other"])
-    await becomes(lambda: all(site.explained(host, "nobody")["candidates"] for host in range(HOSTS)))
+    await becomes(lambda: all(site.explained(host, "nobody").get("candidates") for host in range(HOSTS)))
     usual = await delays(site, "noticed")
     with without_notices(site.postgres.url):
         unnoticed = await delays(site, "unnoticed")
