@@ -137,6 +137,7 @@ class Load:
         self.sent: Counter[str] = Counter()
         self.answers: list[Answer] = []
         self.broken: list[str] = []
+        self.name = name
         self._clients = clients
         self._reconnects = reconnects
         self._customers = [f"{name}-customer-{n}" for n in range(customers)]

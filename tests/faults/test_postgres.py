@@ -127,7 +127,7 @@ async def test_requests_are_served_and_recorded_while_postgres_is_away(
         for load in loads:
             load.stop()
             await load.done()
-            assert load.statuses.keys() == {200}, load.statuses
+            assert [answer for answer in load.answers if answer.status != 200] == []
             assert not load.broken
         assert p99_s(during) - p99_s(usual) < BOUND_S
         for gateway in gateways:
