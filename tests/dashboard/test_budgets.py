@@ -51,6 +51,10 @@ async def test_a_budget_is_made_spent_from_changed_raised_and_deleted(
     assert "25 %" in text_of(await browser.get("/ui/budgets"))
     page = await browser.get(path)
     assert "ann 1 requests 4 requests 3 requests 25 %" in text_of(page)
+    assert f'href="{path}?account=ann"' in page.body.decode()
+    assert re.search(r"Periods .* now 1 requests 1 1 requests 25 %", text_of(page))
+    assert re.search(r"Only the account ann .* now 1 requests 25 %", text_of(await browser.get(f"{path}?account=ann")))
+    assert "Periods" not in text_of(await browser.get(f"{path}?account=bob"))
     assert "all with this user_id" in text_of(page)  # the screen of requests has no glob for the service
     link = re.search(r'href="(/ui/requests\?user_id=ann&[^"]*)"', unescape(page.body.decode()))
     assert link is not None
@@ -155,6 +159,18 @@ async def test_an_account_leads_to_its_requests_as_far_as_there_are_filters(
     budget = {"match": match, "per": per, "period": "total"}
     filters, _ = request_filters("Europe/Berlin", budget, "2026-11-01T00:00:00Z", value)
     assert (None if filters is None else urlencode(filters)) == query
+
+
+def test_requests_of_a_past_period_are_those_between_its_moments() -> None:
+    budget = {"match": {"service": "shop"}, "per": None, "period": "hour"}
+    for zone, start, end, ends in (
+        ("Europe/Berlin", "2026-10-31T23:00:00Z", "2026-11-30T23:00:00Z", ("2026-11-01", "2026-12-01")),
+        ("UTC", "2026-10-31T23:00:00Z", "2026-11-01T00:00:00Z", ("2026-10-31T23:00:00Z", "2026-11-01")),
+    ):
+        filters, is_exact = request_filters(zone, budget, start, "", end)
+        assert filters is not None
+        assert is_exact
+        assert (filters["service"], filters["from"], filters["to"]) == ("shop", *ends)
 
 
 def test_a_forecast_needs_a_part_of_the_period_and_an_end() -> None:

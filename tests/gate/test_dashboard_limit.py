@@ -37,6 +37,16 @@ class Application:
         self, method: str, path: str, *messages: dict[str, Any], address: str = "::1"
     ) -> tuple[int | None, str]:
         """Send one request. Returns the status and the error's sentence; after its messages the client only waits."""
+        sent = await self.exchange(method, path, *messages, address=address)
+        if not sent:
+            return None, ""
+        problem = msgspec.json.decode(sent[1]["body"]) if len(sent) > 1 else {}
+        return sent[0]["status"], problem.get("detail", "")
+
+    async def exchange(
+        self, method: str, path: str, *messages: dict[str, Any], address: str = "::1", **headers: str
+    ) -> list[Any]:
+        """Send one request with headers. Returns the messages of its response."""
         waiting = list(messages)
         sent: list[Any] = []
 
@@ -47,13 +57,11 @@ class Application:
             sent.append(message)
 
         context = RequestContext(NOBODY, "id", None, b"id", {}, lambda *_, **__: None)
-        scope = {"type": "http", "method": method, "path": path, "headers": [], REQUEST_CONTEXT: context}
+        scope = {"type": "http", "method": method, "path": path, REQUEST_CONTEXT: context}
+        scope["headers"] = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
         scope["client"] = (address, 1)
         await self._limited(scope, receive, send)
-        if not sent:
-            return None, ""
-        problem = msgspec.json.decode(sent[1]["body"]) if len(sent) > 1 else {}
-        return sent[0]["status"], problem.get("detail", "")
+        return sent
 
     async def begins(self, number: int) -> None:
         """Wait until so many requests have reached the application."""
@@ -120,3 +128,23 @@ async def test_a_form_that_does_not_arrive_in_time_is_refused() -> None:
     status, sentence = await app.call("POST", "/ui/teams", body(b"n", more=True))
     assert (status, sentence) == (400, "The form did not arrive within 0.01 seconds: send it again.")
     assert app.begun == 0
+
+
+async def test_a_browser_that_is_refused_gets_a_page_that_tries_again_and_a_script_a_part() -> None:
+    app = Application(requests=0, form_bytes=10)
+    browser = {"accept": "text/html,application/xhtml+xml"}
+    start, page = await app.exchange("GET", "/ui/spend", **browser)
+    headers = dict(start["headers"])
+    assert (start["status"], headers[b"content-type"]) == (503, b"text/html; charset=utf-8")
+    assert headers[b"retry-after"] == b"1"
+    assert b"default-src 'none'" in headers[b"content-security-policy"]
+    assert b'content="1"' in page["body"]
+    assert b"0 requests to the dashboard" in page["body"]
+    for form, status, words in ((FORM, 503, b"sends the form again"), (2 * FORM, 413, b"larger than 10 bytes")):
+        start, page = await app.exchange("POST", "/ui/keys", body(form), **browser)
+        assert (start["status"], words in page["body"], b"refresh" in page["body"]) == (status, True, False)
+    assert (b"connection", b"close") in start["headers"]
+    _, part = await app.exchange("GET", "/ui/teams", hx_request="true", accept="*/*")
+    assert part["body"].startswith(b'<div class="notice bad"')
+    start, _ = await app.exchange("GET", "/ui/spend", accept="*/*")
+    assert dict(start["headers"])[b"content-type"] == b"application/problem+json"

@@ -29,6 +29,7 @@ from llm_gateway.control.management.app import build_management
 from llm_gateway.control.management.audit import audit_router
 from llm_gateway.control.management.breakdown import breakdown_router, series_router
 from llm_gateway.control.management.budget_match import MatchCheck
+from llm_gateway.control.management.budget_periods import budget_periods_router
 from llm_gateway.control.management.budgets import accounts_router, budget_override_router, budgets_router
 from llm_gateway.control.management.configuration import configuration_router
 from llm_gateway.control.management.erasure import erasure_router
@@ -376,13 +377,15 @@ class Control:
     def _budget_routers(self, reports: UsageReports, up_to_date: UpToDate) -> tuple[Router, ...]:
         stores, configuration = self._stores, self.configuration
         check = MatchCheck(stores.teams, self._environment_keys, lambda: configuration.snapshot)
+        spend = BudgetSpend(stores.database)
         return (
             budgets_router(stores.budgets, configuration, check),
+            budget_periods_router(stores.budgets, spend, up_to_date),
             budget_override_router(stores.budgets, configuration, wall_clock.now_ms),
             spend_limits_router(stores.budgets, configuration),
             accounts_router(
                 stores.budgets,
-                BudgetSpend(stores.database),
+                spend,
                 reports.names,
                 up_to_date,
                 partial(leases_of, stores.database),

@@ -21,6 +21,7 @@ APPLIED_S = 1.0
 """Seconds that a change of the configuration waits until all workers apply it."""
 RESTING = {"llm_gateway_breaker_open": "provider.breaker_open", "llm_gateway_provider_paused": "provider.paused"}
 """Gauges that are 1 while something is not called, and the events that they are."""
+LIMITS_USED = "llm_gateway_rate_limit_used_ratio"
 REPORTS_S = 1.0
 """Seconds that a scrape of the metrics waits for the workers' counts."""
 
@@ -116,6 +117,16 @@ class Workers:
                         subject = " ".join(sample.labels.values())
                         found[kind, subject] = Trouble(kind, subject, dict(sample.labels))
         return list(found.values())
+
+    def limits_used(self) -> dict[str, dict[str, float]]:
+        """Return the used share of each provider's limits, by its name and the limit, as workers said last."""
+        found: dict[str, dict[str, float]] = {}
+        for worker in self._connected():
+            for family in self._totals.last(worker.key):
+                for sample in family.samples if family.name == LIMITS_USED else ():
+                    limits = found.setdefault(sample.labels["provider"], {})
+                    limits[sample.labels["limit"]] = max(sample.value, limits.get(sample.labels["limit"], 0.0))
+        return found
 
     @property
     def newest_version(self) -> int:

@@ -19,7 +19,7 @@ from llm_gateway.dashboard.page import Page, Pages
 from llm_gateway.dashboard.screens import SCREENS
 from llm_gateway.dashboard.sign_in import SignIn
 from llm_gateway.dashboard.static_files import static_files
-from llm_gateway.gate.authentication import UI_PATH, UI_PREFIX
+from llm_gateway.error_format.browser_page import is_dashboard
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect
 from llm_gateway.gate.reverse_proxy import FORWARDED_HOST
 
@@ -42,10 +42,10 @@ class WithDashboard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request."""
         path: str = scope["path"]
-        is_dashboard = path == UI_PATH or path.startswith(UI_PREFIX)
-        if is_dashboard and not self._is_behind_proxy:
+        is_page = is_dashboard(path)
+        if is_page and not self._is_behind_proxy:
             scope["headers"] = [field for field in scope["headers"] if field[0] != FORWARDED_HOST]
-        await (self._dashboard if is_dashboard else self._management)(scope, receive, send)
+        await (self._dashboard if is_page else self._management)(scope, receive, send)
 
 
 class Dashboard:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -74,9 +74,11 @@ def elapsed_part(period_start: str, resets_at: str | None, now: datetime) -> flo
 
 
 def request_filters(
-    timezone: str, budget: dict[str, Any], period_start: str, value: str
+    timezone: str, budget: dict[str, Any], period_start: str, value: str, period_end: str | None = None
 ) -> tuple[dict[str, str | int | None] | None, bool]:
     """Return filters of the screen of requests for an account, and whether they show its requests only.
+
+    They are those of the period that starts at `period_start`, without `period_end` until now.
 
     That screen has no globs: without them the filters are those of the account's value, None if there are none.
     """
@@ -90,7 +92,16 @@ def request_filters(
     zone = ZoneInfo(timezone)
     first = datetime.fromisoformat(period_start).astimezone(zone).date()
     after = wall_clock.now(zone).date() + timedelta(days=1)
+    if period_end is not None:
+        ends = {"from": _edge(zone, period_start), "to": _edge(zone, period_end)}
+        return {**filters, "period": "custom", **ends}, is_exact
     return {**filters, "period": "custom", "from": first.isoformat(), "to": after.isoformat()}, is_exact
+
+
+def _edge(zone: ZoneInfo, moment: str) -> str:
+    """Return a moment as a date if a day begins then."""
+    local = datetime.fromisoformat(moment).astimezone(zone)
+    return local.date().isoformat() if local.time() == time() else moment
 
 
 def _filters(conditions: dict[str, str]) -> dict[str, str | int | None] | None:

@@ -17,7 +17,7 @@ from llm_gateway.dashboard.kept_form import KeptForm, keep, kept_in
 from llm_gateway.dashboard.page import MOST_FORM_BYTES, Pages, form_of, read_body
 from llm_gateway.dashboard.screens import SCREENS
 from llm_gateway.dashboard.time_zone import known_zone
-from llm_gateway.gate.authentication import UI_PATH
+from llm_gateway.error_format.browser_page import UI_PATH
 from llm_gateway.store.sessions import OwnerChanged
 
 MOST_SIGN_IN_BYTES = 2 * MOST_FORM_BYTES

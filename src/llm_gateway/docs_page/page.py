@@ -10,8 +10,8 @@ from functools import cache
 from html import escape
 from importlib import resources
 
-from llm_gateway.docs_page.security_headers import hash_source, security_headers
 from llm_gateway.docs_page.swagger_ui import ASSETS_PACKAGE, SCRIPT, STYLE, find_asset
+from llm_gateway.gate.security_headers import hash_source, security_headers
 from llm_gateway.gate.sign_in import SignInPage
 
 DEV_KEY_HINT = "In dev mode the key is <code>{key}</code>."

@@ -21,6 +21,7 @@ MANAGEMENT_PATHS = (
     "/api/v1/budgets/{budget_id}",
     "/api/v1/budgets/{budget_id}/accounts",
     "/api/v1/budgets/{budget_id}/override",
+    "/api/v1/budgets/{budget_id}/periods",
     "/api/v1/people",
     "/api/v1/people/{person_id}",
     "/api/v1/sessions",

@@ -1,4 +1,4 @@
-"""Send an error in the format of the path that was requested: problem details, or a vendor protocol's own."""
+"""Send an error in the format of the path that was requested: problem details, a vendor protocol's own, or a page."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from starlette.types import Scope, Send
 
+from llm_gateway.error_format.browser_page import HEADERS, HTML, browser_page
 from llm_gateway.error_format.responses import JSON, error_headers, send_body, send_problem, shorten
 from llm_gateway.errors import GatewayError, Invalid
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, log_error
@@ -22,7 +23,14 @@ async def send_error(send: Send, scope: Scope, error: GatewayError, more: Iterab
     echo = context.echo
     if not path.startswith(VENDOR_PATH_PREFIXES):
         log_error(scope, error, error.status)
-        await send_problem(send, error, echo, more)
+        page = browser_page(scope, error)
+        if page is None:
+            await send_problem(send, error, echo, more)
+        else:
+            own = [*HEADERS, *error_headers(error), (b"x-request-id", echo), *more]
+            if error.status == 413:
+                own.append((b"connection", b"close"))
+            await send_body(send, error.status, page, HTML, own)
         return
     log_error(scope, error, status_of(error))
     protocol = protocol_of(path, context.headers, scope["query_string"])

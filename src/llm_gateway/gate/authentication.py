@@ -20,6 +20,7 @@ from llm_gateway.domain.key_secret import PREFIX, is_intact, public_id_of
 from llm_gateway.domain.service_key import FOR_EVER, SCOPES_OF_BITS, ServiceKey
 from llm_gateway.domain.trace_context import without_repeated
 from llm_gateway.domain.uuid7 import new_id
+from llm_gateway.error_format.browser_page import is_dashboard
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
 from llm_gateway.gate.key_problem import explain
@@ -33,8 +34,6 @@ OPEN_PATHS = frozenset({HOME_PATH, "/api/v1/health", "/healthz", "/readyz"})
 GENERATE_PATH = "/api/v1/generate"
 DOCS_PATH = "/docs"
 ME_PATH = "/api/v1/me"
-UI_PATH = "/ui"
-UI_PREFIX = "/ui/"
 CONFIGURATION_PATH = "/api/v1/configuration"
 AUDIT_PATH = "/api/v1/audit"
 PEOPLE_PATH = "/api/v1/people"
@@ -238,7 +237,7 @@ def _is_open(scope: Scope) -> bool:
     path: str = scope["path"]
     if path in OPEN_PATHS:
         return scope["method"] in ("GET", "HEAD")
-    return path == UI_PATH or path.startswith(UI_PREFIX)  # the dashboard has sessions of its own
+    return is_dashboard(path)  # the dashboard has sessions of its own
 
 
 def check_scope(caller: Caller, scope: Scope) -> None:

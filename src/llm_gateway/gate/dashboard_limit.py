@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llm_gateway.error_format.browser_page import UI_PREFIX, is_dashboard
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import BadRequest, GatewayError, Overloaded, PayloadTooLarge
-from llm_gateway.gate.authentication import UI_PATH, UI_PREFIX
 from llm_gateway.gate.body import WITH_BODY, ClientGone
 
 SIGN_IN = f"{UI_PREFIX}sign-in"
@@ -49,7 +49,7 @@ class DashboardLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request that has passed the gate."""
         path: str = scope["path"]
-        if path != UI_PATH and not path.startswith(UI_PREFIX):
+        if not is_dashboard(path):
             await self._app(scope, receive, send)
             return
         try:

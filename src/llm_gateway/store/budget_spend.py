@@ -56,6 +56,18 @@ class Spending(NamedTuple):
     limit: int
 
 
+class PeriodSpending(NamedTuple):
+    """What all accounts of a budget spent in a period that began at `start_ms` (milliseconds UTC).
+
+    `most` is what the fullest account spent, in the budget's unit.
+    """
+
+    start_ms: int
+    accounts: int
+    balance: Balance
+    most: int
+
+
 class BudgetSpend:
     """Reports of what was spent, and deletion of what is not needed any more."""
 
@@ -127,6 +139,26 @@ class BudgetSpend:
             )
             for each, balance in found.items()
         ]
+
+    def periods(self, stored: StoredBudget, now_ms: int, limit: int, value: str | None = None) -> list[PeriodSpending]:
+        """Return the newest `limit` periods with spending that began by `now_ms`, newest first.
+
+        `value` selects one account.
+        """
+        spend = budget_spend.c
+        sums = [sa.cast(sa.func.sum(spend[name]), sa.BigInteger) for name in AMOUNTS]
+        query = (
+            sa.select(spend.period_start_ms, sa.func.count(), *sums, sa.func.max(OF_UNIT[stored.budget.unit]))
+            .where(spend.budget_id == stored.budget.id, spend.period_start_ms <= now_ms)
+            .group_by(spend.period_start_ms)
+            .order_by(spend.period_start_ms.desc())
+            .limit(limit)
+        )
+        if value is not None:
+            query = query.where(spend.value == value)
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return [PeriodSpending(start, accounts, Balance(*sums), most) for start, accounts, *sums, most in rows]
 
     def prune(self, before_ms: int, now_ms: int) -> int:
         """Delete rows of deleted budgets, and those of periods that began before `before_ms`. Returns how many.

@@ -55,6 +55,7 @@ STATUSES = {
     ("patch", "/api/v1/budgets/{budget_id}"): {200, 401, 403, 404, 409, 422},
     ("delete", "/api/v1/budgets/{budget_id}"): {204, 401, 403, 404, 422},
     ("get", "/api/v1/budgets/{budget_id}/accounts"): {200, 401, 403, 404, 422},
+    ("get", "/api/v1/budgets/{budget_id}/periods"): {200, 401, 403, 404, 422},
     ("put", "/api/v1/budgets/{budget_id}/override"): {200, 401, 403, 404, 422},
     ("delete", "/api/v1/budgets/{budget_id}/override"): {204, 401, 403, 404, 422},
     ("get", "/api/v1/alert-targets"): {200, 401, 403, 422},

@@ -8,9 +8,9 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.requests import Request
 
 from llm_gateway.control.management.router import Router
-from llm_gateway.docs_page.security_headers import hash_source, security_headers
 from llm_gateway.gate.authentication import DOCS_PATH, HOME_PATH
 from llm_gateway.gate.reverse_proxy import called_host
+from llm_gateway.gate.security_headers import hash_source, security_headers
 
 PATHS = {"api": "/api/v1", "docs": DOCS_PATH, "health": "/api/v1/health"}
 STYLE = """

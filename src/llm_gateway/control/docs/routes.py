@@ -8,11 +8,11 @@ from typing import Any
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from llm_gateway.control.management.router import Router
-from llm_gateway.docs_page.security_headers import security_headers
 from llm_gateway.docs_page.swagger_ui import ASSETS_PACKAGE, MEDIA_TYPES, find_asset
 from llm_gateway.error_format.paths import nothing_at
 from llm_gateway.errors import NotFound
 from llm_gateway.gate.authentication import DOCS_PATH
+from llm_gateway.gate.security_headers import security_headers
 from llm_gateway.gate.sign_in import SignInPage
 
 DOCUMENT_PATH = "/openapi.json"

@@ -66,6 +66,14 @@ class Resting(BaseModel):
     worker: str | None
 
 
+class LimitsUsed(BaseModel):
+    """How much of an enabled provider's limits a minute is in use, 0 to 1, as workers said in the last five seconds."""
+
+    provider: str
+    requests: float
+    tokens: float
+
+
 class SettingOut(BaseModel):
     """A setting in force. Of a secret only whether it is set is shown."""
 
@@ -82,6 +90,7 @@ class State(BaseModel):
     configuration_version: Annotated[int, Field(description="of the newest configuration")]
     workers: list[WorkerState]
     resting: list[Resting]
+    limits_used: list[LimitsUsed]
     journal: JournalState
     telemetry: Annotated[TelemetryState | None, Field(description="null: no endpoint is set")]
     sign_in: SignInState
@@ -111,6 +120,10 @@ def state_router(settings: Settings, workers: Workers, people: PeopleStore) -> R
                 for each in workers.connected()
             ],
             resting=[_resting(trouble.kind, trouble.data) for trouble in workers.troubles()],
+            limits_used=[
+                LimitsUsed(provider=name, requests=used.get("requests", 0.0), tokens=used.get("tokens", 0.0))
+                for name, used in sorted(workers.limits_used().items())
+            ],
             journal=_journal(value),
             telemetry=_telemetry(settings, value),
             sign_in=SignInState(

@@ -21,7 +21,7 @@ CHOICES = {
     "hold": ("expected", "bound"),
     "unpriced": ("reject", "allow"),
 }
-PAGE, ACCOUNTS_PAGE, SHOWN_ACCOUNTS = 50, 100, 3
+PAGE, ACCOUNTS_PAGE, SHOWN_ACCOUNTS, PERIODS = 50, 100, 3, 24
 
 
 async def show(page: Page) -> Response:
@@ -61,21 +61,26 @@ async def show_one(page: Page) -> Response:
 
 
 async def _one(page: Page, status: int = 200, **values: Any) -> Response:
-    path = f"/budgets/{page.request.path_params['id']}"
-    query: dict[str, str | int | None] = {"limit": ACCOUNTS_PAGE, "cursor": page.given("cursor")}
-    found, accounts = await page.api.get_all([(path, None), (f"{path}/accounts", query)])
+    path, value = f"/budgets/{page.request.path_params['id']}", page.request.query_params.get("account")
+    query: dict[str, str | int | None] = {"limit": ACCOUNTS_PAGE, "cursor": page.given("cursor"), "value": value}
+    found, accounts, past = await page.api.get_all(
+        [(path, None), (f"{path}/accounts", query), (f"{path}/periods", {"limit": PERIODS, "value": value})]
+    )
     [budget] = await with_names(page, [found])
     part = elapsed_part(accounts["period_start"], accounts["resets_at"], wall_clock.now())
     for each in accounts["accounts"]:
         filters, each["is_exact"] = request_filters(page.timezone, budget, accounts["period_start"], each["value"])
         each["requests"] = None if filters is None else page.link("/requests", filters)
         each["forecast"] = None if part is None else each["spent"] / part
+        each["history"] = page.link(path, {"account": each["value"]})
     more = accounts["next_cursor"]
     given = {
         "title": budget["name"],
         "budget": budget,
         "found": accounts,
         "more": page.link(path, {"cursor": more}) if more else None,
+        "account": value,
+        "periods": [each | {"requests": _requests_of(page, budget, each, value)} for each in past["periods"]],
         "form": _form_of(budget),
         "problem": None,
         "override": Form(),
@@ -83,6 +88,14 @@ async def _one(page: Page, status: int = 200, **values: Any) -> Response:
         "made": None,
     }
     return page.render("budget.html", status, **{**_form_choices(), **given, **values})
+
+
+def _requests_of(page: Page, budget: dict[str, Any], period: dict[str, Any], value: str | None) -> str | None:
+    """Return the address of the requests of a period, None if no filters show these and no others."""
+    filters, is_exact = request_filters(
+        page.timezone, budget | ({} if value else {"per": None}), period["start"], value or "", period["end"]
+    )
+    return page.link("/requests", filters) if filters is not None and is_exact else None
 
 
 async def change(page: Page) -> Response:

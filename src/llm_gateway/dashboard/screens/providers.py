@@ -43,6 +43,7 @@ async def _table(page: Page, status: int = 200, **values: Any) -> Response:
         used=_by_provider(usage),
         used_lately=_by_provider(used_lately),
         resting=state["resting"],
+        limits_used=_limits_used(state),
         times={row["name"]: row["latency"] for row in latency["rows"]},
         period=period,
         lately=lately,
@@ -53,6 +54,10 @@ async def _table(page: Page, status: int = 200, **values: Any) -> Response:
 
 def _by_provider(breakdown: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["group"]["provider"]: row for row in breakdown["rows"]}
+
+
+def _limits_used(state: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return {each["provider"]: each for each in state["limits_used"]}
 
 
 async def create(page: Page) -> Response:
