@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from hypothesis import given
@@ -14,12 +15,13 @@ from llm_gateway.control.management.calendar_period import Period, read_period
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.errors import Invalid, StoreUnavailable
 from llm_gateway.store.database import Database
+from llm_gateway.store.ranked_usage import RankedUsage
 from llm_gateway.store.record_sums import Group
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, REPORT_DIMENSIONS
 from llm_gateway.store.rollups import Totals
 from llm_gateway.store.tables import usage_cube_fill
 from llm_gateway.store.usage import UsageStore
-from llm_gateway.store.usage_reports import Grouping, UsageReports
+from llm_gateway.store.usage_reports import Grouping, Part, UsageReports
 from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS, clear, expected_totals, record
 from tests.store.test_record_search import labelled
 
@@ -93,6 +95,7 @@ def test_breakdown_and_series_are_those_of_the_records_in_every_zone(
     except Invalid:
         assert period.end_ms - period.start_ms > 7 * DAY_MS or min(each.at_ms for each in history) > period.start_ms
         return
+    assert_ranked(reports, grouping, both, found)
     records = [made for made in history if both[0] <= made.at_ms < both[1]]
     assert {group: totals for group, totals in found.items() if totals != Totals()} == expected(records, names, filters)
     if not filters:
@@ -104,6 +107,34 @@ def test_breakdown_and_series_are_those_of_the_records_in_every_zone(
         for part, sums in zip(parts, series, strict=True):
             inside = [made for made in records if part[0] <= made.at_ms < part[1]]
             assert {group: each for group, each in sums.items() if each != Totals()} == expected(inside, names, filters)
+        costs = reports.series(msgspec.structs.replace(grouping, counters=("cost_nanos",)), parts)
+        for sums, alone in zip(series, costs, strict=True):
+            assert {group: each.cost_nanos for group, each in sums.items() if each.cost_nanos} == {
+                group: each.cost_nanos for group, each in alone.items() if each.cost_nanos
+            }
+
+
+def assert_ranked(reports: UsageReports, grouping: Grouping, both: Part, found: dict[Group, Totals]) -> None:
+    """Check that pages have the groups of a period by their cost, with what they cost in as long a time before."""
+    before = (both[0] - 3 * DAY_MS, both[0])
+    try:
+        earlier = reports.totals(grouping, before)
+    except Invalid:
+        return
+    ranked = RankedUsage(reports)
+    pages = [ranked.page(grouping, both, before, *place) for place in ((0, 2), (2, 500))]
+    groups = {group: totals for group, totals in found.items() if totals != Totals()}
+    assert [(group, totals) for page in pages for group, totals, _ in page.rows] == sorted(
+        groups.items(), key=lambda each: (-each[1].cost_nanos, -each[1].requests, each[0])
+    )
+    assert [page.has_more for page in pages] == [len(groups) > 2, False]
+    known = added([earlier])
+    for page in pages:
+        assert page.totals == added([found])
+        assert (page.totals_before.requests, page.totals_before.cost_nanos) == (known.requests, known.cost_nanos)
+        for group, _, figures in page.rows:
+            past = earlier.get(group, Totals())
+            assert (figures.requests, figures.cost_nanos) == (past.requests, past.cost_nanos)
 
 
 def test_the_breakdown_of_the_summarys_period_adds_up_to_it(database: Database) -> None:

@@ -11,7 +11,7 @@ block, if it is built, in the same transaction as to their day.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -65,6 +65,9 @@ Built once: building expressions takes SQLAlchemy longer than the database needs
 NEGATED = {name: sa.type_coerce(-usage_rollups.c[name], BigInteger).label(name) for name in COUNTERS}
 """SQL expression for the negated value of each counter, to subtract hours from a day."""
 
+
+RANKED_BY = ("requests", "cost_nanos")
+"""Counters that the order of a report's rows is by."""
 
 NO_KEYS: Mapping[Key, int] = {}
 
@@ -187,20 +190,71 @@ class RollupTable:
         self, connection: Connection, dimension: str, period: tuple[int, int], name: str | None = None
     ) -> dict[str, Totals]:
         """Return the totals by name over whole hours (start, end), milliseconds UTC; of one `name`, or of all."""
+        number = None if name is None else number_of(connection, dimension, name)
+        if number is None and name is not None:
+            return {}
+        sums = self._sums_of_hours(connection, dimension, period, COUNTERS, None if number is None else [number])
+        if sums is None:
+            return {}
+        names = names_of(dimension)
+        query = sa.select(names.c.name, *(sums.c[counter] for counter in COUNTERS)).where(names.c.id == sums.c.name)
+        found = ((each[0], Totals(*each[1:])) for each in connection.execute(query))
+        return {each: totals for each, totals in found if totals != Totals()}
+
+    def largest(
+        self, connection: Connection, dimension: str, period: tuple[int, int], start: int, limit: int
+    ) -> dict[int, str]:
+        """Return the names by their numbers, those that cost most first, then those with most requests.
+
+        The period is one of whole hours; `limit` names come from the place `start` on.
+        """
+        sums = self._sums_of_hours(connection, dimension, period, RANKED_BY, None)
+        if sums is None:
+            return {}
+        names = names_of(dimension)
+        query = (
+            sa.select(names.c.id, names.c.name)
+            .where(names.c.id == sums.c.name, sa.or_(sums.c.requests != 0, sums.c.cost_nanos != 0))
+            .order_by(sums.c.cost_nanos.desc(), sums.c.requests.desc(), names.c.name)
+            .offset(start)
+            .limit(limit)
+        )
+        return {row.id: row.name for row in connection.execute(query)}
+
+    def sums_by_number(
+        self,
+        connection: Connection,
+        dimension: str,
+        period: tuple[int, int],
+        numbers: Collection[int],
+        counters: tuple[str, ...] = COUNTERS,
+    ) -> dict[int, Totals]:
+        """Return the totals of some names by their numbers over whole hours; only these `counters` are summed."""
+        sums = self._sums_of_hours(connection, dimension, period, counters, numbers) if numbers else None
+        if sums is None:
+            return {}
+        found = connection.execute(sa.select(sums.c.name, *(sums.c[counter] for counter in counters)))
+        return {row[0]: Totals(**dict(zip(counters, row[1:], strict=True))) for row in found}
+
+    def _sums_of_hours(
+        self,
+        connection: Connection,
+        dimension: str,
+        period: tuple[int, int],
+        counters: tuple[str, ...],
+        numbers: Collection[int] | None,
+    ) -> sa.Subquery | None:
+        """Return a query for the totals by number over whole hours, of some or of all; None if there are no hours."""
         start_ms, end_ms = period
         midnight_ms = end_ms // DAY.ms * DAY.ms
         stretches = self._cover(connection, dimension, (start_ms, midnight_ms))
         if max(start_ms, midnight_ms) < end_ms:
             stretches.append(Stretch(HOUR, max(start_ms, midnight_ms), end_ms))
-        number = None if name is None else number_of(connection, dimension, name)
-        if not stretches or (number is None and name is not None):
-            return {}
-        rows = sa.union_all(*(_select(dimension, stretch, COUNTERS, number) for stretch in stretches)).subquery()
-        sums = sa.select(rows.c.name, *SUMS.values()).select_from(rows).group_by(rows.c.name).subquery()
-        names = names_of(dimension)
-        query = sa.select(names.c.name, *(sums.c[counter] for counter in COUNTERS)).where(names.c.id == sums.c.name)
-        found = ((each[0], Totals(*each[1:])) for each in connection.execute(query))
-        return {each: totals for each, totals in found if totals != Totals()}
+        if not stretches:
+            return None
+        rows = sa.union_all(*(_select(dimension, stretch, counters, numbers) for stretch in stretches)).subquery()
+        sums = (SUMS[counter] for counter in counters)
+        return sa.select(rows.c.name, *sums).select_from(rows).group_by(rows.c.name).subquery()
 
     def _cover(self, connection: Connection, dimension: str, period: tuple[int, int]) -> list[Stretch]:
         start_ms, end_ms = period
@@ -232,7 +286,9 @@ def number_of(connection: Connection, dimension: str, name: str) -> int | None:
     return number
 
 
-def _select(dimension: str, stretch: Stretch, counters: tuple[str, ...], number: int | None = None) -> sa.Select[Any]:
+def _select(
+    dimension: str, stretch: Stretch, counters: tuple[str, ...], numbers: Collection[int] | None = None
+) -> sa.Select[Any]:
     rollups, (grain, start_ms, end_ms, sign) = usage_rollups.c, stretch
     figures = [rollups[name] if sign > 0 else NEGATED[name] for name in counters]
     if grain is TO_DATE:
@@ -240,7 +296,7 @@ def _select(dimension: str, stretch: Stretch, counters: tuple[str, ...], number:
     else:
         buckets = _between(grain.hours, start_ms // grain.ms, end_ms // grain.ms)
     query = sa.select(rollups.name, *figures).where(rollups.dimension == NUMBERS[dimension], buckets)
-    return query if number is None else query.where(rollups.name == number)
+    return query if numbers is None else query.where(rollups.name.in_(numbers))
 
 
 def _late(days: Mapping[Key, Totals], built_until_ms: Sequence[int]) -> dict[Grain, Mapping[Key, Totals]]:

@@ -26,7 +26,7 @@ from llm_gateway.store.numbered_texts import NumberedTexts
 from llm_gateway.store.record_sums import Group, RecordSums
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, ReportDimension, Source, tag_dimension
 from llm_gateway.store.rollup_table import SUMS, RollupTable
-from llm_gateway.store.rollups import CUSTOMER, DAY, DAY_MS, HOUR, HOUR_MS, Grain, Totals
+from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY, DAY_MS, HOUR, HOUR_MS, SERVICE, Grain, Totals
 from llm_gateway.store.tables import api_keys, teams, usage_cube, usage_cube_fill, usage_names, usage_records
 from llm_gateway.store.usage import time_of
 
@@ -41,6 +41,10 @@ MOST_VALUES = 1_000_000
 
 READ_LIMIT_S = 20.0
 
+KEPT_IN_ORDER = ({"model"}, {"model", "provider"})
+"""Dimensions by which SQLite groups the cube's rows of a bucket as they are stored, without sorting them: the first of
+its key. Of all buckets together, it would sort them."""
+
 NAMED: Mapping[str, sa.Table] = {"key": api_keys, "team": teams}
 """Dimensions whose values are ids, with the tables of their names."""
 
@@ -49,10 +53,14 @@ Part = tuple[int, int]
 
 
 class Grouping(msgspec.Struct, frozen=True):
-    """The dimensions of a report, none to two, and exact values by the name of a dimension that requests must have."""
+    """The dimensions of a report, none to two, and exact values by the name of a dimension that requests must have.
+
+    `counters` are those that are wanted: the others of the totals can be 0.
+    """
 
     dimensions: tuple[ReportDimension, ...] = ()
     filters: Mapping[str, str] = {}
+    counters: tuple[str, ...] = COUNTERS
 
     @property
     def is_by_key(self) -> bool:
@@ -74,14 +82,14 @@ class UsageReports:
 
     def __init__(self, database: Database, most_values: int = MOST_VALUES) -> None:
         self._most_values = most_values
-        self._database = database
+        self.database = database
         self._rollups = RollupTable(database)
         self._names = NumberedTexts(database, usage_names)
         self._records = RecordSums(AttemptTexts(database))
 
     def tag(self, name: str) -> ReportDimension:
         """Return the dimension over the values of one tag."""
-        return tag_dimension(name, is_sqlite=self._database.is_sqlite)
+        return tag_dimension(name, is_sqlite=self.database.is_sqlite)
 
     def names(self, dimension: str, values: Collection[str]) -> dict[str, str]:
         """Return the names of those values of a dimension that are ids of keys or teams; deleted ones have none."""
@@ -89,7 +97,7 @@ class UsageReports:
             return {}
         table = NAMED[dimension]
         query = sa.select(table.c.id, table.c.name).where(table.c.id.in_(sorted(values)))
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return {row.id: row.name for row in connection.execute(query)}
 
     def totals(self, grouping: Grouping, period: Part) -> dict[Group, Totals]:
@@ -103,7 +111,7 @@ class UsageReports:
 
     def series(self, grouping: Grouping, parts: Sequence[Part]) -> list[dict[Group, Totals]]:
         """Return the totals by group of each part; parts follow each other without gaps. Raises as `totals`."""
-        with self._database.read(READ_LIMIT_S) as connection:
+        with self.database.read(READ_LIMIT_S) as connection:
             self._check(connection, grouping, (parts[0][0], parts[-1][1]))
             if grouping.source is Source.RECORDS:
                 return self._few(self._of_records(connection, grouping, part) for part in parts)
@@ -136,14 +144,27 @@ class UsageReports:
             else self._by_hours(connection, grouping, whole)
         )
 
+    def _of_services(self, connection: Connection, grouping: Grouping, part: Part) -> dict[Group, Totals] | None:
+        """Sum one part from the rollups of services, which are few; None if they do not have the dimensions."""
+        by_service = grouping.dimensions == (DIMENSION_BY_NAME["service"],)
+        if grouping.filters or (grouping.dimensions and not by_service):
+            return None
+        found = self._rollups.names_and_sums(connection, SERVICE, part)
+        return _added(((name,) if by_service else (), totals) for name, totals in found.items())
+
     def _at_once(self, connection: Connection, grouping: Grouping, part: Part) -> dict[Group, Totals]:
         """Sum one part as `_by_days` does, but from longer buckets, and let the database add them up."""
         start_ms, end_ms = part
         if start_ms >= end_ms:
             return {}
+        of_services = self._of_services(connection, grouping, part)
+        if of_services is not None:
+            return of_services
+        by_bucket = {dimension.name for dimension in grouping.dimensions} in KEPT_IN_ORDER
         blocks, days = _blocks_and_days(_nearest_midnight(start_ms) // DAY_MS, _nearest_midnight(end_ms) // DAY_MS)
-        found = _added(row[1:] for row in self._of_cube(connection, grouping, LONG, blocks, by_bucket=False))
-        _add(found, (row[1:] for row in self._of_cube(connection, grouping, DAY, days, by_bucket=False)))
+        found = _added(row[1:] for row in self._of_cube(connection, grouping, LONG, blocks, by_bucket=by_bucket))
+        for some in days:
+            _add(found, (row[1:] for row in self._of_cube(connection, grouping, DAY, some, by_bucket=by_bucket)))
         for edge, side in ((start_ms, -1), (end_ms, 1)):
             sign, hours = _hours_from_midnight(edge)
             rows = [row[1:] for row in self._of_cube(connection, grouping, HOUR, hours, by_bucket=False)]
@@ -189,7 +210,7 @@ class UsageReports:
         columns = [usage_cube.c[dimension.name] for dimension in grouping.dimensions]
         groups = [bucket, *columns] if by_bucket else columns
         query = (
-            sa.select(shown, *columns, *SUMS.values())
+            sa.select(shown, *columns, *(SUMS[counter] for counter in grouping.counters))
             .where(usage_cube.c.hours == (KEY_DAYS if grain is DAY and grouping.is_by_key else grain.hours))
             .where(bucket.between(buckets[0], buckets[-1]) if isinstance(buckets, range) else bucket.in_(buckets))
             .where(*(usage_cube.c[name] == number for name, number in numbers.items()))
@@ -199,7 +220,11 @@ class UsageReports:
         self._check_number(len(rows))
         width = 1 + len(columns)
         names = self._names.texts(connection, {number for row in rows for number in row[1:width]})
-        found = [(row[0], tuple(names[each] for each in row[1:width]), Totals(*row[width:])) for row in rows]
+
+        def totals(sums: Sequence[int]) -> Totals:
+            return Totals(**dict(zip(grouping.counters, sums, strict=True)))
+
+        found = [(row[0], tuple(names[each] for each in row[1:width]), totals(row[width:])) for row in rows]
         nothing = Totals()
         return [each for each in found if each[2] != nothing]
 
@@ -286,13 +311,13 @@ def _nearest_midnight(at_ms: int) -> int:
     return (at_ms + DAY_MS // 2) // DAY_MS * DAY_MS
 
 
-def _blocks_and_days(first_day: int, end_day: int) -> tuple[range, list[int]]:
+def _blocks_and_days(first_day: int, end_day: int) -> tuple[range, tuple[range, range]]:
     """Cover days by as many long buckets as lie within them, and by the days before and after."""
     days = LONG.hours // DAY.hours
     blocks = range(-(-first_day // days), end_day // days)
     if not blocks:
-        return blocks, list(range(first_day, end_day))
-    return blocks, [*range(first_day, blocks.start * days), *range(blocks.stop * days, end_day)]
+        return blocks, (range(first_day, end_day), range(0))
+    return blocks, (range(first_day, blocks.start * days), range(blocks.stop * days, end_day))
 
 
 def _hours_from_midnight(at_ms: int) -> tuple[int, range]:

@@ -6,7 +6,6 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import reduce
 from io import StringIO
 from typing import Annotated, Any
 
@@ -31,12 +30,14 @@ from llm_gateway.control.management.report_schemas import (
     csv_header,
     csv_row,
     figures,
+    metric_counters,
     metric_value,
     shown_metric,
     unknown_dimension,
 )
 from llm_gateway.control.management.router import Router
 from llm_gateway.errors import Invalid
+from llm_gateway.store.ranked_usage import RankedUsage
 from llm_gateway.store.record_sums import Group
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, TAG_PREFIX, ReportDimension
 from llm_gateway.store.rollups import Totals
@@ -49,7 +50,7 @@ CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema":
 
 def breakdown_router(reports: UsageReports, up_to_date: UpToDate, own: OwnUsage) -> Router:
     """Build the endpoint of breakdowns."""
-    router = Router("/api/v1/usage", "usage")
+    router, ranked = Router("/api/v1/usage", "usage"), RankedUsage(reports)
 
     @router.get("/breakdown", responses=problems(422) | CSV, response_model=Breakdown)
     def usage_breakdown(request: Request, query: Annotated[BreakdownQuery, Query()]) -> Any:
@@ -59,14 +60,12 @@ def breakdown_router(reports: UsageReports, up_to_date: UpToDate, own: OwnUsage)
         start = 0 if query.cursor is None else _position(open_cursor(query.cursor, given))
         grouping = Grouping(dimensions, own.filters(request, query.filters()))
         before = period.previous()
-        sums = _without_zeros(reports.totals(grouping, (period.start_ms, period.end_ms)))
-        earlier = reports.totals(grouping, (before.start_ms, before.end_ms))
-        ranked = sorted(sums, key=lambda group: (-sums[group].cost_nanos, -sums[group].requests, group))
+        parts = (period.start_ms, period.end_ms), (before.start_ms, before.end_ms)
+        page = ranked.page(grouping, *parts, start, query.limit)
         names = [dimension.name for dimension in dimensions]
-        end = start + query.limit
-        rows = [_row(names, group, sums[group], earlier.get(group, Totals())) for group in ranked[start:end]]
+        rows = [_row(names, *row) for row in page.rows]
         _add_names(reports, names, rows)
-        cursor = seal(given, str(end)) if end < len(ranked) else None
+        cursor = seal(given, str(start + query.limit)) if page.has_more else None
         if query.format == "csv":
             return csv_response("breakdown.csv", csv_header(names), (csv_row(names, row) for row in rows), cursor)
         return Breakdown(
@@ -74,7 +73,7 @@ def breakdown_router(reports: UsageReports, up_to_date: UpToDate, own: OwnUsage)
             end=period.shown(period.end_ms),
             previous_from=period.shown(before.start_ms),
             tz=query.tz,
-            totals=Figures(**figures(_total(sums.values()), _total(earlier.values()))),
+            totals=Figures(**figures(page.totals, page.totals_before)),
             rows=[BreakdownRow(**row) for row in rows],
             next_cursor=cursor,
         )
@@ -91,7 +90,8 @@ def series_router(reports: UsageReports, up_to_date: UpToDate, own: OwnUsage) ->
         dimensions = read_dimensions(reports, query.group_by, most=1) if query.group_by else ()
         period = read_period(query.start, query.end, query.tz, up_to_date())
         parts = period.buckets(query.bucket)
-        sums = reports.series(Grouping(dimensions, own.filters(request, query.filters())), parts)
+        filters = own.filters(request, query.filters())
+        sums = reports.series(Grouping(dimensions, filters, metric_counters(query.metric)), parts)
         lines = _lines(query.metric, sums, query.limit)
         return Series(
             metric=query.metric,
@@ -160,14 +160,6 @@ def _position(text: str) -> int:
 
 def _row(names: list[str], group: Group, totals: Totals, before: Totals) -> dict[str, Any]:
     return {"group": dict(zip(names, group, strict=True)), **figures(totals, before)}
-
-
-def _without_zeros(sums: dict[Group, Totals]) -> dict[Group, Totals]:
-    return {group: totals for group, totals in sums.items() if totals != Totals()}
-
-
-def _total(sums: Iterable[Totals]) -> Totals:
-    return reduce(Totals.plus, sums, Totals())
 
 
 def _lines(metric: Metric, sums: list[dict[Group, Totals]], limit: int) -> list[tuple[str | None, list[int]]]:

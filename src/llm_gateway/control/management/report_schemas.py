@@ -170,6 +170,11 @@ def metric_value(metric: Metric, totals: Totals) -> int:
     return value
 
 
+def metric_counters(metric: Metric) -> tuple[str, ...]:
+    """Return the counters that a metric is made of."""
+    return ("input_tokens", "output_tokens") if metric == "total_tokens" else (MONEY.get(metric, metric),)
+
+
 def shown_metric(metric: Metric, value: int) -> float:
     """Return a metric as the API shows it."""
     return value / NANOS_PER_USD if metric in MONEY else value
