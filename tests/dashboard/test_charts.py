@@ -16,13 +16,13 @@ def test_bars_are_stacked_to_the_sum_of_their_part_of_the_period() -> None:
     assert sum(bar.height for bar in monday) == pytest.approx(HEIGHT / 2)
     assert monday[1].y == pytest.approx(HEIGHT / 2)
     assert all(bar.x >= 0 and bar.x + bar.width <= WIDTH and bar.y >= 0 for bar in chart.bars)
-    assert chart.legend == [(0, "a", 1.0), (1, "b", 5.0)]
+    assert chart.legend == [(0, "a", 1.0, None), (1, "b", 5.0, None)]
 
 
 def test_more_series_than_colours_become_one() -> None:
     chart = stacked_bars([Series(f"model-{n}", [1.0]) for n in range(20)], ["day"])
     assert len(chart.legend) == COLOURS
-    assert chart.legend[-1] == (COLOURS - 1, OTHERS, 13.0)
+    assert chart.legend[-1] == (COLOURS - 1, OTHERS, 13.0, None)
 
 
 @pytest.mark.parametrize("series", [[], [Series("a", [0.0, 0.0])]])

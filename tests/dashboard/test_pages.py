@@ -154,6 +154,10 @@ async def test_a_provider_is_added_tested_changed_and_removed(
     assert "The test call" in text_of(response)
     path = f"/ui/providers/{(await client.call('GET', '/api/v1/providers')).json[0]['id']}"
     assert "The test call" in text_of(await browser.post(f"{path}/test"))
+    override = {"user_id": "ann", "provider_name": "acme", "model_name": "m"}
+    assert (await client.call("POST", "/api/v1/overrides", override)).status == 201
+    consequences = "Nobody else serves m, n: requests for that fail. 1 override names it and stops working."
+    assert consequences in text_of(await browser.get(path))
     assert (await browser.post(f"{path}/enable", {"enabled": "false"})).status == 303
     assert (await browser.post(path, {"display_name": "Acme", "models": "n", "priority": "3"})).status == 303
     provider = (await client.call("GET", f"/api/v1/providers/{path.rpartition('/')[2]}")).json
@@ -196,6 +200,25 @@ async def test_reports_are_files_to_save(browser: Browser, client: Client, mock:
         assert words in response.body.decode(), path
 
 
+async def test_numbers_and_names_lead_on(browser: Browser, client: Client, mock: MockUpstream) -> None:
+    await created(client, base_url=mock.base_url, models=["m"])
+    for service in ("search", "shop"):
+        body = {"user_id": "ann", "service": service, "prompt": service}
+        assert (await client.call("POST", "/api/v1/generate", body)).status == 200
+    page = unescape((await browser.get("/ui/spend?group=service&period=today")).body.decode())
+    assert 'href="/ui/spend?period=today&service=shop&group=model">shop' in page
+    assert 'href="/ui/requests?service=shop&period=today">1' in page
+    assert "cost_status=unpriced" in page
+    narrow = await browser.get("/ui/spend?period=today&service=shop&group=model")
+    assert re.search(r"Only service shop × .* m .* Total of the period .* 1 ", text_of(narrow))
+    page = unescape(narrow.body.decode())
+    assert 'href="/ui/spend?period=today&group=model" aria-label="Without this filter"' in page
+    assert 'href="/ui/spend?period=today&service=shop&model=m&group=key">m' in page
+    assert "search" not in await text_with(browser, "/ui/requests?service=shop&cost_status=unpriced", "shop")
+    page = unescape((await browser.get("/ui/spend?period=today&group=customer")).body.decode())
+    assert 'href="/ui/requests?user_id=ann&period=today">ann' in page
+
+
 async def test_a_form_that_is_too_large_is_refused(browser: Browser) -> None:
     response = await browser.post("/ui/teams", {"name": "x" * 300_000})
     assert response.status == 413
@@ -217,7 +240,7 @@ async def test_files_are_small_cached_for_good_and_compressed(client: Client) ->
 def test_each_file_of_others_is_in_the_list_and_unchanged() -> None:
     folder = resources.files("llm_gateway.dashboard").joinpath("static")
     listed = tomllib.loads(folder.joinpath("vendored.toml").read_text("utf-8"))
-    own = {"dashboard.css", "dashboard.js", "playground.js"}
+    own = {"dashboard.css", "dashboard.js", "playground.js", "shortcuts.js"}
     assert {*listed} == {*StaticFiles().names()} - own
     for name, entry in listed.items():
         assert hashlib.sha256(folder.joinpath(name).read_bytes()).hexdigest() == entry["sha256"], name

@@ -55,10 +55,10 @@ async def test_a_persons_sessions_follow_its_password_role_and_state(shared: Cli
 async def test_people_are_managed_on_their_screen(shared: Client) -> None:
     admin = Browser(shared.app)
     await admin.sign_in()
-    form = {"name": "ann", "role": "own", "customer": "acme", "password": "short"}
+    form = {"name": "ann", "role": "own", "customer": "acme", "password": "sixpence"}
     refused = await admin.post("/ui/people", form)
     assert (refused.status, 'value="acme"' in refused.body.decode()) == (422, True)
-    assert "short" not in refused.body.decode()
+    assert "sixpence" not in refused.body.decode()
     assert (await admin.post("/ui/people", {**form, "password": PASSWORD})).status == 303
     assert (await admin.post("/ui/people", {**form, "password": PASSWORD})).status == 409
     [ann] = (await shared.call("GET", f"{PEOPLE}?name=ann")).json["people"]

@@ -58,6 +58,7 @@ filters = st.builds(
     client_request_id=st.sampled_from([None, None, None, "mine", "no"]),
     outcome=st.sampled_from([None, None, "ok", "cached", "failed", "refused_budget", "error"]),
     tag=st.sampled_from([None, None, ("project", None), ("project", "a")]),
+    cost_status=st.sampled_from([None, None, "exact", "unpriced"]),
     min_cost_nanos=st.sampled_from([None, None, 1]),
     min_latency_ms=st.sampled_from([None, None, 60_000]),
 )
@@ -75,6 +76,7 @@ def matches(made: UsageRecord, wanted: RecordFilter) -> bool:
         and wanted.client_request_id in (None, made.client_request_id)
         and (made.outcome in ERRORS if wanted.outcome == "error" else wanted.outcome in (None, made.outcome))
         and (tag is None or (bool(made.tags.get(tag)) if value is None else made.tags.get(tag) == value))
+        and wanted.cost_status in (None, made.cost_status)
         and made.cost_nanos >= (wanted.min_cost_nanos or 0)
         and made.latency_ms >= (wanted.min_latency_ms or 0)
     )

@@ -67,6 +67,43 @@ def test_a_request_is_opened_closed_and_followed_with_the_keyboard(chromium: Bro
     page.close()
 
 
+def test_keys_go_to_screens_rows_and_forms_until_they_are_switched_off(
+    chromium: Browser, filled: GatewayProcess
+) -> None:
+    watched = Watched(chromium, filled)
+    watched.sign_in()
+    page, keyboard = watched.page, watched.page.keyboard
+    keyboard.press("?")
+    assert page.locator("#shortcuts[open]").inner_text().startswith("Keyboard shortcuts")
+    keyboard.press("Escape")
+    page.wait_for_selector("#shortcuts", state="hidden")
+    for letter, path in (("k", "keys"), ("r", "requests")):
+        keyboard.press("g")
+        keyboard.press(letter)
+        page.wait_for_url(f"**/ui/{path}")
+        page.wait_for_load_state("networkidle")
+    rows = page.locator("#records tbody tr")
+    if rows.count() > 1:
+        for key, row in (("j", 0), ("j", 1), ("k", 0)):
+            keyboard.press(key)
+            assert rows.nth(row).evaluate("row => row.contains(document.activeElement)")
+    keyboard.press("/")
+    keyboard.type("g?k")
+    assert page.evaluate("document.activeElement.closest('.filters') !== null")
+    assert page.locator("#shortcuts[open]").count() == 0
+    watched.open("/keys")
+    keyboard.press("a")
+    assert page.evaluate("document.activeElement.name") == "name"
+    page.click("[data-shortcuts]")
+    page.uncheck("#shortcuts-on")
+    keyboard.press("Escape")
+    watched.open("/keys")
+    keyboard.press("a")
+    assert page.evaluate("document.activeElement.name") is None
+    assert watched.problems == []
+    page.close()
+
+
 def test_tables_are_saved_as_files_and_teams_are_suggested(chromium: Browser, filled: GatewayProcess) -> None:
     filled.call("POST", "/api/v1/teams", {"name": "=core", "description": "services, and more"})
     watched = Watched(chromium, filled)

@@ -13,7 +13,10 @@ GAP = 0.2
 
 
 class Bar(NamedTuple):
-    """A rectangle of a chart in its coordinates. `colour` is a number of the style sheet; `title` says what it is."""
+    """A rectangle of a chart in its coordinates. `colour` is a number of the style sheet; `title` says what it is.
+
+    `address` is that of what it is the sum of.
+    """
 
     x: float
     y: float
@@ -21,23 +24,32 @@ class Bar(NamedTuple):
     height: float
     colour: int
     title: str
+    address: str | None = None
 
 
 class Chart(NamedTuple):
-    """A chart of stacked bars: its bars, the names of its series by colour, its labels, and the value at the top."""
+    """A chart of stacked bars: its bars, the series by colour, its labels, and the value at the top.
+
+    A series has its name, its sum, and the address of what it is the sum of.
+    """
 
     bars: list[Bar]
-    legend: list[tuple[int, str, float]]
+    legend: list[tuple[int, str, float, str | None]]
     labels: list[tuple[float, str]]
     top: float
     is_empty: bool
 
 
 class Series(NamedTuple):
-    """A named line of values, one for each part of the period."""
+    """A named line of values, one for each part of the period.
+
+    `addresses` are those of what the values are sums of, and `address` that of all.
+    """
 
     name: str
     values: Sequence[float]
+    addresses: Sequence[str | None] = ()
+    address: str | None = None
 
 
 def stacked_bars(series: Sequence[Series], labels: Sequence[str], unit: Any = str) -> Chart:
@@ -59,8 +71,10 @@ def stacked_bars(series: Sequence[Series], labels: Sequence[str], unit: Any = st
             height = HEIGHT * value / top
             y -= height
             title = f"{label}: {each.name} {unit(value)}"
-            bars.append(Bar(at * place + place * GAP / 2, y, place * (1 - GAP), height, _colour(colour, each), title))
-    legend = [(_colour(colour, each), each.name, sum(each.values)) for colour, each in enumerate(series)]
+            left, width = at * place + place * GAP / 2, place * (1 - GAP)
+            address = each.addresses[at] if each.addresses else None
+            bars.append(Bar(left, y, width, height, _colour(colour, each), title, address))
+    legend = [(_colour(colour, each), each.name, sum(each.values), each.address) for colour, each in enumerate(series)]
     return Chart(bars, legend, _some(labels, place), top, top <= 0)
 
 

@@ -34,23 +34,34 @@ HEADERS = {
     "cache-control": "no-store",
 }
 NAVIGATION = (
-    ("", "Overview", "own"),
-    ("requests", "Requests", "own"),
-    ("spend", "Spend", "own"),
-    ("keys", "Keys and teams", "read"),
-    ("me", "My key", "call"),
-    ("budgets", "Budgets", "read"),
-    ("providers", "Providers", "read"),
-    ("routing", "Routing", "read"),
-    ("playground", "Playground", "call"),
-    ("prices", "Prices", "read"),
-    ("alerts", "Alerts", "read"),
-    ("audit", "Audit", "admin"),
-    ("health", "Health", "read"),
-    ("people", "People", "admin"),
-    ("sessions", "Signed in", "own"),
+    ("", "Overview", "own", "o"),
+    ("requests", "Requests", "own", "r"),
+    ("spend", "Spend", "own", "s"),
+    ("keys", "Keys and teams", "read", "k"),
+    ("me", "My key", "call", "m"),
+    ("budgets", "Budgets", "read", "b"),
+    ("providers", "Providers", "read", "p"),
+    ("routing", "Routing", "read", "t"),
+    ("playground", "Playground", "call", "y"),
+    ("prices", "Prices", "read", "c"),
+    ("alerts", "Alerts", "read", "a"),
+    ("audit", "Audit", "admin", "u"),
+    ("health", "Health", "read", "h"),
+    ("people", "People", "admin", "e"),
+    ("sessions", "Signed in", "own", "i"),
 )
-"""Path below /ui and name of each screen, and the scope that it needs; `read` includes `own`."""
+"""Path below /ui and name of each screen, the scope that it needs, and its letter after the key g; `read` includes
+`own`."""
+SHORTCUTS = (
+    (("?",), "This list"),
+    (("j", "k"), "Next row, row before; Enter opens it, Escape closes it"),
+    (("/",), "To the filters"),
+    (("n",), "Next page of the table"),
+    (("l",), "Follow new requests, or stop"),
+    (("a",), "To the form that adds one"),
+    (("1", "5"), "The first to the last of the periods"),
+)
+"""Keys and what they do; `static/shortcuts.js` has them."""
 MOST_FORM_BYTES = 256 * 1024
 
 
@@ -153,7 +164,8 @@ class Page:
             person=self.signed_in.session.key_name,
             may_change=self.may("admin"),
             may_read=self.may("read"),
-            navigation=[(path, name) for path, name, scope in NAVIGATION if self._sees(path, scope)],
+            navigation=[(path, name, letter) for path, name, scope, letter in NAVIGATION if self._sees(path, scope)],
+            shortcuts=SHORTCUTS,
             timezone=self.timezone,
             **values,
         )

@@ -56,6 +56,7 @@ class RecordFilter(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str | None = None
     error_code: str | None = None
     tag: tuple[str, str | None] | None = None
+    cost_status: str | None = None
     min_cost_nanos: int | None = None
     min_latency_ms: int | None = None
 
@@ -76,6 +77,8 @@ def conditions(wanted: RecordFilter, *, is_sqlite: bool) -> list[sa.ColumnElemen
         tag, value = wanted.tag
         text = tag_value(tag, is_sqlite=is_sqlite)
         found.append(text != "" if value is None else text == value)
+    if wanted.cost_status is not None:
+        found.append(_of.cost_status == wanted.cost_status)
     if wanted.min_cost_nanos is not None:
         found.append(_of.cost_nanos >= wanted.min_cost_nanos)
     if wanted.min_latency_ms is not None:

@@ -90,6 +90,7 @@ async def test_pages_follow_by_their_cursor(api: Client) -> None:
     [
         ("", 6), ("from=1969-01-01", 422), ("tag=project", 1), ("tag=project=apollo", 1), ("tag=project=x", 0),
         ("min_cost_usd=0.0002", 1), ("min_latency_ms=21", 0), ("session=s1", 1), ("outcome=ok", 1), ("key=k", 6),
+        ("cost_status=unpriced", 0), ("cost_status=free", 422),
         ("outcome=failed", 0), ("model=m&provider=b", 1), ("team=t", 0), ("agent=x", 0), ("error_code=x", 0),
         ("from=2024-10-04&to=2024-10-05&tz=Europe/Berlin", 1), ("from=2024-10-01T10:00%2B02:00&limit=500", 4),
     ],

@@ -20,6 +20,8 @@ from llm_gateway.store.usage_reports import Grouping, UsageReports
 
 UNPRICED_DAYS = 30
 """Days, today included, in which models without a price are looked for."""
+UNPRICED = ("unpriced_requests", "input_tokens", "output_tokens")
+"""Counters of the report that finds them."""
 
 
 class ModelPrice(BaseModel):
@@ -79,7 +81,7 @@ def _price(provider: Provider, model: str) -> ModelPrice:
 
 
 def _unpriced(reports: UsageReports, start_ms: int, end_ms: int) -> list[UnpricedModel]:
-    by_model = Grouping((DIMENSION_BY_NAME["provider"], DIMENSION_BY_NAME["model"]))
+    by_model = Grouping((DIMENSION_BY_NAME["provider"], DIMENSION_BY_NAME["model"]), counters=UNPRICED)
     found = [
         UnpricedModel(
             provider=provider,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from llm_gateway.control.management.fields import Timestamp, iso
 from llm_gateway.control.management.usage import digits
 from llm_gateway.domain.stored_budget import StoredBudget
-from llm_gateway.domain.usage import NANOS_PER_USD, AttemptRecord, Outcome, Price, Usage, UsageRecord
+from llm_gateway.domain.usage import NANOS_PER_USD, AttemptRecord, CostStatus, Outcome, Price, Usage, UsageRecord
 from llm_gateway.store.budget_charges import charges_of_record
 
 Value = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
@@ -55,6 +55,7 @@ class RecordQuery(BaseModel):
             description="a tag's name, or name=value as in x-tags",
         ),
     ] = None
+    cost_status: Annotated[CostStatus | None, Field(description="how sure the cost is")] = None
     min_cost_usd: Annotated[float | None, Field(ge=0, le=1_000_000, allow_inf_nan=False)] = None
     min_latency_ms: Annotated[int | None, Field(ge=0), Digits] = None
     cursor: Annotated[str | None, Field(max_length=512, description="`next_cursor` of the page before")] = None

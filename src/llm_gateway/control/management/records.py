@@ -94,6 +94,7 @@ def _wanted(query: RecordQuery, values: dict[str, str], now_ms: int) -> RecordFi
         outcome=query.outcome,
         error_code=query.error_code,
         tag=(name, value if is_pair else None) if name else None,
+        cost_status=query.cost_status,
         min_cost_nanos=None if cost is None else round(cost * NANOS_PER_USD),
         min_latency_ms=query.min_latency_ms,
     )

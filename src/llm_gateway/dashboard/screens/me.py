@@ -44,6 +44,7 @@ async def show(page: Page) -> Response:
         title="My key",
         key=key,
         records=records,
+        sees_usage=page.may("own"),
         origin=page.origin,
         model=_model(key),
         agents=[

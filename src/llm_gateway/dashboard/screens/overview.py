@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeAlias
 
 from starlette.responses import Response
 
@@ -17,6 +20,9 @@ MOVERS = 5
 FAILURES, COUNTED_FAILURES = 8, 100
 """Failures that are shown, and the newest ones that are counted by their code."""
 
+Link: TypeAlias = Callable[[str | None, Mapping[str, str]], str | None]
+"""Return the address of the requests of a line, None for all others, in a part of a period."""
+
 
 async def show(page: Page) -> Response:
     """Show the overview of a period; who may only make calls is sent to the screen of the own key."""
@@ -24,17 +30,19 @@ async def show(page: Page) -> Response:
         return page.redirect("/me")
     period = period_of(page)
     series_query = {**period.query, "metric": "cost_usd", "group_by": "model", "bucket": period.bucket, "limit": 7}
-    by_model, by_service, series, failed, latency = await page.api.get_all(
-        [
-            ("/usage/breakdown", {**period.query, "group_by": "model", "limit": 50}),
-            ("/usage/breakdown", {**period.query, "group_by": "service", "limit": 500}),
-            ("/usage/series", series_query),
-            ("/usage/records", {**period.query, "outcome": "error", "limit": COUNTED_FAILURES}),
-            ("/usage/latency", period.query),
-        ]
+    (by_model, by_service, series, failed, latency), (providers, health, unpriced), budgets = await asyncio.gather(
+        page.api.get_all(
+            [
+                ("/usage/breakdown", {**period.query, "group_by": "model", "limit": 50}),
+                ("/usage/breakdown", {**period.query, "group_by": "service", "limit": 500}),
+                ("/usage/series", series_query),
+                ("/usage/records", {**period.query, "outcome": "error", "limit": COUNTED_FAILURES}),
+                ("/usage/latency", period.query),
+            ]
+        ),
+        _gateway(page),
+        _budgets(page),
     )
-    providers, health, unpriced = await _gateway(page)
-    budgets = await nearest(page) if page.may("read") else []
     totals = by_model["totals"]
     return page.render(
         "overview.html",
@@ -42,7 +50,7 @@ async def show(page: Page) -> Response:
         period=period,
         choices=choices_of(page),
         totals=totals,
-        chart=chart_of(series, period),
+        chart=chart_of(series, period, partial(_requests_of, page)),
         models=by_model["rows"][:8],
         movers=_movers(by_service["rows"]),
         latency=latency,
@@ -58,6 +66,14 @@ async def show(page: Page) -> Response:
     )
 
 
+def _requests_of(page: Page, model: str | None, part: Mapping[str, str]) -> str | None:
+    return page.link("/requests", {"model": model, **part}) if model else None
+
+
+async def _budgets(page: Page) -> list[dict[str, Any]]:
+    return await nearest(page) if page.may("read") else []
+
+
 async def _gateway(page: Page) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]:
     """Return providers, health and unpriced models, of which those see nothing who read only their own usage."""
     if not page.may("read"):
@@ -66,12 +82,28 @@ async def _gateway(page: Page) -> tuple[list[dict[str, Any]], dict[str, Any], li
     return providers, health, prices["unpriced"]
 
 
-def chart_of(series: dict[str, Any], period: Period, unnamed: str = "all others") -> Any:
+def chart_of(series: dict[str, Any], period: Period, link: Link, unnamed: str = "all others") -> Any:
     """Return the chart of a report's series; `unnamed` is what the line without a name is called."""
+    parts = _parts(series, period)
     label = clock_time if period.bucket == "hour" else day
     labels = [label(each, period.timezone) for each in series["buckets"]]
-    lines = [Series(str(each["name"] or unnamed), each["values"]) for each in series["series"]]
+    lines = [
+        Series(
+            str(each["label"] or each["name"] or unnamed),
+            each["values"],
+            [link(each["name"], part) for part in parts],
+            link(each["name"], period.kept),
+        )
+        for each in series["series"]
+    ]
     return stacked_bars(lines, labels, usd)
+
+
+def _parts(series: dict[str, Any], period: Period) -> list[dict[str, str]]:
+    """Return the parts of a period that the bars of its chart show, as parameters of a page's address."""
+    starts = [each if period.bucket == "hour" else each[:10] for each in series["buckets"]]
+    ends = [*starts[1:], period.end]
+    return [{"period": "custom", "from": start, "to": end} for start, end in zip(starts, ends, strict=True)]
 
 
 def _movers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -70,24 +70,31 @@ async def create(page: Page) -> Response:
             raise
         return await _table(page, error.status, problem=error, form=Form({**form, "api_key": ""}))
     tested = await page.api.send("POST", f"/providers/{made['id']}/test")
-    return _one(page, made, 201, tested=tested)
+    return await _one(page, made, 201, tested=tested)
 
 
 async def show_one(page: Page) -> Response:
     """Show a provider with its form."""
-    return _one(page, await page.api.get(_path(page)))
+    return await _one(page, await page.api.get(_path(page)))
 
 
 def _path(page: Page) -> str:
     return f"/providers/{page.request.path_params['id']}"
 
 
-def _one(page: Page, provider: dict[str, Any], status: int = 200, **values: Any) -> Response:
+async def _one(page: Page, provider: dict[str, Any], status: int = 200, **values: Any) -> Response:
+    every, overrides, state = await page.api.get_all([("/providers", None), ("/overrides", None), ("/state", None)])
+    others = {
+        model for each in every if each["is_enabled"] and each["id"] != provider["id"] for model in each["models"]
+    }
     return page.render(
         "provider.html",
         status,
         title=provider["display_name"],
         provider=provider,
+        used=_limits_used(state).get(provider["name"]),
+        served_alone=[model for model in provider["models"] if model not in others] if provider["is_enabled"] else [],
+        overrides=sum(each["provider_name"] == provider["name"] for each in overrides),
         **{"tested": None, "problem": None, "form": Form(), **values},
     )
 
@@ -100,14 +107,14 @@ async def change(page: Page) -> Response:
     except ApiError as error:
         if not error.is_about_form:
             raise
-        return _one(page, await page.api.get(path), error.status, problem=error, form=form)
+        return await _one(page, await page.api.get(path), error.status, problem=error, form=form)
     return page.redirect(path)
 
 
 async def test(page: Page) -> Response:
     """Try a provider's key, and show the result."""
     tested = await page.api.send("POST", f"{_path(page)}/test")
-    return _one(page, await page.api.get(_path(page)), tested=tested)
+    return await _one(page, await page.api.get(_path(page)), tested=tested)
 
 
 async def enable(page: Page) -> Response:

@@ -24,10 +24,12 @@ FILTERS = (
     ("tag", "Tag"),
     ("error_code", "Error code"),
     ("client_request_id", "Request id"),
+    ("cost_status", "Cost is"),
     ("min_cost_usd", "Cost from, $"),
     ("min_latency_ms", "Latency from, ms"),
 )
 OUTCOMES = ("ok", "cached", "error", "failed", "rate_limited", "cancelled", "no_provider", "refused_budget")
+CHOICES = {"outcome": OUTCOMES, "cost_status": ("exact", "estimated", "unpriced")}
 PAGE = 50
 
 
@@ -50,7 +52,7 @@ async def show(page: Page) -> Response:
         is_first=not page.given("cursor"),
         filters=filters,
         names=FILTERS,
-        outcomes=OUTCOMES,
+        values=CHOICES,
         period=period,
         choices=choices_of(page),
         count_of_filters=len(kept),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from llm_gateway.dashboard.api_client import ApiError
+from llm_gateway.dashboard.api_client import ApiError, Query
 from llm_gateway.dashboard.page import Page
 from llm_gateway.dashboard.period import Period, choices_of, period_of
 from llm_gateway.dashboard.screens.overview import chart_of
@@ -24,19 +26,34 @@ DIMENSIONS = (
     ("session", "Session"),
 )
 CHARTED = frozenset({"model", "provider", "key", "team", "service", "task_type", "agent", "customer"})
-FILTERS = {"customer": "user_id"}
-"""Dimensions whose filter of the requests table has another name."""
+PARAMETERS = {name: "user_id" if name == "customer" else name for name, _ in DIMENSIONS}
+"""Filters of reports and of the requests table, by the dimension."""
+EXPORTED = ("key", "team")
+"""Filters of the export of records."""
+NARROWER = {
+    "team": "key", "key": "service", "service": "model", "provider": "model", "model": "service", "task_type": "model",
+    "agent": "model",
+}  # fmt: skip
+"""The dimension by which the usage of one value is shown next."""
+OTHERS = ("model", "service", "key", "provider", "team", "task_type", "agent")
+"""Dimensions that can be shown next, if the usage is by the narrower one already."""
+FROM_RECORDS = frozenset({"user_id", "session", "tag"})
+"""Filters that a report by another dimension has for seven days at most, or not at all."""
 TAG = "tag:"
-ROWS = 200
+ROWS = 100
 
 
 async def show(page: Page) -> Response:
-    """Show the breakdown of a period."""
-    period, groups = period_of(page), _groups(page)
-    breakdown = await page.api.get("/usage/breakdown", _query(period, groups, page.given("cursor")))
-    chart = await _chart(page, period, groups[0])
-    address = {**period.kept, "group": groups[0], "then": groups[1] if len(groups) > 1 else ""}
-    rows = [{**row, "requests_link": _requests_of(page, row["group"], period)} for row in breakdown["rows"]]
+    """Show the breakdown of a period, of all usage or of that which the address chooses."""
+    period, groups, filters = period_of(page), _groups(page), _filters(page)
+    breakdown, chart, labels = await asyncio.gather(
+        page.api.get("/usage/breakdown", _query(page, period, groups, page.given("cursor"))),
+        _chart(page, period, groups[0]),
+        _labels(page, filters),
+    )
+    chosen: Query = {"group": groups[0], "then": groups[1] if len(groups) > 1 else ""}
+    address = {**period.kept, **filters, **chosen}
+    rows = [{**row, **_links(page, row["group"], period, filters)} for row in breakdown["rows"]]
     return page.render(
         "spend.html",
         title="Spend",
@@ -49,12 +66,17 @@ async def show(page: Page) -> Response:
         totals=breakdown["totals"],
         largest=max((row["cost_usd"] for row in rows), default=0) or 1,
         chart=chart,
-        all_requests=page.link("/requests", period.kept),
+        filters=[
+            (name, labels.get(name, value), page.link("/spend", {**address, name: None}))
+            for name, value in filters.items()
+        ],
+        all_requests=page.link("/requests", {**filters, **period.kept}),
         more=page.link("/spend", {**address, "cursor": breakdown["next_cursor"]}) if breakdown["next_cursor"] else None,
         csv=page.link("/spend/breakdown.csv", address),
-        records_csv=page.link("/spend/export.csv", {**period.kept, "format": "csv"}),
-        focus_csv=page.link("/spend/export.csv", {**period.kept, "format": "focus"}),
-        kept=period.kept,
+        records_csv=page.link("/spend/export.csv", {**period.kept, **_exported(filters), "format": "csv"}),
+        focus_csv=page.link("/spend/export.csv", {**period.kept, **_exported(filters), "format": "focus"}),
+        kept={**period.kept, **filters},
+        kept_groups={**filters, **chosen},
     )
 
 
@@ -65,33 +87,60 @@ async def _chart(page: Page, period: Period, group: str) -> Any:
     """
     if group not in CHARTED:
         return None
-    query = {**period.query, "metric": "cost_usd", "bucket": period.bucket, "limit": 7}
+    filters = _filters(page)
+
+    def link(name: str | None, part: Mapping[str, str]) -> str | None:
+        if group == "customer":
+            return page.link("/requests", {**filters, **part})
+        return page.link("/requests", {**filters, group: name, **part}) if name else None
+
+    query = {**period.query, **filters, "metric": "cost_usd", "bucket": period.bucket, "limit": 7}
     if group == "customer":
-        return chart_of(await page.api.get("/usage/series", query), period, "all customers")
-    return chart_of(await page.api.get("/usage/series", {**query, "group_by": group}), period)
+        return chart_of(await page.api.get("/usage/series", query), period, link, "all customers")
+    return chart_of(await page.api.get("/usage/series", {**query, "group_by": group}), period, link)
 
 
-def _requests_of(page: Page, group: dict[str, str], period: Period) -> str | None:
-    """Return the address of a row's requests; None if no filter of that screen is for one of its values."""
-    filters: dict[str, str | int | None] = {}
+async def _labels(page: Page, filters: Query) -> dict[str, str]:
+    """Return the names of the team and the key that the address chooses by their ids, as far as they may be read."""
+    found = {}
+    for name in EXPORTED:
+        if name in filters and page.may("read"):
+            try:
+                found[name] = str((await page.api.get(f"/{name}s/{filters[name]}"))["name"])
+            except ApiError:
+                continue  # deleted meanwhile, or a key of the environment, whose id is its name
+    return found
+
+
+def _links(page: Page, group: dict[str, str], period: Period, filters: Query) -> dict[str, str | None]:
+    """Return the addresses of a row's requests and of its usage by a narrower dimension.
+
+    They are None if no filter of those screens is for one of its values.
+    """
+    wanted: dict[str, str | int | None] = {**filters}
     for name, value in group.items():
-        is_tag = name.startswith(TAG)
-        if not value or (is_tag and "tag" in filters):
-            return None
-        filters["tag" if is_tag else FILTERS.get(name, name)] = f"{name.removeprefix(TAG)}={value}" if is_tag else value
-    return page.link("/requests", {**filters, **period.kept})
+        parameter = "tag" if name.startswith(TAG) else PARAMETERS.get(name, name)
+        if not value or (parameter == "tag" and "tag" in wanted):
+            return {"requests_link": None, "narrower_link": None}
+        wanted[parameter] = f"{name.removeprefix(TAG)}={value}" if parameter == "tag" else value
+    requests = page.link("/requests", {**wanted, **period.kept})
+    by = None if FROM_RECORDS & wanted.keys() else NARROWER.get([*group][-1])
+    if by in wanted:
+        by = next((each for each in OTHERS if each not in wanted), None)
+    narrower = None if by is None else page.link("/spend", {**period.kept, **wanted, "group": by})
+    return {"requests_link": requests, "narrower_link": narrower}
 
 
 async def download(page: Page) -> Response:
     """Send the breakdown as a CSV file."""
-    query = {**_query(period_of(page), _groups(page), ""), "format": "csv", "limit": 10_000}
+    query = {**_query(page, period_of(page), _groups(page), ""), "format": "csv", "limit": 10_000}
     return _File(page, "/usage/breakdown", query)
 
 
 async def export(page: Page) -> Response:
     """Send the records of the period, or their charges by FOCUS, as a CSV file."""
     kind = "focus" if page.given("format") == "focus" else "csv"
-    query = {**period_of(page).query, "format": kind}
+    query = {**period_of(page).query, **_exported(_filters(page)), "format": kind}
     return _File(page, "/usage/export", query)
 
 
@@ -100,14 +149,23 @@ def _groups(page: Page) -> list[str]:
     return [first, second] if second and second != first else [first]
 
 
-def _query(period: Period, groups: list[str], cursor: str) -> dict[str, str | int | None]:
-    return {**period.query, "group_by": ",".join(groups), "cursor": cursor, "limit": ROWS}
+def _filters(page: Page) -> Query:
+    """Return the filters in the address by the names of the API's parameters."""
+    return {name: page.given(name) for name in PARAMETERS.values() if page.given(name)}
+
+
+def _exported(filters: Query) -> Query:
+    return {name: value for name, value in filters.items() if name in EXPORTED}
+
+
+def _query(page: Page, period: Period, groups: list[str], cursor: str) -> Query:
+    return {**period.query, **_filters(page), "group_by": ",".join(groups), "cursor": cursor, "limit": ROWS}
 
 
 class _File(Response):
     """The API's response to a GET, which is a file to save."""
 
-    def __init__(self, page: Page, path: str, query: dict[str, str | int | None]) -> None:
+    def __init__(self, page: Page, path: str, query: Query) -> None:
         super().__init__()
         self._page, self._path, self._query = page, path, query
 

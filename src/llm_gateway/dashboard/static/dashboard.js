@@ -117,6 +117,7 @@ async function explain(event) {
   try {
     const response = await callApi("/api/v1/routing/explain", key, { path: "/api/v1/generate", body });
     answer.append(explanation(await response.json()));
+    setUp(answer);
   } catch (error) {
     answer.append(element("p", "notice bad", error.message));
   }
@@ -151,7 +152,7 @@ function offerFile(table) {
   button.type = "button";
   button.title = "Save these rows as a CSV file";
   button.addEventListener("click", () => {
-    const lines = all("tr", table).map((row) => [...row.cells].map((cell) => csvField(cell.innerText)).join(","));
+    const lines = all("tr", table).map((row) => [...row.cells].map((cell) => csvField(cellText(cell))).join(","));
     const link = element("a");
     link.href = URL.createObjectURL(new Blob([`${lines.join("\r\n")}\r\n`], { type: "text/csv" }));
     link.download = `${document.title.split(" ·")[0].toLowerCase().replaceAll(" ", "-")}.csv`;
@@ -160,6 +161,13 @@ function offerFile(table) {
   });
   const frame = table.closest(".scroll") ?? table;
   frame.after(button);
+}
+
+function cellText(cell) {
+  if (cell.querySelector("form")) return ""; // buttons
+  const details = cell.querySelector("dl"); // closed or not
+  if (!details) return cell.innerText;
+  return all("dt", details).map((term) => `${term.textContent}: ${term.nextElementSibling.textContent}`).join("; ");
 }
 
 function csvField(text) {
