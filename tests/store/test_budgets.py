@@ -17,7 +17,7 @@ from llm_gateway.domain.usage import Usage, UsageRecord
 from llm_gateway.errors import Conflict, NotFound, RecordsRefused
 from llm_gateway.store.budget_backfill import BudgetBackfill
 from llm_gateway.store.budget_charges import NOTHING
-from llm_gateway.store.budget_spend import BudgetSpend
+from llm_gateway.store.budget_spend import BudgetSpend, PeriodSpending
 from llm_gateway.store.budget_tables import budget_backfill, budget_spend
 from llm_gateway.store.budget_verification import verify
 from llm_gateway.store.budgets import BudgetStore
@@ -160,6 +160,11 @@ def test_balances_are_those_of_the_current_period_and_what_is_left_is_carried_ov
     assert (own.value, own.balance.tokens, own.limit) == ("u", 6, 120)
     assert [each.limit for each in spend.page(monthly, NOW_MS, 10, value="new")] == [150]
     assert spend.page(monthly, before_ms, 1)[0].value == "v"
+    past_sum = PeriodSpending(before_ms, 2, Balance(14, 220, 2), 160)
+    assert spend.periods(monthly, NOW_MS, 10) == [PeriodSpending(MONTH_MS, 1, Balance(14, 6, 1), 6), past_sum]
+    assert spend.periods(monthly, MONTH_MS - 1, 10) == [past_sum]
+    assert [each.most for each in spend.periods(monthly, NOW_MS, 1, "u")] == [6]
+    assert spend.periods(monthly, NOW_MS, 10, "nobody") == []
 
 
 def test_old_periods_and_accounts_of_deleted_budgets_are_pruned(database: Database) -> None:

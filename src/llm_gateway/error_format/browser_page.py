@@ -35,7 +35,7 @@ PAGE = """\
 </html>
 """
 PART = '<div class="notice bad" role="alert"><p>{detail}</p></div>'
-"""What a page of the dashboard puts in the place of the part that it has asked for."""
+"""Part of a page of the dashboard, for the script that requested it."""
 HEADERS = [
     (name.encode(), value.encode())
     for name, value in security_headers(

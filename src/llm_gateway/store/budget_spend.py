@@ -57,7 +57,7 @@ class Spending(NamedTuple):
 
 
 class PeriodSpending(NamedTuple):
-    """What all accounts of a budget spent in a period that began at `start_ms` (milliseconds UTC).
+    """Spending of all accounts of a budget in a period that began at `start_ms` (milliseconds UTC).
 
     `most` is what the fullest account spent, in the budget's unit.
     """

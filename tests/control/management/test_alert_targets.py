@@ -126,7 +126,9 @@ async def test_production_takes_only_public_addresses_and_mail_over_tls(start: S
         assert (await client.call("POST", TARGETS, MAIL | {"host": "93.184.216.34"})).json["port"] == 587
 
 
-async def test_workers_say_what_is_not_called_and_whose_journal_cannot_be_written(tmp_path: Any) -> None:
+async def test_workers_say_what_is_not_called_what_limits_are_used_and_which_journal_fails(
+    tmp_path: Any,
+) -> None:
     totals = ReportTotals()
     async with control(tmp_path, on_report=totals.update) as running, raw_worker(tmp_path) as (_, writer):
         workers = Workers(running.server, totals, list, list, collector([]), FailedTotals())
@@ -137,9 +139,11 @@ async def test_workers_say_what_is_not_called_and_whose_journal_cannot_be_writte
             gauge("llm_gateway_breaker_open", "Open", 1, provider="p", model="m"),
             gauge("llm_gateway_provider_paused", "Paused", 1, provider="q"),
             gauge("llm_gateway_provider_paused", "Paused", 0, provider="r"),
+            gauge("llm_gateway_rate_limit_used_ratio", "Used", 0.25, provider="p", limit="requests"),
         ]
         writer.write(encode(Report(id=0, families=families)))
         await until(lambda: len(workers.troubles()) == 3)
+        assert workers.limits_used() == {"p": {"requests": 0.25}}
         found = {trouble.kind: (trouble.subject, trouble.data) for trouble in workers.troubles()}
     assert found == {
         "journal.unwritable": ("worker 9", {"worker": "worker 9"}),

@@ -20,6 +20,7 @@ async def test_the_state_has_all_parts_and_no_secret(start: Start, endpoint: str
     state = response.json
     assert (seen["settings"], seen["version"]) == (None, __version__)
     assert (state["version"], state["environment"]) == (__version__, "dev")
+    assert state["limits_used"] == []
     assert state["journal"]["quarantined_records"] == 0
     assert state["journal"]["available_bytes"] > 0
     assert state["sign_in"] == {"people": 1, "identity_provider": None, "token_issuer": None}

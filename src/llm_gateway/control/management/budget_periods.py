@@ -21,7 +21,7 @@ from llm_gateway.store.budgets import BudgetStore
 
 
 class PeriodOut(BaseModel):
-    """What was spent in a period. `spent` and `most` are in the unit of the budget."""
+    """Spending in a period. `spent` and `most` are in the unit of the budget."""
 
     start: Timestamp
     end: Annotated[Timestamp | None, Field(description="null for a budget without an end")]

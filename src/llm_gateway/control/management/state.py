@@ -67,7 +67,7 @@ class Resting(BaseModel):
 
 
 class LimitsUsed(BaseModel):
-    """How much of an enabled provider's limits a minute is in use, 0 to 1, as workers said in the last five seconds."""
+    """Used share of an enabled provider's limits a minute, 0 to 1, as workers said in the last five seconds."""
 
     provider: str
     requests: float
