@@ -19,6 +19,8 @@ from llm_gateway.store.set_insert import row_insert
 
 AMOUNTS = Balance._fields
 KEY = AccountRef._fields
+PARTS = 10_000
+"""Units of the column `notified` in a whole limit."""
 VALUES_AT_ONCE = 500
 """Values of a query at most: databases bound the parameters of a statement."""
 OF_UNIT: Mapping[str, sa.ColumnElement[Any]] = {
@@ -49,11 +51,15 @@ class SpendTable:
 
 
 class Spending(NamedTuple):
-    """An account of a period: its value, what was spent, and its limit with what was carried over, in its unit."""
+    """An account of a period: its value, what was spent, and its limit with what was carried over, in its unit.
+
+    `notified` is the highest part of the limit that a message was sent for, 0 without one.
+    """
 
     value: str
     balance: Balance
     limit: int
+    notified: float = 0.0
 
 
 class PeriodSpending(NamedTuple):
@@ -118,7 +124,8 @@ class BudgetSpend:
         """
         budget, period = stored.budget, stored.period(now_ms)
         amount = OF_UNIT[budget.unit]
-        query = _of_period(stored, period.start_ms).order_by(amount.desc(), budget_spend.c.value).limit(limit)
+        query = _of_period(stored, period.start_ms).add_columns(budget_spend.c.notified)
+        query = query.order_by(amount.desc(), budget_spend.c.value).limit(limit)
         if after is not None:
             most, last = after
             query = query.where(sa.or_(amount < most, sa.and_(amount == most, budget_spend.c.value > last)))
@@ -126,7 +133,8 @@ class BudgetSpend:
             query = query.where(budget_spend.c.value == value)
         before = stored.period_before(period)
         with self._database.read() as connection:
-            found = {row[0]: Balance(*row[1:]) for row in connection.execute(query)}
+            rows = connection.execute(query).all()
+            found, notified = {row[0]: Balance(*row[1:-1]) for row in rows}, {row[0]: row.notified for row in rows}
             if after is None and not found and (value is not None or budget.per is None):
                 found[value or ""] = NOTHING
             past = {} if before is None else _balances(connection, stored, before.start_ms, found)
@@ -136,6 +144,7 @@ class BudgetSpend:
                 each,
                 balance,
                 own if before is None else own + carried(budget, past.get(each, NOTHING).of(budget.unit)),
+                notified.get(each, 0) / PARTS,
             )
             for each, balance in found.items()
         ]

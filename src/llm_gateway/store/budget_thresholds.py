@@ -20,7 +20,7 @@ from llm_gateway.domain.budget import AccountRef, Balance
 from llm_gateway.domain.budget_period import FAR_MS, BudgetPeriod
 from llm_gateway.domain.stored_budget import StoredBudget
 from llm_gateway.domain.usage import NANOS_PER_USD
-from llm_gateway.store.budget_spend import BudgetSpend, Spending
+from llm_gateway.store.budget_spend import PARTS, BudgetSpend, Spending
 from llm_gateway.store.budget_tables import budget_spend
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
@@ -28,8 +28,6 @@ from llm_gateway.store.webhook_messages import WebhookMessages, id_part
 
 KIND = "budget.threshold"
 ACCOUNTS_AT_ONCE = 500
-PARTS = 10_000
-"""Units of `notified` in a whole limit."""
 
 
 def forget_customer(connection: Connection, customer: str) -> None:

@@ -328,7 +328,7 @@ async def test_accounts_come_in_pages_those_that_spent_most_first(world: World) 
     first = found[0]["accounts"][0]
     assert first == {
         "value": key.id, "name": "shop", "spent": 6, "limit": 5, "remaining": 0,
-        "spent_usd": 6, "spent_tokens": 3, "spent_requests": 1, "leased": [],
+        "spent_usd": 6, "spent_tokens": 3, "spent_requests": 1, "notified": 0, "leased": [],
     }  # fmt: skip
     assert found[1]["accounts"][0]["leased"] == [{"host": "a host", "amount": 3e-9}]
     assert (found[0]["unit"], found[0]["period"]) == ("usd", "month")

@@ -289,6 +289,7 @@ class AccountOut(BaseModel):
     spent_usd: float
     spent_tokens: int
     spent_requests: int
+    notified: Annotated[float, Field(description="highest part of the limit that a message was sent for; 0: none")]
     leased: Annotated[list[LeaseOut], Field(description="what hosts may still use, if several share the budget")]
 
 

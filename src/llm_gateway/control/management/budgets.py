@@ -165,6 +165,7 @@ def shown_account(budget: Budget, account: Spending, name: str | None, leases: M
         spent_usd=account.balance.nanos / NANOS_PER_USD,
         spent_tokens=account.balance.tokens,
         spent_requests=account.balance.requests,
+        notified=account.notified,
         leased=[LeaseOut(host=host, amount=shown_amount(amount, budget.unit)) for host, amount in leases.items()],
     )
 
