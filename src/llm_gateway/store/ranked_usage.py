@@ -6,7 +6,7 @@ their rows are summed in full.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import NamedTuple
 
@@ -15,9 +15,12 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.store.record_sums import Group
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME
-from llm_gateway.store.rollup_table import MOST_BUCKETS, RANKED_BY, RollupTable
+from llm_gateway.store.rollup_table import RANKED_BY, RollupTable
 from llm_gateway.store.rollups import CUSTOMER, HOUR_MS, SERVICE, Totals
 from llm_gateway.store.usage_reports import READ_LIMIT_S, Grouping, Part, UsageReports
+
+MOST_LISTED = 500
+"""Customers of a page that a statement names one by one: databases bound the parameters of a statement."""
 
 
 class RankedPage(NamedTuple):
@@ -26,7 +29,7 @@ class RankedPage(NamedTuple):
     `totals` and `totals_before` are those of all groups.
     """
 
-    rows: list[tuple[Group, Totals, Totals]]
+    rows: Sequence[tuple[Group, Totals, Totals]]
     totals: Totals
     totals_before: Totals
     has_more: bool
@@ -48,7 +51,7 @@ class RankedUsage:
             StoreUnavailable: older records are not summed yet.
         """
         is_by_customer = grouping.dimensions == (DIMENSION_BY_NAME["customer"],) and not grouping.filters
-        if is_by_customer and limit <= MOST_BUCKETS and not any(edge % HOUR_MS for edge in (*period, *before)):
+        if is_by_customer and limit <= MOST_LISTED and not any(edge % HOUR_MS for edge in (*period, *before)):
             with self._database.read(READ_LIMIT_S) as connection:
                 return self._of_customers(connection, period, before, start, limit)
         sums = {group: totals for group, totals in self._reports.totals(grouping, period).items() if totals != Totals()}
