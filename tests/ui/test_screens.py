@@ -13,8 +13,8 @@ from tests.ui.conftest import MANY, Watched
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-SCREENS = ("", "/requests", "/spend?group=service&then=model", "/providers", "/keys", "/me", "/budgets", "/routing",
-           "/playground", "/prices", "/alerts", "/audit", "/health", "/people", "/sessions")  # fmt: skip
+SCREENS = ("", "/requests", "/spend?group=service&then=model&provider=openai", "/providers", "/keys", "/me", "/budgets",
+           "/routing", "/playground", "/prices", "/alerts", "/audit", "/health", "/people", "/sessions")  # fmt: skip
 AXE_RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
 
 

@@ -58,7 +58,7 @@ SHORTCUTS = (
     (("/",), "To the filters"),
     (("n",), "Next page of the table"),
     (("l",), "Follow new requests, or stop"),
-    (("a",), "To the form that adds one"),
+    (("a",), "To the form for a new one"),
     (("1", "5"), "The first to the last of the periods"),
 )
 """Keys and what they do; `static/shortcuts.js` has them."""
