@@ -59,15 +59,19 @@ def browser_page(scope: Scope, error: GatewayError) -> bytes | None:
         return PART.format(detail=detail).encode()
     if b"text/html" not in headers.get(b"accept", b""):
         return None
-    refresh, advice = "", "Reload this page to try again."
-    if error.retry_after_s is not None:
-        seconds = max(1, math.ceil(error.retry_after_s))
-        if scope["method"] in ("GET", "HEAD"):
-            refresh = f'<meta http-equiv="refresh" content="{seconds}">\n'
-            advice = f"This page tries again in {'a second' if seconds == 1 else f'{seconds} seconds'}."
-        elif error.retryable:
-            advice = "Nothing was saved. Reload this page: the browser sends the form again."
-        else:
-            advice = "Look at the screen whether the change was made, before you send the form again."
+    refresh, advice = _advice(error, is_form=scope["method"] not in ("GET", "HEAD"))
     title = escape(error.title)
     return PAGE.format(style=STYLE, refresh=refresh, title=title, detail=detail, advice=advice).encode()
+
+
+def _advice(error: GatewayError, *, is_form: bool) -> tuple[str, str]:
+    """Return the element that makes a browser try again, if it can, and the sentence that says what to do."""
+    if error.retry_after_s is None:
+        return "", "Go back to change what you sent." if is_form else ""
+    if not is_form:
+        seconds = max(1, math.ceil(error.retry_after_s))
+        words = f"This page tries again in {'a second' if seconds == 1 else f'{seconds} seconds'}."
+        return f'<meta http-equiv="refresh" content="{seconds}">\n', words
+    if error.retryable:
+        return "", "Nothing was saved. Reload this page: the browser sends the form again."
+    return "", "Look at the screen whether the change was made, before you send the form again."
