@@ -154,10 +154,16 @@ async def test_a_provider_is_added_tested_changed_and_removed(
     assert "The test call" in text_of(response)
     path = f"/ui/providers/{(await client.call('GET', '/api/v1/providers')).json[0]['id']}"
     assert "The test call" in text_of(await browser.post(f"{path}/test"))
-    override = {"user_id": "ann", "provider_name": "acme", "model_name": "m"}
-    assert (await client.call("POST", "/api/v1/overrides", override)).status == 201
-    consequences = "Nobody else serves m, n: requests for that fail. 1 override names it and stops working."
-    assert consequences in text_of(await browser.get(path))
+    assert "No other enabled provider serves m, n: requests for that fail." in text_of(await browser.get(path))
+    other = {
+        "name": "other",
+        "display_name": "Other",
+        "models": ["x"],
+        "model_aliases": {"m*": "x"},
+        "base_url": mock.base_url,
+    }
+    await created(client, **other)
+    assert "No other enabled provider serves n: requests" in text_of(await browser.get(path))
     assert (await browser.post(f"{path}/enable", {"enabled": "false"})).status == 303
     assert (await browser.post(path, {"display_name": "Acme", "models": "n", "priority": "3"})).status == 303
     provider = (await client.call("GET", f"/api/v1/providers/{path.rpartition('/')[2]}")).json
@@ -215,6 +221,10 @@ async def test_numbers_and_names_lead_on(browser: Browser, client: Client, mock:
     assert 'href="/ui/spend?period=today&group=model" aria-label="Without this filter"' in page
     assert 'href="/ui/spend?period=today&service=shop&model=m&group=key">m' in page
     assert "search" not in await text_with(browser, "/ui/requests?service=shop&cost_status=unpriced", "shop")
+    link = re.search(r'href="(/ui/spend/export.csv[^"]*service=shop[^"]*)"', page)
+    assert link is not None
+    lines = (await browser.get(link[1])).body.decode().splitlines()
+    assert (len(lines), "shop" in lines[1]) == (2, True)
     page = unescape((await browser.get("/ui/spend?period=today&group=customer")).body.decode())
     assert 'href="/ui/requests?user_id=ann&period=today">ann' in page
 

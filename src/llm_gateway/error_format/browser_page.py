@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from html import escape
+from secrets import randbelow
 
 from starlette.types import Scope
 
@@ -17,6 +18,8 @@ from llm_gateway.gate.security_headers import hash_source, security_headers
 HTML = b"text/html; charset=utf-8"
 UI_PATH = "/ui"
 UI_PREFIX = "/ui/"
+SPREAD_S = 3
+"""Seconds over which pages that were refused together try again, so that they are not refused together again."""
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
 body { max-width: 26rem; margin: 12vh auto 0; padding: 1.5rem; }
@@ -67,11 +70,10 @@ def browser_page(scope: Scope, error: GatewayError) -> bytes | None:
 def _advice(error: GatewayError, *, is_form: bool) -> tuple[str, str]:
     """Return the element that makes a browser try again, if it can, and the sentence that says what to do."""
     if error.retry_after_s is None:
-        return "", "Go back to change what you sent." if is_form else ""
+        return "", "Go back to the form." if is_form else ""
     if not is_form:
-        seconds = max(1, math.ceil(error.retry_after_s))
-        words = f"This page tries again in {'a second' if seconds == 1 else f'{seconds} seconds'}."
-        return f'<meta http-equiv="refresh" content="{seconds}">\n', words
+        seconds = max(1, math.ceil(error.retry_after_s)) + randbelow(SPREAD_S)
+        return f'<meta http-equiv="refresh" content="{seconds}">\n', "This page tries again in a few seconds."
     if error.retryable:
         return "", "Nothing was saved. Reload this page: the browser sends the form again."
     return "", "Look at the screen whether the change was made, before you send the form again."

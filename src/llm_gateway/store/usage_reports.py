@@ -160,7 +160,7 @@ class UsageReports:
         of_services = self._of_services(connection, grouping, part)
         if of_services is not None:
             return of_services
-        by_bucket = {dimension.name for dimension in grouping.dimensions} in KEPT_IN_ORDER
+        by_bucket = self.database.is_sqlite and {dimension.name for dimension in grouping.dimensions} in KEPT_IN_ORDER
         blocks, days = _blocks_and_days(_nearest_midnight(start_ms) // DAY_MS, _nearest_midnight(end_ms) // DAY_MS)
         found = _added(row[1:] for row in self._of_cube(connection, grouping, LONG, blocks, by_bucket=by_bucket))
         for some in days:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Query
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.requests import Request
 
 from llm_gateway.control.docs.openapi import problems
@@ -21,27 +21,15 @@ from llm_gateway.control.management.calendar_period import read_period
 from llm_gateway.control.management.fields import iso
 from llm_gateway.control.management.freshness import UpToDate
 from llm_gateway.control.management.own_usage import OwnUsage
-from llm_gateway.control.management.record_schemas import Value
-from llm_gateway.control.management.report_schemas import csv_text, money
+from llm_gateway.control.management.report_schemas import ReportQuery, csv_text, money
 from llm_gateway.control.management.router import Router
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.store.record_search import RecordSearch
 
 
-class ExportQuery(BaseModel):
-    """Parameters of an export."""
+class ExportQuery(ReportQuery):
+    """Parameters of an export: the period, and filters. Model and provider are those that a request ended with."""
 
-    model_config = ConfigDict(populate_by_name=True)
-
-    start: Annotated[str | None, Field(alias="from", max_length=40, description="by default 30 days before `to`")] = (
-        None
-    )
-    end: Annotated[str | None, Field(alias="to", max_length=40, description="the end of the period, no part of it")] = (
-        None
-    )
-    tz: Annotated[str, Field(max_length=64, description="time zone of dates without an offset")] = "UTC"
-    key: Annotated[Value | None, Field(description="id of a key, or name of a key of the environment")] = None
-    team: Annotated[Value | None, Field(description="id of a team")] = None
     format: Annotated[
         Literal["csv", "focus"], Field(description="csv: a line for each request; focus: one for each charge")
     ] = "csv"
@@ -54,8 +42,7 @@ def export_router(search: RecordSearch, up_to_date: UpToDate, own: OwnUsage) -> 
     @router.get("/export", responses=problems(422) | CSV, response_class=StreamingResponse)
     def usage_export(request: Request, query: Annotated[ExportQuery, Query()]) -> StreamingResponse:
         period = read_period(query.start, query.end, query.tz, up_to_date())
-        given = {name: value for name in ("key", "team") if (value := getattr(query, name)) is not None}
-        records = search.in_order(period.start_ms, period.end_ms, own.filters(request, given))
+        records = search.in_order(period.start_ms, period.end_ms, own.filters(request, query.filters()))
         if query.format == "focus":
             return csv_response("usage-focus.csv", list(FOCUS), _charges(records))
         return csv_response("usage.csv", list(REQUEST), (_cells(REQUEST, record) for record in records))

@@ -80,7 +80,10 @@ async def _one(page: Page, status: int = 200, **values: Any) -> Response:
         "found": accounts,
         "more": page.link(path, {"cursor": more}) if more else None,
         "account": value,
-        "periods": [each | {"requests": _requests_of(page, budget, each, value)} for each in past["periods"]],
+        "periods": [
+            each | {"requests": _requests_of(page, budget, each, value), "limit": _limit_of(each, budget, accounts)}
+            for each in past["periods"]
+        ],
         "form": _form_of(budget),
         "problem": None,
         "override": Form(),
@@ -96,6 +99,13 @@ def _requests_of(page: Page, budget: dict[str, Any], period: dict[str, Any], val
         page.timezone, budget | ({} if value else {"per": None}), period["start"], value or "", period["end"]
     )
     return page.link("/requests", filters) if filters is not None and is_exact else None
+
+
+def _limit_of(period: dict[str, Any], budget: dict[str, Any], accounts: dict[str, Any]) -> float:
+    """Return the limit that a period's fullest account is shown against: its own one, or the budget's for the past."""
+    fullest = max(accounts["accounts"], key=lambda each: each["spent"], default=None)
+    is_known = period["is_current"] and fullest is not None and fullest["spent"] == period["most"]
+    return float(fullest["limit"] if is_known and fullest is not None else budget["limit"])
 
 
 async def change(page: Page) -> Response:

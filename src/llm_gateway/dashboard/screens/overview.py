@@ -102,6 +102,7 @@ def chart_of(series: dict[str, Any], period: Period, link: Link, unnamed: str = 
 def _parts(series: dict[str, Any], period: Period) -> list[dict[str, str]]:
     """Return the parts of a period that the bars of its chart show, as parameters of a page's address."""
     starts = [each if period.bucket == "hour" else each[:10] for each in series["buckets"]]
+    starts[:1] = [period.start] if starts else []
     ends = [*starts[1:], period.end]
     return [{"period": "custom", "from": start, "to": end} for start, end in zip(starts, ends, strict=True)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from typing import Any
 
 from starlette.responses import Response
@@ -83,20 +84,23 @@ def _path(page: Page) -> str:
 
 
 async def _one(page: Page, provider: dict[str, Any], status: int = 200, **values: Any) -> Response:
-    every, overrides, state = await page.api.get_all([("/providers", None), ("/overrides", None), ("/state", None)])
-    others = {
-        model for each in every if each["is_enabled"] and each["id"] != provider["id"] for model in each["models"]
-    }
+    every, state = await page.api.get_all([("/providers", None), ("/state", None)])
+    others = [each for each in every if each["is_enabled"] and each["id"] != provider["id"]]
+    names = [*provider["models"], *(provider["model_aliases"] or ())] if provider["is_enabled"] else []
     return page.render(
         "provider.html",
         status,
         title=provider["display_name"],
         provider=provider,
         used=_limits_used(state).get(provider["name"]),
-        served_alone=[model for model in provider["models"] if model not in others] if provider["is_enabled"] else [],
-        overrides=sum(each["provider_name"] == provider["name"] for each in overrides),
+        served_alone=[name for name in names if not any(_serves(each, name) for each in others)],
         **{"tested": None, "problem": None, "form": Form(), **values},
     )
+
+
+def _serves(provider: dict[str, Any], model: str) -> bool:
+    """Return whether a provider has a model, by its name or an alias, which can be a glob."""
+    return model in provider["models"] or any(fnmatchcase(model, alias) for alias in provider["model_aliases"] or ())
 
 
 async def change(page: Page) -> Response:

@@ -28,8 +28,8 @@ DIMENSIONS = (
 CHARTED = frozenset({"model", "provider", "key", "team", "service", "task_type", "agent", "customer"})
 PARAMETERS = {name: "user_id" if name == "customer" else name for name, _ in DIMENSIONS}
 """Filters of reports and of the requests table, by the dimension."""
-EXPORTED = ("key", "team")
-"""Filters of the export of records."""
+NAMED = ("key", "team")
+"""Filters by an id, which has a name."""
 NARROWER = {
     "team": "key", "key": "service", "service": "model", "provider": "model", "model": "service", "task_type": "model",
     "agent": "model",
@@ -73,8 +73,8 @@ async def show(page: Page) -> Response:
         all_requests=page.link("/requests", {**filters, **period.kept}),
         more=page.link("/spend", {**address, "cursor": breakdown["next_cursor"]}) if breakdown["next_cursor"] else None,
         csv=page.link("/spend/breakdown.csv", address),
-        records_csv=page.link("/spend/export.csv", {**period.kept, **_exported(filters), "format": "csv"}),
-        focus_csv=page.link("/spend/export.csv", {**period.kept, **_exported(filters), "format": "focus"}),
+        records_csv=page.link("/spend/export.csv", {**period.kept, **filters, "format": "csv"}),
+        focus_csv=page.link("/spend/export.csv", {**period.kept, **filters, "format": "focus"}),
         kept={**period.kept, **filters},
         kept_groups={**filters, **chosen},
     )
@@ -103,7 +103,7 @@ async def _chart(page: Page, period: Period, group: str) -> Any:
 async def _labels(page: Page, filters: Query) -> dict[str, str]:
     """Return the names of the team and the key that the address chooses by their ids, as far as they may be read."""
     found = {}
-    for name in EXPORTED:
+    for name in NAMED:
         if name in filters and page.may("read"):
             try:
                 found[name] = str((await page.api.get(f"/{name}s/{filters[name]}"))["name"])
@@ -140,7 +140,7 @@ async def download(page: Page) -> Response:
 async def export(page: Page) -> Response:
     """Send the records of the period, or their charges by FOCUS, as a CSV file."""
     kind = "focus" if page.given("format") == "focus" else "csv"
-    query = {**period_of(page).query, **_exported(_filters(page)), "format": kind}
+    query = {**period_of(page).query, **_filters(page), "format": kind}
     return _File(page, "/usage/export", query)
 
 
@@ -152,10 +152,6 @@ def _groups(page: Page) -> list[str]:
 def _filters(page: Page) -> Query:
     """Return the filters in the address by the names of the API's parameters."""
     return {name: page.given(name) for name in PARAMETERS.values() if page.given(name)}
-
-
-def _exported(filters: Query) -> Query:
-    return {name: value for name, value in filters.items() if name in EXPORTED}
 
 
 def _query(page: Page, period: Period, groups: list[str], cursor: str) -> Query:
