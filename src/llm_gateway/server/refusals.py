@@ -34,7 +34,7 @@ _BETWEEN = b"\r\n\r\n" + _UNTIL_BODY
 
 
 class Refusable(Protocol):
-    """What a refusal needs of a connection."""
+    """The connection of a request that is refused."""
 
     @property
     def is_last_response(self) -> bool:
