@@ -94,13 +94,17 @@ def test_hosts_count_each_other_and_the_first_one_leads_until_it_is_silent(machi
 
 
 def test_a_host_whose_clock_is_wrong_follows_that_of_the_database(machines: Machines) -> None:
-    wrong = WallClock(lambda: time.time_ns() + HOUR_NS)
+    wrong_by = [HOUR_NS]
+    wrong = WallClock(lambda: time.time_ns() + wrong_by[0])
     (machines.root / "one").mkdir()
     host = Hosts(machines.root / "one", machines.log, lambda: machines.now, machines.sleep, wrong)
     host.claim(machines.database, KEYS)
     host.beat()
     assert abs(wrong.time_ns() - time.time_ns()) < 1e9
     assert machines.logged == ["this host's clock differs from that of the database"]
+    wrong_by[0] = 0
+    host.beat()
+    assert (machines.logged[1:], wrong.offset_ms) == (["this host's clock agrees with that of the database again"], 0)
 
 
 def test_a_restart_in_the_same_place_goes_on_at_once_with_the_same_id(machines: Machines) -> None:
@@ -113,6 +117,22 @@ def test_a_restart_in_the_same_place_goes_on_at_once_with_the_same_id(machines: 
     assert machines.logged == ["another gateway runs with the id of this host"]
     second.beat()
     assert second.leads()
+
+
+def test_a_host_without_a_disk_is_known_by_its_machine(machines: Machines, tmp_path: Path) -> None:
+    def start(name: str, machine: str = "gateway-0") -> Hosts:
+        (tmp_path / name).mkdir()
+        host = Hosts(tmp_path / name, machines.log, lambda: machines.now, machines.sleep, machine=machine)
+        host.claim(machines.database, KEYS)
+        return host
+
+    first, other = start("first"), start("other", "gateway-1")
+    again = start("empty")
+    assert (again.id, again.name, again.living) == (first.id, "gateway-0", 2)
+    assert other.id != first.id
+    machines.while_asleep = again
+    with pytest.raises(ConfigurationError, match=r"^Another gateway runs .* on a machine named gateway-0, as this one"):
+        start("third")
 
 
 def test_a_copied_data_directory_is_refused_while_the_other_one_runs(machines: Machines) -> None:

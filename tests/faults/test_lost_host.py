@@ -30,6 +30,7 @@ KEYS = {
 }
 QUICK_ROUNDS, LONG_ROUNDS = 1, 30
 NOTICED_S = 10.0
+HARD = {"name": "all", "limit_requests": 10**6}
 PATH = "/v1/chat/completions"
 CUT = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND application_name = 'llm-gateway'"
@@ -109,6 +110,15 @@ async def refuses_calls_without_the_database(scene: Scene, gateway: GatewayProce
     assert "llm_gateway_uncommitted_answers_total 0.0" in await metrics(gateway)
 
 
+async def serves_its_budgets(gateway: GatewayProcess) -> None:
+    """Check that a start on an empty directory is the same host, which has what it leased of hard budgets."""
+    assert len(gateway.call("GET", "/api/v1/hosts").json["hosts"]) == 1
+    client = Client(gateway.port)
+    answers = [await client.generate(f"after.{number}", "after") for number in range(3)]
+    client.close()
+    assert [each.status for each in answers] == [200] * 3, answers[0].body
+
+
 @pytest.mark.fault(
     "a host without a disk is lost", "SIGKILL under load, its data directory deleted; LLM_GATEWAY_JOURNAL=database"
 )
@@ -123,6 +133,7 @@ async def test_each_answer_of_a_lost_host_is_in_the_database(
             with gateway:
                 if not number:
                     scene.providers(gateway, "slow-5", "slow-20")
+                    assert gateway.call("POST", "/api/v1/budgets", HARD).status == 201
                     await refuses_calls_without_the_database(scene, gateway)
                 load.start(gateway.port)
                 streams.start(gateway.port)
@@ -130,6 +141,8 @@ async def test_each_answer_of_a_lost_host_is_in_the_database(
                 await asyncio.to_thread(gateway.kill)
                 await asyncio.gather(load.done(), streams.done())
             shutil.rmtree(scene.data)
+        with gateway:
+            await serves_its_budgets(gateway)
         ledger = Ledger(scene.data, url)
     ledger.check_sums()
     assert load.statuses.keys() == {200}, load.statuses

@@ -25,12 +25,13 @@ import msgspec
 from llm_gateway import __version__
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
+from llm_gateway.settings import Settings
 from llm_gateway.store import migrations
 from llm_gateway.store.audit import AuditTrail
 from llm_gateway.store.database import Database
 from llm_gateway.store.hosts import BEAT_S, Beat, Host, HostClaim, HostTable, SecretNames, living
 from llm_gateway.store.secrets import create_secret_file
-from llm_gateway.wall_clock import CLOCK, WallClock
+from llm_gateway.wall_clock import CLOCK, TOLERATED_MS, WallClock
 
 FILE = "host.id"
 """File in the data directory with the id of this host."""
@@ -38,6 +39,8 @@ WATCH_S, LOOK_S = 3.0, 0.25
 """Seconds for which a row must have no further beat until its host counts as gone, and between two looks at it."""
 LEAD_S = 5.0
 """Seconds after its last beat for which a host may be the leader."""
+MACHINES = uuid.UUID("6d0f9a0e-6f0c-5b7c-8a53-2f1f4a2d7e10")
+"""Namespace of ids that are made of machines' names (RFC 9562, version 5)."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -49,6 +52,7 @@ class Hosts:
         log: `log(event, level=…, **fields)`.
         clock: monotonic time in seconds.
         sleep: waits in the calling thread.
+        machine: name of the machine, if the host is known by it and not by its data directory (`machine_of`).
         wall: the time of day, which follows the database's clock.
 
     Raises:
@@ -62,15 +66,18 @@ class Hosts:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         wall: WallClock = CLOCK,
+        *,
+        machine: str | None = None,
     ) -> None:
         self._directory = directory
+        self._is_machine = machine is not None
         self._log = log
         self._clock = clock
         self._sleep = sleep
         self._wall = wall
         self._claim = HostClaim(
-            id=load_or_create_id(directory / FILE),
-            name=socket.gethostname(),
+            id=load_or_create_id(directory / FILE, new_id() if machine is None else id_of_machine(machine)),
+            name=machine or socket.gethostname(),
             version=__version__,
             tables=migrations.HEAD,
             run=new_id(),
@@ -85,7 +92,7 @@ class Hosts:
 
     @property
     def id(self) -> str:
-        """The id of this host, the same for the life of its data directory."""
+        """The id of this host, the same for the life of its data directory, or of its machine's name."""
         return self._claim.id
 
     @property
@@ -188,7 +195,12 @@ class Hosts:
 
     def _follow_clock(self, asked_ms: int, database_ms: int) -> None:
         """Take over the time of the database's server, which was read after `asked_ms`, if this host's is wrong."""
-        if self._wall.compare(database_ms, asked_ms, self._wall.now_ms()):
+        if not self._wall.compare(database_ms, asked_ms, self._wall.now_ms()):
+            return
+        if abs(self._wall.offset_ms) <= TOLERATED_MS:
+            self._wall.correct(0)
+            self._log("this host's clock agrees with that of the database again")
+        else:
             self._log(
                 "this host's clock differs from that of the database",
                 level="warning",
@@ -208,10 +220,24 @@ class Hosts:
             self._sleep(LOOK_S)
             now = next((host for host in table.list() if host.id == self.id), None)
             if now is not None and now.beat_at_ms != seen_ms:
-                raise _copied(self._directory, now)
+                raise self._taken(now)
         other = table.claim(self._claim, seen_ms)
         if other is not None:
-            raise _copied(self._directory, other)
+            raise self._taken(other)
+
+    def _taken(self, other: Host) -> ConfigurationError:
+        """Return the error of a start with the id of a host that runs."""
+        if self._is_machine:
+            return ConfigurationError(
+                f"Another gateway runs on the same database on a machine named {other.name}, as this one: with "
+                "LLM_GATEWAY_JOURNAL=database a host is known by that name. Give each machine a name of its own, or "
+                "stop the other gateway."
+            )
+        return ConfigurationError(
+            f"The data directory {self._directory} is a copy of that of a gateway that runs on the same database "
+            f"(host {other.name}): set LLM_GATEWAY_DATA_DIR to a directory of this gateway's own, or stop the other "
+            "one."
+        )
 
 
 async def beat_forever(
@@ -289,15 +315,25 @@ class Follower:
                 self._is_failing = True
 
 
-def load_or_create_id(path: Path) -> str:
-    """Return the id in a file, which is made with a new one if it does not exist.
+def machine_of(settings: Settings) -> str | None:
+    """Return the machine's name if that is what a host is known by, since its data directory does not last."""
+    return socket.gethostname() if settings.journal == "database" else None
+
+
+def id_of_machine(name: str) -> str:
+    """Return the id of a host that is known by its machine's name."""
+    return str(uuid.uuid5(MACHINES, name))
+
+
+def load_or_create_id(path: Path, new: str) -> str:
+    """Return the id in a file, which is made with `new` if it does not exist.
 
     Raises:
         ConfigurationError: the file cannot be read or made, or holds no id.
     """
     try:
         if not path.exists():
-            create_secret_file(path, f"{new_id()}\n".encode())
+            create_secret_file(path, f"{new}\n".encode())
     except OSError as error:
         raise ConfigurationError(
             f"The file {path} cannot be written ({error.strerror}): free space, or set LLM_GATEWAY_DATA_DIR to a "
@@ -323,13 +359,6 @@ def _place_of(directory: Path) -> str:
     found = directory.stat()
     boot = BOOT_ID.read_text("ascii") if BOOT_ID.exists() else ""
     return hashlib.sha256(f"{boot}{found.st_dev}:{found.st_ino}".encode()).hexdigest()
-
-
-def _copied(directory: Path, other: Host) -> ConfigurationError:
-    return ConfigurationError(
-        f"The data directory {directory} is a copy of that of a gateway that runs on the same database "
-        f"(host {other.name}): set LLM_GATEWAY_DATA_DIR to a directory of this gateway's own, or stop the other one."
-    )
 
 
 def _refuse_other_secrets(claim: HostClaim, hosts: tuple[Host, ...]) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 
 from llm_gateway import wall_clock
 from llm_gateway.control.app import open_stores
-from llm_gateway.control.hosts import Hosts
+from llm_gateway.control.hosts import Hosts, machine_of
 from llm_gateway.data_dir import DataDir
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.journal.record_feed import feed_in_use
@@ -34,7 +34,7 @@ async def replay_once(settings: Settings) -> int:
     with output.writer, closing(DataDir(settings.data_dir)):
         async with AsyncExitStack() as stack:
             path = settings.data_dir.absolute()
-            other, hosts = feed_in_use(path), Hosts(path, output.log)
+            other, hosts = feed_in_use(path), Hosts(path, output.log, machine=machine_of(settings))
             return open_stores(settings, stack, output.log, other=other, claim=hosts.claim).replayed
 
 

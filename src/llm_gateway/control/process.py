@@ -18,7 +18,7 @@ from llm_gateway.control.budget_balances import BudgetBalances
 from llm_gateway.control.budget_upkeep import count_older_usage_forever
 from llm_gateway.control.control_lock import take_control_lock
 from llm_gateway.control.embedded_model import start_embedded_model
-from llm_gateway.control.hosts import Hosts, beat_forever
+from llm_gateway.control.hosts import Hosts, beat_forever, machine_of
 from llm_gateway.control.journal_metrics import journal_gauges
 from llm_gateway.control.key_use import store_key_use_forever
 from llm_gateway.control.lease_lifecycle import BudgetSharing
@@ -150,7 +150,7 @@ class ControlProcess(ProcessApplication):
         if settings.env == "dev" and settings.service_keys is None:
             log("dev mode: anyone on this machine may call with the public development key", level="warning")
         export = TelemetryExport(settings, log)
-        hosts = Hosts(settings.data_dir.absolute(), log)
+        hosts = Hosts(settings.data_dir.absolute(), log, machine=machine_of(settings))
         sharing = BudgetSharing(self._host, self._balances, hosts, log)
         stores = open_stores(settings, stack, log, self._balances.sink, export.other, sharing.claim, sharing.use)
         self._balances.clear_ended(stores.path / "journal")

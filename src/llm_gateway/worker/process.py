@@ -100,7 +100,14 @@ class WorkerProcess(ProcessApplication):
 
         address = parse_address(settings.redis_url)
         self._output.redact.learn([address.password])
-        return SharedRedis(address, settings.data_dir.absolute(), self._number, self._log, hosts=self.hosts)
+        return SharedRedis(
+            address,
+            settings.data_dir.absolute(),
+            self._number,
+            self._log,
+            hosts=self.hosts,
+            is_lasting=settings.journal == "disk",
+        )
 
     def stop_serving(self) -> None:
         """Make the readiness probe fail from now on. Requests are still answered."""

@@ -48,11 +48,17 @@ class SharedRedis:
         number: int,
         log: Log,
         hosts: Callable[[], int] = only_this_host,
+        *,
+        is_lasting: bool = True,
     ) -> None:
+        """Read what the data directory keeps. Unless it `is_lasting`, the host is known by its machine's name."""
         self._number = str(number)
         self._data_dir = data_dir
         self._client = RedisClient(address, log)
-        member, memory = f"{host_id(data_dir)}/{number}", HostsMemory(data_dir / HOSTS_FILE)
+        member, memory = (
+            f"{host_id(data_dir) if is_lasting else id_of_machine()}/{number}",
+            HostsMemory(data_dir / HOSTS_FILE),
+        )
         self._host = RedisHost(self._client, member, log, hosts=hosts, memory=memory)
 
     async def open(self, stack: AsyncExitStack) -> None:
@@ -115,6 +121,11 @@ class SharedRedis:
             ("llm_gateway_redis_reconnects", "Times that Redis was back", counters.reconnects),
         ):
             yield MetricFamily(name=name, type="counter", help=text, samples=[Sample("_total", worker, float(value))])
+
+
+def id_of_machine() -> str:
+    """Return the id of a host whose data directory does not last: it is the same after a start on an empty one."""
+    return sha256(b"\0" + socket.gethostname().encode()).hexdigest()[:16]
 
 
 def host_id(data_dir: Path) -> str:
