@@ -4,6 +4,9 @@ Hosts that share a database must agree on it, so it is that of the database's se
 Control compares its clock with the server's at each beat (`control/hosts.py`), and tells workers the difference
 (`channel/messages.py`). Each process has one clock, `CLOCK`; without a shared database it is the system's.
 
+What the world outside dates or checks is compared with the system's clock (`time.time`), which is set by the world's:
+tokens of an identity provider, `Retry-After`, the signatures of messages.
+
 A difference of less than `TOLERATED_MS` is left alone: then time runs as the system's does, without steps.
 """
 
@@ -50,7 +53,7 @@ class WallClock:
         self._offset_ns = offset_ms * 1_000_000
 
     def compare(self, reference_ms: int, before_ms: int, after_ms: int) -> bool:
-        """Follow another clock if this one is certainly wrong by more than `TOLERATED_MS`. Returns whether it is now.
+        """Follow another clock if this one is certainly wrong by more than `TOLERATED_MS`. Returns whether it was.
 
         `reference_ms` was read between the moments `before_ms` and `after_ms` of this clock. All are milliseconds.
         """

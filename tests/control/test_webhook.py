@@ -36,6 +36,8 @@ from tests.application.driver import until
 from tests.store.histories import NOW_MS, attempt, close, record
 
 SECRET = "a secret of the receiver"
+OUTSIDE_S = 1_700_000_000
+"""The time by the clock that receivers compare with theirs."""
 
 
 class Log:
@@ -163,10 +165,10 @@ async def test_a_message_is_repeated_with_growing_pauses_and_given_up(database: 
     async def post(message_id: str, body: bytes, timestamp_s: int, timeout_s: float) -> UpstreamResult:
         nonlocal sent
         sent += 1
-        assert (json.loads(body)["id"], timestamp_s, timeout_s) == (message_id, now_ms // 1000, 10)
+        assert (json.loads(body)["id"], timestamp_s, timeout_s) == (message_id, OUTSIDE_S, 10)
         return results[sent % 2] if message_id == "one" else UpstreamResult(status=204)
 
-    delivery = WebhookDelivery(messages, post, log, lambda: now_ms)
+    delivery = WebhookDelivery(messages, post, log, lambda: now_ms, outside_s=lambda: OUTSIDE_S)
     for pause_s in BACKOFF_S:
         await delivery.deliver()
         await delivery.deliver()

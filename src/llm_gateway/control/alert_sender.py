@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from llm_gateway import wall_clock
 from llm_gateway.control.alert_texts import mail_of, plain, slack_body
 from llm_gateway.domain.alert_target import AlertMessage, AlertSecret, AlertTarget, Sent
 from llm_gateway.domain.upstream_call import UpstreamResult
@@ -39,7 +39,7 @@ class AlertSender:
         return Sent(sent.success, self._without_secrets(sent.sentence, secret))
 
     async def _post(self, target: AlertTarget, secret: AlertSecret, message: AlertMessage) -> Sent:
-        url, now_s = secret.url or "", int(wall_clock.now_s())
+        url, now_s = secret.url or "", int(time.time())
         if target.kind == "slack":
             body, headers = slack_body(message), {"content-type": "application/json"}
         else:

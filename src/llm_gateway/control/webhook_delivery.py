@@ -10,6 +10,7 @@ waiting ───────────▶ delivered     event ─────
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
@@ -34,7 +35,10 @@ Post: TypeAlias = Callable[[str, bytes, int, float], Awaitable[UpstreamResult]]
 
 
 class WebhookDelivery:
-    """Sends messages that wait. `clock_ms` returns milliseconds UTC, `is_leader` whether this host sends them."""
+    """Sends messages that wait. `clock_ms` returns milliseconds UTC, `is_leader` whether this host sends them.
+
+    `outside_s` returns seconds UTC by the clock that receivers compare with theirs, for signatures.
+    """
 
     def __init__(
         self,
@@ -44,12 +48,14 @@ class WebhookDelivery:
         clock_ms: Callable[[], int] = wall_clock.now_ms,
         *,
         is_leader: Callable[[], bool] = always,
+        outside_s: Callable[[], float] = time.time,
     ) -> None:
         self._is_leader = is_leader
         self._messages = messages
         self._post = post
         self._log = log
         self._clock_ms = clock_ms
+        self._outside_s = outside_s
         self._is_failing = False
 
     async def deliver(self) -> int:
@@ -64,8 +70,7 @@ class WebhookDelivery:
         for message in await asyncio.to_thread(self._messages.due, self._clock_ms(), AT_ONCE):
             if not self._is_leader():
                 break
-            now_ms = self._clock_ms()
-            result = await self._post(message.id, message.body.encode(), now_ms // 1000, TIMEOUT_S)
+            result = await self._post(message.id, message.body.encode(), int(self._outside_s()), TIMEOUT_S)
             if not 200 <= result.status < 300:
                 await asyncio.to_thread(self._failed, message, result)
                 break
@@ -78,7 +83,7 @@ class WebhookDelivery:
 
     async def tell_now(self, _kind: str, message: AlertMessage) -> None:
         """Send a message once, while the database cannot keep it."""
-        result = await self._post(message.id, message.body.encode(), self._clock_ms() // 1000, TIMEOUT_S)
+        result = await self._post(message.id, message.body.encode(), int(self._outside_s()), TIMEOUT_S)
         if not 200 <= result.status < 300:
             self._log("an alert is lost: neither database nor webhook take it", level="error", reason=_reason(result))
 

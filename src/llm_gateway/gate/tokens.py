@@ -11,10 +11,10 @@ import asyncio
 import hashlib
 import re
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
-from llm_gateway import wall_clock
 from llm_gateway.domain.service_key import SCOPE_BITS, KeyRights, ServiceKey
 from llm_gateway.domain.token_verdict import TokenCaller, Verdict
 from llm_gateway.errors import Forbidden, GatewayError, ManagementUnavailable, Overloaded, Unauthorized
@@ -56,7 +56,7 @@ class TokenCallers:
     def __init__(
         self,
         ask: Callable[[bytes], Awaitable[Verdict]],
-        clock: Callable[[], float] = wall_clock.now_s,
+        clock: Callable[[], float] = time.time,
         *,
         most_kept: int = MOST_KEPT,
         most_refused: int = MOST_REFUSED,

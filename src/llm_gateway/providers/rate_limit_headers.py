@@ -23,11 +23,11 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from llm_gateway import wall_clock
 from llm_gateway.domain.rate_limits import ReportedLimit, ReportedLimits
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -84,7 +84,7 @@ def _retry_after(value: str | None) -> float | None:
         return seconds
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         when = parsedate_to_datetime(value)  # without a time zone if the date has none, or -0000
-        return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - wall_clock.now_s())
+        return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time())
     return None
 
 
@@ -134,5 +134,5 @@ def _reset_s(value: bytes | None) -> float | None:
             when = datetime.fromisoformat(text)
         except ValueError:
             return None
-        seconds = max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - wall_clock.now_s())
+        seconds = max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time())
     return seconds if seconds <= LONGEST_RESET_S else None

@@ -19,6 +19,7 @@ from llm_gateway.errors import BudgetExceeded, BudgetReserved, GatewayError, Jou
 from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.host_memory.account_group import NO_LIMIT, AccountPlace
 from llm_gateway.host_memory.budget_accounts import BudgetAccounts
+from llm_gateway.wall_clock import CLOCK
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.lease_requests import LeaseRequests
@@ -266,6 +267,19 @@ def test_the_expected_output_is_that_of_the_last_1000_answers() -> None:
         last = sorted(outputs[max(0, number - SAMPLES) : number])
         rank = -(-len(last) * PERCENT // 100) - 1
         assert series.expected == (last[rank] if number >= FEWEST else None)
+
+
+async def test_a_clock_that_is_set_back_charges_the_period_that_it_says(memory: HostMemory) -> None:
+    hour_ms = 3_600_000
+    scene = Scene(memory, budget(period="hour")).script(*[answer()] * 3)
+    try:
+        for number, offset_ms in enumerate((hour_ms, 0, hour_ms)):
+            CLOCK.correct(offset_ms)
+            await scene.ask(number)
+    finally:
+        CLOCK.correct(0)
+    starts = [record.attempts[0].accounts[0].period_start_ms for record in scene.world.observed]
+    assert [start - starts[0] for start in starts] == [0, -hour_ms, 0]
 
 
 async def test_an_override_and_what_was_carried_over_raise_the_limit(memory: HostMemory) -> None:

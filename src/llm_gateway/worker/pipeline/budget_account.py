@@ -55,7 +55,9 @@ class Account:
 
 
 class Matched(msgspec.Struct, frozen=True, eq=False):
-    """The accounts of a combination of values until `until_ms`, with all that a request needs to know of them.
+    """The accounts of a combination of values, with all that a request needs to know of them.
+
+    They are those of the moments from `since_ms` until `until_ms`.
 
     Attributes:
         refs: the list by which attempts name the accounts.
@@ -68,6 +70,7 @@ class Matched(msgspec.Struct, frozen=True, eq=False):
 
     accounts: tuple[Account, ...]
     refs: list[AccountRef]
+    since_ms: int
     until_ms: int
     group: AccountGroup
     shown: tuple[tuple[Account, int], ...]
@@ -82,10 +85,16 @@ class Matched(msgspec.Struct, frozen=True, eq=False):
 
 
 def match_of(accounts: tuple[Account, ...], now_ms: int) -> Matched:
-    """Prepare what a request needs to know of its accounts, until a period or an override ends."""
+    """Prepare what a request needs to know of its accounts, until a period or an override ends.
+
+    It holds from the last of these ends on: the clock can be set back (`wall_clock.py`).
+    """
     budgets = [account.rule.budget for account in accounts]
-    ends = [account.end_ms for account in accounts]
-    ends += [budget.override_until_ms for budget in budgets if budget.override_until_ms > now_ms]
+    overrides = [budget.override_until_ms for budget in budgets]
+    starts = [account.ref.period_start_ms for account in accounts] + [
+        end_ms for end_ms in overrides if end_ms <= now_ms
+    ]
+    ends = [account.end_ms for account in accounts] + [end_ms for end_ms in overrides if end_ms > now_ms]
     hard = [budget for budget in budgets if budget.mode == "hard"]
     rejects = [budget for budget in hard if budget.unit == "usd" and budget.unpriced == "reject"]
     limits = [account.limit(now_ms) for account in accounts]
@@ -93,6 +102,7 @@ def match_of(accounts: tuple[Account, ...], now_ms: int) -> Matched:
     return Matched(
         accounts=accounts,
         refs=[account.ref for account in accounts],
+        since_ms=max(starts, default=0),
         until_ms=min(ends, default=NO_LIMIT),
         group=AccountGroup(
             [account.place for account in accounts],

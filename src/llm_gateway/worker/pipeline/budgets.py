@@ -266,7 +266,7 @@ class Budgets:
             return None
         of_models = self._matched.get(table.fields(request))
         matched = None if of_models is None else of_models.get(candidate.cache_part if table.uses_model else b"")
-        if matched is None or matched.until_ms <= now_ms:
+        if matched is None or not matched.since_ms <= now_ms < matched.until_ms:
             matched = self._match(table, request, candidate, now_ms)
         return matched if matched.accounts else None
 
