@@ -23,7 +23,7 @@ LARGE_CLIENTS = 2
 """Clients that send large bodies at once: half of what the gateway takes in flight."""
 SLOW_CLIENTS = 4
 SLOW_BYTES, SLOW_S = 64 * 1024, 0.05
-"""A slow client reads so many bytes, then waits: a huge answer takes it some eight seconds."""
+"""Bytes that a slow client reads before each pause: it takes some eight seconds to read a huge answer."""
 LEAVING = "left early"
 SMALL, LARGE = (
     {"flaky provider": 200, "stream": 200, "unknown model": 404, "no JSON": 422},

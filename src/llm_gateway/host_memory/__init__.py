@@ -80,7 +80,7 @@ FIRST_ACCOUNTS, ACCOUNT_TABLES = 1_024, 10
 ACCOUNTS_AT = HOLDERS_AT + HOLDERS * (HOLDER_WORDS + HOLD_ROWS * HOLD_ROW_WORDS)
 MOST_ACCOUNTS = FIRST_ACCOUNTS * ((1 << ACCOUNT_TABLES) - 1)
 LEASE_WORDS = 4
-"""What is leased of an account, if several hosts share it (`lease_layout.py`): as many as accounts, in their order."""
+"""Words of a row with what this host has leased of an account (`lease_layout.py`); rows are in the accounts' order."""
 LEASES_AT = ACCOUNTS_AT + MOST_ACCOUNTS * ACCOUNT_WORDS
 WORDS = LEASES_AT + MOST_ACCOUNTS * LEASE_WORDS
 SIZE = WORDS * WORD
