@@ -6,8 +6,8 @@
 An amount has no unit here. All accounts of a request change under one lock, the words of each in an order of which each
 prefix counts too much: rows before sums when amounts are held; what was spent, then rows, then sums when they are
 released. Sums that a killed process left behind are computed again by the next one that gets the lock.
-Amounts that cannot be released, since a process that holds the lock does not run, are released by a later call; what
-was spent is in a row of this process meanwhile, which control counts if it is killed.
+Amounts that cannot be released, since a process that holds the lock does not run, are `late`: a later call releases
+them; what was spent is in a row of this process meanwhile, which control counts if it is killed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class BudgetAccounts:
         self._rows: dict[int, AccountPlace] = {}
         """Rows in use, in the order of their last use, if there are many."""
         self._unused: list[int] = []
-        self._late: list[Used] = []
+        self.late: list[Used] = []
+        """What is to be released and counted by the next call that gets the lock."""
         self.taken: Callable[[AccountPlace], int] = self._taken
         with suppress(NoRoom):  # it may be gone when a budget needs it
             self._join()
@@ -87,7 +88,7 @@ class BudgetAccounts:
             return False
         try:
             words = self._words
-            if self._late:
+            if self.late:
                 self._catch_up()
             if words[GENERATION] != group.generation:
                 self._locate(group)
@@ -110,11 +111,11 @@ class BudgetAccounts:
         """Release what was held in a group, and count what was spent. Must not wait."""
         code = self._try_lock()
         if code and not self._lock.resolve(code):
-            self._late.append((group, needs, gaps, spent))
+            self.late.append((group, needs, gaps, spent))
             self._note_late(group, spent)
             return
         try:
-            if self._late:
+            if self.late:
                 self._catch_up()
             if self._words[GENERATION] != group.generation:
                 self._find_again(group)
@@ -145,9 +146,9 @@ class BudgetAccounts:
         taken: int = words[place.taken] + words[lease_of(at) + OTHERS] if at and words[at] == place.low else 0
         return taken
 
-    def close(self) -> None:
-        """Carry out what is late. The place is freed once the journal of this process is in the database."""
-        if self._late and self._lock.acquire():
+    def release_late(self) -> None:
+        """Release and count what is late, if the lock can be had within a millisecond."""
+        if self.late and self._lock.acquire():
             try:
                 self._catch_up()
             finally:
@@ -209,7 +210,7 @@ class BudgetAccounts:
                 words[at] -= gap
 
     def _catch_up(self) -> None:
-        late, self._late = self._late, []
+        late, self.late = self.late, []
         for group, needs, gaps, spent in late:
             if self._words[GENERATION] != group.generation:
                 self._find_again(group)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -19,12 +20,14 @@ from llm_gateway.errors import BudgetExceeded, BudgetReserved, GatewayError, Jou
 from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.host_memory.account_group import NO_LIMIT, AccountPlace
 from llm_gateway.host_memory.budget_accounts import BudgetAccounts
+from llm_gateway.host_memory.lock import BUDGETS, HostLock
 from llm_gateway.wall_clock import CLOCK
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.lease_requests import LeaseRequests
 from llm_gateway.worker.pipeline.output_samples import FEWEST, PERCENT, SAMPLES, OutputSamples
 from tests.shared_budgets.holding import hold
+from tests.waiting import until
 from tests.worker.pipeline.fakes import TIMEOUT, Step, World, answer, provider, refusal, request, snapshot
 
 NOW_MS = 1_700_000_000_000
@@ -324,3 +327,28 @@ async def test_identical_requests_do_not_share_the_refusal_of_a_budget(memory: H
         *(scene.gateway.generate(request(id=name, service=name)) for name in ("poor", "rich")), return_exceptions=True
     )
     assert [type(end) for end in ends] == [BudgetExceeded, Answer]
+
+
+async def test_what_could_not_be_released_is_released_without_another_request(memory: HostMemory) -> None:
+    locked, answered = Event(), Event()
+
+    def keep_the_lock() -> None:  # as a process that does not run while it has it
+        lock = HostLock(memory, BUDGETS)
+        assert lock.acquire()
+        locked.set()
+        answered.wait(10)
+        lock.release()
+
+    async def answer_while_locked(_timeout_s: float) -> Any:
+        other.start()
+        await asyncio.to_thread(locked.wait, 10)
+        return answer()
+
+    other = Thread(target=keep_the_lock)
+    scene = Scene(memory, budget()).script(answer_while_locked)
+    await scene.ask()
+    answered.set()
+    await asyncio.to_thread(other.join)
+    scene.accounts = BudgetAccounts(memory, "observer", lambda: NOW_MS)  # the worker's own would release it
+    assert scene.balances() == [(0, BOUND)], "nothing was released while it was locked"
+    await until(lambda: scene.balances() == [(COST, 0)])

@@ -54,6 +54,8 @@ ByKind: TypeAlias = tuple[int, int, int, int, int]
 """What an attempt holds, exceeds it by, or spent, in the order of `Amount` (`budget_account.py`)."""
 LONGEST_WAIT_S, STEP_S = 0.25, 0.001
 """Longest wait for the accounts' lock, as for that of the limits, and seconds between two tries."""
+RELEASE_AGAIN_S = 0.1
+"""Seconds until amounts are released that could not be released since the accounts were locked."""
 LONGEST_LEASE_WAIT_S = 1.0
 """After it, no further question for more is asked: others have taken what was got before."""
 MOST_REMEMBERED = 4_096
@@ -107,6 +109,7 @@ class Budgets:
         self._remembered = 0
         self._known: WeakValueDictionary[tuple[str, AccountRef], Account] = WeakValueDictionary()
         self._refusals: dict[str, tuple[float, int]] = {}
+        self._releasing: asyncio.TimerHandle | None = None
 
     def change(self, table: BudgetTable | None) -> None:
         """Use the budgets of another snapshot. What is held stays where it is."""
@@ -194,6 +197,8 @@ class Budgets:
             if not holds:
                 del self._held[record.id]
             self._accounts.settle(last.group, last.needs, last.gaps, [0] * len(last.needs))
+            if self._accounts.late:
+                self._release_soon()
 
     def charge(self, record: UsageRecord) -> None:
         """Count what the attempts of a record have cost, and release what they hold."""
@@ -202,15 +207,31 @@ class Budgets:
             return
         for hold in holds:
             self._accounts.settle(hold.group, hold.needs, hold.gaps, _spent(hold))
+        if self._accounts.late:
+            self._release_soon()
         last = holds[-1]
         if last.matched.has_expected and record.outcome == "ok" and not last.attempt.usage_estimated:
             samples = last.samples or self._samples.make(record.key, last.attempt.model)
             samples.add(last.attempt.usage.output_tokens)
 
     def close(self) -> None:
-        """Release what could not be released yet."""
+        """Release what could not be released yet. The place among the holders is freed by the control process."""
+        if self._releasing is not None:
+            self._releasing.cancel()
         if self._accounts is not None:
-            self._accounts.close()
+            self._accounts.release_late()
+
+    def _release_soon(self) -> None:
+        """Try again to release what could not be released: no further request of a budget may come to this worker."""
+        if self._releasing is None:
+            self._releasing = asyncio.get_running_loop().call_later(RELEASE_AGAIN_S, self._release_late)
+
+    def _release_late(self) -> None:
+        self._releasing = None
+        if self._accounts is not None:
+            self._accounts.release_late()
+            if self._accounts.late:
+                self._release_soon()
 
     def note_refusal(self, key: str, error: GatewayError) -> None:
         """Count a request of a key that ended with this error, for the log if a budget refused it."""
