@@ -33,6 +33,7 @@ from llm_gateway.limiter.shared_window import (
 from llm_gateway.limiter.window import BUCKETS
 from tests.limiter.taking import Clock, reserved, run, take
 from tests.shared_limiter.processes import RecordedStores, Stores, end_of, fork, pages
+from tests.waiting import until
 
 RPM, TPM = 1_000, 10**6
 MOST_STORES = 400
@@ -300,6 +301,21 @@ async def test_a_stopped_holder_makes_others_refuse_within_50_ms_until_it_goes_o
     assert state.remaining_requests == 7 - since, "the report came late, but came"
     assert state.remaining_tokens == 700 - since * 70
     assert TPM - limiter.state("p", RPM, TPM).remaining_tokens == 150 + 40 + 70 + 5
+
+
+async def test_what_could_not_be_counted_at_once_is_counted_without_another_call(descriptor: int) -> None:
+    clock = Clock()
+    limiter = SharedLimiter(HostMemory(descriptor), 1, clock)
+    opened = prepare(limiter, clock)
+    pid = stopped_holder(descriptor, clock)
+    limiter.settle(opened, tokens=40)
+    limiter.cap(opened, reports(7))
+    before = limiter.state("p", RPM, TPM).remaining_tokens
+    os.kill(pid, signal.SIGKILL)
+    assert end_of(pid) == -signal.SIGKILL
+    await until(lambda: limiter.state("p", RPM, TPM).remaining_tokens != before)
+    assert TPM - limiter.state("p", RPM, TPM).remaining_tokens == 150 + 40 + 70
+    assert limiter.state("p", RPM, TPM, "m").remaining_requests == 7
 
 
 async def test_a_take_waits_for_a_holder_that_goes_on_in_time(descriptor: int) -> None:

@@ -146,13 +146,16 @@ class BudgetAccounts:
         taken: int = words[place.taken] + words[lease_of(at) + OTHERS] if at and words[at] == place.low else 0
         return taken
 
-    def release_late(self) -> None:
-        """Release and count what is late, if the lock can be had within a millisecond."""
-        if self.late and self._lock.acquire():
+    def release_late(self) -> bool:
+        """Release and count what is late. Returns False if the lock cannot be had within a millisecond."""
+        if self.late:
+            if not self._lock.acquire():
+                return False
             try:
                 self._catch_up()
             finally:
                 self._release()
+        return True
 
     def _hold_gaps(self, group: AccountGroup, needs: Sequence[int], gaps: Sequence[int]) -> Full | bool:
         """Hold the gaps of a request whose amounts are held; both or none. Requests beyond go one at a time."""

@@ -4,7 +4,7 @@
       └── lock held ──▶ tries again for 250 ms, with the event loop running ── still held ──▶ Overloaded (503)
 
 A holder that is killed gives the lock back; one that is stopped makes the others refuse. What must not wait (`settle`,
-`cap`) is then kept and carried out by the next method that gets the lock; until then too much is counted.
+`cap`) is then kept, and carried out by the next method that gets the lock, or by a timer; until then too much counts.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
 from llm_gateway.errors import Overloaded
 from llm_gateway.host_memory import DIRTY, PROVIDERS, WORKERS, HostMemory
 from llm_gateway.host_memory.lock import LIMITS, HostLock
+from llm_gateway.host_memory.retry import Retry
 from llm_gateway.limiter.base import NOBODY, Before, Decision, OneByOne, Reservation
 from llm_gateway.limiter.shared_window import (
     PROVIDER_WINDOWS,
@@ -76,6 +77,7 @@ class SharedLimiter(OneByOne):
         self._watchers: dict[str, Callable[[], None]] = {}
         self._look: asyncio.TimerHandle | None = None
         self._late: list[Callable[[], None]] = []
+        self._retry = Retry(self._carry_out)
         self._freed: list[str] = []
 
     async def take(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision:
@@ -138,7 +140,7 @@ class SharedLimiter(OneByOne):
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
         code = self._try_lock()
         if (code or self._late or self._words[DIRTY]) and not self._entered(code):
-            self._late.append(partial(self._settle, reservation, tokens, sent))
+            self._keep(partial(self._settle, reservation, tokens, sent))
             return
         try:
             self._settle(reservation, tokens, sent)
@@ -271,36 +273,39 @@ class SharedLimiter(OneByOne):
             drop_open(self._words, at, number)
 
     def _change(self, change: Callable[[], None]) -> None:
-        """Carry out a change under the lock, now or when a later call gets it."""
-        if not self._enter():
-            self._late.append(change)
-            return
-        try:
-            change()
-        finally:
-            self._leave()
+        """Carry out a change under the lock, now or when it can be had."""
+        if self._entered(self._try_lock()):
+            try:
+                change()
+            finally:
+                self._leave()
+        else:
+            self._keep(change)
 
-    def _enter(self) -> bool:
-        """Take the lock, and put right what a killed holder left behind. Returns False if it is held."""
-        return self._entered(self._try_lock())
+    def _keep(self, change: Callable[[], None]) -> None:
+        self._late.append(change)
+        self._retry.start()
+
+    def _carry_out(self) -> bool:
+        is_entered = self._entered(self._try_lock())
+        if is_entered:
+            self._leave()
+        return is_entered
 
     def _entered(self, code: int) -> bool:
+        """Go on after a try of the lock that returned `code`, and do what is due. Returns False if another has it."""
         if code and not self._lock.resolve(code):
             return False
-        if self._words[DIRTY] or self._late:
-            try:
-                self._catch_up()
-            except BaseException:  # edge: nobody else would give the lock back
-                self._release()
-                raise
+        try:
+            if self._words[DIRTY]:  # a holder was killed
+                recompute_sums(self._words, self._words[DIRTY])
+                self._words[DIRTY] = 0
+            while self._late:
+                self._late.pop(0)()
+        except BaseException:  # edge: nobody else would give the lock back
+            self._release()
+            raise
         return True
-
-    def _catch_up(self) -> None:
-        if self._words[DIRTY]:
-            recompute_sums(self._words, self._words[DIRTY])
-            self._words[DIRTY] = 0
-        while self._late:
-            self._late.pop(0)()
 
     def _leave(self) -> None:
         """Give the lock back, and tell the watchers of providers that have room now."""
@@ -319,7 +324,7 @@ class SharedLimiter(OneByOne):
         deadline = time.monotonic() + LONGEST_WAIT_S
         while time.monotonic() < deadline:
             await asyncio.sleep(STEP_S)
-            if self._enter():
+            if self._entered(self._try_lock()):
                 return
         raise Overloaded(
             "The rate limits are locked by another process of the gateway, which does not run: send the request again.",
@@ -340,8 +345,6 @@ class SharedLimiter(OneByOne):
 
     def _look_for_room(self) -> None:
         self._look = None
-        if self._late and self._enter():
-            self._leave()
         for provider_id in list(self._watchers):
             known = self._known(provider_id)
             if known is not None and known.has_news():

@@ -37,6 +37,7 @@ from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.errors import GatewayError, Overloaded, RequestNotAllowed
 from llm_gateway.host_memory.account_group import AccountGroup, Full
 from llm_gateway.host_memory.budget_accounts import BudgetAccounts, NoRoom
+from llm_gateway.host_memory.retry import Retry
 from llm_gateway.worker.pipeline.budget_account import REQUESTS, Account, Matched, match_of
 from llm_gateway.worker.pipeline.budget_amounts import expected_cost, largest_cost
 from llm_gateway.worker.pipeline.budget_texts import (
@@ -54,8 +55,6 @@ ByKind: TypeAlias = tuple[int, int, int, int, int]
 """What an attempt holds, exceeds it by, or spent, in the order of `Amount` (`budget_account.py`)."""
 LONGEST_WAIT_S, STEP_S = 0.25, 0.001
 """Longest wait for the accounts' lock, as for that of the limits, and seconds between two tries."""
-RELEASE_AGAIN_S = 0.1
-"""Seconds until amounts are released that could not be released since the accounts were locked."""
 LONGEST_LEASE_WAIT_S = 1.0
 """After it, no further question for more is asked: others have taken what was got before."""
 MOST_REMEMBERED = 4_096
@@ -109,7 +108,7 @@ class Budgets:
         self._remembered = 0
         self._known: WeakValueDictionary[tuple[str, AccountRef], Account] = WeakValueDictionary()
         self._refusals: dict[str, tuple[float, int]] = {}
-        self._releasing: asyncio.TimerHandle | None = None
+        self._retry = Retry(self._release_late)
 
     def change(self, table: BudgetTable | None) -> None:
         """Use the budgets of another snapshot. What is held stays where it is."""
@@ -198,7 +197,7 @@ class Budgets:
                 del self._held[record.id]
             self._accounts.settle(last.group, last.needs, last.gaps, [0] * len(last.needs))
             if self._accounts.late:
-                self._release_soon()
+                self._retry.start()
 
     def charge(self, record: UsageRecord) -> None:
         """Count what the attempts of a record have cost, and release what they hold."""
@@ -208,7 +207,7 @@ class Budgets:
         for hold in holds:
             self._accounts.settle(hold.group, hold.needs, hold.gaps, _spent(hold))
         if self._accounts.late:
-            self._release_soon()
+            self._retry.start()
         last = holds[-1]
         if last.matched.has_expected and record.outcome == "ok" and not last.attempt.usage_estimated:
             samples = last.samples or self._samples.make(record.key, last.attempt.model)
@@ -216,22 +215,11 @@ class Budgets:
 
     def close(self) -> None:
         """Release what could not be released yet. The place among the holders is freed by the control process."""
-        if self._releasing is not None:
-            self._releasing.cancel()
-        if self._accounts is not None:
-            self._accounts.release_late()
+        self._retry.stop()
+        self._release_late()
 
-    def _release_soon(self) -> None:
-        """Try again to release what could not be released: no further request of a budget may come to this worker."""
-        if self._releasing is None:
-            self._releasing = asyncio.get_running_loop().call_later(RELEASE_AGAIN_S, self._release_late)
-
-    def _release_late(self) -> None:
-        self._releasing = None
-        if self._accounts is not None:
-            self._accounts.release_late()
-            if self._accounts.late:
-                self._release_soon()
+    def _release_late(self) -> bool:
+        return self._accounts is None or self._accounts.release_late()
 
     def note_refusal(self, key: str, error: GatewayError) -> None:
         """Count a request of a key that ended with this error, for the log if a budget refused it."""

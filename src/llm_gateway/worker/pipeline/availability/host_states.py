@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 from llm_gateway.host_memory import CLAIMS, STATE_WORDS, STATES, STATES_AT, WORD, HostMemory
 from llm_gateway.host_memory.lock import LIMITS, HostLock
+from llm_gateway.host_memory.retry import Retry
 from llm_gateway.host_memory.slots import FREED, NEVER, Key, Slots, key_of
 from llm_gateway.host_memory.workers import WorkerPlace
 
@@ -94,6 +95,7 @@ class HostStates:
         self._slots = Slots(memory.words, STATES_AT, count=STATES, size=STATE_WORDS, probes=PROBES)
         self._clock = clock
         self._late: list[Callable[[], None]] = []
+        self._retry = Retry(self._carry_out)
 
     def turn(self, *entries: Entry) -> Turn:
         """Return a context in which the entries are current and may be changed; their changes are stored at its end."""
@@ -128,11 +130,18 @@ class HostStates:
         """Carry out a change under the lock, now or as soon as this worker gets it."""
         if not self.enter():
             self._late.append(change)
+            self._retry.start()
             return
         try:
             change()
         finally:
             self.leave()
+
+    def _carry_out(self) -> bool:
+        if not self.enter():
+            return False
+        self.leave()
+        return True
 
     def load(self, entry: Entry) -> None:
         """Load the entry's state if it changed. Needs the lock."""
