@@ -62,13 +62,15 @@ class BudgetSharing:
             StoreUnavailable: the database does not answer.
         """
         self._hosts.claim(database, secrets)
-        if self._memory is None or database.is_sqlite:
+        if self._memory is None:
+            return
+        self._balances.learn(BudgetStore(database).in_force())  # the journals left over may have requests of them
+        if database.is_sqlite:
             return
         accounts = LeasedAccounts(self._memory, self._balances.locked)
         ledger = LeaseLedger(database, self._hosts.id)
         self._leases = BudgetLeases(ledger, accounts, self._balances, lambda: self._hosts.living_ids, self._log)
         self._desk = LeaseBatches(self._leases.fetch)
-        self._balances.learn(BudgetStore(database).in_force())
         if not accounts.is_new:
             self._leases.join()
             self._is_joined = True
