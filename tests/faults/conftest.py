@@ -1,7 +1,7 @@
 """Fixtures of the fault tests, and the table of faults and measurements at the end of a run.
 
-`--write` writes that table to docs/FAULTS.md, if every test of the folder was run at full length. The table of gateways
-with several workers (`--workers`) has a document of its own.
+`--write` writes its rows to docs/FAULTS.md, in place of those of an earlier run, if the tests were run at full length.
+The table of gateways with several workers (`--workers`) has a document of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,17 @@ from pathlib import Path
 import pytest
 
 from tests.faults.scene import Scene
-from tests.faults.table import Case, about_this_run, as_markdown, as_text, rows
+from tests.faults.table import (
+    Case,
+    about_this_machine,
+    as_markdown,
+    as_text,
+    known_faults,
+    rows,
+    rows_of,
+    this_run,
+    updated,
+)
 from tests.upstream.forked import ForkedUpstream
 
 HERE = Path(__file__).parent
@@ -23,7 +33,7 @@ Note = Callable[[str], None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write", action="store_true", help="write the table to docs/ (with --long, all tests)")
+    parser.addoption("--write", action="store_true", help="write the table's rows to docs/ (with --long)")
     parser.addoption("--workers", type=int, default=1, help="worker processes of the gateways under test")
 
 
@@ -72,10 +82,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """Print the table of `make faults`: each fault with its outcome, duration and measurements."""
     if not config.getoption("--long") and len(config.args) != 1:
         return
-    cases, files = _cases(terminalreporter, config)
+    cases = _cases(terminalreporter, config)
     if not cases:
         return
-    table = rows(cases)
+    table = rows(cases, this_run(config.rootpath))
     terminalreporter.section("faults")
     for line in as_text(table):
         terminalreporter.write_line(line)
@@ -83,34 +93,34 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     workers = config.getoption("--workers")
     document = DOCUMENT if workers == 1 else DOCUMENT.with_stem(f"FAULTS_{workers}_WORKERS")
-    is_whole = files == {*HERE.glob("test_*.py")} - {HERE / "test_table.py"} and not terminalreporter.stats.get(
-        "deselected"
-    )
-    if not is_whole or not config.getoption("--long"):
-        terminalreporter.write_line(f"{document} is not written: this was not every fault test at full length (--long)")
+    has_parts = terminalreporter.stats.get("deselected") or any("[" in argument for argument in config.args)
+    if has_parts or not config.getoption("--long"):
+        terminalreporter.write_line(f"{document} is not written: run whole tests at full length (--long)")
         return
     factory = config._tmp_path_factory  # type: ignore[attr-defined]  # where pytest keeps it for its fixtures
-    about = [*about_this_run(config.rootpath, factory.getbasetemp()), f"worker processes of a gateway: {workers}"]
-    (config.rootpath / document).write_text(as_markdown(table, about))
-    terminalreporter.write_line(f"{document} is written")
+    about = about_this_machine(factory.getbasetemp()), f"worker processes of a gateway: {workers}"
+    file = config.rootpath / document
+    before = file.read_text() if file.exists() else ""
+    kept = rows_of(before) if about[0] in before else []  # rows of another machine are not put beside these
+    file.write_text(as_markdown(updated(kept, table, known_faults(HERE)), about))
+    terminalreporter.write_line(f"{document} is written: {len(table)} rows")
 
 
-def _cases(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> tuple[list[Case], set[Path]]:
-    """Return the results of this folder's tests in the order they ran, and the files they are in."""
+def _cases(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> list[Case]:
+    """Return the results of this folder's tests in the order they ran."""
     ends = ("passed", "failed", "error", "skipped")
-    cases, files = {}, set()
+    cases = {}
     for report, outcome in [(report, end) for end in ends for report in _stats(terminalreporter, end)]:
         file = Path(config.rootpath, report.nodeid.partition("::")[0])
         fault = next((value for name, value in report.user_properties if name == "fault"), None)
         if file.parent == HERE and isinstance(fault, tuple):
             what, how = fault
-            files.add(file)
             said = [str(text) for name, text in report.user_properties if name == "note"]
             if outcome == "skipped" and isinstance(report.longrepr, tuple):
                 said.append(str(report.longrepr[2]))
             name = report.nodeid.rpartition("::")[2]
             cases[report.nodeid] = (report.start, Case(what, how, name, outcome, report.duration, said))
-    return [case for _, case in sorted(cases.values(), key=lambda pair: pair[0])], files
+    return [case for _, case in sorted(cases.values(), key=lambda pair: pair[0])]
 
 
 def _stats(terminalreporter: pytest.TerminalReporter, outcome: str) -> list[pytest.TestReport]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,29 +33,31 @@ class Case(msgspec.Struct):
 
 
 class Row(msgspec.Struct):
-    """A row of the table: one fault with all its cases."""
+    """A row of the table: one fault with all its cases, and the run that it is of: date and commit."""
 
     fault: str
     how: str
     measured: str
     seconds: float
     outcome: str
+    run: str = ""
 
 
-def rows(cases: Iterable[Case]) -> list[Row]:
+def rows(cases: Iterable[Case], run: str = "") -> list[Row]:
     """Return one row per fault, in the order of its first case."""
-    faults: dict[tuple[str, str], list[Case]] = {}
+    faults: dict[str, list[Case]] = {}
     for case in cases:
-        faults.setdefault((case.fault, case.how), []).append(case)
+        faults.setdefault(case.fault, []).append(case)
     return [
         Row(
             fault=fault,
-            how=how,
+            how=together[0].how,
             measured="; ".join(said for case in together if (said := _said(case))),
             seconds=sum(case.seconds for case in together),
             outcome=min((case.outcome for case in together), key=WORST_FIRST.index),
+            run=run,
         )
-        for (fault, how), together in faults.items()
+        for fault, together in faults.items()
     ]
 
 
@@ -76,17 +79,17 @@ def as_markdown(table: Sequence[Row], about: Sequence[str]) -> str:
     lines = [
         "# Faults: what was done to the gateway, and what was measured",
         "",
-        "Written by the run itself (`make faults` with the option `--write`). Real processes; the vendor is a mock",
-        "that syncs a bill to disk for every call it sees, and the books are compared with its bills and with what",
-        "clients read (see [TESTING.md](TESTING.md)).",
+        "Written by the runs themselves (`make faults` with the option `--write`), each row by the last one that had",
+        "it. Real processes; the vendor is a mock that syncs a bill to disk for every call it sees, and the books are",
+        "compared with its bills and with what clients read (see [TESTING.md](TESTING.md)).",
         "",
         *(f"- {line}" for line in about),
         "",
-        "| fault | how | measured | took | result |",
-        "|---|---|---|---|---|",
+        "| fault | how | measured | took | result | run |",
+        "|---|---|---|---|---|---|",
     ]
     for row in table:
-        cells = (row.fault, row.how, row.measured, f"{row.seconds:.0f} s", row.outcome)
+        cells = (row.fault, row.how, row.measured, f"{row.seconds:.0f} s", row.outcome, row.run)
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     lines += [
         "",
@@ -96,16 +99,43 @@ def as_markdown(table: Sequence[Row], about: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def about_this_run(root: Path, directory: Path) -> list[str]:
-    """Return date, machine and commit of the run; `directory` is where the data was."""
-    now = datetime.now(UTC)
+def rows_of(document: str) -> list[Row]:
+    """Return the rows that `as_markdown` wrote."""
+    found = (line.strip("| ").split(" | ") for line in document.splitlines() if line.startswith("| "))
+    return [
+        Row(fault, how, measured, float(took.removesuffix(" s")), outcome, run)
+        for fault, how, measured, took, outcome, run in found
+        if fault != "fault"
+    ]
+
+
+def updated(before: Iterable[Row], now: Sequence[Row], known: Collection[str]) -> list[Row]:
+    """Return the rows of `before`, replaced by those of `now`; without those of faults that no test stands for."""
+    newest = {row.fault: row for row in (*before, *now)}
+    return [row for fault, row in newest.items() if fault in known]
+
+
+def known_faults(folder: Path) -> list[str]:
+    """Return the faults that the tests in the folder are marked with."""
+    calls = (
+        node
+        for file in sorted(folder.glob("test_*.py"))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault"
+    )
+    return [ast.literal_eval(call.args[0]) for call in calls]
+
+
+def this_run(root: Path) -> str:
+    """Return date and commit of the run."""
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M}, {_commit(root)}"
+
+
+def about_this_machine(directory: Path) -> str:
+    """Return a description of the machine; `directory` is where the data was."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     machine = f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, data on {_file_system(directory)}"
-    return [
-        f"date: {now:%Y-%m-%d %H:%M} UTC",
-        f"machine: {machine}, {platform.system()} {platform.release()}, Python {platform.python_version()}",
-        f"commit: {_commit(root)}",
-    ]
+    return f"machine: {machine}, {platform.system()} {platform.release()}, Python {platform.python_version()}"
 
 
 def _processor() -> str:
