@@ -8,6 +8,7 @@ Run as a program, this module is the server.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import ctypes
@@ -30,7 +31,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 GATEWAY = "llm_gateway.__main__"
@@ -341,13 +342,32 @@ def prepare() -> None:
     prices.PriceList().vendor_of(None)
     sys.modules["llm_gateway.dashboard.page"].Pages()
     sys.modules["llm_gateway.cli.commands"].build_cli()
+    with TemporaryDirectory() as folder:
+        asyncio.run(start_once(Path(folder)))
+
+
+async def start_once(folder: Path) -> None:
+    """Start and end a gateway in this process: what regular expressions, tables and types compile to is kept."""
+    from llm_gateway.settings import Settings
+    from tests.in_one_loop import GatewayInOneLoop
+
+    gateway = GatewayInOneLoop(Settings(data_dir=folder / "data", local_model="false", log_level="error"))
+    orders: asyncio.Queue[Mapping[str, str]] = asyncio.Queue()
+    for order in ("lifespan.startup", "lifespan.shutdown"):
+        orders.put_nowait({"type": order})
+
+    async def send(_message: object) -> None:
+        pass
+
+    with gateway.log_writer:
+        await gateway({"type": "lifespan"}, orders.get, send)
 
 
 def serve(connection: socket.socket) -> None:
     """Import the modules, then fork a process for each job; in the forked process, run `main` to its end."""
     early_end = EarlyEnd()
-    prepare()
     sys.path.append(str(ROOT))
+    prepare()
     importlib.import_module(MOCK)
     gc.freeze()
     job = next_job(connection)
