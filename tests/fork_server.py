@@ -352,7 +352,7 @@ async def start_once(folder: Path) -> None:
     from tests.in_one_loop import GatewayInOneLoop
 
     gateway = GatewayInOneLoop(Settings(data_dir=folder / "data", local_model="false", log_level="error"))
-    orders: asyncio.Queue[Mapping[str, str]] = asyncio.Queue()
+    orders: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     for order in ("lifespan.startup", "lifespan.shutdown"):
         orders.put_nowait({"type": order})
 
