@@ -172,7 +172,11 @@ local epoch = epoch_at(KEYS[1], now)
 local missing_ms, expected_ms, latest = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[7])
 local before, forgot = redis.call('HGET', KEYS[2], ARGV[2]), ARGV[5] == '1'
 if ARGV[6] == '1' and before and math.abs(now - before) / 1000 > missing_ms then forgot = true end
-if forgot then redis.call('SET', KEYS[3], '1', 'PX', 61000) end
+local known_at = tonumber(redis.call('GET', KEYS[3]) or 0)
+if forgot then
+    known_at = now + 61000000
+    redis.call('SET', KEYS[3], string.format('%d', known_at), 'PX', 61000)
+end
 if latest == 0 or now <= latest then redis.call('HSET', KEYS[2], ARGV[2], string.format('%d', now)) end
 redis.call('EXPIRE', KEYS[2], 86400)
 local seen, hosts, missing = {}, 0, 0
@@ -189,7 +193,7 @@ for place = 1, #all, 2 do
         if age > missing_ms and all[place] ~= ARGV[2] then missing = missing + 1 end
     end
 end
-return {epoch, now, hosts, missing, math.max(redis.call('PTTL', KEYS[3]), 0)}
+return {epoch, now, hosts, missing, math.max(math.ceil((known_at - now) / 1000), 0)}
 """
 )
 """Say that a process lives, and count the hosts, and the other processes that have not said so for a while."""
