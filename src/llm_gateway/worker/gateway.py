@@ -101,24 +101,25 @@ class Gateway:
             lookup = await self._caching.lookup(request, plan)
             record.cache = lookup.status
             if lookup.served is not None:
-                hit = self._recorder.settle_hit(record, lookup.served, plan.route_to(lookup.served.provider))
+                route_taken = plan.route_to(lookup.served.provider)
+                hit = self._recorder.settle_hit(record, request.started, lookup.served, route_taken)
                 hit.window = self._window(plan, hit.provider)
                 return hit
             return await serve(request, plan, lookup, record)
         except GatewayError as error:
             if error.budget is not None and self._budgets is not None:
                 self._budgets.note_refusal(record.key_name, error)
-            await self._recorder.settle_error(record, error)
+            await self._recorder.settle_error(record, request.started, error)
             error.is_recorded = True  # the record writes the log line; the error response must not write another
             if not error.headers:  # identical requests that waited for one of them share its error
                 window = self._window(plan, record.provider or error.limited_by)
                 error.headers = rate_limit_headers(window, error.queued_ms)
             raise
         except asyncio.CancelledError:
-            self._recorder.settle_cancelled(record)
+            self._recorder.settle_cancelled(record, request.started)
             raise CancelledAndRecorded from None
         except Exception as error:  # edge: a request that met a defect of the gateway needs a usage record too
-            await self._recorder.settle_error(record, InternalError(str(error)))
+            await self._recorder.settle_error(record, request.started, InternalError(str(error)))
             raise
 
     async def _serve(self, request: Request, plan: Plan, lookup: Lookup, record: UsageRecord) -> Answer:
@@ -127,7 +128,7 @@ class Gateway:
             served = await self._failover.run(request, plan, record)
             route_taken = _route_taken(plan, record, served.provider)
             accounts = None if self._budgets is None else self._budgets.accounts_of(record)
-            answer = await self._recorder.settle_success(record, served, route_taken)
+            answer = await self._recorder.settle_success(record, request.started, served, route_taken)
         except BaseException as error:  # edge: waiting requests must be woken by any end, cancellation included
             self._caching.abandon(lookup, error)
             raise
@@ -144,19 +145,19 @@ class Gateway:
         route_taken = _route_taken(plan, record, opened.provider)
         accounts = None if self._budgets is None else self._budgets.accounts_of(record)
         budget = [] if self._budgets is None else self._budgets.headers(accounts)
-        settled = partial(self._settle, lookup, record, route_taken)
+        settled = partial(self._settle, lookup, record, request.started, route_taken)
         if isinstance(opened, Success):
             answer = await settled(opened)
             answer.window = self._window(plan, answer.provider)
             answer.budget = budget
             return answer
-        self._recorder.note_first_token(record)
+        self._recorder.note_first_token(record, request.started)
         relay = Relay(
             opened,
             route=route_taken,
             settled=settled,
-            failed=partial(self._recorder.settle_error, record),
-            gone=partial(self._recorder.settle_cancelled, record),
+            failed=partial(self._recorder.settle_error, record, request.started),
+            gone=partial(self._recorder.settle_cancelled, record, request.started),
         )
         relay.window = self._window(plan, opened.provider)
         relay.budget = budget
@@ -186,8 +187,10 @@ class Gateway:
                         return self._limits(candidate.provider, candidate.model)
         return None
 
-    async def _settle(self, lookup: Lookup, record: UsageRecord, route_taken: bytes, served: Success) -> Answer:
-        answer = await self._recorder.settle_success(record, served, route_taken)
+    async def _settle(
+        self, lookup: Lookup, record: UsageRecord, started: float, route_taken: bytes, served: Success
+    ) -> Answer:
+        answer = await self._recorder.settle_success(record, started, served, route_taken)
         await self._caching.keep(lookup, served)
         return answer
 

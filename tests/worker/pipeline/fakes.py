@@ -288,6 +288,7 @@ class World:
             list_price=lambda vendor, model: self.reported.get((vendor or "", model)),
             observe=self.observed.append,
             charge=self.budgets.charge,
+            clock=self.clock,
         )
         self.failover = self.with_admission(self.admission)
 

@@ -314,7 +314,7 @@ async def recorded(world: World, row: Row) -> UsageRecord:
     reply = reply_of(codec.read_reply(msgspec.json.encode(row.reply)))
     world.recorder.set_cost(candidate.provider, attempt, reply)
     success = Success(reply, candidate.provider.name, row.model, attempt.cost_nanos, b"")
-    await world.recorder.settle_success(record, success, b"")
+    await world.recorder.settle_success(record, asked.started, success, b"")
     return decode_record(encode_record(record))
 
 

@@ -26,7 +26,7 @@ from llm_gateway.errors import (
     RequestExceedsLimit,
 )
 from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
-from tests.worker.pipeline.fakes import PRICE, JournalSpy, World, provider, reply, request, served
+from tests.worker.pipeline.fakes import NOW, PRICE, JournalSpy, World, provider, reply, request, served
 
 ONE = Candidate.of(provider("one"), "m1")
 UNPRICED = Candidate.of(provider("one", price_by_model={}), "m1")
@@ -186,7 +186,7 @@ class TestSettle:
         record = world.open(request())
         attempt(record, usage=Usage(input_tokens=20, output_tokens=30), cost_nanos=130_000)
 
-        answer = await world.recorder.settle_success(record, served("hello", ONE), b"model")
+        answer = await world.recorder.settle_success(record, NOW, served("hello", ONE), b"model")
 
         assert answer == Answer(
             reply=served("hello", ONE).reply,
@@ -210,27 +210,29 @@ class TestSettle:
 
         recorder = UsageRecorder(Order(), instance="i", list_price=lambda *_: None, observe=lambda _: None)
 
-        await recorder.settle_success(recorder.start(request()), served(), b"priority")
+        await recorder.settle_success(recorder.start(request()), NOW, served(), b"priority")
 
     async def test_the_answers_usage_is_its_own_and_its_cost_that_of_all_attempts(self, world: World) -> None:
         record = world.open(request())
         attempt(record, usage=Usage(input_tokens=5, output_tokens=7, reasoning_tokens=1), cost_nanos=11)
         attempt(record, usage=Usage(input_tokens=20, output_tokens=30), cost_nanos=130_000, cost_status="estimated")
 
-        answer = await world.recorder.settle_success(record, served("hello", ONE), b"priority")
+        answer = await world.recorder.settle_success(record, NOW, served("hello", ONE), b"priority")
 
         assert (answer.reply.usage.input_tokens, answer.reply.usage.output_tokens) == (20, 30)
         assert (answer.cost_nanos, answer.cost_status) == (130_011, "estimated")
         assert record.usage == Usage(input_tokens=25, output_tokens=37, reasoning_tokens=1)
 
-    async def test_latency_is_measured_from_the_requests_arrival(self, world: World) -> None:
-        record = world.open(request(at_ms=time.time_ns() // 1_000_000 - 1500))
-        await world.recorder.settle_success(record, served(), b"priority")
-        early = world.open(request(at_ms=time.time_ns() // 1_000_000 + 5000))
-        await world.recorder.settle_success(early, served(), b"priority")
+    @pytest.mark.parametrize("arrived_ms", [0, 2**42], ids=["clock set forward", "clock set back"])
+    async def test_latency_is_measured_by_a_clock_that_nobody_sets(self, world: World, arrived_ms: int) -> None:
+        asked = request(at_ms=arrived_ms)
+        record = world.open(asked)
+        world.clock.now += 0.25
+        world.recorder.note_first_token(record, asked.started)
+        world.clock.now += 1.25
+        await world.recorder.settle_success(record, asked.started, served(), b"priority")
 
-        assert 1500 <= record.latency_ms < 2500
-        assert early.latency_ms == 0
+        assert (record.at_ms, record.first_token_ms, record.latency_ms) == (arrived_ms, 250, 1500)
 
     @pytest.mark.parametrize("order", list(permutations(["exact", "estimated", "unpriced"])), ids=str)
     async def test_the_requests_cost_status_is_the_worst_of_its_attempts(
@@ -240,7 +242,7 @@ class TestSettle:
             record = world.open(request())
             for status in order[:count]:
                 attempt(record, cost_status=status)
-            await world.recorder.settle_success(record, served(), b"priority")
+            await world.recorder.settle_success(record, NOW, served(), b"priority")
 
             assert record.cost_status == worst
 
@@ -249,7 +251,7 @@ class TestSettle:
         record = world.open(request())
         attempt(record, cost_status=status)
 
-        assert (await world.recorder.settle_success(record, served(), b"priority")).cost_status == status
+        assert (await world.recorder.settle_success(record, NOW, served(), b"priority")).cost_status == status
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 2**50)), max_size=5))
@@ -258,7 +260,7 @@ def test_a_records_sums_equal_those_of_its_attempts(attempts: list[tuple[int, in
     record = world.open(request())
     for into, out, nanos in attempts:
         attempt(record, usage=Usage(input_tokens=into, output_tokens=out), cost_nanos=nanos)
-    world.recorder.settle_cancelled(record)
+    world.recorder.settle_cancelled(record, NOW)
 
     assert record.usage.input_tokens == sum(into for into, _, _ in attempts)
     assert record.usage.output_tokens == sum(out for _, out, _ in attempts)
@@ -269,7 +271,7 @@ class TestHit:
     def test_a_hit_saves_what_it_would_have_cost(self, world: World) -> None:
         record = world.open(request())
 
-        answer = world.recorder.settle_hit(record, served("hello", ONE, cost_nanos=99), b"override")
+        answer = world.recorder.settle_hit(record, NOW, served("hello", ONE, cost_nanos=99), b"override")
 
         assert answer == Answer(
             reply=served("hello", ONE).reply,
@@ -287,7 +289,7 @@ class TestHit:
 
     def test_a_hit_is_settled_without_waiting_for_durability(self, world: World) -> None:
         record = world.open(request())
-        world.recorder.settle_hit(record, served(), b"priority")
+        world.recorder.settle_hit(record, NOW, served(), b"priority")
 
         assert world.journal.records() == world.observed == [record]
         assert world.journal.synced == 0
@@ -312,7 +314,7 @@ class TestRefuse:
         self, world: World, error: GatewayError, outcome: Outcome, status: int, code: str
     ) -> None:
         record = world.open(request())
-        await world.recorder.settle_error(record, error)
+        await world.recorder.settle_error(record, NOW, error)
 
         assert (record.outcome, record.status, record.error_code) == (outcome, status, code)
         assert (record.provider, record.model) == (None, None)
@@ -323,7 +325,7 @@ class TestRefuse:
         record = world.open(request())
         attempt(record, provider="one", model="m1", cost_nanos=5)
         attempt(record, provider="two", model="m2", cost_nanos=6)
-        await world.recorder.settle_error(record, ProviderFailed("x"))
+        await world.recorder.settle_error(record, NOW, ProviderFailed("x"))
 
         assert (record.provider, record.model, record.cost_nanos) == ("two", "m2", 11)
         assert world.journal.synced == 1
@@ -334,9 +336,9 @@ class TestRefuse:
         attempt(record, cost_nanos=6)
         world.journal.fails["durable"] = JournalUnavailable("disk full")
         with pytest.raises(JournalUnavailable) as raised:
-            await world.recorder.settle_success(record, served("hello", ONE), b"priority")
-        await world.recorder.settle_error(record, raised.value)
-        world.recorder.settle_cancelled(record)
+            await world.recorder.settle_success(record, NOW, served("hello", ONE), b"priority")
+        await world.recorder.settle_error(record, NOW, raised.value)
+        world.recorder.settle_cancelled(record, NOW)
 
         assert (record.outcome, record.status, record.error_code, record.cost_nanos) == ("ok", 200, None, 11)
         assert (world.journal.kinds, len(world.observed)) == (["settle"], 1)
@@ -345,7 +347,7 @@ class TestRefuse:
 class TestCancel:
     def test_a_request_cancelled_before_any_attempt_costs_nothing(self, world: World) -> None:
         record = world.open(request())
-        world.recorder.settle_cancelled(record)
+        world.recorder.settle_cancelled(record, NOW)
 
         assert (record.outcome, record.status, record.error_code) == ("cancelled", 499, "cancelled")
         assert (record.provider, record.cost_nanos) == (None, 0)
@@ -354,7 +356,7 @@ class TestCancel:
     async def test_a_request_cancelled_during_an_attempt_has_an_estimated_cost(self, world: World) -> None:
         record = world.open(request())
         await world.begin(record, request(), ONE, 118)
-        world.recorder.settle_cancelled(record)
+        world.recorder.settle_cancelled(record, NOW)
 
         assert (record.provider, record.model) == ("one", "m1")
         assert (record.cost_nanos, record.cost_status) == (336_000, "estimated")

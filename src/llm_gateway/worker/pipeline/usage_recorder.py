@@ -7,6 +7,7 @@ records from the journal to the database.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from llm_gateway import wall_clock
@@ -55,7 +56,7 @@ class UsageRecorder:
 
     Order of the calls for one record: `start`; for each attempt `new_attempt` and `write_intent`, then `set_cost` or
     `set_free`, then `write_outcome`; at the end one of `settle_success`, `settle_hit`, `settle_error` or
-    `settle_cancelled`.
+    `settle_cancelled`. `started` is that of the request: latency is not measured by the time of day, which can be set.
 
     Args:
         journal: where records are written.
@@ -66,6 +67,7 @@ class UsageRecorder:
         release: called first with every settled record of a key that was made over the API.
         charge: called with every settled record that has an attempt with budgets' accounts, just before it is
             journalled.
+        clock: monotonic time in seconds, that of `Request.started`.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class UsageRecorder:
         observe: Callable[[UsageRecord], None],
         release: Callable[[UsageRecord], None] = lambda _record: None,
         charge: Callable[[UsageRecord], None] = lambda _record: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._journal = journal
         self._instance = instance
@@ -84,6 +87,7 @@ class UsageRecorder:
         self._observe = observe
         self._release = release
         self._charge = charge
+        self._clock = clock
 
     def start(self, request: Request) -> UsageRecord:
         """Return a new record of a request that has just arrived; nothing is written yet."""
@@ -180,17 +184,16 @@ class UsageRecorder:
         attempt.cost_nanos = 0
         attempt.cost_status = "exact"
 
-    @staticmethod
-    def note_first_token(record: UsageRecord) -> None:
+    def note_first_token(self, record: UsageRecord, started: float) -> None:
         """Set the milliseconds from the request's arrival to the first content of its stream."""
-        record.first_token_ms = max(0, wall_clock.now_ms() - record.at_ms)
+        record.first_token_ms = int((self._clock() - started) * 1000)
 
-    async def settle_success(self, record: UsageRecord, served: Success, route: bytes) -> Answer:
+    async def settle_success(self, record: UsageRecord, started: float, served: Success, route: bytes) -> Answer:
         """Settle the record as `ok`; it is durable when this returns. `route` says why this provider answered."""
         record.status = 200
         record.outcome = "ok"
         record.provider, record.model = served.provider, served.model
-        self._close(record)
+        self._close(record, started)
         await self._journal.durable()
         return Answer(
             reply=served.reply,
@@ -202,7 +205,7 @@ class UsageRecorder:
             queued_ms=served.queued_ms,
         )
 
-    def settle_hit(self, record: UsageRecord, served: Success, route: bytes) -> Answer:
+    def settle_hit(self, record: UsageRecord, started: float, served: Success, route: bytes) -> Answer:
         """Settle the record as `cached`: nothing was billed, so the caller need not wait until it is durable.
 
         `route` is as for `settle_success`.
@@ -214,7 +217,7 @@ class UsageRecorder:
         record.saved_input_tokens = reply.usage.input_tokens
         record.saved_output_tokens = reply.usage.output_tokens
         record.saved_cost_nanos = served.cost_nanos
-        self._close(record)
+        self._close(record, started)
         return Answer(
             reply=reply,
             provider=served.provider,
@@ -225,7 +228,7 @@ class UsageRecorder:
             route=route,
         )
 
-    async def settle_error(self, record: UsageRecord, error: GatewayError) -> None:
+    async def settle_error(self, record: UsageRecord, started: float, error: GatewayError) -> None:
         """Settle the record with an error; durable when this returns if anything may have been billed.
 
         A record that was settled already stays as it is: its answer could not be made durable, but it is billed.
@@ -237,11 +240,11 @@ class UsageRecorder:
         record.outcome = _outcome_of(error)
         if record.attempts:
             record.provider, record.model = record.attempts[-1].provider, record.attempts[-1].model
-        self._close(record)
+        self._close(record, started)
         if record.attempts:
             await self._journal.durable()
 
-    def settle_cancelled(self, record: UsageRecord) -> None:
+    def settle_cancelled(self, record: UsageRecord, started: float) -> None:
         """Settle the record as cancelled; one that was settled already stays as it is."""
         if record.status:
             return
@@ -250,9 +253,9 @@ class UsageRecorder:
         record.outcome = "cancelled"
         if record.attempts:
             record.provider, record.model = record.attempts[-1].provider, record.attempts[-1].model
-        self._close(record)
+        self._close(record, started)
 
-    def _close(self, record: UsageRecord) -> None:
+    def _close(self, record: UsageRecord, started: float) -> None:
         attempts, is_charged = record.attempts, False
         if len(attempts) == 1:  # nearly always
             only = attempts[0]
@@ -266,8 +269,7 @@ class UsageRecorder:
             record.cost_status = worst_status(attempt.cost_status for attempt in attempts)
         if record.key_id is not None:
             self._release(record)
-        latency_ms = wall_clock.now_ms() - record.at_ms
-        record.latency_ms = latency_ms if latency_ms > 0 else 0  # noqa: FURB136 - max() takes five times as long
+        record.latency_ms = int((self._clock() - started) * 1000)
         if is_charged:
             self._charge(record)
         self._journal.settle(record.id, encode_record(record))
