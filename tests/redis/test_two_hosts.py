@@ -268,6 +268,22 @@ async def test_a_worker_that_alone_loses_redis_binds_the_others_of_its_host_too(
     assert most(sorted(one.made + two.made + b.made))[0] <= RPM
 
 
+async def test_calls_that_are_made_while_others_are_added_are_added_too(server: RedisServer) -> None:
+    clock = Clock()
+    a = Host(server, "a/1", clock)
+    keys = RedisLimiter(a.host, MemoryLimiter(clock), prefix="k")
+
+    async def call() -> bool:
+        return await a.burst(1) == 1
+
+    a.host.join(lambda: len(a.made) == 1, call)  # after the other two
+    assert (await keys.take("key", RPM, TPM, 1)).reservation is not None
+    assert await a.burst(1) == 1
+    await started(a)
+    await closed(a)
+    assert server.ask(f"HGET {PREFIX}:p:p n".encode()) == b"$1\r\n2\r\n"
+
+
 async def test_what_a_killed_process_took_alone_keeps_the_others_within_their_shares(server: RedisServer) -> None:
     clock, memory = Clock(), HostsMemory()
     a, b = Host(server, "a/1", clock), Host(server, "b/1", clock, hosts=memory)

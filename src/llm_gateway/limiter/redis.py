@@ -61,7 +61,7 @@ class RedisLimiter:
         self._settles = UnsentSettles(self._client)
         self._noted: dict[tuple[str, int], list[int]] = {}
         self._most_noted = MOST_NOTED
-        host.join(self.add_noted)
+        host.join(lambda: bool(self._noted), self.add_noted)
 
     async def take(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision:
         """Reserve one request and `tokens` if both fit into the limits of all hosts; otherwise reserve nothing.
@@ -296,15 +296,14 @@ class RedisLimiter:
 
     async def add_noted(self) -> bool:
         """Add to Redis what this process took while Redis was away. Returns False if Redis has not taken all of it."""
-        while self._noted:
-            noted, self._noted = self._noted, {}
-            added = [await each for each in [self._client.call_packed(call, ADD) for call in self._calls_of(noted)]]
-            if any(reply != 0 for reply in added):
-                for place, (requests, tokens) in noted.items():  # twice counted is better than not at all
-                    kept = self._noted.setdefault(place, [0, 0])
-                    kept[0] += requests
-                    kept[1] += tokens
-                return False
+        noted, self._noted = self._noted, {}
+        added = [await each for each in [self._client.call_packed(call, ADD) for call in self._calls_of(noted)]]
+        if any(reply != 0 for reply in added):
+            for place, (requests, tokens) in noted.items():  # twice counted is better than not at all
+                kept = self._noted.setdefault(place, [0, 0])
+                kept[0] += requests
+                kept[1] += tokens
+            return False
         return True
 
     def _calls_of(self, noted: dict[tuple[str, int], list[int]]) -> list[bytes]:

@@ -70,16 +70,16 @@ class RedisHost:
         changed = partial(_log_change, log)
         self.mode = CountingMode(clock, hosts, changed, remembered=self._memory.hosts)
         self._member = member
-        self._adders: list[Callable[[], Awaitable[bool]]] = []
+        self._adders: list[tuple[Callable[[], bool], Callable[[], Awaitable[bool]]]] = []
         self._task: asyncio.Task[None] | None = None
         self._has_beaten = False
         self._told = 0
         self._back_at = clock()
         client.watchers.append(self._changed)
 
-    def join(self, add_noted: Callable[[], Awaitable[bool]]) -> None:
-        """Call this whenever Redis is back, until it returns True: then Redis knows all calls of this process."""
-        self._adders.append(add_noted)
+    def join(self, has_noted: Callable[[], bool], add_noted: Callable[[], Awaitable[bool]]) -> None:
+        """Call `add_noted` whenever Redis is back and `has_noted` returns True. It returns False if Redis is away."""
+        self._adders.append((has_noted, add_noted))
 
     def start(self) -> None:
         """Begin to send heartbeats."""
@@ -99,13 +99,18 @@ class RedisHost:
         if not is_up:
             return
         if not self.mode.is_up:
-            for add_noted in self._adders:
-                if not await add_noted():
-                    return
-            if not self.client.is_up:
+            if not await self._add_noted() or not self.client.is_up:
                 return
             self.mode.reached(self.client.run_id)
         await self.beat()
+
+    async def _add_noted(self) -> bool:
+        """Add calls until Redis knows all of this process: while some are added, others can be noted."""
+        while noted := [add_noted for has_noted, add_noted in self._adders if has_noted()]:
+            for add_noted in noted:
+                if not await add_noted():
+                    return False
+        return True
 
     async def beat(self) -> None:
         """Send a heartbeat, and take over the answer."""
