@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,15 @@ import sqlalchemy as sa
 
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.store.database import Database
+from llm_gateway.store.hosts import HostClaim, HostTable
+from llm_gateway.store.migrations import HEAD
+from llm_gateway.store.postgres import wait_for_migration_turn
 from llm_gateway.store.providers import list_providers
 from llm_gateway.store.usage import UsageStore
 from tests.databases import PostgresDatabases
 from tests.postgres_server import programs as programs_of
 from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS, attempt, clear, cube_rows, record, rollup_rows, stored_ids
+from tests.waiting import wait_until
 
 LEFT_IN_SESSION = """
 SELECT 'setting ' || name FROM pg_settings WHERE source = 'session' AND name NOT LIKE 'transaction%%'
@@ -30,6 +35,10 @@ UNION ALL SELECT 'lock ' || objid FROM pg_locks WHERE locktype = 'advisory' AND 
 UNION ALL SELECT 'channel ' || c FROM pg_listening_channels() c
 UNION ALL SELECT 'cursor ' || name FROM pg_cursors WHERE is_holdable
 UNION ALL SELECT 'table ' || relname FROM pg_class WHERE relpersistence = 't'
+"""
+WAITING = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event = 'advisory' AND clock_timestamp() - query_start > interval '0.1 s'
 """
 TAKEN_BY_POOLERS = {"application_name", "client_encoding", "DateStyle", "TimeZone", "standard_conforming_strings"}
 """Settings at the start of a connection that PgBouncer keeps for each client (pgbouncer.org/config.html)."""
@@ -101,6 +110,49 @@ def test_a_database_that_cannot_hold_every_character_is_refused(postgres: Postgr
         with pytest.raises(ConfigurationError, match="has the encoding LATIN1: create it anew with ENCODING 'UTF8'"):
             database.migrate()
         assert not database.check()
+
+
+def test_a_host_says_that_it_waits_for_another_one_that_migrates(postgres_database: Database) -> None:
+    told = threading.Event()
+    with postgres_database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0000'")
+    with ThreadPoolExecutor(1) as threads, postgres_database.write() as connection:
+        wait_for_migration_turn(connection, None)
+        waiting = threads.submit(postgres_database.migrate, lambda _event: told.set())
+        assert told.wait(10)
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = %s", (HEAD,))  # it is done
+        connection.commit()
+        waiting.result(10)
+
+
+def test_a_host_that_is_gone_while_it_migrates_keeps_no_other_from_it(postgres_database: Database) -> None:
+    def take_turn() -> None:
+        with postgres_database.write() as connection:
+            wait_for_migration_turn(connection, None)
+
+    def be_gone() -> None:
+        with postgres_database.write() as connection:
+            wait_for_migration_turn(connection, None, idle_limit_s=0.05)
+            with ThreadPoolExecutor(1) as threads:
+                threads.submit(take_turn).result(10)
+            connection.exec_driver_sql("SELECT 1")
+
+    with pytest.raises(StoreUnavailable):
+        be_gone()
+
+
+def test_hosts_that_start_at_once_wait_for_each_others_turns_for_longer_than_a_write_waits(postgres_url: str) -> None:
+    def is_waiting() -> bool:
+        with database.read() as connection:
+            return bool(connection.exec_driver_sql(WAITING).scalar_one())
+
+    claim = HostClaim(id="id", name="a", version="1", tables=HEAD, run="run", place="place")
+    with closing(Database.open(postgres_url, busy_timeout_s=0.05)) as database, ThreadPoolExecutor(1) as threads:
+        with database.write() as connection:
+            wait_for_migration_turn(connection, None)
+            claiming = threads.submit(HostTable(database).claim, claim)
+            wait_until(lambda: claiming.done() or is_waiting(), 10)
+        assert claiming.result(10) is None
 
 
 def test_a_dump_is_restored_into_an_empty_database(

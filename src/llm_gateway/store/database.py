@@ -31,6 +31,7 @@ from llm_gateway.store.postgres import (
     is_refused_by_server,
     open_postgres,
     refuse_other_encoding,
+    wait_for_migration_turn,
 )
 
 BUSY_TIMEOUT_S = 5.0
@@ -41,9 +42,6 @@ READ_LIMIT_S = 5.0
 
 CHECK_LIMIT_S = 1.0
 """Maximum seconds of a health check."""
-
-MIGRATION_LOCK = 0x6C6C6D67
-"""Key of the Postgres advisory lock held during a migration ("llmg")."""
 
 LOG_LIMIT = 16 * 1024 * 1024
 """Bytes of SQLite's write-ahead log above which it is emptied. The log of usual traffic starts anew at 8 MB."""
@@ -180,7 +178,7 @@ class Database:
             migrations.refuse_older_hosts(connection)
 
     def migrate(self, log: migrations.Log | None = None) -> None:
-        """Migrate the tables to the version of this code, and tell `log` the progress. Processes take turns.
+        """Migrate the tables to the version of this code, and tell `log` the progress and waits. Processes take turns.
 
         Raises:
             ConfigurationError: the database was made by a newer version or by something else, or cannot be used, or
@@ -192,8 +190,7 @@ class Database:
         with explained(self._place), _as_store_unavailable(), self._writer.begin() as connection:
             if not self.is_sqlite:
                 refuse_other_encoding(connection)
-                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # a role can have one
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+                wait_for_migration_turn(connection, log)
             migrations.upgrade(connection, log)
 
     def shorten_log(self, *, limit: int = LOG_LIMIT, wait_s: float = LOG_WAIT_S) -> int:

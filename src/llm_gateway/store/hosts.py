@@ -21,8 +21,9 @@ from sqlalchemy.exc import IntegrityError
 from llm_gateway.errors import ConfigurationError, Conflict
 from llm_gateway.store import migrations
 from llm_gateway.store.audit import AuditTrail
-from llm_gateway.store.database import MIGRATION_LOCK, Database
+from llm_gateway.store.database import Database
 from llm_gateway.store.identifiers import missing, stored_id
+from llm_gateway.store.postgres import MIGRATION_LOCK
 from llm_gateway.store.tables import LIVING_S, NOW_MS, audit_chains, hosts
 
 BEAT_S = 1.0
@@ -124,6 +125,8 @@ class HostTable:
         values = msgspec.structs.asdict(claim) | {"secrets": msgspec.json.encode(claim.secrets).decode()}
         with self._database.write() as connection:
             if not self._database.is_sqlite:  # an upgrade that did not see this host yet ends first
+                # Hosts that start at once take turns at that lock, longer than a write waits for one.
+                connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock_shared(MIGRATION_LOCK)))
             if not migrations.is_usable(connection):
                 raise ConfigurationError(migrations.OTHER_VERSION)

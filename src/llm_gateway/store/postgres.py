@@ -11,7 +11,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -29,6 +29,13 @@ WRITE_LIMIT_S = 30.0
 
 SILENCE_S = 1.0
 """Seconds beyond a transaction's limit after which its connection is cut."""
+
+MIGRATION_LOCK = 0x6C6C6D67
+"""Key of the advisory lock held during a migration ("llmg")."""
+
+IDLE_LIMIT_S = 60.0
+"""Seconds without a statement after which the server ends a migration, and gives its turn to the next host: the machine
+of the host may be gone without a word. Between two statements a migration works for a second or so."""
 
 LOOK_EVERY_S = 0.25
 """Seconds between two looks for transactions whose time is over."""
@@ -172,6 +179,19 @@ def refuse_other_encoding(connection: Connection) -> None:
         raise ConfigurationError(
             f"The database has the encoding {found}: create it anew with ENCODING '{ENCODING}' TEMPLATE template0."
         )
+
+
+def wait_for_migration_turn(
+    connection: Connection, log: Callable[..., None] | None, idle_limit_s: float = IDLE_LIMIT_S
+) -> None:
+    """Wait, without limit, until no other host migrates the database. The turn ends with the transaction."""
+    limits = {"statement_timeout": 0, "lock_timeout": 0, "idle_in_transaction_session_timeout": idle_limit_s}
+    for name, seconds in limits.items():  # a role can have others
+        connection.exec_driver_sql(f"SET LOCAL {name} = {round(seconds * 1000)}")
+    if not connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(MIGRATION_LOCK))).scalar():
+        if log is not None:
+            log("waiting for another host that migrates the database")
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
 
 
 def is_refused_by_server(error: DBAPIError) -> bool:
