@@ -7,6 +7,7 @@ values.
 from __future__ import annotations
 
 import re
+import socket
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -80,6 +81,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         Literal["disk", "database"],
         Meta(description="where usage must be before its answer leaves; database is for hosts without a disk"),
     ] = "disk"
+    host_name: Annotated[
+        str, Meta(description="name of this host among several on one database; that of the machine by default")
+    ] = ""
     on_disconnect: Annotated[
         Literal["drain", "abort"], Meta(description="whether a stream is read to its end after its client disconnected")
     ] = "drain"
@@ -157,6 +161,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     def url(self) -> str:
         """The database URL, the SQLite file in the data directory by default."""
         return self.database_url or f"sqlite:///{self.data_dir / 'gateway.db'}"
+
+    @property
+    def name_of_host(self) -> str:
+        """The name of this host: the setting, or that of the machine."""
+        return self.host_name or socket.gethostname()
 
     @property
     def private_hosts(self) -> frozenset[str]:

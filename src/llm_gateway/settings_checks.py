@@ -9,6 +9,7 @@ from llm_gateway.errors import ConfigurationError
 from llm_gateway.redis_client.address import FORM, InvalidAddress, parse_address
 from llm_gateway.settings import PREFIX, Settings
 
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _ISSUER = re.compile(
     r"(https://[A-Za-z0-9._-]+|http://(localhost|127\.0\.0\.1))(:\d{1,5})?(/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?"
 )
@@ -44,12 +45,14 @@ def unfit_redis(settings: Settings) -> Iterator[str]:
 
 
 def unfit_journal(settings: Settings) -> Iterator[str]:
-    """Yield an error message if usage shall be in a database that is lost with the host's files."""
+    """Yield an error message if usage shall be in a database that is lost with the host's files, or for its name."""
     if settings.journal == "database" and settings.url.startswith("sqlite"):
         yield (
             f"{PREFIX}JOURNAL=database needs a Postgres database, since a SQLite file is on this host's disk: set "
             f"{PREFIX}DATABASE_URL to postgresql://…, or unset {PREFIX}JOURNAL."
         )
+    if settings.host_name and not _HOST_NAME.fullmatch(settings.host_name):
+        yield f"{PREFIX}HOST_NAME takes up to 253 letters, digits, dots, dashes and underscores, such as gateway-1."
 
 
 def _unfit_tokens(settings: Settings) -> Iterator[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from llm_gateway.control.hosts import FILE, LEAD_S, WATCH_S, Hosts, beat_forever
+from llm_gateway.control.hosts import FILE, LEAD_S, WATCH_S, Hosts, Machine, beat_forever
 from llm_gateway.errors import ConfigurationError, Conflict, NotFound
 from llm_gateway.store.audit import AuditTrail
 from llm_gateway.store.database import Database
@@ -121,8 +121,9 @@ def test_a_restart_in_the_same_place_goes_on_at_once_with_the_same_id(machines: 
 
 def test_a_host_without_a_disk_is_known_by_its_machine(machines: Machines, tmp_path: Path) -> None:
     def start(name: str, machine: str = "gateway-0") -> Hosts:
-        (tmp_path / name).mkdir()
-        host = Hosts(tmp_path / name, machines.log, lambda: machines.now, machines.sleep, machine=machine)
+        (tmp_path / name).mkdir(exist_ok=True)
+        known = Machine(machine, is_host=True)
+        host = Hosts(tmp_path / name, machines.log, lambda: machines.now, machines.sleep, machine=known)
         host.claim(machines.database, KEYS)
         return host
 
@@ -133,6 +134,7 @@ def test_a_host_without_a_disk_is_known_by_its_machine(machines: Machines, tmp_p
     machines.while_asleep = again
     with pytest.raises(ConfigurationError, match=r"^Another gateway runs .* on a machine named gateway-0, as this one"):
         start("third")
+    assert start("third", "gateway-2").living == 3, "what it is told to do helps, on the same directory"
 
 
 def test_a_copied_data_directory_is_refused_while_the_other_one_runs(machines: Machines) -> None:

@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -44,6 +45,13 @@ MACHINES = uuid.UUID("6d0f9a0e-6f0c-5b7c-8a53-2f1f4a2d7e10")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
+class Machine(NamedTuple):
+    """Name of a machine. `is_host`: its host is known by that name, and not by its data directory."""
+
+    name: str
+    is_host: bool = False
+
+
 class Hosts:
     """This host and the others of its database.
 
@@ -52,7 +60,7 @@ class Hosts:
         log: `log(event, level=…, **fields)`.
         clock: monotonic time in seconds.
         sleep: waits in the calling thread.
-        machine: name of the machine, if the host is known by it and not by its data directory (`machine_of`).
+        machine: name of this machine, and whether the host is known by it.
         wall: the time of day, which follows the database's clock.
 
     Raises:
@@ -67,17 +75,17 @@ class Hosts:
         sleep: Callable[[float], None] = time.sleep,
         wall: WallClock = CLOCK,
         *,
-        machine: str | None = None,
+        machine: Machine | None = None,
     ) -> None:
         self._directory = directory
-        self._is_machine = machine is not None
+        machine = self._machine = machine or Machine(socket.gethostname())
         self._log = log
         self._clock = clock
         self._sleep = sleep
         self._wall = wall
         self._claim = HostClaim(
-            id=load_or_create_id(directory / FILE, new_id() if machine is None else id_of_machine(machine)),
-            name=machine or socket.gethostname(),
+            id=_id_of(directory / FILE, machine),
+            name=machine.name,
             version=__version__,
             tables=migrations.HEAD,
             run=new_id(),
@@ -138,6 +146,7 @@ class Hosts:
         holder = table.claim(claim)
         if holder is not None:
             self._wait_for_silence(table, holder)
+        load_or_create_id(self._directory / FILE, claim.id)
         self.beat()
 
     def beat(self) -> Beat | None:
@@ -227,11 +236,11 @@ class Hosts:
 
     def _taken(self, other: Host) -> ConfigurationError:
         """Return the error of a start with the id of a host that runs."""
-        if self._is_machine:
+        if self._machine.is_host:
             return ConfigurationError(
                 f"Another gateway runs on the same database on a machine named {other.name}, as this one: with "
-                "LLM_GATEWAY_JOURNAL=database a host is known by that name. Give each machine a name of its own, or "
-                "stop the other gateway."
+                "LLM_GATEWAY_JOURNAL=database a host is known by that name. Give each a name of its own by "
+                "LLM_GATEWAY_HOST_NAME, or stop the other gateway."
             )
         return ConfigurationError(
             f"The data directory {self._directory} is a copy of that of a gateway that runs on the same database "
@@ -315,9 +324,16 @@ class Follower:
                 self._is_failing = True
 
 
-def machine_of(settings: Settings) -> str | None:
-    """Return the machine's name if that is what a host is known by, since its data directory does not last."""
-    return socket.gethostname() if settings.journal == "database" else None
+def machine_of(settings: Settings) -> Machine:
+    """Return the machine's name, by which a host is known whose data directory does not last."""
+    return Machine(settings.name_of_host, is_host=settings.journal == "database")
+
+
+def _id_of(path: Path, machine: Machine) -> str:
+    """Return the id of a host. That of its machine's name is kept only once it is claimed: another one may have it."""
+    if machine.is_host and not path.exists():
+        return id_of_machine(machine.name)
+    return load_or_create_id(path, new_id())
 
 
 def id_of_machine(name: str) -> str:

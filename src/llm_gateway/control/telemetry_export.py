@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -70,7 +69,7 @@ class TelemetryExport:
             return
         self._collector = Collector(settings.otlp_endpoint, settings.otlp_header_fields)
         encoder = Encoder(
-            Resource(settings.env, socket.gethostname()),
+            Resource(settings.env, settings.name_of_host),
             settings.otlp_signal_names,
             settings.trace_ratio,
             Addresses(snapshot),

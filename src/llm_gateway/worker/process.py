@@ -106,7 +106,7 @@ class WorkerProcess(ProcessApplication):
             self._number,
             self._log,
             hosts=self.hosts,
-            is_lasting=settings.journal == "disk",
+            name=settings.name_of_host if settings.journal == "database" else None,
         )
 
     def stop_serving(self) -> None:

@@ -49,14 +49,14 @@ class SharedRedis:
         log: Log,
         hosts: Callable[[], int] = only_this_host,
         *,
-        is_lasting: bool = True,
+        name: str | None = None,
     ) -> None:
-        """Read what the data directory keeps. Unless it `is_lasting`, the host is known by its machine's name."""
+        """Read what the data directory keeps. A host whose directory does not last is known by its `name`."""
         self._number = str(number)
         self._data_dir = data_dir
         self._client = RedisClient(address, log)
         member, memory = (
-            f"{host_id(data_dir) if is_lasting else id_of_machine()}/{number}",
+            f"{host_id(data_dir) if name is None else id_of_name(name)}/{number}",
             HostsMemory(data_dir / HOSTS_FILE),
         )
         self._host = RedisHost(self._client, member, log, hosts=hosts, memory=memory)
@@ -123,9 +123,9 @@ class SharedRedis:
             yield MetricFamily(name=name, type="counter", help=text, samples=[Sample("_total", worker, float(value))])
 
 
-def id_of_machine() -> str:
+def id_of_name(name: str) -> str:
     """Return the id of a host whose data directory does not last: it is the same after a start on an empty one."""
-    return sha256(b"\0" + socket.gethostname().encode()).hexdigest()[:16]
+    return sha256(b"\0" + name.encode()).hexdigest()[:16]
 
 
 def host_id(data_dir: Path) -> str:
