@@ -58,6 +58,7 @@ def test_attempts_without_a_known_price_are_reported(tmp_path: Path, set_up: Set
     "times", [["--since", TOMORROW], ["--since", "2026-02-01", "--until", "2026-01-01"], ["--since", "2026-13-01"]]
 )
 def test_invalid_times_end_with_2(capsys: pytest.CaptureFixture[str], times: list[str]) -> None:
+    assert call(capsys, "migrate").code == 0
     ended = call(capsys, "reprice", *times)
     assert (ended.code, "--since" in ended.sentence) == (2, True)
 

@@ -18,7 +18,7 @@ from llm_gateway.control.hosts import FILE, LEAD_S, WATCH_S, Hosts, Machine, bea
 from llm_gateway.errors import ConfigurationError, Conflict, NotFound
 from llm_gateway.store.audit import AuditTrail
 from llm_gateway.store.database import Database
-from llm_gateway.store.hosts import Beat, SecretNames
+from llm_gateway.store.hosts import Beat, SecretNames, follow_clock
 from llm_gateway.store.migrations import HEAD, OLDEST
 from llm_gateway.store.tables import LIVING_S
 from llm_gateway.wall_clock import WallClock
@@ -105,6 +105,13 @@ def test_a_host_whose_clock_is_wrong_follows_that_of_the_database(machines: Mach
     wrong_by[0] = 0
     host.beat()
     assert (machines.logged[1:], wrong.offset_ms) == (["this host's clock agrees with that of the database again"], 0)
+
+
+def test_a_command_takes_over_the_clock_of_the_database(database: Database) -> None:
+    right, wrong = WallClock(), WallClock(lambda: time.time_ns() - HOUR_NS)
+    for clock in (right, wrong):
+        follow_clock(database, clock)
+    assert (right.offset_ms, round(wrong.offset_ms / 10_000)) == (0, 360)
 
 
 def test_a_restart_in_the_same_place_goes_on_at_once_with_the_same_id(machines: Machines) -> None:

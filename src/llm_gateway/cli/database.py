@@ -17,6 +17,7 @@ from llm_gateway.settings_reader import load_settings
 from llm_gateway.store.alert_targets import AlertTargetStore
 from llm_gateway.store.audit import AuditTrail
 from llm_gateway.store.database import Database, sqlite_file
+from llm_gateway.store.hosts import follow_clock
 from llm_gateway.store.migrations import HEAD, OTHER_VERSION
 from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
@@ -83,7 +84,7 @@ def command_actor(command: str) -> Actor:
 
 @contextmanager
 def current_database(settings: Settings) -> Iterator[Database]:
-    """Open the settings' database, which must exist and be at this version. Creates nothing.
+    """Open the settings' database, which must exist and be at this version, and take over its time. Creates nothing.
 
     Raises:
         ConfigurationError: it does not exist, or is at another version; the message says what to do.
@@ -96,6 +97,7 @@ def current_database(settings: Settings) -> Iterator[Database]:
     try:
         if not database.is_current():
             raise ConfigurationError(OTHER_VERSION)
+        follow_clock(database)
         yield database
     finally:
         database.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from llm_gateway import wall_clock
 from llm_gateway.cli.database import command_actor, current_database
 from llm_gateway.cli.env_files import EnvFiles
 from llm_gateway.cli.exits import USAGE, CommandFailed
@@ -56,15 +57,15 @@ def reprice(
     llm-gateway reprice --since 2026-11-01 --until 2026-12-01 --provider openai --model gpt-4o-mini
     ```
     """
-    since_ms, until_ms = _milliseconds(since), _milliseconds(until or datetime.now(UTC))
-    if since_ms >= until_ms:
-        raise CommandFailed("--since must be before --until, and not in the future.", USAGE)
+    since_ms = _milliseconds(since)
     settings = load_settings(env_files=env_file)
-    with (
-        current_database(settings),
-        acting(command_actor("reprice")),
-        _progress(since_ms, until_ms) as progress,
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(current_database(settings))
+        until_ms = _milliseconds(until or wall_clock.now())  # by the database's clock
+        if since_ms >= until_ms:
+            raise CommandFailed("--since must be before --until, and not in the future.", USAGE)
+        stack.enter_context(acting(command_actor("reprice")))
+        progress = stack.enter_context(_progress(since_ms, until_ms))
         report = reprice_once(
             settings,
             since_ms=since_ms,

@@ -122,8 +122,8 @@ def report(
         _of_last_days(by, days or DEFAULT_DAYS, limit, as_json=json, gateway=gateway)
     else:
         query = period.query() | {"limit": limit or MOST_ROWS}
-        if not (period.start or period.end):
-            query["from"] = str(datetime.now(UTC).date() - timedelta(days=(days or DEFAULT_DAYS) - 1))
+        if days is not None:  # without, the gateway takes the last 30 by its clock
+            query["from"] = str(datetime.now(UTC).date() - timedelta(days=days - 1))
         breakdown(by or "model", query, as_json=json, as_csv=csv, gateway=gateway)
 
 

@@ -25,6 +25,7 @@ from llm_gateway.store.database import Database
 from llm_gateway.store.identifiers import missing, stored_id
 from llm_gateway.store.postgres import MIGRATION_LOCK
 from llm_gateway.store.tables import LIVING_S, NOW_MS, audit_chains, hosts
+from llm_gateway.wall_clock import CLOCK, WallClock
 
 BEAT_S = 1.0
 """Seconds between two beats of a host."""
@@ -189,6 +190,20 @@ class HostTable:
         return tuple(
             Host(**{**row._mapping, "secrets": msgspec.json.decode(row.secrets, type=SecretNames)}) for row in rows
         )
+
+
+def follow_clock(database: Database, clock: WallClock = CLOCK) -> None:
+    """Take the time of day from the database's server, as the gateways do that share it. Does nothing on SQLite.
+
+    Raises:
+        StoreUnavailable: the database does not answer.
+    """
+    if database.is_sqlite:
+        return
+    now = sa.select(sa.literal_column(NOW_MS[database.dialect.name], sa.BigInteger))
+    with database.read() as connection:
+        before_ms = clock.now_ms()
+        clock.compare(connection.execute(now).scalar_one(), before_ms, clock.now_ms())
 
 
 def living(name: str) -> Conflict:
