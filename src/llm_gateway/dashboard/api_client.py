@@ -39,13 +39,17 @@ class ApiError(Exception):
 
 
 class ApiClient:
-    """Calls of the management API `app` as `caller`, whose address is `client`."""
+    """Calls of the management API `app` as `caller`, whose address is `client`.
+
+    `written` is the id of the last request that may have changed something, as the audit trail names it.
+    """
 
     def __init__(self, app: ASGIApp, caller: Caller, client: tuple[str, int] | None, log: Callable[..., None]) -> None:
         self._app = app
         self._caller = caller
         self._client = client
         self._log = log
+        self.written: str | None = None
 
     def with_own_usage(self) -> ApiClient:
         """Return a client that may also read usage of the person's own key, which its page shows to any key."""
@@ -83,9 +87,12 @@ class ApiClient:
         """
         content = b"" if body is None else msgspec.json.encode(body)
         response = _Collected()
-        await self._app(self._scope(method, path, query), _receive(content), response)
+        scope = self._scope(method, path, query)
+        await self._app(scope, _receive(content), response)
         if response.status >= 400:
             raise _error(response.status, bytes(response.body))
+        if method != "GET":
+            self.written = scope[REQUEST_CONTEXT].request_id
         return msgspec.json.decode(response.body) if response.body else None
 
     async def relay(self, path: str, query: Query | None, send: Send) -> None:

@@ -19,6 +19,7 @@ from llm_gateway.dashboard.page import Page, Pages
 from llm_gateway.dashboard.screens import SCREENS
 from llm_gateway.dashboard.sign_in import SignIn
 from llm_gateway.dashboard.static_files import static_files
+from llm_gateway.dashboard.undo import toast_of
 from llm_gateway.error_format.browser_page import is_dashboard
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect
 from llm_gateway.gate.reverse_proxy import FORWARDED_HOST
@@ -99,6 +100,8 @@ class Dashboard:
                 return await self._sign_in.ask(request)
             page = self._page(request, signed_in)
             try:
+                if not is_change and not page.is_fragment:
+                    page.toast = await toast_of(page)
                 return await handlers["GET" if request.method == "HEAD" else request.method](page)
             except ApiError as error:
                 return page.refused(error)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode
 from zoneinfo import ZoneInfo
 
@@ -62,6 +62,8 @@ SHORTCUTS = (
     (("1", "5"), "The first to the last of the periods"),
 )
 """Keys and what they do; `static/shortcuts.js` has them."""
+CHANGED, UNDONE = "changed", "undone"
+"""Parameters of a page's address: the request that made a change, and that one was undone."""
 MOST_FORM_BYTES = 256 * 1024
 
 
@@ -71,6 +73,13 @@ class Form(dict[str, str]):
     def __missing__(self, name: str) -> str:
         """Return the value of a missing field."""
         return ""
+
+
+class Toast(NamedTuple):
+    """Message of a page about the change that was just made, and the id of its request if it can be undone."""
+
+    words: str
+    change: str | None
 
 
 class Pages:
@@ -120,6 +129,7 @@ class Page:
         self.access = access
         self.signed_in = signed_in
         self.timezone = signed_in.session.timezone
+        self.toast: Toast | None = None
         self._pages = pages
 
     @property
@@ -167,12 +177,17 @@ class Page:
             navigation=[(path, name, letter) for path, name, scope, letter in NAVIGATION if self._sees(path, scope)],
             shortcuts=SHORTCUTS,
             timezone=self.timezone,
+            toast=self.toast,
             **values,
         )
 
     def redirect(self, path: str) -> Response:
         """Return a response that sends the browser to a path below /ui."""
         return self._pages.redirect(path)
+
+    def redirect_changed(self, path: str) -> Response:
+        """Return a response that sends the browser to a page which says that the change was made, and can undo it."""
+        return self.redirect(with_parameter(path, CHANGED, self.api.written or ""))
 
     def refused(self, error: ApiError) -> Response:
         """Return a page that shows what the API said."""
@@ -201,6 +216,12 @@ class Page:
         """Return the address of a path below /ui with those parameters that are not empty."""
         given = {name: value for name, value in query.items() if value not in (None, "")}
         return f"{self._pages.root}/ui{path}" + (f"?{urlencode(given)}" if given else "")
+
+
+def with_parameter(path: str, name: str, value: str) -> str:
+    """Return a path below /ui, which may have a fragment, with a parameter."""
+    place, hash_sign, fragment = path.partition("#")
+    return f"{place}?{urlencode({name: value})}{hash_sign}{fragment}"
 
 
 async def read_form(request: Request) -> Form:

@@ -25,6 +25,7 @@ from llm_gateway.dashboard.screens import (
     spend,
     teams,
 )
+from llm_gateway.dashboard.undo import undo
 
 SCREENS: dict[str, dict[str, Callable[[Page], Awaitable[Response]]]] = {
     "": {"GET": overview.show},
@@ -72,4 +73,5 @@ SCREENS: dict[str, dict[str, Callable[[Page], Awaitable[Response]]]] = {
     "/sessions/password": {"POST": sessions.set_password},
     "/sessions/others/end": {"POST": sessions.end_others},
     "/sessions/{id}/end": {"POST": sessions.end},
+    "/undo": {"POST": undo},
 }

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from llm_gateway.dashboard.api_client import ApiError
 from llm_gateway.dashboard.page import Form, Page
 from llm_gateway.dashboard.screens.providers import number
+from llm_gateway.dashboard.undo import toast_about
 from llm_gateway.domain.alert_target import EVENTS
 
 OF_KIND = {
@@ -82,6 +83,7 @@ async def change(page: Page) -> Response:
         if not error.is_about_form:
             raise
         return _one(page, await page.api.get(path), error.status, problem=error, form=_without_secrets(form))
+    page.toast = await toast_about(page, page.api.written)
     return await _tested(page, path)
 
 
@@ -100,13 +102,13 @@ async def enable(page: Page) -> Response:
     """Switch a target on or off."""
     form = await page.form()
     await page.api.send("PATCH", _path(page), {"is_enabled": form["enabled"] == "true"})
-    return page.redirect("/alerts")
+    return page.redirect_changed("/alerts")
 
 
 async def remove(page: Page) -> Response:
     """Delete a target."""
     await page.api.send("DELETE", _path(page))
-    return page.redirect("/alerts")
+    return page.redirect_changed("/alerts")
 
 
 def _without_secrets(form: Form) -> Form:

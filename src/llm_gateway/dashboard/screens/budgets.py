@@ -12,6 +12,7 @@ from llm_gateway.dashboard.api_client import ApiError
 from llm_gateway.dashboard.budget_accounts import elapsed_part, filled, request_filters, with_names
 from llm_gateway.dashboard.page import Form, Page
 from llm_gateway.dashboard.screens.providers import number
+from llm_gateway.dashboard.undo import toast_about
 from llm_gateway.domain.budget import DIMENSIONS
 
 UNITS = (("usd", "USD"), ("tokens", "tokens"), ("requests", "requests"))
@@ -118,7 +119,10 @@ async def change(page: Page) -> Response:
         if not error.is_about_form:
             raise
         return await _one(page, error.status, problem=_at_fields(error), form=form)
-    return await _one(page, made=made) if made["warnings"] else page.redirect(path)
+    if not made["warnings"]:
+        return page.redirect_changed(path)
+    page.toast = await toast_about(page, page.api.written)
+    return await _one(page, made=made)
 
 
 async def override(page: Page) -> Response:
@@ -135,20 +139,20 @@ async def override(page: Page) -> Response:
         if not error.is_about_form:
             raise
         return await _one(page, error.status, override_problem=_at_fields(error), override=form)
-    return page.redirect(path)
+    return page.redirect_changed(path)
 
 
 async def end_override(page: Page) -> Response:
     """End the other limit at once."""
     path = f"/budgets/{page.request.path_params['id']}"
     await page.api.send("DELETE", f"{path}/override")
-    return page.redirect(path)
+    return page.redirect_changed(path)
 
 
 async def remove(page: Page) -> Response:
     """Delete a budget."""
     await page.api.send("DELETE", f"/budgets/{page.request.path_params['id']}")
-    return page.redirect("/budgets")
+    return page.redirect_changed("/budgets")
 
 
 def _form_choices() -> dict[str, Any]:

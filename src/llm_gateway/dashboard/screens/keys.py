@@ -83,7 +83,7 @@ async def change(page: Page) -> Response:
         if not error.is_about_form:
             raise
         return await _one(page, error.status, problem=error, form=form)
-    return page.redirect(path)
+    return page.redirect_changed(path)
 
 
 async def rotate(page: Page) -> Response:
@@ -105,13 +105,13 @@ async def disable(page: Page) -> Response:
     form = await page.form()
     path = f"/keys/{page.request.path_params['id']}"
     await page.api.send("PATCH", path, {"disabled": form.get("disabled") == "true"})
-    return page.redirect(path)
+    return page.redirect_changed(path)
 
 
 async def remove(page: Page) -> Response:
     """Delete a key."""
     await page.api.send("DELETE", f"/keys/{page.request.path_params['id']}")
-    return page.redirect("/keys")
+    return page.redirect_changed("/keys")
 
 
 async def _fields(page: Page, form: Form, *, is_change: bool = False) -> dict[str, Any]:

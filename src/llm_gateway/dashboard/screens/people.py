@@ -48,7 +48,7 @@ async def create(page: Page) -> Response:
         if not error.is_about_form:
             raise
         return await _table(page, error.status, problem=error, form=form)
-    return page.redirect("/people")
+    return page.redirect_changed("/people")
 
 
 async def show_one(page: Page) -> Response:
@@ -97,7 +97,7 @@ async def disable(page: Page) -> Response:
 async def remove(page: Page) -> Response:
     """Delete a person, which ends the person's sessions."""
     await page.api.send("DELETE", _path(page))
-    return page.redirect("/people")
+    return page.redirect_changed("/people")
 
 
 async def _send(page: Page, body: dict[str, Any], form: Form) -> Response:
@@ -107,7 +107,7 @@ async def _send(page: Page, body: dict[str, Any], form: Form) -> Response:
         if not error.is_about_form:
             raise
         return await _one(page, error.status, problem=error, form=form)
-    return page.redirect(_path(page))
+    return page.redirect_changed(_path(page))
 
 
 def _path(page: Page) -> str:

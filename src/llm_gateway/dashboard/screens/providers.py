@@ -112,7 +112,7 @@ async def change(page: Page) -> Response:
         if not error.is_about_form:
             raise
         return await _one(page, await page.api.get(path), error.status, problem=error, form=form)
-    return page.redirect(path)
+    return page.redirect_changed(path)
 
 
 async def test(page: Page) -> Response:
@@ -125,13 +125,13 @@ async def enable(page: Page) -> Response:
     """Switch a provider on or off."""
     form = await page.form()
     await page.api.send("PATCH", _path(page), {"is_enabled": form.get("enabled") == "true"})
-    return page.redirect("/providers")
+    return page.redirect_changed("/providers")
 
 
 async def remove(page: Page) -> Response:
     """Delete a provider."""
     await page.api.send("DELETE", _path(page))
-    return page.redirect("/providers")
+    return page.redirect_changed("/providers")
 
 
 def _fields(form: Form, *, is_change: bool = False) -> dict[str, Any]:

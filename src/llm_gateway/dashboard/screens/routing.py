@@ -48,10 +48,10 @@ async def create(page: Page) -> Response:
         if not error.is_about_form:
             raise
         return await _page(page, error.status, problem=error, form=form)
-    return page.redirect("/routing#overrides")
+    return page.redirect_changed("/routing#overrides")
 
 
 async def remove(page: Page) -> Response:
     """Delete an override."""
     await page.api.send("DELETE", f"/overrides/{page.request.path_params['id']}")
-    return page.redirect("/routing#overrides")
+    return page.redirect_changed("/routing#overrides")

@@ -25,13 +25,13 @@ async def create(page: Page) -> Response:
     form = await page.form()
     body = {"name": form.get("name", "").strip(), "description": form.get("description", "").strip()}
     await page.api.send("POST", "/teams", body)
-    return page.redirect("/keys#teams")
+    return page.redirect_changed("/keys#teams")
 
 
 async def remove(page: Page) -> Response:
     """Delete a team without keys."""
     await page.api.send("DELETE", f"/teams/{page.request.path_params['id']}")
-    return page.redirect("/keys#teams")
+    return page.redirect_changed("/keys#teams")
 
 
 async def id_of(page: Page, name: str) -> str | None:

@@ -176,6 +176,25 @@ function csvField(text) {
   return `"${safe.replaceAll('"', '""')}"`;
 }
 
+// What was changed, with its "Undo": it goes after a while in which neither pointer nor focus is on it.
+const TOAST_MS = 20_000;
+const toast = document.querySelector(".toast");
+if (toast) {
+  const address = new URL(location.href); // without what was changed, so that a reload does not say it again
+  for (const name of ["changed", "undone"]) address.searchParams.delete(name);
+  history.replaceState(history.state, "", address);
+  let leaving = 0;
+  const stay = () => clearTimeout(leaving);
+  const leave = () => {
+    stay();
+    leaving = setTimeout(() => toast.remove(), TOAST_MS);
+  };
+  for (const name of ["pointerenter", "focusin"]) toast.addEventListener(name, stay);
+  for (const name of ["pointerleave", "focusout"]) toast.addEventListener(name, leave);
+  toast.querySelector("[data-close-toast]").addEventListener("click", () => toast.remove());
+  leave();
+}
+
 setUp(document);
 document.addEventListener("htmx:afterSwap", (event) => {
   setUp(event.target);
