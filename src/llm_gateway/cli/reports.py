@@ -75,6 +75,7 @@ PRICES = (
     Column("source", "Price from"),
     Column("input", "Input", "money"),
     Column("output", "Output", "money"),
+    Column("in_force_since", "In force since"),
     Column("unpriced_requests", "No price", "count"),
 )
 
@@ -197,7 +198,7 @@ def prices(*, json: Json = False, gateway: Address = HERE) -> None:
         {**each, **_first_tiers(each["price"]), "unpriced_requests": unpriced.pop((each["provider"], each["model"]), 0)}
         for each in found["prices"]
     ]
-    gone = {"source": "none", "input": None, "output": None}
+    gone = {"source": "none", "input": None, "output": None, "in_force_since": None}
     rows += [
         {"provider": provider, "model": model, **gone, "unpriced_requests": number}
         for (provider, model), number in unpriced.items()

@@ -95,6 +95,7 @@ from llm_gateway.store.lease_ledger import leases_of
 from llm_gateway.store.overrides import OverrideStore
 from llm_gateway.store.people import PeopleStore
 from llm_gateway.store.peppers import names_of, open_peppers, parse_peppers
+from llm_gateway.store.price_history import PriceHistory
 from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.record_search import RecordSearch
 from llm_gateway.store.secrets import SecretBox, load_or_create_key_file, parse_keys
@@ -323,7 +324,7 @@ class Control:
             series_router(reports, up_to_date, own),
             latency_router(search, up_to_date, own),
             erasure_router(Erasure(stores.database, audit=stores.audit), stores.overrides, up_to_date),
-            prices_router(lambda: configuration.snapshot, reports, up_to_date),
+            prices_router(lambda: configuration.snapshot, reports, PriceHistory(stores.database), up_to_date),
             docs_page_router(self.sign_in_page),
         )
         management = build_management(routers, self._log, self._in_flight, workers.pending, self._root_path)

@@ -101,6 +101,11 @@ def day(value: str, timezone: str = "UTC") -> str:
     return _local(value, timezone).strftime("%d %b")
 
 
+def date(value: str) -> str:
+    """Format the day of a moment that is one day for everybody, such as a price list's, with its year."""
+    return _local(value, "UTC").strftime("%d %b %Y")
+
+
 def local_input(value: str | None, timezone: str = "UTC") -> str:
     """Format a moment as a browser's field for date and time takes it; an empty text for no moment."""
     return "" if not value else _local(value, timezone).strftime("%Y-%m-%dT%H:%M")
@@ -124,5 +129,6 @@ FILTERS: dict[str, Any] = {
     "clock_time": clock_time,
     "minute": minute,
     "day": day,
+    "date": date,
     "local_input": local_input,
 }

@@ -88,10 +88,11 @@ class PricedModel(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     def price_at(self, at_s: float) -> Price | None:
         """Return the price valid at `at_s` (Unix time), or the first price if none is valid."""
-        for timed in reversed(self.prices):
-            if timed.is_active(at_s):
-                return timed.price
-        return self.prices[0].price
+        return self.timed_at(at_s).price
+
+    def timed_at(self, at_s: float) -> TimedPrice:
+        """Return the price with its validity, as `price_at` returns the price."""
+        return next((timed for timed in reversed(self.prices) if timed.is_active(at_s)), self.prices[0])
 
 
 class VendorPrices(msgspec.Struct, frozen=True, gc=False):

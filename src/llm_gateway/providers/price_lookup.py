@@ -70,6 +70,16 @@ class PriceLookup:
         found = self._entry(vendor, model).model
         return None if found is None else found.price_at(at_s)
 
+    def since_s(self, vendor: str | None, model: str) -> int | None:
+        """Return the Unix time from which the list has the current price of a model.
+
+        None if the list does not say that, the price changes with the time of day, or as for `find`.
+        """
+        if vendor is None or len(model) > MAX_MODEL_NAME:
+            return None
+        found = self._entry(vendor, model).model
+        return None if found is None else found.timed_at(self._clock()).since_s
+
     def context_window(self, vendor: str | None, model: str) -> int | None:
         """Return the context window of a model in tokens; None if the list does not have it, or as for `find`."""
         if vendor is None or len(model) > MAX_MODEL_NAME:

@@ -14,11 +14,13 @@ from llm_gateway.control.management.erasure import erasure_router
 from llm_gateway.control.management.prices import prices_router
 from llm_gateway.control.management.records import records_router
 from llm_gateway.domain.catalog import Provider, Snapshot
+from llm_gateway.domain.public_prices import PricedModel, PublicPrices, Rule, TimedPrice, VendorPrices
 from llm_gateway.domain.usage import FREE, Price, Usage
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.overrides import OverrideStore
+from llm_gateway.store.price_history import PriceHistory
 from llm_gateway.store.record_search import RecordSearch
 from llm_gateway.store.usage import UsageStore
 from llm_gateway.store.usage_reports import UsageReports
@@ -29,6 +31,7 @@ from tests.store.histories import NOW_MS, attempt, close, record
 
 CUSTOMERS, PRICES = "/api/v1/usage/customers", "/api/v1/prices"
 LISTED = Price(input=((0, 2_500_000_000), (200_000, 5_000_000_000)), output=((0, 10_000_000_000),))
+LISTED_SINCE = (TimedPrice(None), TimedPrice(LISTED, since_s=1_700_000_000), TimedPrice(FREE, since_s=99_000_000_000))
 
 
 def provider(name: str, **fields: Any) -> Provider:
@@ -40,9 +43,10 @@ def provider(name: str, **fields: Any) -> Provider:
 SNAPSHOT = Snapshot(
     {
         "b": provider("b", models=("own", "listed", "new"), prices={"own": {"input": 1, "output": 2.5}},
-                      price_by_model={"listed": LISTED}),
+                      price_by_model={"listed": LISTED}, price_vendor="b"),
         "a": provider("a", kind="local", price_by_model={"m": FREE}),
     }, (), {},
+    public_prices=PublicPrices({"b": VendorPrices((PricedModel(Rule("equals", "listed"), LISTED_SINCE),))}),
 )  # fmt: skip
 
 
@@ -63,7 +67,7 @@ def client(database: Database, scope: str, late: UsageStore | None = None) -> Cl
     reports = UsageReports(database)
     routers = (
         erasure_router(Erasure(database, sleep=lambda _: None), OverrideStore(database), up_to_date),
-        prices_router(lambda: SNAPSHOT, reports, up_to_date),
+        prices_router(lambda: SNAPSHOT, reports, PriceHistory(database), up_to_date),
         records_router(RecordSearch(database), up_to_date, NO_TEAMS, BudgetStore(database)),
         breakdown_router(reports, up_to_date, NO_TEAMS),
     )
@@ -104,11 +108,13 @@ async def test_prices_tell_their_source_and_unpriced_models_are_counted(database
     tiers = [{"from_input_tokens": 0, "usd_per_million": 2.5}, {"from_input_tokens": 200_000, "usd_per_million": 5.0}]
     free = {"input": 0.0, "output": 0.0}
     assert found["prices"] == [
-        {"provider": "a", "model": "m", "source": "embedded", "price": free},
-        {"provider": "b", "model": "own", "source": "operator", "price": {"input": 1.0, "output": 2.5}},
-        {"provider": "b", "model": "listed", "source": "public_list", "price": {"input": tiers, "output": 10.0}},
-        {"provider": "b", "model": "new", "source": "none", "price": None},
-    ]
+        {"provider": "a", "model": "m", "source": "embedded", "price": free, "in_force_since": None},
+        {"provider": "b", "model": "own", "source": "operator", "price": {"input": 1.0, "output": 2.5},
+         "in_force_since": None},
+        {"provider": "b", "model": "listed", "source": "public_list", "price": {"input": tiers, "output": 10.0},
+         "in_force_since": "2023-11-14T22:13:20.000Z"},
+        {"provider": "b", "model": "new", "source": "none", "price": None, "in_force_since": None},
+    ]  # fmt: skip
     assert found["unpriced"] == [
         {"provider": "b", "model": "new", "unpriced_requests": 2, "total_tokens": 30},
         {"provider": "b", "model": "gone", "unpriced_requests": 1, "total_tokens": 15},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
@@ -13,7 +14,9 @@ from llm_gateway.control.management.freshness import UpToDate
 from llm_gateway.control.management.record_schemas import PER_MILLION, shown_price
 from llm_gateway.control.management.router import Router
 from llm_gateway.domain.catalog import Provider, Snapshot
+from llm_gateway.providers.price_lookup import PriceLookup
 from llm_gateway.providers.prices import own_price
+from llm_gateway.store.price_history import PriceHistory, Since
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME
 from llm_gateway.store.rollups import DAY_MS
 from llm_gateway.store.usage_reports import Grouping, UsageReports
@@ -34,6 +37,13 @@ class ModelPrice(BaseModel):
         Field(description="set at the provider, from the public price list, free as the embedded model, or not known"),
     ]
     price: Annotated[dict[str, Any] | None, Field(description=PER_MILLION)]
+    in_force_since: Annotated[
+        Timestamp | None,
+        Field(
+            description="operator: when it was set; public_list: from when the list has it; null if neither is known, "
+            "the price changes with the time of day, or there is none"
+        ),
+    ]
 
 
 class UnpricedModel(BaseModel):
@@ -53,9 +63,21 @@ class Prices(BaseModel):
     unpriced_since: Timestamp
 
 
-def prices_router(snapshot: Callable[[], Snapshot], reports: UsageReports, up_to_date: UpToDate) -> Router:
+def prices_router(
+    snapshot: Callable[[], Snapshot], reports: UsageReports, history: PriceHistory, up_to_date: UpToDate
+) -> Router:
     """Build the endpoint of prices. `snapshot` returns the configuration in force."""
     router = Router("/api/v1/prices", "usage")
+    listed, one_at_a_time = PriceLookup(lambda: snapshot().public_prices), Lock()
+
+    def in_force(providers: Sequence[Provider]) -> list[ModelPrice]:
+        with one_at_a_time:
+            since = history.since(providers)
+            return [
+                _price(provider, model, since.get(provider.id, {}), listed)
+                for provider in providers
+                for model in provider.models
+            ]
 
     @router.get("", responses=problems(422))
     def prices() -> Prices:
@@ -63,7 +85,7 @@ def prices_router(snapshot: Callable[[], Snapshot], reports: UsageReports, up_to
         start_ms = end_ms - UNPRICED_DAYS * DAY_MS
         providers = sorted(snapshot().providers.values(), key=lambda provider: provider.name)
         return Prices(
-            prices=[_price(provider, model) for provider in providers for model in provider.models],
+            prices=in_force(providers),
             unpriced=_unpriced(reports, start_ms, end_ms),
             unpriced_since=iso(start_ms),
         )
@@ -71,13 +93,22 @@ def prices_router(snapshot: Callable[[], Snapshot], reports: UsageReports, up_to
     return router
 
 
-def _price(provider: Provider, model: str) -> ModelPrice:
+def _price(provider: Provider, model: str, set_ms: Since, listed: PriceLookup) -> ModelPrice:
     own = own_price(provider, model)
     price = own or provider.price_by_model.get(model)
     source: Literal["operator", "public_list", "embedded", "none"] = "none" if price is None else "public_list"
     if own is not None:
         source = "operator" if model in (provider.prices or {}) else "embedded"
-    return ModelPrice(provider=provider.name, model=model, source=source, price=shown_price(price))
+    since_ms = set_ms.get(model) if source == "operator" else None
+    if source == "public_list" and (since_s := listed.since_s(provider.price_vendor, model)) is not None:
+        since_ms = since_s * 1000
+    return ModelPrice(
+        provider=provider.name,
+        model=model,
+        source=source,
+        price=shown_price(price),
+        in_force_since=None if since_ms is None else iso(since_ms),
+    )
 
 
 def _unpriced(reports: UsageReports, start_ms: int, end_ms: int) -> list[UnpricedModel]:
