@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+import re
+from datetime import date, datetime, time, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -23,8 +24,13 @@ OF_CUSTOMERS = frozenset({"today", "7d", "custom"})
 """Choices of who sees one customer: reports of a customer by another dimension have at most 7 days."""
 
 
+MONTHS = 12
+"""Months to choose from, this one included."""
+_MONTH = re.compile(r"\d{4}-\d{2}")
+
+
 class Period(NamedTuple):
-    """A period of whole days: the first one, the day after the last one, and the choice that led to it."""
+    """A period: its first day or moment, its end, which is no part of it, and the choice that led to it."""
 
     choice: str
     start: str
@@ -52,6 +58,11 @@ class Period(NamedTuple):
             return 0
 
     @property
+    def dates(self) -> tuple[str, str]:
+        """The first day and the day after the last one, as fields for dates take them; empty for what is neither."""
+        return _date_of(self.start, self.timezone), _date_of(self.end, self.timezone, is_end=True)
+
+    @property
     def bucket(self) -> str:
         """The part of the period that a bar of its charts shows."""
         return "hour" if 0 < self.days <= 2 else "day" if self.days <= 92 else "month"
@@ -69,6 +80,16 @@ def period_of(page: Page, default: str = "30d") -> Period:
     return Period(choice, first.isoformat(), after.isoformat(), page.timezone)
 
 
+def months_of(page: Page) -> list[tuple[str, str]]:
+    """Return the last months to choose from, the newest first, with their names; none to who sees one customer."""
+    if page.is_of_customer:
+        return []
+    months = [wall_clock.now(ZoneInfo(page.timezone)).date().replace(day=1)]
+    while len(months) < MONTHS:
+        months.append(_month_before(months[-1]))
+    return [(f"{month:%Y-%m}", f"{month:%B %Y}") for month in months]
+
+
 def choices_of(page: Page) -> list[tuple[str, str]]:
     """Return the periods to choose from, with their names."""
     return [each for each in CHOICES if not page.is_of_customer or each[0] in OF_CUSTOMERS]
@@ -83,5 +104,27 @@ def _days(choice: str, today: date) -> tuple[date, date]:
     if choice == "month":
         return month, tomorrow
     if choice == "last-month":
-        return (month - timedelta(days=1)).replace(day=1), month
+        return _month_before(month), month
+    if _MONTH.fullmatch(choice):
+        try:
+            chosen = date.fromisoformat(f"{choice}-01")
+            return chosen, (chosen + timedelta(days=31)).replace(day=1)
+        except (ValueError, OverflowError):
+            pass  # no month of the calendar
     return today - timedelta(days=29), tomorrow
+
+
+def _month_before(month: date) -> date:
+    return (month - timedelta(days=1)).replace(day=1)
+
+
+def _date_of(text: str, timezone: str, *, is_end: bool = False) -> str:
+    """Return the day of a date or a moment on the clock of a time zone; of an end within a day, the day after."""
+    zone = ZoneInfo(timezone)
+    try:
+        moment = datetime.fromisoformat(text)
+        local = moment.replace(tzinfo=zone) if moment.tzinfo is None else moment.astimezone(zone)
+        day = local.date() + timedelta(days=1 if is_end and local.time() != time() else 0)
+    except (ValueError, OverflowError):
+        return ""
+    return day.isoformat()

@@ -14,7 +14,7 @@ from llm_gateway.dashboard.budget_accounts import nearest
 from llm_gateway.dashboard.charts import Series, stacked_bars
 from llm_gateway.dashboard.formats import clock_time, day, usd
 from llm_gateway.dashboard.page import Page
-from llm_gateway.dashboard.period import Period, choices_of, period_of
+from llm_gateway.dashboard.period import Period, choices_of, months_of, period_of
 
 MOVERS = 5
 FAILURES, COUNTED_FAILURES = 8, 100
@@ -49,6 +49,7 @@ async def show(page: Page) -> Response:
         title="Overview",
         period=period,
         choices=choices_of(page),
+        months=months_of(page),
         totals=totals,
         chart=chart_of(series, period, partial(_requests_of, page)),
         models=by_model["rows"][:8],

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from llm_gateway.dashboard.page import Page
-from llm_gateway.dashboard.period import choices_of, period_of
+from llm_gateway.dashboard.period import choices_of, months_of, period_of
 
 FILTERS = (
     ("outcome", "Outcome"),
@@ -54,7 +54,10 @@ async def show(page: Page) -> Response:
         names=FILTERS,
         values=CHOICES,
         period=period,
+        dates=(period or period_of(page)).dates,
+        kept=kept,
         choices=choices_of(page),
+        months=months_of(page),
         count_of_filters=len(kept),
     )
 

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from llm_gateway.dashboard.api_client import ApiError, Query
 from llm_gateway.dashboard.page import Page
-from llm_gateway.dashboard.period import Period, choices_of, period_of
+from llm_gateway.dashboard.period import Period, choices_of, months_of, period_of
 from llm_gateway.dashboard.screens.overview import chart_of
 
 DIMENSIONS = (
@@ -59,6 +59,7 @@ async def show(page: Page) -> Response:
         title="Spend",
         period=period,
         choices=choices_of(page),
+        months=months_of(page),
         dimensions=DIMENSIONS,
         groups=groups,
         names=dict(DIMENSIONS),

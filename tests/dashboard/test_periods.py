@@ -1,0 +1,79 @@
+"""Periods of the dashboard's reports, and since when the prices in them are in force."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+import pytest
+
+from llm_gateway.dashboard.period import Period
+from tests.application.driver import Client
+from tests.control.management.test_providers import created
+from tests.dashboard.browser import Browser, text_of
+from tests.rows import each_row
+
+in_module = pytest.mark.asyncio(loop_scope="module")
+
+FIELD = re.compile(r'<input type="date" name="(from|to)" value="([^"]*)">')
+
+
+async def signed_in(shared: Client) -> Browser:
+    browser = Browser(shared.app)
+    assert (await browser.sign_in()).status == 303
+    return browser
+
+
+@each_row(
+    ("start", "end", "dates"),
+    [
+        ("2026-03-01", "2026-04-01", ("2026-03-01", "2026-04-01")),
+        ("2026-03-01T22:30:00+00:00", "2026-03-01T23:00:00+00:00", ("2026-03-01", "2026-03-02")),
+        ("2026-03-01T23:30:00Z", "2026-03-02T00:30:00Z", ("2026-03-02", "2026-03-03")),
+        ("2026-03-01T10:00", "2026-03-01T11:00", ("2026-03-01", "2026-03-02")),
+        ("2026-13-01", "yesterday", ("", "")),
+        ("0001-01-01T00:00:00+14:00", "9999-12-31T23:00:00Z", ("", "")),
+    ],
+)
+def test_the_fields_of_a_period_have_its_days_on_the_persons_clock(
+    start: str, end: str, dates: tuple[str, str]
+) -> None:
+    assert Period("custom", start, end, "Europe/Berlin").dates == dates
+
+
+@in_module
+async def test_custom_dates_are_those_of_what_is_shown_and_filters_stay(shared: Client) -> None:
+    browser = await signed_in(shared)
+    moment = quote("2026-03-01T23:30:00+00:00")
+    page = (await browser.get(f"/ui/requests?from={moment}&to=2026-03-05&service=shop")).body.decode()
+    assert FIELD.findall(page) == [("from", "2026-03-02"), ("to", "2026-03-05")]
+    assert page.count('<input type="hidden" name="service" value="shop">') == 3
+    for path in ("/ui", "/ui/spend?group=key", f"/ui/requests?from={moment}", "/ui/requests"):
+        fields = FIELD.findall((await browser.get(path)).body.decode())
+        assert [name for name, value in fields if re.fullmatch(r"\d{4}-\d{2}-\d{2}", value)] == ["from", "to"], path
+
+
+@in_module
+async def test_a_month_is_chosen_by_its_name(shared: Client) -> None:
+    browser = await signed_in(shared)
+    page = (await browser.get("/ui/spend")).body.decode()
+    months = re.findall(r'<option value="(\d{4}-\d{2})">\w+ \d{4}</option>', page)
+    assert len(months) == 12
+    assert months == sorted(months, reverse=True)
+    page = (await browser.get("/ui/spend?period=2024-12")).body.decode()
+    assert FIELD.findall(page) == [("from", "2024-12-01"), ("to", "2025-01-01")]
+    assert "period=2024-12" in page  # links keep it
+    for odd in ("2024-13", "0000-01", "9999-12"):
+        assert (await browser.get(f"/ui/spend?period={odd}")).status in (200, 422), odd
+
+
+@in_module
+async def test_prices_say_since_when_they_are_in_force_and_lead_to_who_uses_them(shared: Client) -> None:
+    browser = await signed_in(shared)
+    price = {"m": {"input": 1, "output": 2}}
+    await created(shared, name="acme", base_url="http://127.0.0.1:9/v1", models=["m"], prices=price)
+    [found] = [each for each in (await shared.call("GET", "/api/v1/prices")).json["prices"] if each["model"] == "m"]
+    assert re.fullmatch(r"\d{4}-\d{2}-\d{2}T[\d:.]+Z", found["in_force_since"])
+    page = await browser.get("/ui/prices")
+    assert re.search(r"acme m set here \d\d \w{3}, \d\d:\d\d:\d\d 1\.0 2\.0 keys , services", text_of(page))
+    assert "/ui/spend?provider=acme&amp;model=m&amp;group=key" in page.body.decode()
