@@ -89,7 +89,11 @@ async def test_labels_of_requests_keys_and_overrides_never_run(
     records = (await client.call("GET", "/api/v1/usage/records")).json["records"]
     keys = (await client.call("GET", "/api/v1/keys")).json["keys"]
     provider = (await client.call("GET", "/api/v1/providers")).json[0]
-    details = [f"/ui/requests/{records[0]['id']}", f"/ui/providers/{provider['id']}"]
+    details = [
+        f"/ui/playground/{records[0]['id']}",
+        f"/ui/requests/{records[0]['id']}",
+        f"/ui/providers/{provider['id']}",
+    ]
     [budget] = (await client.call("GET", "/api/v1/budgets")).json["budgets"]
     details.append(f"/ui/budgets/{budget['id']}")
     details += [f"/ui/keys/{key['id']}" for key in keys if key["source"] == "api"]
@@ -250,7 +254,7 @@ async def test_files_are_small_cached_for_good_and_compressed(client: Client) ->
 def test_each_file_of_others_is_in_the_list_and_unchanged() -> None:
     folder = resources.files("llm_gateway.dashboard").joinpath("static")
     listed = tomllib.loads(folder.joinpath("vendored.toml").read_text("utf-8"))
-    own = {"dashboard.css", "dashboard.js", "playground.js", "shortcuts.js"}
+    own = {"dashboard.css", "dashboard.js", "keys.js", "playground.js", "shortcuts.js"}
     assert {*listed} == {*StaticFiles().names()} - own
     for name, entry in listed.items():
         assert hashlib.sha256(folder.joinpath(name).read_bytes()).hexdigest() == entry["sha256"], name

@@ -15,7 +15,7 @@ ACTIONS = {path for path, handlers in SCREENS.items() if "POST" in handlers}
 FOR_ADMINS = {"/audit", "/people", "/people/{id}"}
 OF_ITS_OWN = {
     "", "/", "/me", "/requests", "/requests/{id}", "/spend", "/spend/breakdown.csv", "/spend/export.csv", "/playground",
-    "/sessions",
+    "/playground/{id}", "/sessions",
 }  # fmt: skip
 """Pages of who sees its own usage only."""
 FOR_ALL = {"/sessions/{id}/end", "/sessions/others/end", "/sessions/password"}
@@ -47,7 +47,8 @@ async def test_every_page_and_action_against_each_role(client: Client) -> None:
             if path not in ROLES[role]:
                 assert (response.status, " lacks the scope" in text) == (403, True), (*where, text)
                 continue
-            assert response.status == (404 if "{id}" in path else 200), (*where, text)
+            expected = 204 if path == "/playground/{id}" else 404 if "{id}" in path else 200
+            assert response.status == expected, (*where, text)
             forms = set(re.findall(r'method="post" action="/ui([^"]*)"', response.body.decode()))
             if role != "admin":
                 assert {each for each in forms if not each.startswith("/sessions/")} <= {"/sign-out"}, where

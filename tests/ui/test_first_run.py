@@ -47,6 +47,7 @@ def test_a_first_answer_takes_six_clicks_and_a_key_one_more_form(chromium: Brows
         page.wait_for_selector("#answers article .text:not(:empty)")
         page.wait_for_selector("#answers a")
         assert clicks <= MOST_CLICKS
+        assert page.locator("#answers .cost").inner_text().endswith("acme: ok")
         page.click("#answers a")
         page.wait_for_selector(".attempt")
         page.goto(f"{watched.root}/ui/keys")
@@ -57,7 +58,15 @@ def test_a_first_answer_takes_six_clicks_and_a_key_one_more_form(chromium: Brows
         assert gateway.call("POST", "/api/v1/generate", body, key=secret).status == 200
         page.click("[data-tab=python]")
         assert secret in page.inner_text("[data-panel=python]")
+        page.click("a[data-use-key]")
+        page.wait_for_selector("[data-chosen] option:checked >> text=shop …", state="attached")
+        assert page.locator("[data-key-picker] option").count() == 3  # that of the sign-in, the new one, another one
+        page.fill("[name=prompt]", "Say hello again.")
+        page.click("button.main")
+        page.click("#answers a")
+        assert "shop" in page.inner_text(".details .facts")
         page.goto(f"{watched.root}/ui/routing")
+        page.select_option("[data-chosen] select", label="dev")
         page.click("text=Explain >> nth=-1")
         page.wait_for_selector("[data-explanation] table")
         assert "acme" in page.inner_text("[data-explanation]")

@@ -56,6 +56,7 @@ SCREENS: dict[str, dict[str, Callable[[Page], Awaitable[Response]]]] = {
     "/routing": {"GET": routing.show, "POST": routing.create},
     "/routing/{id}/remove": {"POST": routing.remove},
     "/playground": {"GET": playground.show},
+    "/playground/{id}": {"GET": playground.show_cost},
     "/prices": {"GET": prices.show},
     "/alerts": {"GET": alerts.show, "POST": alerts.create},
     "/alerts/{id}": {"GET": alerts.show_one, "POST": alerts.change},

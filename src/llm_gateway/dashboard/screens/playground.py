@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from llm_gateway.dashboard.page import Page
+from llm_gateway.dashboard.api_client import ApiError
+from llm_gateway.dashboard.page import HEADERS, Page
 
 
 async def show(page: Page) -> Response:
@@ -16,3 +17,14 @@ async def show(page: Page) -> Response:
         title="Playground",
         models=sorted({model for each in enabled for model in each["models"]}),
     )
+
+
+async def show_cost(page: Page) -> Response:
+    """Return what an answer cost and who was tried, for the page's script; 204 while its record is not stored."""
+    try:
+        record = await page.api.get(f"/usage/records/{page.request.path_params['id']}")
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        return Response(status_code=204, headers=HEADERS)
+    return page.render("playground_cost.html", title="Playground", record=record)

@@ -2,6 +2,7 @@
 
 // The pages work without this script, but for what a browser alone cannot do: the live table, explain, and copying.
 const KEPT = "llm-gateway-key"; // as on the page /docs: sessionStorage ends with the tab
+const KEPT_KEYS = "llm-gateway-keys"; // further keys of this tab, as a JSON array
 const root = location.pathname.replace(/\/ui(\/.*)?$/, "");
 const all = (selector, from = document) => [...from.querySelectorAll(selector)];
 
@@ -34,11 +35,12 @@ function setUp(from) {
 for (const form of all("[data-sign-in]")) {
   form.elements.timezone.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
   form.addEventListener("submit", () => {
+    sessionStorage.removeItem(KEPT_KEYS);
     if (form.elements.key) sessionStorage.setItem(KEPT, form.elements.key.value.trim());
     else sessionStorage.removeItem(KEPT); // people have no key: the playground asks for one
   });
 }
-for (const form of all('form[action$="/sign-out"]')) form.addEventListener("submit", () => sessionStorage.removeItem(KEPT));
+for (const form of all('form[action$="/sign-out"]')) form.addEventListener("submit", () => [KEPT, KEPT_KEYS].forEach((each) => sessionStorage.removeItem(each)));
 
 const menu = document.querySelector(".menu");
 menu?.addEventListener("click", () => {
@@ -63,6 +65,12 @@ document.addEventListener("click", (event) => {
   if (button?.dataset.copyTab !== undefined) copy(button, button.closest("[data-tabs]").querySelector("pre:not([hidden])").textContent);
   if (button?.dataset.tab) showTab(button);
   if (button?.dataset.closeDrawer !== undefined) closeDrawer();
+  const trial = event.target.closest("a[data-use-key]"); // a new key, whose secret is shown only now
+  if (trial) {
+    const kept = JSON.parse(sessionStorage.getItem(KEPT_KEYS) ?? "[]");
+    sessionStorage.setItem(KEPT_KEYS, JSON.stringify([...kept, trial.dataset.useKey]));
+    sessionStorage.setItem(KEPT, trial.dataset.useKey);
+  }
   const row = event.target.closest("#records tr");
   if (row && event.target.closest("a[hx-get]")) {
     for (const each of all("#records tr.chosen")) each.classList.remove("chosen");

@@ -44,6 +44,7 @@ async function ask(model, given, signal) {
       usage = event.usage ?? usage;
     }
     status.replaceChildren(...ending(response, usage, first, performance.now() - began));
+    showCost(status, idOf(response), signal).catch(() => {}); // the link leads to it all the same
   } catch (error) {
     status.textContent = error.name === "AbortError" ? "Stopped." : error.message;
     status.className = error.name === "AbortError" ? "muted" : "bad";
@@ -70,9 +71,21 @@ async function* events(stream) {
   }
 }
 
+const idOf = (response) => response.headers.get("x-gateway-request-id") ?? response.headers.get("x-request-id");
+
+/** Show what the answer cost and who was tried, once its record is stored, which takes a second at most as a rule. */
+async function showCost(status, id, signal) {
+  for (let tries = 0; id && tries < 10; tries += 1) {
+    const response = await fetch(`${location.origin}${root}/ui/playground/${id}`, { headers: { "hx-request": "true" }, signal });
+    if (response.status === 200) status.insertAdjacentHTML("afterend", await response.text());
+    if (response.status !== 204) return;
+    await new Promise((resolve) => setTimeout(resolve, 300));
+  }
+}
+
 function ending(response, usage, first, whole) {
   const parts = [];
-  const id = response.headers.get("x-gateway-request-id") ?? response.headers.get("x-request-id");
+  const id = idOf(response);
   if (first !== null) parts.push(`first token after ${Math.round(first)} ms`);
   parts.push(`${Math.round(whole)} ms in all`);
   if (usage) parts.push(`${usage.prompt_tokens} tokens in, ${usage.completion_tokens} out`);
@@ -80,7 +93,7 @@ function ending(response, usage, first, whole) {
   if (id) {
     const link = document.createElement("a");
     link.href = `${location.origin}${root}/ui/requests/${id}`;
-    link.textContent = "cost, attempts and all else";
+    link.textContent = "the request";
     nodes.push(link);
   }
   return nodes;
