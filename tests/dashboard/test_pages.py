@@ -68,7 +68,9 @@ async def test_every_screen_of_an_empty_gateway(browser: Browser) -> None:
         response = await browser.get(path)
         assert response.status == 200, (path, text_of(response))
         assert_safe(response)
-    assert "Get started" in text_of(await browser.get("/ui"))
+    overview = text_of(await browser.get("/ui"))
+    assert "Get started" in overview
+    assert "database ok, journal ok" in overview
 
 
 async def test_labels_of_requests_keys_and_overrides_never_run(
@@ -140,6 +142,11 @@ async def test_a_keys_secret_is_shown_once_and_the_key_works(
     assert (await browser.post(f"/ui/keys/{key['id']}", form)).status == 303
     key = (await client.call("GET", f"/api/v1/keys/{key['id']}")).json
     assert (key["rpm"], key["models"], key["expires_at"]) == (None, ["m"], "2031-01-02T02:04:00.000Z")  # Berlin's clock
+    assert (await browser.post(f"/ui/keys/{key['id']}", {"name": "shop", "services": " = batch "})).status == 303
+    assert 'name="services" value="= batch"' in (await browser.get(f"/ui/keys/{key['id']}")).body.decode()
+    assert (await client.call("GET", f"/api/v1/keys/{key['id']}")).json["services"] == {"fixed": "batch"}
+    form = {"name": "shop", "services": ""}
+    assert (await browser.post(f"/ui/keys/{key['id']}", form)).status == 303
     rotated = await browser.post(f"/ui/keys/{key['id']}/rotate", {"overlap_hours": "0"})
     assert "data-secret" in rotated.body.decode()
     assert (await own.call("POST", "/api/v1/generate", ASK)).status == 401
@@ -173,6 +180,18 @@ async def test_a_provider_is_added_tested_changed_and_removed(
     provider = (await client.call("GET", f"/api/v1/providers/{path.rpartition('/')[2]}")).json
     assert (provider["display_name"], provider["models"], provider["priority"]) == ("Acme", ["n"], 3)
     assert (provider["is_enabled"], provider["base_url"]) == (False, mock.base_url)
+    priced = {"display_name": "Acme", "models": "n", "prices": "n: input 1.5, output 2", "model_aliases": "x* = n"}
+    assert (await browser.post(path, priced)).status == 303
+    page = await browser.get(path)
+    assert "n: input 1.5, output 2" in text_of(page)
+    provider = (await client.call("GET", f"/api/v1/providers/{path.rpartition('/')[2]}")).json
+    assert (provider["prices"], provider["model_aliases"]) == ({"n": {"input": 1.5, "output": 2.0}}, {"x*": "n"})
+    for prices, words in (("n: 1.5", "cannot be read"), ("n: inptu 1, output 2", "kinds")):
+        refused = await browser.post(path, {**priced, "prices": prices})
+        assert (refused.status, words in text_of(refused), prices in text_of(refused)) == (422, True, True), prices
+    assert (await browser.post(path, {**priced, "prices": "", "model_aliases": ""})).status == 303
+    provider = (await client.call("GET", f"/api/v1/providers/{path.rpartition('/')[2]}")).json
+    assert (provider["prices"], provider["model_aliases"]) == (None, None)
     assert (await browser.post(f"{path}/remove")).status == 303
     assert "Acme" not in text_of(await browser.get("/ui/providers"))
 

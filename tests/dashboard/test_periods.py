@@ -68,6 +68,22 @@ async def test_a_month_is_chosen_by_its_name(shared: Client) -> None:
 
 
 @in_module
+async def test_what_is_summed_from_records_shows_a_week_and_says_so(shared: Client) -> None:
+    browser = await signed_in(shared)
+    for query in ("group=session", "by_tag=project", "group=model&then=customer", "group=tag:project&then=model"):
+        page = await browser.get(f"/ui/spend?period=30d&{query}")
+        assert (page.status, "these are the last 7 days" in text_of(page)) == (200, True), query
+        file = await browser.get(f"/ui/spend/breakdown.csv?period=30d&{query}")
+        assert file.status == 200, query
+    assert ">tag:project</option>" in (await browser.get("/ui/spend?by_tag=project")).body.decode()
+    for query in ("group=customer", "group=model", "group=session&period=today"):
+        page = await browser.get(f"/ui/spend?{query}")
+        assert (page.status, "these are the last" in text_of(page)) == (200, False), query
+    wrong = await browser.get("/ui/spend?group=session&period=custom&from=2026-01-01&to=2026-02-01")
+    assert wrong.status == 422
+
+
+@in_module
 async def test_prices_say_since_when_they_are_in_force_and_lead_to_who_uses_them(shared: Client) -> None:
     browser = await signed_in(shared)
     price = {"m": {"input": 1, "output": 2}}

@@ -72,6 +72,12 @@ def change(value: float | None) -> str:
     return DASH if value is None else f"{100 * value:+,.0f} %"
 
 
+def plain(value: float) -> str:
+    """Return a number with all its digits and no more, as the API takes it as a text."""
+    text = format(value, ".9f") if value < 1e-4 else repr(value)
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def when(value: str | None, timezone: str = "UTC") -> str:
     """Format a moment of the API on the clock of a time zone, to the second."""
     return DASH if not value else _local(value, timezone).strftime("%d %b %Y, %H:%M:%S")

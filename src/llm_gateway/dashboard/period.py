@@ -80,6 +80,12 @@ def period_of(page: Page, default: str = "30d") -> Period:
     return Period(choice, first.isoformat(), after.isoformat(), page.timezone)
 
 
+def last_week(page: Page) -> Period:
+    """Return the last seven days, today included."""
+    first, after = _days("7d", wall_clock.now(ZoneInfo(page.timezone)).date())
+    return Period("7d", first.isoformat(), after.isoformat(), page.timezone)
+
+
 def months_of(page: Page) -> list[tuple[str, str]]:
     """Return the last months to choose from, the newest first, with their names; none to who sees one customer."""
     if page.is_of_customer:

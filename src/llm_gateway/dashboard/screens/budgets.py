@@ -10,6 +10,7 @@ from starlette.responses import Response
 from llm_gateway import wall_clock
 from llm_gateway.dashboard.api_client import ApiError
 from llm_gateway.dashboard.budget_accounts import elapsed_part, filled, request_filters, with_names
+from llm_gateway.dashboard.formats import plain
 from llm_gateway.dashboard.page import Form, Page
 from llm_gateway.dashboard.screens.providers import number
 from llm_gateway.dashboard.undo import toast_about
@@ -166,18 +167,12 @@ def _form_of(budget: Mapping[str, Any]) -> Form:
         match="\n".join(f"{name} = {glob}" for name, glob in budget["named_match"].items()),
         per=budget["per"] or "",
         unit=budget["unit"],
-        limit=_plain(budget["limit"]),
-        carry=_plain(budget["carry"]),
-        notify_at=", ".join(map(_plain, budget["notify_at"])),
+        limit=plain(budget["limit"]),
+        carry=plain(budget["carry"]),
+        notify_at=", ".join(map(plain, budget["notify_at"])),
         timezone=budget["timezone"],
         **{name: budget[name] for name in CHOICES},
     )
-
-
-def _plain(value: float) -> str:
-    """Return a number with all its digits and no more, as the API takes it as a text."""
-    text = format(value, ".9f") if value < 1e-4 else repr(value)
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _fields(form: Form) -> dict[str, Any]:

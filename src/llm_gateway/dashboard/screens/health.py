@@ -12,13 +12,14 @@ LATE_S = 60
 
 async def show(page: Page) -> Response:
     """Show the state of the gateway."""
-    health, state = await page.api.get_all([("/health", None), ("/state", None)])
+    health, state, hosts = await page.api.get_all([("/health", None), ("/state", None), ("/hosts", None)])
     return page.render(
         "health.html",
         title="Health and settings",
         health=health,
         state=state,
         late_s=LATE_S,
+        hosts=hosts["hosts"],
         changed=[each for each in state["settings"] or () if not each["is_default"]],
         defaults=[each for each in state["settings"] or () if each["is_default"]],
     )

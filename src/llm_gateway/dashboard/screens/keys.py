@@ -15,6 +15,8 @@ NUMBERS = ("rpm", "tpm", "max_parallel", "max_tokens")
 LISTS = ("customers", "services", "models")
 REFERENCES = ("parent_id", "owner", "max_reasoning_effort")
 SCOPES = ("call", "read", "admin", "own")
+FIXED = "="
+"""Beginning of a field with the one value that all requests get."""
 PAGE = 200
 
 
@@ -144,6 +146,8 @@ def _value(page: Page, name: str, text: str) -> Any:
     if name in NUMBERS:
         return number(text)
     if name in LISTS:
+        if text.startswith(FIXED):
+            return {"fixed": text.removeprefix(FIXED).strip()}
         return [each.strip() for each in text.replace(",", "\n").splitlines() if each.strip()]
     if name == "max_request_usd":
         try:

@@ -15,6 +15,7 @@ from llm_gateway.dashboard.charts import Series, stacked_bars
 from llm_gateway.dashboard.formats import clock_time, day, usd
 from llm_gateway.dashboard.page import Page
 from llm_gateway.dashboard.period import Period, choices_of, months_of, period_of
+from llm_gateway.dashboard.screens.health import LATE_S
 
 MOVERS = 5
 FAILURES, COUNTED_FAILURES = 8, 100
@@ -30,7 +31,11 @@ async def show(page: Page) -> Response:
         return page.redirect("/me")
     period = period_of(page)
     series_query = {**period.query, "metric": "cost_usd", "group_by": "model", "bucket": period.bucket, "limit": 7}
-    (by_model, by_service, series, failed, latency), (providers, health, unpriced), budgets = await asyncio.gather(
+    (
+        (by_model, by_service, series, failed, latency),
+        (providers, health, unpriced, journal),
+        budgets,
+    ) = await asyncio.gather(
         page.api.get_all(
             [
                 ("/usage/breakdown", {**period.query, "group_by": "model", "limit": 50}),
@@ -63,6 +68,8 @@ async def show(page: Page) -> Response:
         providers=providers,
         health=health,
         unpriced=unpriced,
+        journal=journal,
+        late_s=LATE_S,
         has_vendor=not page.may("read") or any(each["kind"] != "local" for each in providers),
     )
 
@@ -75,12 +82,13 @@ async def _budgets(page: Page) -> list[dict[str, Any]]:
     return await nearest(page) if page.may("read") else []
 
 
-async def _gateway(page: Page) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]:
-    """Return providers, health and unpriced models, of which those see nothing who read only their own usage."""
+async def _gateway(page: Page) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]], Any]:
+    """Return providers, health, unpriced models and the journal's state; nothing to who reads only the own usage."""
     if not page.may("read"):
-        return [], {"status": "ok"}, []
-    providers, health, prices = await page.api.get_all([("/providers", None), ("/health", None), ("/prices", None)])
-    return providers, health, prices["unpriced"]
+        return [], {"status": "ok"}, [], None
+    wanted = ("/providers", "/health", "/prices", "/state")
+    providers, health, prices, state = await page.api.get_all([(path, None) for path in wanted])
+    return providers, health, prices["unpriced"], state["journal"]
 
 
 def chart_of(series: dict[str, Any], period: Period, link: Link, unnamed: str = "all others") -> Any:

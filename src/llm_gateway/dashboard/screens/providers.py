@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,6 +11,7 @@ from starlette.responses import Response
 
 from llm_gateway import wall_clock
 from llm_gateway.dashboard.api_client import ApiError
+from llm_gateway.dashboard.model_lines import alias_lines, aliases_of, price_lines, prices_of
 from llm_gateway.dashboard.page import Form, Page
 from llm_gateway.dashboard.period import period_of
 from llm_gateway.providers.presets import load_presets
@@ -17,6 +19,8 @@ from llm_gateway.providers.presets import load_presets
 NUMBERS = ("priority", "rate_limit_rpm", "rate_limit_tpm")
 MOST_PROVIDERS = 1000
 TEXTS = ("name", "display_name", "base_url", "api_key")
+LINES: tuple[tuple[str, Callable[[str], object]], ...] = (("prices", prices_of), ("model_aliases", aliases_of))
+"""Fields with a line for each model."""
 
 
 async def show(page: Page) -> Response:
@@ -93,6 +97,8 @@ async def _one(page: Page, provider: dict[str, Any], status: int = 200, **values
         title=provider["display_name"],
         provider=provider,
         used=_limits_used(state).get(provider["name"]),
+        prices=price_lines(provider["prices"]),
+        aliases=alias_lines(provider["model_aliases"]),
         served_alone=[name for name in names if not any(_serves(each, name) for each in others)],
         **{"tested": None, "problem": None, "form": Form(), **values},
     )
@@ -135,7 +141,11 @@ async def remove(page: Page) -> Response:
 
 
 def _fields(form: Form, *, is_change: bool = False) -> dict[str, Any]:
-    """Return the body for the API: of a new provider without its empty fields."""
+    """Return the body for the API: of a new provider without its empty fields.
+
+    Raises:
+        ApiError: a line of prices or aliases cannot be read.
+    """
     body: dict[str, Any] = {}
     for name in TEXTS:
         value = form.get(name, "").strip()
@@ -148,6 +158,9 @@ def _fields(form: Form, *, is_change: bool = False) -> dict[str, Any]:
         del body["display_name"]
     if form.get("models", "").strip():
         body["models"] = [each.strip() for each in form["models"].replace(",", "\n").splitlines() if each.strip()]
+    for name, read in LINES:
+        if name in form and (is_change or form[name].strip()):
+            body[name] = read(form[name])
     for name in NUMBERS:
         if form.get(name, "").strip():
             body[name] = number(form[name])

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from llm_gateway.dashboard.api_client import ApiError, Query
 from llm_gateway.dashboard.page import Page
-from llm_gateway.dashboard.period import Period, choices_of, months_of, period_of
+from llm_gateway.dashboard.period import Period, choices_of, last_week, months_of, period_of
 from llm_gateway.dashboard.screens.overview import chart_of
 
 DIMENSIONS = (
@@ -45,7 +45,8 @@ ROWS = 100
 
 async def show(page: Page) -> Response:
     """Show the breakdown of a period, of all usage or of that which the address chooses."""
-    period, groups, filters = period_of(page), _groups(page), _filters(page)
+    groups, filters = _groups(page), _filters(page)
+    period, is_shortened = _period(page, groups, filters)
     breakdown, chart, labels = await asyncio.gather(
         page.api.get("/usage/breakdown", _query(page, period, groups, page.given("cursor"))),
         _chart(page, period, groups[0]),
@@ -58,6 +59,7 @@ async def show(page: Page) -> Response:
         "spend.html",
         title="Spend",
         period=period,
+        is_shortened=is_shortened,
         choices=choices_of(page),
         months=months_of(page),
         dimensions=DIMENSIONS,
@@ -134,7 +136,9 @@ def _links(page: Page, group: dict[str, str], period: Period, filters: Query) ->
 
 async def download(page: Page) -> Response:
     """Send the breakdown as a CSV file."""
-    query = {**_query(page, period_of(page), _groups(page), ""), "format": "csv", "limit": 10_000}
+    groups = _groups(page)
+    period, _ = _period(page, groups, _filters(page))
+    query = {**_query(page, period, groups, ""), "format": "csv", "limit": 10_000}
     return _File(page, "/usage/breakdown", query)
 
 
@@ -145,8 +149,21 @@ async def export(page: Page) -> Response:
     return _File(page, "/usage/export", query)
 
 
+def _period(page: Page, groups: list[str], filters: Query) -> tuple[Period, bool]:
+    """Return the period of the page, and whether it is a shorter one than chosen: its report sums single records."""
+    period = period_of(page)
+    used = {*groups, *(name for name, parameter in PARAMETERS.items() if parameter in filters)}
+    is_of_records = any(name == "session" or name.startswith(TAG) for name in used)
+    if period.choice == "custom" or not (is_of_records or ("customer" in used and len(used) > 1)):
+        return period, False
+    short = last_week(page)
+    return (short, True) if period.days > short.days else (period, False)
+
+
 def _groups(page: Page) -> list[str]:
     first, second = page.given("group", "model"), page.given("then")
+    if page.given("by_tag"):
+        first = f"{TAG}{page.given('by_tag').removeprefix(TAG)}"
     return [first, second] if second and second != first else [first]
 
 
