@@ -13,7 +13,8 @@ from typing import TypeAlias
 import pytest
 
 from llm_gateway.errors import ConfigurationError
-from llm_gateway.settings import DEV_KEY, SCOPES, SECRETS, Settings
+from llm_gateway.inherited import OPTIONS
+from llm_gateway.settings import DEV_KEY, SCOPES, SECRETS, Settings, SettingsFromSources
 from llm_gateway.settings_reader import (
     SECRET_FILES,
     decode_settings,
@@ -21,6 +22,7 @@ from llm_gateway.settings_reader import (
     load_settings,
     read_settings,
     setting_helps,
+    setting_origins,
 )
 
 KEY = "0123456789abcdef" * 2
@@ -93,6 +95,28 @@ def test_the_environment_wins_over_the_file(read: Read, env_file: Path) -> None:
     settings = read(PORT="2", CACHE_TTL_SECONDS="0")
     assert (settings.port, settings.cache_scope, settings.cache_ttl_seconds) == (2, "global", 0)
     assert read().port == 1
+
+
+def test_children_know_where_each_setting_comes_from(env_file: Path, tmp_path: Path) -> None:
+    env_file.write_text("LLM_GATEWAY_PORT=1\nLLM_GATEWAY_CACHE_SCOPE=global\nOTHER=x\n")
+    (tmp_path / "more.env").write_text("LLM_GATEWAY_HOST=::1\nLLM_GATEWAY_REQUEST_TIMEOUT_SECONDS=9\n")
+    variables = {
+        "PORT": "2",
+        "WORKERS": "3",
+        "SERVICE_KEYS_FILE": "/keys",
+        "HOST": "x",
+        "ENV_FILE": f"{tmp_path}/more.env",
+    }
+    given = {f"LLM_GATEWAY_{name}": text for name, text in variables.items()}
+    origins = setting_origins({**given, OPTIONS: "workers"}, env_file)
+    assert {**origins, "host": ""} == {
+        "port": "environment", "cache_scope": ".env", "workers": "option", "host": "",
+        "request_timeout_seconds": origins["host"], "service_keys": "LLM_GATEWAY_SERVICE_KEYS_FILE, environment",
+    }  # fmt: skip
+    assert origins["host"].endswith("more.env")
+    settings = decode_settings(encode_settings(Settings(port=2), origins))
+    assert isinstance(settings, SettingsFromSources)
+    assert (settings.port, settings.origins, "origins" in repr(settings)) == (2, origins, False)
 
 
 def test_settings_cannot_be_changed() -> None:

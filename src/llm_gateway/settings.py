@@ -250,7 +250,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """Return the fields that a repr shows; rich would print every field without this."""
-        return [(name, getattr(self, name)) for name in self.__struct_fields__ if name not in SECRETS]
+        return [(name, getattr(self, name)) for name in Settings.__struct_fields__ if name not in SECRETS]
 
 
 def _service_key(entry: str) -> tuple[str, str, frozenset[str]]:
@@ -282,3 +282,9 @@ def _pairs(name: str, text: str, known: tuple[str, ...], example: str) -> dict[s
             )
         found[value] = meaning
     return found
+
+
+class SettingsFromSources(Settings, frozen=True, kw_only=True):
+    """Settings that know where they come from: `origins` has the source of each that was given, by field name."""
+
+    origins: dict[str, str] = {}

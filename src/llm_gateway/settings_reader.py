@@ -21,7 +21,7 @@ import msgspec
 
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.inherited import OPTIONS
-from llm_gateway.settings import DEV_KEY, OTLP_SIGNALS, PREFIX, SECRETS, Settings
+from llm_gateway.settings import DEV_KEY, OTLP_SIGNALS, PREFIX, SECRETS, Settings, SettingsFromSources
 from llm_gateway.settings_checks import unfit_identity_provider, unfit_journal, unfit_redis
 from llm_gateway.settings_files import read_env_file, read_secret_file, shown_path
 
@@ -80,7 +80,14 @@ def load_settings(
 
 
 def _texts(environment: Mapping[str, str], default_file: Path, env_files: Sequence[str] | None) -> dict[str, str]:
-    """Return the texts of all settings by field name, from all sources.
+    """Return the texts of all settings by field name, from all sources. Raises as `_sources`."""
+    return {name: text for _, texts in _sources(environment, default_file, env_files) for name, text in texts.items()}
+
+
+def _sources(
+    environment: Mapping[str, str], default_file: Path, env_files: Sequence[str] | None
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the sources by their names, each with its texts by field name; those of later ones win.
 
     Raises:
         ConfigurationError: a file cannot be read, or a line of it is not NAME=value.
@@ -88,19 +95,29 @@ def _texts(environment: Mapping[str, str], default_file: Path, env_files: Sequen
     given = _ours(environment)
     listed = given.pop(ENV_FILE, "").split(os.pathsep)
     options = {name: given[name] for name in environment.get(OPTIONS, "").split(",") if name in given}
-    texts: dict[str, str] = {}
     with contextlib.suppress(FileNotFoundError):
-        texts |= _ours(read_env_file(default_file, environment, is_default=True))
-    texts |= given
+        yield default_file.name, _ours(read_env_file(default_file, environment, is_default=True))
+    yield "environment", given
     for path in filter(None, listed if env_files is None else env_files):
         try:
-            texts |= _ours(read_env_file(Path(path), environment))
+            yield shown_path(Path(path)), _ours(read_env_file(Path(path), environment))
         except FileNotFoundError:
             raise ConfigurationError(
                 f"The file {shown_path(path)} does not exist: create it, or take it out of --env-file or "
                 f"{_variable(ENV_FILE)}."
             ) from None
-    return texts | options
+    yield "option", options
+
+
+def setting_origins(environment: Mapping[str, str] = os.environ, default_file: Path = DEFAULT_FILE) -> dict[str, str]:
+    """Return where each setting that is given comes from, by field name: `environment`, `option`, or a file's path.
+
+    Raises:
+        ConfigurationError: as for `load_settings`.
+    """
+    given = {name: source for source, texts in _sources(environment, default_file, None) for name in texts}
+    return {SECRET_FILES.get(name, name): f"{_variable(name)}, {source}" if name in SECRET_FILES else source
+            for name, source in given.items()}  # fmt: skip
 
 
 def _read_secrets(texts: dict[str, str]) -> Iterator[str]:
@@ -118,16 +135,17 @@ def _read_secrets(texts: dict[str, str]) -> Iterator[str]:
             yield str(error)
 
 
-def encode_settings(settings: Settings) -> bytes:
-    """Return the settings as a JSON object, secrets included."""
-    return json.dumps(msgspec.structs.asdict(settings), default=str).encode()
+def encode_settings(settings: Settings, origins: Mapping[str, str] | None = None) -> bytes:
+    """Return the settings as a JSON object, secrets included, and where they come from if that is known."""
+    known = {} if origins is None else {"origins": dict(origins)}
+    return json.dumps(msgspec.structs.asdict(settings) | known, default=str).encode()
 
 
 def decode_settings(document: bytes) -> Settings:
     """Return the settings that `encode_settings` encoded."""
     values = json.loads(document)
     paths = {name: Path(values[name]) for name, (kind, _) in _fields().items() if kind is Path}
-    return Settings(**(values | paths))
+    return (SettingsFromSources if "origins" in values else Settings)(**(values | paths))
 
 
 def read_settings(descriptor: int) -> Settings:

@@ -31,5 +31,7 @@ async def test_the_state_has_all_parts_and_no_secret(start: Start, endpoint: str
     assert settings["LLM_GATEWAY_MAX_IN_FLIGHT"] == ("7", False)
     assert settings["LLM_GATEWAY_OTLP_HEADERS"] == (None, True)
     assert settings["LLM_GATEWAY_WORKERS"] == ("1", True)
+    origins = {each["name"]: each["origin"] for each in state["settings"]}
+    assert (origins["LLM_GATEWAY_WORKERS"], origins["LLM_GATEWAY_MAX_IN_FLIGHT"]) == ("default", "other settings")
     assert b"hooks.example.com" not in response.body
     assert DEV_KEY.encode() not in response.body

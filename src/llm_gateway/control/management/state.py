@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
-import msgspec
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
@@ -14,7 +13,7 @@ from llm_gateway.control.management.router import Router
 from llm_gateway.control.workers import Workers
 from llm_gateway.domain.metric_families import MetricFamily
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
-from llm_gateway.settings import PREFIX, SECRETS, Settings
+from llm_gateway.settings import PREFIX, SECRETS, Settings, SettingsFromSources
 from llm_gateway.store.people import PeopleStore
 
 HIDDEN = "(secret)"
@@ -80,6 +79,9 @@ class SettingOut(BaseModel):
     name: str
     value: Annotated[str | None, Field(description="null: not set")]
     is_default: bool
+    origin: Annotated[
+        str, Field(description="environment, option, the path of a file, default, or other settings that imply it")
+    ]
 
 
 class State(BaseModel):
@@ -171,10 +173,13 @@ def _resting(kind: Any, data: dict[str, Any]) -> Resting:
 
 def _shown(settings: Settings) -> list[SettingOut]:
     """Return all settings by name, with words in the place of secrets."""
-    defaults = msgspec.structs.asdict(Settings())
-    found = []
-    for name, value in sorted(msgspec.structs.asdict(settings).items()):
+    defaults, found = Settings(), []
+    origins = settings.origins if isinstance(settings, SettingsFromSources) else {}
+    for name in sorted(Settings.__struct_fields__):
+        value, default = getattr(settings, name), getattr(defaults, name)
         is_set = value is not None and value != ""
         shown = None if not is_set else HIDDEN if name in SECRETS else str(value)
-        found.append(SettingOut(name=f"{PREFIX}{name.upper()}", value=shown, is_default=value == defaults[name]))
+        origin = origins.get(name) or ("default" if value == default else "other settings")
+        setting = f"{PREFIX}{name.upper()}"
+        found.append(SettingOut(name=setting, value=shown, is_default=value == default, origin=origin))
     return found
