@@ -99,6 +99,17 @@ def test_what_was_carried_over_is_kept_for_accounts_that_have_spent_nothing_yet(
     assert accounts.amounts(later) == (0, 360, 350), "what is still held is not left for the next period"
 
 
+def test_what_requests_in_flight_hold_is_told_until_they_are_settled(memory: HostMemory) -> None:
+    balances = loaded(memory, (REFS[1], Balance(0, 80, 0)))
+    accounts = BudgetAccounts(memory, "worker", lambda: NOW_MS)
+    place = AccountPlace(RULES["tokens"].account_name(REFS[1]), FAR_MS)
+    assert hold(accounts, [(place, 11, 0, NO_LIMIT, NO_LIMIT)]) is True
+    assert balances.held([*REFS, AccountRef("unknown", "", START_MS)])[REFS[1]] == 11
+    settle(accounts, [(place, 11, 0, 0, 0)], [5])
+    assert balances.held(REFS) == {REFS[1]: 0}
+    assert loaded(None).held(REFS) == {}
+
+
 def test_an_account_gets_what_was_carried_over_once_its_budget_carries_anything(memory: HostMemory) -> None:
     balances = loaded(memory, (REFS[1], Balance(0, 80, 0)))
     balances.load((TOKENS,), lambda: [(REFS[1], Balance(0, 80, 0))], carried=lambda: [(REFS[1], 33)])

@@ -50,7 +50,7 @@ async def test_a_budget_is_made_spent_from_changed_raised_and_deleted(
     path = f"/ui/budgets/{budget['id']}"
     assert "25 %" in text_of(await browser.get("/ui/budgets"))
     page = await browser.get(path)
-    assert "ann 1 requests 4 requests 3 requests 25 %" in text_of(page)
+    assert "ann 1 requests – 4 requests 3 requests 25 %" in text_of(page)
     assert f'href="{path}?account=ann"' in page.body.decode()
     assert re.search(r"Periods .* now 1 requests 1 1 requests 25 %", text_of(page))
     assert re.search(r"Only the account ann .* now 1 requests 25 %", text_of(await browser.get(f"{path}?account=ann")))

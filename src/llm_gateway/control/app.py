@@ -267,6 +267,7 @@ class Control:
         throttle = no_pause if is_awaited else Throttle(work_s=SHIPPING_WORK_S, rest_s=SHIPPING_REST_S)
         sink = balances.sink(partial(self._stores.usage.write, pause=throttle))
         self.key_use = KeyUse(sink, self._stores.keys)
+        self._held = balances.held
         shipper = Shipper(
             self.path / "journal",
             self._store_usage,
@@ -390,5 +391,6 @@ class Control:
                 reports.names,
                 up_to_date,
                 partial(leases_of, stores.database),
+                self._held,
             ),
         )

@@ -156,6 +156,16 @@ class BudgetBalances:
 
         return write
 
+    def held(self, refs: Iterable[AccountRef]) -> dict[AccountRef, int]:
+        """Return what is held in accounts for this host's requests in flight, in their units. Takes no lock."""
+        found = {}
+        for ref in refs if self._words is not None else ():
+            rule = self.rules.get(ref.budget_id)
+            at = None if rule is None else self._slots.find(key_of(rule.account_name(ref)))
+            if at is not None:
+                found[ref] = max(0, self._words[at + TAKEN] - self._words[at + SPENT])
+        return found
+
     def clear(self, writer: str) -> None:
         """Release what a worker held whose journal has this name, which is in the database now."""
         if self._words is not None:

@@ -79,6 +79,7 @@ class World:
                 UsageReports(database).names,
                 lambda: NOW_MS,
                 lambda _, refs: {ref: {"a host": 3} for ref in refs if ref.value == "b"},
+                lambda refs: {ref: 2 for ref in refs if ref.value == "b"},
             ),
         ]
         self.client = client_of(routers, "admin")
@@ -328,8 +329,9 @@ async def test_accounts_come_in_pages_those_that_spent_most_first(world: World) 
     first = found[0]["accounts"][0]
     assert first == {
         "value": key.id, "name": "shop", "spent": 6, "limit": 5, "remaining": 0,
-        "spent_usd": 6, "spent_tokens": 3, "spent_requests": 1, "notified": 0, "leased": [],
+        "spent_usd": 6, "spent_tokens": 3, "spent_requests": 1, "notified": 0, "leased": [], "held": 0,
     }  # fmt: skip
+    assert found[1]["accounts"][0]["held"] == 2e-9
     assert found[1]["accounts"][0]["leased"] == [{"host": "a host", "amount": 3e-9}]
     assert (found[0]["unit"], found[0]["period"]) == ("usd", "month")
     assert (found[0]["period_start"], found[0]["resets_at"]) == ("2024-09-30T22:00:00.000Z", "2024-10-31T23:00:00.000Z")

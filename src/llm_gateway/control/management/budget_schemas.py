@@ -286,6 +286,7 @@ class AccountOut(BaseModel):
     spent: float
     limit: float
     remaining: float
+    held: Annotated[float, Field(description="what requests in flight at this host may still cost, in the same unit")]
     spent_usd: float
     spent_tokens: int
     spent_requests: int

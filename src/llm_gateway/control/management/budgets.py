@@ -53,6 +53,8 @@ Names = Callable[[str, Collection[str]], dict[str, str]]
 NAMED = ("key", "team")
 Leases = Callable[[Budget, Collection[AccountRef]], Mapping[AccountRef, Mapping[str, int]]]
 """Return what each host may still use of a budget's accounts."""
+Held = Callable[[Collection[AccountRef]], Mapping[AccountRef, int]]
+"""Return what is held in accounts for requests in flight."""
 _POSITION = re.compile(r"(?s)(\d{1,19}) (.*)")
 
 
@@ -121,9 +123,9 @@ def budget_override_router(store: BudgetStore, config: LiveConfiguration, now_ms
 
 
 def accounts_router(
-    store: BudgetStore, spend: BudgetSpend, names: Names, up_to_date: UpToDate, leases: Leases
+    store: BudgetStore, spend: BudgetSpend, names: Names, up_to_date: UpToDate, leases: Leases, held: Held
 ) -> Router:
-    """Build the endpoint of accounts. `leases` returns what each host may still use of them."""
+    """Build the endpoint of accounts. `leases` returns what each host may still use of them, `held` what is held."""
     router = Router("/api/v1/budgets/{budget_id}/accounts", "budgets")
 
     @router.get("", responses=problems(404, 422))
@@ -135,7 +137,7 @@ def accounts_router(
         found = spend.page(stored, now_ms, limit + 1, _position(cursor, query), value)
         last = found[limit - 1] if len(found) > limit else None
         refs = {each.value: AccountRef(budget.id, each.value, period.start_ms) for each in found[:limit]}
-        by_host = leases(budget, refs.values())
+        by_host, in_flight = leases(budget, refs.values()), held(refs.values())
         named = names(budget.per, [each.value for each in found]) if budget.per in NAMED else {}
         return AccountPage(
             unit=budget.unit,
@@ -144,7 +146,13 @@ def accounts_router(
             resets_at=None if period.end_ms >= FAR_MS else iso(period.end_ms),
             counts_from=iso(max(stored.counts_from_ms, period.start_ms)),
             accounts=[
-                shown_account(budget, each, named.get(each.value), by_host.get(refs[each.value], {}))
+                shown_account(
+                    budget,
+                    each,
+                    named.get(each.value),
+                    by_host.get(refs[each.value], {}),
+                    in_flight.get(refs[each.value], 0),
+                )
                 for each in found[:limit]
             ],
             next_cursor=None if last is None else seal(query, f"{last.balance.of(budget.unit)} {last.value}"),
@@ -153,7 +161,9 @@ def accounts_router(
     return router
 
 
-def shown_account(budget: Budget, account: Spending, name: str | None, leases: Mapping[str, int]) -> AccountOut:
+def shown_account(
+    budget: Budget, account: Spending, name: str | None, leases: Mapping[str, int], held: int
+) -> AccountOut:
     """Return an account as the API shows it."""
     spent = account.balance.of(budget.unit)
     return AccountOut(
@@ -162,6 +172,7 @@ def shown_account(budget: Budget, account: Spending, name: str | None, leases: M
         spent=shown_amount(spent, budget.unit),
         limit=shown_amount(account.limit, budget.unit),
         remaining=shown_amount(max(0, account.limit - spent), budget.unit),
+        held=shown_amount(held, budget.unit),
         spent_usd=account.balance.nanos / NANOS_PER_USD,
         spent_tokens=account.balance.tokens,
         spent_requests=account.balance.requests,
