@@ -13,12 +13,15 @@ from typing import Any
 
 import pytest
 
+from llm_gateway import errors
 from llm_gateway.control.journal_metrics import journal_gauges
 from llm_gateway.control.stored_metrics import StoredMetrics, read_metrics_forever
 from llm_gateway.control.workers import Workers
 from llm_gateway.domain.budget import AccountRef, Budget
 from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.domain.metric_families import MetricFamily
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.errors import GatewayError
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.writer_tail import ShippingLag
 from llm_gateway.store.budget_spend import BudgetSpend
@@ -32,6 +35,7 @@ from llm_gateway.telemetry.failed_authentications import FailedTotals
 from llm_gateway.telemetry.metrics import MOST_VALUES
 from llm_gateway.telemetry.report_totals import ReportTotals
 from llm_gateway.worker.loop_lag import LoopLag
+from llm_gateway.worker.pipeline.usage_recorder import outcome_of
 from tests.application.driver import Client
 from tests.channel.harness import collector, configuration, control, raw_worker, worker
 from tests.control.management.test_providers import created
@@ -69,10 +73,24 @@ def calls(*records: Any, dropped: int = 0) -> list[MetricFamily]:
     return metrics.report()
 
 
+def failed(kind: type[GatewayError]) -> UsageRecord:
+    """Return the record of a request that ended with this error before any attempt."""
+    error = kind.__new__(kind)
+    return record(outcome=outcome_of(error), error_code=kind.code, status=kind.status, attempts=[])
+
+
 def of_calls() -> list[Scene]:
     slow = [record(first_token_ms=40_000)] * 5
     guessed = [record(attempts=[attempt(cost_status="estimated")])] * 5
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, GatewayError)]
+    mistakes = [failed(kind) for kind in kinds if kind.status < 500]
     return [
+        Scene("mistakes of clients, limits and budgets", render(calls()), render(calls(*mistakes * 5)), []),
+        *(
+            scene(kind.code, calls(), calls(*[failed(kind)] * 5), "LLMGatewayErrors")
+            for kind in kinds
+            if kind.status >= 500
+        ),
         scene("LLMGatewayFirstTokenSlow", calls(), calls(*slow)),
         scene("LLMGatewayEstimatedCosts", calls(), calls(*guessed)),
         scene("LLMGatewayLogLinesDropped", calls(), calls(dropped=50)),
@@ -201,7 +219,7 @@ async def test_each_alert_fires_on_what_metrics_say_and_none_before(
         await of_event_loop(),
         await of_gateway(client, mock),
     ]
-    assert sorted(name for each in scenes for name in each.alerts) == sorted(each["alert"] for each in rules())
+    assert {name for each in scenes for name in each.alerts} == {each["alert"] for each in rules()}
     labels = labels_of([each.after for each in scenes])
     for rule in rules():
         metrics, used = names_used(rule["expr"])
@@ -211,7 +229,7 @@ async def test_each_alert_fires_on_what_metrics_say_and_none_before(
         pytest.skip("promtool (package prometheus) is not installed: the rules were not evaluated")
     found = await asyncio.to_thread(firing, scenes, tmp_path)
     assert found.returncode == 0, found.stdout + found.stderr
-    unexpected = await asyncio.to_thread(firing, [scenes[0]._replace(alerts=[])], tmp_path)
+    unexpected = await asyncio.to_thread(firing, [scenes[1]._replace(alerts=[])], tmp_path)
     assert unexpected.returncode == 1, "an alert that is not expected fails"
 
 

@@ -237,7 +237,7 @@ class UsageRecorder:
             return
         record.status = error.status
         record.error_code = error.code
-        record.outcome = _outcome_of(error)
+        record.outcome = outcome_of(error)
         if record.attempts:
             record.provider, record.model = record.attempts[-1].provider, record.attempts[-1].model
         self._close(record, started)
@@ -304,7 +304,8 @@ def _price_requested_tier(attempt: AttemptRecord, client_request: ClientRequest,
         attempt.service_tier = None
 
 
-def _outcome_of(error: GatewayError) -> Outcome:
+def outcome_of(error: GatewayError) -> Outcome:
+    """Return the outcome of a request that ends with this error."""
     if isinstance(error, RateLimited | RequestExceedsLimit):
         return "rate_limited"
     if isinstance(error, BudgetExceeded | BudgetReserved | BudgetUnavailable):
