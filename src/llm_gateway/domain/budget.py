@@ -57,6 +57,11 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     override_limit: int | None = None
     override_until_ms: int = 0
 
+    @property
+    def rejects_unpriced(self) -> bool:
+        """Whether it refuses calls of a model whose price is not known."""
+        return self.mode == "hard" and self.unit == "usd" and self.unpriced == "reject"
+
 
 class AccountRef(NamedTuple):
     """Name of an account in one period, in which a request's spending is counted.

@@ -16,6 +16,7 @@ ReasonCode: TypeAlias = Literal[
     "breaker_open",
     "account_paused",
     "model_paused",
+    "unpriced",
 ]
 
 
@@ -59,7 +60,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
     `route` says why the first candidates come first, as the header x-gateway-route does. `session`: its requests keep
     to one of equal providers. `cache`: whether a cached answer would be served instead of a call. `budgets`: names of
-    those that it would count in.
+    those that it would count in, whether they have room or not.
     """
 
     route: Literal["priority", "only", "model", "override"]

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_gateway.cache.memory import MemoryCache
+from llm_gateway.domain.budget import Budget
+from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.catalog import Provider
 from llm_gateway.domain.explanation import Explanation
-from llm_gateway.errors import GatewayError, UnknownModel
+from llm_gateway.errors import GatewayError, RequestNotAllowed, UnknownModel
 from llm_gateway.worker.gateway import Gateway
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.explanation import Explainer
@@ -27,9 +31,11 @@ ROUNDS = 4
 class Scene:
     """A gateway over a fake world, and its explainer."""
 
-    def __init__(self, providers: list[Provider], *overrides: Any) -> None:
+    def __init__(self, providers: list[Provider], *overrides: Any, budgets: Sequence[Budget] = ()) -> None:
         self.world = world = World()
-        current = snapshot(providers, *overrides)
+        table = BudgetTable(budgets) if budgets else None
+        current = msgspec.structs.replace(snapshot(providers, *overrides), budgets=table)
+        world.budgets.change(table)
         caching = Caching(MemoryCache(1_000_000), ttl_s=3600, shared=False)
         self.gateway = Gateway(lambda: current, caching, world.failover, world.recorder, world.admission.state)
         self.explainer = Explainer(
@@ -141,3 +147,27 @@ def test_a_gate_that_lets_few_calls_through_is_told() -> None:
     assert world.upstream.called[-1] == "b"
     assert (first.verdict, second.verdict) == ("passed_over", "serves")
     assert [reason.code for reason in first.reasons] == ["rate_limited"]
+
+
+def test_a_budget_of_dollars_passes_a_model_without_a_price_over() -> None:
+    budget = Budget(id="b", name="core", match={"user_id": "poor"}, limit=10**9, overdraft=10**9)
+    box = provider("box", price_by_model={})
+    scene = Scene([box, provider("priced", priority=1)], budgets=[budget])
+    first, second = scene.explain(user_id="poor").candidates
+    assert (first.verdict, [each.code for each in first.reasons], second.verdict) == (
+        "passed_over",
+        ["unpriced"],
+        "serves",
+    )
+    assert first.reasons[0].detail == (
+        "Its price is not known, and budget 'core' is in dollars: give the provider prices."
+    )
+    assert scene.explain(user_id="rich").candidates[0].verdict == "serves"
+    alone = Scene([box], budgets=[budget])
+    assert [each.verdict for each in alone.explain(user_id="poor").candidates] == ["passed_over"]
+    with pytest.raises(RequestNotAllowed):
+        alone.ask(user_id="poor")
+    changes: list[dict[str, Any]] = [{"unpriced": "allow"}, {"mode": "soft"}, {"unit": "tokens"}]
+    for change in changes:
+        lenient = Scene([box], budgets=[msgspec.structs.replace(budget, **change)])
+        assert lenient.explain(user_id="poor").candidates[0].verdict == "serves", change

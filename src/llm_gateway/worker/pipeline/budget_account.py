@@ -96,7 +96,7 @@ def match_of(accounts: tuple[Account, ...], now_ms: int) -> Matched:
     ]
     ends = [account.end_ms for account in accounts] + [end_ms for end_ms in overrides if end_ms > now_ms]
     hard = [budget for budget in budgets if budget.mode == "hard"]
-    rejects = [budget for budget in hard if budget.unit == "usd" and budget.unpriced == "reject"]
+    rejects = [budget for budget in hard if budget.rejects_unpriced]
     limits = [account.limit(now_ms) for account in accounts]
     kinds = tuple(_AMOUNTS[budget.unit, budget.hold] for budget in budgets)
     return Matched(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from llm_gateway.domain.budget import Budget
 from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.catalog import Candidate, Snapshot
 from llm_gateway.domain.explanation import ExplainedCandidate, Explanation, Reason, Verdict
@@ -21,14 +22,15 @@ from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.failover import Failover
 from llm_gateway.worker.pipeline.translation import Translation
 
-NEVER_SERVES = frozenset({"context_window", "unsupported", "exceeds_limit"})
+NEVER_SERVES = frozenset({"context_window", "unsupported", "exceeds_limit", "unpriced"})
 """Reasons that no wait removes."""
 
 
 class Explainer(NamedTuple):
     """The parts of the pipeline that decide which candidate is called.
 
-    What other requests do meanwhile can change the answer, and so can a line of requests that wait for a rate limit.
+    Whether budgets have room is not looked at, only whether one rejects a model for want of a price. What other
+    requests do meanwhile can change the answer, and so can a line of requests that wait for a rate limit.
     """
 
     snapshot: Callable[[], Snapshot]
@@ -45,13 +47,14 @@ class Explainer(NamedTuple):
             GatewayError: the request has no route: its model is unknown, no provider can be used, or its key does not
                 allow it. The key's `rpm`, `tpm` and `max_parallel` do not count.
         """
-        plan = route(request, self.snapshot())
+        snapshot = self.snapshot()
+        plan = route(request, snapshot)
         if request.key is not None and request.key.rights is not None:
             plan = restrict_plan(plan, request, request.key.rights)
         explained: list[ExplainedCandidate] = []
         serves = False
         for rank, candidate in enumerate(self.failover.in_order(request, plan), 1):
-            reasons = self._reasons(request, candidate)
+            reasons = (*self._reasons(request, candidate), *_unpriced(snapshot.budgets, request, candidate))
             verdict: Verdict = "passed_over" if reasons else "available" if serves else "serves"
             serves = serves or not reasons
             explained.append(ExplainedCandidate(rank, candidate.provider.name, candidate.model, verdict, reasons))
@@ -62,7 +65,7 @@ class Explainer(NamedTuple):
             session=request.session,
             cache=await self.caching.peek(request, plan),
             candidates=tuple(explained),
-            budgets=_budgets(self.snapshot().budgets, request, plan),
+            budgets=_budgets(snapshot.budgets, request, plan),
         )
 
     def _reasons(self, request: Request, candidate: Candidate) -> tuple[Reason, ...]:
@@ -89,12 +92,22 @@ def _budgets(table: BudgetTable | None, request: Request, plan: Plan) -> tuple[s
     """Return the names of the budgets that the request would count in at any of its candidates."""
     if table is None:
         return ()
-    found = {
-        rule.budget.name: None
-        for candidate in plan.candidates
-        for rule in table.matching(table.values(request, candidate.provider.name, candidate.model))
-    }
+    found = {budget.name: None for candidate in plan.candidates for budget in _matching(table, request, candidate)}
     return tuple(found)
+
+
+def _matching(table: BudgetTable, request: Request, candidate: Candidate) -> list[Budget]:
+    values = table.values(request, candidate.provider.name, candidate.model)
+    return [rule.budget for rule in table.matching(values)]
+
+
+def _unpriced(table: BudgetTable | None, request: Request, candidate: Candidate) -> tuple[Reason, ...]:
+    """Return why a budget rejects the candidate if the price of its model is not known."""
+    if table is None or candidate.price is not None:
+        return ()
+    rejects = [budget.name for budget in _matching(table, request, candidate) if budget.rejects_unpriced]
+    detail = "Its price is not known, and budget {!r} is in dollars: give the provider prices."
+    return tuple(Reason("unpriced", detail=detail.format(name)) for name in rejects[:1])
 
 
 def _name_last_resort(explained: list[ExplainedCandidate]) -> None:
