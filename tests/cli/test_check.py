@@ -35,7 +35,7 @@ def test_check_passes_in_a_fresh_directory_and_creates_nothing(capsys: Capsys) -
     ran = call(capsys, "check")
     assert ran.code == 0
     says = found(ran)
-    assert list(says) == ["settings", "data directory", "database", "encryption keys", "port", "local model"]
+    assert list(says) == ["settings", "data directory", "database", "encryption keys", "peppers", "port", "local model"]
     assert {mark for mark, _ in says.values()} == {"ok"}
     assert says["settings"][1].startswith("dev, 127.0.0.1 port ")
     assert list(Path().iterdir()) == [], "it makes nothing"
@@ -70,6 +70,27 @@ def test_invalid_encryption_keys_are_reported_and_not_shown(monkeypatch: pytest.
     ran = call(capsys, "check")
     assert (ran.code, found(ran)["encryption keys"][0]) == (1, "failed")
     assert "secret-but-short" not in ran.out
+
+
+def test_peppers_that_serve_would_refuse_are_reported_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capsys
+) -> None:
+    one, other = secrets.token_hex(32), secrets.token_hex(32)
+    monkeypatch.setenv("LLM_GATEWAY_KEY_PEPPERS", f"2:{one}")
+    assert found(call(capsys, "check"))["peppers"] == ("ok", "1 fits")
+    Path("data").mkdir()
+    Path("data/key.peppers").write_text(f"1:{other}\n")
+    assert found(call(capsys, "check"))["peppers"] == ("ok", "2 fit")
+    for unfit in ("1:short", "", f"1:{one}", f"2:{one},2:{other}"):
+        monkeypatch.setenv("LLM_GATEWAY_KEY_PEPPERS", unfit)
+        ran = call(capsys, "check")
+        mark, says = found(ran)["peppers"]
+        assert (ran.code, mark, "LLM_GATEWAY_KEY_PEPPERS" in says) == (1, "failed", True), unfit
+        assert one not in ran.out
+        assert "short" not in ran.out
+    monkeypatch.delenv("LLM_GATEWAY_KEY_PEPPERS")
+    Path("data/key.peppers").write_text("no pepper")
+    assert found(call(capsys, "check"))["peppers"][0] == "failed"
 
 
 def test_stored_keys_that_cannot_be_decrypted_are_reported(
@@ -205,4 +226,4 @@ def test_check_reports_the_local_model_as_not_wanted_or_installed(
 def test_on_a_terminal_check_prints_a_line_for_each_finding() -> None:
     shown = on_terminal("check")
     assert shown.code == 0
-    assert [line.split()[0] for line in shown.out.splitlines()] == ["ok"] * 6
+    assert [line.split()[0] for line in shown.out.splitlines()] == ["ok"] * 7

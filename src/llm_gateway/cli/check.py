@@ -24,6 +24,8 @@ from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import load_settings
 from llm_gateway.store import migrations
 from llm_gateway.store.database import Database, check_url, sqlite_file
+from llm_gateway.store.peppers import FILE as PEPPER_FILE
+from llm_gateway.store.peppers import open_peppers
 from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.secrets import SecretBox
 
@@ -41,7 +43,7 @@ class Finding(NamedTuple):
 def check(*, env_file: EnvFiles = None, json: Json = False) -> None:
     """Say whether serve could start, and if not, what to do.
 
-    It looks at settings, data directory, database, encryption keys, port and model, and changes nothing.
+    It looks at settings, data directory, database, encryption keys, peppers, port and model, and changes nothing.
 
     The exit code is 78 for invalid settings and 1 for any other problem.
 
@@ -75,6 +77,7 @@ def look(env_files: Sequence[str] | None = None) -> list[Finding]:
     looks: list[tuple[str, Callable[[], str]]] = [
         ("database", database.version),
         ("encryption keys", lambda: _encryption_keys(settings, database)),
+        ("peppers", lambda: _peppers(settings)),
         ("port", lambda: _port(settings)),
         ("local model", lambda: _local_model(settings)),
     ]
@@ -240,6 +243,14 @@ def _encryption_keys(settings: Settings, database: _Tables) -> str:
         return "no provider keys are stored yet"
     opened = f"all {count} stored provider keys open"
     return f"{opened}, {stale} of them with an older key: run llm-gateway rekey" if stale else opened
+
+
+def _peppers(settings: Settings) -> str:
+    path = settings.data_dir.absolute()
+    if settings.key_peppers is None and not (path / PEPPER_FILE).exists():
+        return "one will be generated"
+    count = len(open_peppers(settings.key_peppers, path))  # creates no file then
+    return "1 fits" if count == 1 else f"{count} fit"
 
 
 def _port(settings: Settings) -> str:
