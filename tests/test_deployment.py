@@ -16,6 +16,7 @@ import pytest
 import yaml
 from starlette.types import ASGIApp
 
+from llm_gateway import __version__
 from llm_gateway.gate.authentication import OPEN_PATHS
 from llm_gateway.settings import PREFIX, Settings
 from llm_gateway.settings_reader import SECRET_FILES, load_settings
@@ -120,7 +121,8 @@ def environments() -> Iterator[tuple[str, dict[str, str], set[str]]]:
 
 def test_the_chart_renders_the_manifests() -> None:
     assert chart() == manifests()
-    assert yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))["name"] == "llm-gateway"
+    about = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
+    assert (about["name"], about["appVersion"]) == ("llm-gateway", __version__.removesuffix(".dev0"))
 
 
 def test_the_charts_values_reach_what_they_are_for() -> None:

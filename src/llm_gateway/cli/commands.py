@@ -35,9 +35,9 @@ from llm_gateway.telemetry.redaction import Redactor
 
 ABOUT = """One API in front of every LLM vendor.
 
-`providers`, `overrides`, `keys`, `teams`, `people`, `budgets`, `alerts`, `hosts`, `apply`, `export`, `usage` and
-`audit` talk to a running gateway: at http://localhost:8200, unless --url or GATEWAY_URL says otherwise, with the
-service key in GATEWAY_KEY. The others work with the gateway's own settings and database.
+`providers`, `explain`, `overrides`, `keys`, `teams`, `people`, `budgets`, `alerts`, `hosts`, `apply`, `export`,
+`usage` and `audit` talk to a running gateway: at http://localhost:8200, unless --url or GATEWAY_URL says otherwise,
+with the service key in GATEWAY_KEY. The others work with the gateway's own settings and database.
 
 Exit codes: 0 done, 1 failed or refused by the gateway, 2 wrong usage, 3 no gateway there, 78 a setting does not fit,
 130 Ctrl-C.

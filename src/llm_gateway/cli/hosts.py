@@ -12,7 +12,7 @@ from llm_gateway.cli.output import Column, Json, print_json, print_rows, printab
 
 COLUMNS = (
     Column("name", "Name"),
-    Column("is_living", "Living"),
+    Column("is_living", "Living", "flag"),
     Column("version", "Version"),
     Column("started_at", "Started"),
     Column("seen_at", "Seen"),
