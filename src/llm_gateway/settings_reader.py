@@ -46,7 +46,7 @@ _OTLP_ENDPOINT = re.compile(
     re.IGNORECASE,
 )
 _ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
-OWN_PATHS = frozenset({"api", "v1", "v1beta", "docs", "openapi.json", "metrics", "healthz", "readyz"})
+OWN_PATHS = frozenset({"api", "v1", "v1beta", "docs", "openapi.json", "metrics", "healthz", "readyz", "ui"})
 """First parts of the gateway's own paths."""
 
 
