@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from llm_gateway.control.management import key_schemas, overrides, provider_schemas, record_schemas, spend_limits
 from llm_gateway.control.management.budget_schemas import BudgetCreate
 from llm_gateway.control.management.field_errors import PATTERNS, place_of, sentence
+from llm_gateway.control.management.people import PersonCreate
 from llm_gateway.control.management.provider_schemas import ProviderCreate
 
 MODULES = key_schemas, overrides, provider_schemas, record_schemas, spend_limits
@@ -60,6 +61,8 @@ def test_a_field_is_named_with_what_it_must_be() -> None:
     assert told(BudgetCreate, BUDGET | {"period": "year"}) == (
         "period must be 'hour', 'day', 'week', 'month', 'quarter' or 'total'."
     )
+    person = {"name": "ann", "role": "admin", "password": "short"}
+    assert told(PersonCreate, person) == "password must have at least 12 characters."
 
 
 def patterns(schema: Any) -> Iterator[str]:
