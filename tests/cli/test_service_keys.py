@@ -66,6 +66,7 @@ def test_wrong_options_end_with_a_sentence(capsys: Capsys) -> None:
         (("keys", "add", "x", "-m", "a", "--fixed-model", "b"), 2, "not both"),
         (("keys", "add", "x", "--tag", "beta"), 2, "--tag takes NAME=TEXT"),
         (("keys", "rotate", "dev", "--overlap", "soon"), 2, "--overlap takes a duration"),
+        (("keys", "rotate", "dev", "--overlap", "24"), 2, "with its unit, such as 30m, 24h or 7d, not '24'"),
         (("teams", "set", "x"), 2, "Give --name or --description"),
     ]
     for arguments, code, words in rows:

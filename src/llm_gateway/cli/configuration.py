@@ -23,7 +23,9 @@ FIRST = ("name", "display_name", "user_id", "service_name", "kind", "base_url", 
 
 def apply(
     *,
-    file: Annotated[str, Parameter(name=("--file", "-f"), allow_leading_hyphen=True, help="- is standard input")],
+    file: Annotated[
+        str, Parameter(name=("--file", "-f"), allow_leading_hyphen=True, help="the YAML file; - is standard input")
+    ],
     dry_run: Annotated[Flag, Parameter(help="only show what would change")] = False,
     prune: Annotated[Flag, Parameter(help="also remove what the file's sections do not have")] = False,
     yes: Annotated[Flag, Parameter(name=("--yes", "-y"), help="remove without asking")] = False,

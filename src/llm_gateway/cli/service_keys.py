@@ -263,7 +263,9 @@ def _print_secret(made: dict[str, Any], *, json: bool) -> None:
 
 
 def _seconds(text: str) -> float:
-    number, unit = (text[:-1], text[-1]) if text and text[-1] in _SECONDS else (text, "s")
-    if not re.fullmatch(r"\d{1,9}", number):
-        raise CommandFailed(f"--overlap takes a duration such as 30m, 24h or 7d, not {text!r}.", USAGE)
-    return int(number) * _SECONDS[unit]
+    if text == "0":
+        return 0
+    found = re.fullmatch(r"(\d{1,9})([smhd])", text, re.ASCII)
+    if found is None:
+        raise CommandFailed(f"--overlap takes a duration with its unit, such as 30m, 24h or 7d, not {text!r}.", USAGE)
+    return int(found[1]) * _SECONDS[found[2]]
