@@ -112,6 +112,7 @@ def test_any_dimension_and_period_of_the_calendar_can_be_reported(used: GatewayP
     found = call(capsys, "usage", "--by", "model", "--from", "2020-01-01", "--tz", "Europe/Berlin", "--json").json
     assert found["totals"]["requests"] == 3
     assert "Total" in on_terminal("usage", "--by", "model").out
+    assert call(capsys, "usage", "--by", "session").rows[1][:2] == ["", "3"]
     lines = call(capsys, "usage", "--by", "key", "--csv").out.splitlines()
     assert lines[0].startswith("key,key_name,requests,")
     assert lines[1].startswith("dev,,3,")

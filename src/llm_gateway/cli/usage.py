@@ -21,7 +21,8 @@ Days = Annotated[
     Parameter(
         validator=Number(gte=1, lte=365),
         help="length of the period: the last days × 24 hours, starting at a full hour; with other dimensions than "
-        f"provider, service and customer the last days of the calendar (UTC) [default: {DEFAULT_DAYS}]",
+        "provider, service and customer the last days of the calendar (UTC), by session, tag:NAME and customer with "
+        f"another one at most 7 [default: {DEFAULT_DAYS}, or 7 where that is the most]",
     ),
 ]
 By: TypeAlias = Literal["model", "provider", "key", "team", "service", "task_type", "agent", "customer", "session"]
@@ -122,7 +123,7 @@ def report(
         _of_last_days(by, days or DEFAULT_DAYS, limit, as_json=json, gateway=gateway)
     else:
         query = period.query() | {"limit": limit or MOST_ROWS}
-        if days is not None:  # without, the gateway takes the last 30 by its clock
+        if days is not None:  # without, the gateway takes its default, by its clock
             query["from"] = str(datetime.now(UTC).date() - timedelta(days=days - 1))
         breakdown(by or "model", query, as_json=json, as_csv=csv, gateway=gateway)
 

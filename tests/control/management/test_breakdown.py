@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,23 @@ async def test_what_the_cache_saved_is_a_figure_and_a_metric(api: Client) -> Non
     assert (series["total"], [each["values"] for each in series["series"]]) == (1.5e-8, [[1.5e-8]])
 
 
+async def test_a_report_without_a_period_is_of_as_many_days_as_it_can_have(api: Client) -> None:
+    for query, days in (
+        (f"{BREAKDOWN}?", 30),
+        (f"{BREAKDOWN}?group_by=customer", 30),
+        (f"{BREAKDOWN}?group_by=session", 7),
+        (f"{BREAKDOWN}?group_by=tag:env", 7),
+        (f"{BREAKDOWN}?group_by=customer,model", 7),
+        (f"{BREAKDOWN}?user_id=u-1", 7),
+        (f"{SERIES}?", 30),
+        (f"{SERIES}?group_by=session", 7),
+    ):
+        found = (await api.call("GET", query)).json
+        assert datetime.fromisoformat(found["to"]) - datetime.fromisoformat(found["from"]) == timedelta(days=days), (
+            query
+        )
+
+
 async def test_a_team_is_named_beside_its_id(api: Client) -> None:
     path = f"{BREAKDOWN}?{LAST_WEEK}&group_by=team,model"
     rows = (await api.call("GET", path)).json["rows"]
@@ -140,7 +158,8 @@ async def test_a_series_adds_up_to_the_breakdown(api: Client) -> None:
         ("group_by=model,model", "group_by", "two different"), ("group_by=model,key,team", "group_by", "not 3"),
         ("group_by=tag:", "group_by", "tag:NAME"), ("group_by=tag:a%22b", "group_by", "tag:NAME"),
         ("tz=Nowhere/City", "tz", "Europe/Berlin"), ("from=2026-01-02&to=2026-01-02", "from", "before to"),
-        ("group_by=session", "group_by", "7 days"), ("format=xml", "format", "'csv'"), ("limit=0", "limit", "1"),
+        ("group_by=session&from=1990-01-01", "group_by", "7 days"),
+        ("format=xml", "format", "'csv'"), ("limit=0", "limit", "1"),
         ("cursor=abc", "cursor", "leave it out"), ("from=2024-10-01T00:00:00+02:00", "from", "%2B"),
         ("from=1970-01-01&to=1970-01-02", "to", "1970"),
     ],

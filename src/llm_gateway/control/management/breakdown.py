@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from starlette.requests import Request
 
 from llm_gateway.control.docs.openapi import problems
-from llm_gateway.control.management.calendar_period import read_period
+from llm_gateway.control.management.calendar_period import DEFAULT_DAYS, Period, read_period
 from llm_gateway.control.management.cursor import open_cursor, seal
 from llm_gateway.control.management.freshness import UpToDate
 from llm_gateway.control.management.own_usage import OwnUsage
@@ -24,6 +24,7 @@ from llm_gateway.control.management.report_schemas import (
     BreakdownRow,
     Figures,
     Metric,
+    ReportQuery,
     Series,
     SeriesLine,
     SeriesQuery,
@@ -39,9 +40,9 @@ from llm_gateway.control.management.router import Router
 from llm_gateway.errors import Invalid
 from llm_gateway.store.ranked_usage import RankedUsage
 from llm_gateway.store.record_sums import Group
-from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, TAG_PREFIX, ReportDimension
+from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, TAG_PREFIX, ReportDimension, Source
 from llm_gateway.store.rollups import Totals
-from llm_gateway.store.usage_reports import Grouping, UsageReports
+from llm_gateway.store.usage_reports import MOST_RECORD_DAYS, Grouping, UsageReports
 
 MOST_DIMENSIONS = 2
 _TAG = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -55,10 +56,10 @@ def breakdown_router(reports: UsageReports, up_to_date: UpToDate, own: OwnUsage)
     @router.get("/breakdown", responses=problems(422) | CSV, response_model=Breakdown)
     def usage_breakdown(request: Request, query: Annotated[BreakdownQuery, Query()]) -> Any:
         dimensions = read_dimensions(reports, query.group_by)
-        period = read_period(query.start, query.end, query.tz, up_to_date())
+        grouping = Grouping(dimensions, own.filters(request, query.filters()))
+        period = _period(query, grouping, up_to_date())
         given = query.model_dump(exclude={"cursor", "limit", "format"})
         start = 0 if query.cursor is None else _position(open_cursor(query.cursor, given))
-        grouping = Grouping(dimensions, own.filters(request, query.filters()))
         before = period.previous()
         parts = (period.start_ms, period.end_ms), (before.start_ms, before.end_ms)
         page = ranked.page(grouping, *parts, start, query.limit)
@@ -88,10 +89,10 @@ def series_router(reports: UsageReports, up_to_date: UpToDate, own: OwnUsage) ->
     @router.get("/series", responses=problems(422))
     def usage_series(request: Request, query: Annotated[SeriesQuery, Query()]) -> Series:
         dimensions = read_dimensions(reports, query.group_by, most=1) if query.group_by else ()
-        period = read_period(query.start, query.end, query.tz, up_to_date())
+        grouping = Grouping(dimensions, own.filters(request, query.filters()), metric_counters(query.metric))
+        period = _period(query, grouping, up_to_date())
         parts = period.buckets(query.bucket)
-        filters = own.filters(request, query.filters())
-        sums = reports.series(Grouping(dimensions, filters, metric_counters(query.metric)), parts)
+        sums = reports.series(grouping, parts)
         lines = _lines(query.metric, sums, query.limit)
         return Series(
             metric=query.metric,
@@ -106,6 +107,12 @@ def series_router(reports: UsageReports, up_to_date: UpToDate, own: OwnUsage) ->
         )
 
     return router
+
+
+def _period(query: ReportQuery, grouping: Grouping, now_ms: int) -> Period:
+    """Return the period of a report: by default the last 30 days, or the most that records are summed of."""
+    days = MOST_RECORD_DAYS if grouping.source is Source.RECORDS else DEFAULT_DAYS
+    return read_period(query.start, query.end, query.tz, now_ms, days=days)
 
 
 def read_dimensions(reports: UsageReports, text: str, most: int = MOST_DIMENSIONS) -> tuple[ReportDimension, ...]:

@@ -103,8 +103,8 @@ def read_zone(name: str) -> ZoneInfo:
         ) from None
 
 
-def read_period(start: str | None, end: str | None, tz: str, now_ms: int) -> Period:
-    """Return the period from `start` to before `end`: by default the last 30 days, with today.
+def read_period(start: str | None, end: str | None, tz: str, now_ms: int, *, days: int = DEFAULT_DAYS) -> Period:
+    """Return the period from `start` to before `end`: by default the last `days`, with today.
 
     Raises:
         Invalid: a date or the zone is not valid, or the period is empty.
@@ -114,7 +114,7 @@ def read_period(start: str | None, end: str | None, tz: str, now_ms: int) -> Per
     end_ms = _ms(datetime.combine(tomorrow, time()), zone) if end is None else read_moment(end, zone, "to")
     if start is None:
         last = datetime.fromtimestamp(end_ms / 1000, zone).replace(tzinfo=None)
-        start_ms = _ms(last - timedelta(days=DEFAULT_DAYS), zone)
+        start_ms = _ms(last - timedelta(days=days), zone)
     else:
         start_ms = read_moment(start, zone, "from")
     if start_ms >= end_ms:

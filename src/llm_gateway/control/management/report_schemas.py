@@ -41,7 +41,12 @@ class ReportQuery(BaseModel):
 
     start: Annotated[
         str | None,
-        Field(alias="from", max_length=40, description="a date, or a date and time; by default 30 days before `to`"),
+        Field(
+            alias="from",
+            max_length=40,
+            description="a date, or a date and time; by default 30 days before `to`, or 7 for what is summed from "
+            "records: sessions, tags, and customers with another dimension",
+        ),
     ] = None
     end: Annotated[
         str | None,
