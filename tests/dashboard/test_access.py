@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llm_gateway.dashboard.access import NEEDS_HTTPS, Access
-from llm_gateway.dashboard.attempts import MOST_FAILURES
 from llm_gateway.dashboard.screens import SCREENS
+from llm_gateway.dashboard.sign_in_limits import MOST_FAILURES
 from llm_gateway.domain.person import Identity
 from llm_gateway.gate.authentication import Keyring
 from llm_gateway.store.database import Database

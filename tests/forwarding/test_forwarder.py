@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from llm_gateway.forwarding.caller_header import IDENTITY, ForwardedIdentity
 from llm_gateway.forwarding.forwarder import ForwardLimits
-from llm_gateway.forwarding.identity import IDENTITY, ForwardedIdentity
 from llm_gateway.gate.request_context import NOBODY, REQUEST_CONTEXT, RequestContext
 from tests.forwarding.harness import (
     KEY,

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from llm_gateway.identity.code_flow import CodeFlow, Rules
+from llm_gateway.identity.errors import IdentityRefused, ProviderUnusable
+from llm_gateway.identity.jwt_verification import claim, verified
 from llm_gateway.identity.provider import AGAIN_S, FAILED_S, KEPT_S, LONGEST_KEPT_S, Provider
-from llm_gateway.identity.refusal import IdentityRefused, ProviderUnusable
-from llm_gateway.identity.token import claim, verified
 from llm_gateway.provider_calls.identity_provider import IdentityProviderCalls
 from tests.identity_provider import CLIENT, as_json, identity_provider
 

@@ -1,4 +1,4 @@
-"""Commands `keys …`: those that work with a running gateway, and `new`, which makes random keys for the settings."""
+"""Register the commands `keys …`; and `keys new`, which makes random keys for the settings without a gateway."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands `usage …`: report requests, tokens and cost, in total and by provider, service or customer."""
+"""Commands `usage …`: report requests, tokens and cost, in total and by one or two dimensions."""
 
 from __future__ import annotations
 

@@ -20,12 +20,12 @@ from llm_gateway.errors import GatewayError, NotFound, Overloaded
 from llm_gateway.gate.authentication import DOCS_PATH, GENERATE_PATH, HOME_PATH, Gate, Keyring
 from llm_gateway.gate.body import MAX_BODY_BYTES
 from llm_gateway.gate.dashboard_limit import DashboardLimit
+from llm_gateway.gate.jwt_callers import TokenCallers
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.gate.reverse_proxy import ReverseProxy
-from llm_gateway.gate.tokens import TokenCallers
 from llm_gateway.protocols.registry import MANAGEMENT_PREFIXES, VENDOR_PATH_PREFIXES
 from llm_gateway.server import Limits, Server, most_connections
-from llm_gateway.server.listening import accept_new_connections
+from llm_gateway.server.accepting import accept_new_connections
 from llm_gateway.settings import Settings
 
 MOST_REQUESTS = 64

@@ -38,8 +38,8 @@ from llm_gateway.control.trouble import DELAYED_S, Trouble
 from llm_gateway.control.workers import Workers
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.configuration import Configuration
+from llm_gateway.domain.jwt_verdict import Verdict
 from llm_gateway.domain.metric_families import MetricFamily
-from llm_gateway.domain.token_verdict import Verdict
 from llm_gateway.domain.usage import RecentCalls
 from llm_gateway.forwarding.control_socket import ControlSocket
 from llm_gateway.host_memory import HostMemory, UnusableMemory
@@ -57,7 +57,7 @@ from llm_gateway.store.retention import Retention
 from llm_gateway.telemetry.failed_authentications import FailedTotals
 from llm_gateway.telemetry.metrics import Metrics
 from llm_gateway.telemetry.process_log import ProcessLog
-from llm_gateway.telemetry.refusals import RefusalCounter
+from llm_gateway.telemetry.refused_requests import RefusalCounter
 from llm_gateway.telemetry.report_totals import ReportTotals
 
 OnReport: TypeAlias = Callable[[str, list[MetricFamily]], None]

@@ -12,7 +12,7 @@ from llm_gateway.control.admin_port import AdminPort
 from llm_gateway.control.process import ControlProcess
 from llm_gateway.forwarding.control_server import ControlServer
 from llm_gateway.forwarding.control_socket import ControlSocket
-from llm_gateway.gate.tokens import TokenCallers
+from llm_gateway.gate.jwt_callers import TokenCallers
 from llm_gateway.inherited import PREPARED, Inherited
 from llm_gateway.model_hand_over import ModelHandOver
 from llm_gateway.process_setup import lower_priority

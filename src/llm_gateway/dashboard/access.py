@@ -14,13 +14,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_gateway.dashboard.attempts import LONGEST_NAME, Attempts
+from llm_gateway.dashboard.sign_in_limits import LONGEST_NAME, Attempts
 from llm_gateway.domain.person import ROLE_SCOPES, Identity, StoredPerson
 from llm_gateway.errors import NotFound
 from llm_gateway.gate.authentication import Keyring
 from llm_gateway.gate.request_context import Caller, Person
 from llm_gateway.identity.code_flow import CodeFlow
-from llm_gateway.identity.refusal import IdentityRefused, ProviderUnusable
+from llm_gateway.identity.errors import IdentityRefused, ProviderUnusable
 from llm_gateway.store.passwords import MOST_HASHES
 from llm_gateway.store.people import PeopleStore
 from llm_gateway.store.sessions import LASTS_MS, Owner, Session, SessionStore

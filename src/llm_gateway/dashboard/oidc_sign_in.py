@@ -24,7 +24,7 @@ from llm_gateway.dashboard.sign_in import MOST_SIGN_IN_BYTES, SignIn, target_of
 from llm_gateway.dashboard.time_zone import known_zone
 from llm_gateway.domain.person import Identity
 from llm_gateway.identity.code_flow import BEGUN_ELSEWHERE, CodeFlow, Flow, Named
-from llm_gateway.identity.refusal import IdentityRefused
+from llm_gateway.identity.errors import IdentityRefused
 from llm_gateway.store.kept_forms import KeptForms
 from llm_gateway.store.sessions import Owner
 

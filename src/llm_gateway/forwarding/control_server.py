@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp
 
+from llm_gateway.forwarding.caller_header import RestoreCaller
 from llm_gateway.forwarding.control_socket import ControlSocket, keep_bound
-from llm_gateway.forwarding.identity import RestoreCaller
 from llm_gateway.server import Limits, Server
 
 LIMITS = Limits(body_s=3600.0, stalled_s=3600.0, stop_idle_s=0.0, connect_s=0.0, head_bytes=96 * 1024)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from starlette.types import Scope
 
 from llm_gateway.errors import Invalid
-from llm_gateway.forwarding.identity import IDENTITY, write_identity
+from llm_gateway.forwarding.caller_header import IDENTITY, write_identity
 from llm_gateway.gate.body import WITH_BODY
 
 Headers = list[tuple[bytes, bytes]]

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from starlette.types import ASGIApp
 
-from llm_gateway.domain.token_verdict import Verdict
+from llm_gateway.domain.jwt_verdict import Verdict
 from llm_gateway.errors import ManagementUnavailable
 from llm_gateway.forwarding.internal_requests import AnswersQuestions, ControlQuestions
 

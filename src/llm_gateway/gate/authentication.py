@@ -23,10 +23,10 @@ from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.browser_page import is_dashboard
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
+from llm_gateway.gate.jwt_callers import TokenCallers, UnverifiedToken, is_token
 from llm_gateway.gate.key_problem import explain
 from llm_gateway.gate.request_context import NOBODY, REQUEST_CONTEXT, Caller, Person, RequestContext
 from llm_gateway.gate.sign_in import SignInPage, send_sign_in
-from llm_gateway.gate.tokens import TokenCallers, UnverifiedToken, is_token
 from llm_gateway.protocols.registry import MANAGEMENT_PREFIXES, PROTOCOLS, VENDOR_PATH_PREFIXES, keys_in_query
 
 HOME_PATH = "/"

@@ -1,4 +1,4 @@
-"""Accounts of budgets as a process knows them: where they are in the shared memory, and groups that change together."""
+"""Places of budgets' accounts in the shared memory, with what this process holds there, and groups changed at once."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ import msgspec
 
 from llm_gateway.domain.person import ROLE_SCOPES, Identity
 from llm_gateway.domain.upstream_call import UpstreamResult
+from llm_gateway.identity.errors import IdentityRefused, ProviderUnusable
+from llm_gateway.identity.jwt_verification import claim, texts, verified
 from llm_gateway.identity.provider import Calls, Document, Provider, decoded
-from llm_gateway.identity.refusal import IdentityRefused, ProviderUnusable
-from llm_gateway.identity.token import claim, texts, verified
 
 RANK = ("admin", "viewer", "own")
 """Roles from the most to the least rights: of several, a person gets the first."""

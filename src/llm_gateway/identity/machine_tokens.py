@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from llm_gateway.domain.token_verdict import LONGEST_NAME, TokenCaller, Verdict
+from llm_gateway.domain.jwt_verdict import LONGEST_NAME, TokenCaller, Verdict
+from llm_gateway.identity.errors import IdentityRefused
+from llm_gateway.identity.jwt_verification import LEEWAY_S, claim, texts, verified
 from llm_gateway.identity.provider import Provider
-from llm_gateway.identity.refusal import IdentityRefused
-from llm_gateway.identity.token import LEEWAY_S, claim, texts, verified
 
 
 class TokenRules(NamedTuple):

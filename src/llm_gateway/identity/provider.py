@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from llm_gateway.domain.upstream_call import UpstreamResult
-from llm_gateway.identity.refusal import ProviderUnusable
+from llm_gateway.identity.errors import ProviderUnusable
 
 WELL_KNOWN = "/.well-known/openid-configuration"
 KEPT_S = 3600.0

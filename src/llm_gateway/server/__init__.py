@@ -24,10 +24,10 @@ import uvicorn
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.host_memory.workers import WorkerPlace
 from llm_gateway.listening import bind, cannot_listen
+from llm_gateway.server.accepting import refuse_new_connections
 from llm_gateway.server.balanced_listener import BalancedListener
 from llm_gateway.server.connection import ClientConnection
 from llm_gateway.server.exchange import App
-from llm_gateway.server.listening import refuse_new_connections
 from llm_gateway.server.same_user import SameUserConnection
 from llm_gateway.server.shared_state import Limits, Log, SharedState
 

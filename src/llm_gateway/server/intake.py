@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from llm_gateway.server.known_heads import SAFE, KnownHeads
-from llm_gateway.server.refusals import DETAIL, Refusable, Refusals
+from llm_gateway.server.overload_refusals import DETAIL, Refusable, Refusals
 
 MOST_A_TURN = 64
 """Requests begun in one turn of the loop, which then takes some 30 ms."""

@@ -22,8 +22,8 @@ from llm_gateway.forwarding.lease_questions import LeaseQuestions
 from llm_gateway.forwarding.token_questions import TokenQuestions
 from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.dashboard_limit import DashboardLimit
+from llm_gateway.gate.jwt_callers import TokenCallers
 from llm_gateway.gate.reverse_proxy import ReverseProxy
-from llm_gateway.gate.tokens import TokenCallers
 from llm_gateway.host_memory import HostMemory, UnusableMemory
 from llm_gateway.host_memory.workers import WorkerPlace
 from llm_gateway.journal.committed_journal import CommittedJournal
@@ -38,7 +38,7 @@ from llm_gateway.settings import Settings
 from llm_gateway.telemetry.failed_authentications import FailedAuthentications
 from llm_gateway.telemetry.metrics import Metrics
 from llm_gateway.telemetry.process_log import ProcessLog
-from llm_gateway.telemetry.refusals import RefusalCounter
+from llm_gateway.telemetry.refused_requests import RefusalCounter
 from llm_gateway.upstream.egress import Egress
 from llm_gateway.worker.app import Worker, WorkerDependencies
 from llm_gateway.worker.dispatch import ManagementElsewhere

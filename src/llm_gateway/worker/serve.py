@@ -11,7 +11,7 @@ from llm_gateway.gate.body import MAX_BODY_BYTES
 from llm_gateway.inherited import Inherited
 from llm_gateway.process_setup import map_large_blocks
 from llm_gateway.server import Server, most_connections, url_of
-from llm_gateway.server.listening import accept_new_connections
+from llm_gateway.server.accepting import accept_new_connections
 from llm_gateway.server.shared_state import Limits
 from llm_gateway.settings import Settings
 from llm_gateway.telemetry.process_log import ProcessLog

@@ -1,4 +1,4 @@
-"""Endpoints of the usage reports: requests, tokens and cost, in total and by provider, service or customer."""
+"""Endpoints of the usage of the last days: requests, tokens and cost, in total and by provider, service or customer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accounts of budgets as a worker knows them: each of one budget, one value and one period."""
+"""Accounts of budgets by their meaning: budget, value, period, limit; and the accounts that a request counts in."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from base64 import urlsafe_b64decode
 from collections.abc import Sequence
 from typing import Any
 
+from llm_gateway.identity.errors import IdentityRefused
 from llm_gateway.identity.provider import Document, Provider
-from llm_gateway.identity.refusal import IdentityRefused
 
 KEY_TYPES = {
     **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), "RSA"),

@@ -8,12 +8,12 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from llm_gateway.domain.token_verdict import TokenCaller, Verdict
+from llm_gateway.domain.jwt_verdict import TokenCaller, Verdict
 from llm_gateway.error_format.responses import JSON, send_body
 from llm_gateway.errors import ManagementUnavailable
 from llm_gateway.gate.authentication import Gate, Keyring
+from llm_gateway.gate.jwt_callers import LONGEST_KEPT_S, MOST_ASKED, MOST_BYTES, REFUSED_S, TokenCallers, is_token
 from llm_gateway.gate.request_context import REQUEST_CONTEXT
-from llm_gateway.gate.tokens import LONGEST_KEPT_S, MOST_ASKED, MOST_BYTES, REFUSED_S, TokenCallers, is_token
 from tests.application.driver import Client, assert_problem, ignore
 
 GENERATE = "/api/v1/generate"

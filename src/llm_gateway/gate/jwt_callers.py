@@ -15,8 +15,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
+from llm_gateway.domain.jwt_verdict import TokenCaller, Verdict
 from llm_gateway.domain.service_key import SCOPE_BITS, KeyRights, ServiceKey
-from llm_gateway.domain.token_verdict import TokenCaller, Verdict
 from llm_gateway.errors import Forbidden, GatewayError, ManagementUnavailable, Overloaded, Unauthorized
 from llm_gateway.gate.request_context import Caller
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llm_gateway.domain.metric_families import Sample
-from llm_gateway.telemetry.refusals import RefusalCounter
+from llm_gateway.telemetry.refused_requests import RefusalCounter
 
 
 def test_refused_requests_are_counted_and_every_line_is_passed_on() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_gateway.dashboard.attempts import BRAKE_S, FAILURES_S, MOST_FAILURES, MOST_KNOWN, MOST_OF_NAME, Attempts
+from llm_gateway.dashboard.sign_in_limits import BRAKE_S, FAILURES_S, MOST_FAILURES, MOST_KNOWN, MOST_OF_NAME, Attempts
 
 
 def test_failures_are_limited_by_address_and_by_name_from_a_network() -> None:
