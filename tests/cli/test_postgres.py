@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.store.database import Database
-from llm_gateway.store.hosts import HostClaim, HostTable
+from llm_gateway.store.hosts import HostClaim, HostTable, SecretNames
 from llm_gateway.store.lease_ledger import LeaseLedger
 from llm_gateway.store.migrations import HEAD
+from llm_gateway.store.peppers import names_of
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 from llm_gateway.store.secrets import SecretBox
 from tests.cli.command import call
@@ -19,6 +22,7 @@ from tests.e2e.process import free_port
 
 Capsys = pytest.CaptureFixture[str]
 OLD, NEW = "ab" * 32, "cd" * 32
+PEPPER = "0123456789abcdef" * 2
 GONE = "01a2232b-fa4c-70e4-9d9e-0cb1e932eaac"
 
 
@@ -43,6 +47,37 @@ def test_check_migrate_and_rekey_work_on_postgres(url: str, capsys: Capsys, monk
     assert "all 1 stored provider keys open, 1 of them with an older key" in call(capsys, "check").out
     assert call(capsys, "rekey", "--json").json == {"rekeyed": 1, "rekeyed_alert_targets": 0}
     assert call(capsys, "reprice", "--since", "2026-01-01", "--json").code == 0
+
+
+def test_check_reports_keys_that_other_hosts_do_not_have(
+    postgres: PostgresDatabases, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_GATEWAY_PORT", str(free_port()))
+    monkeypatch.setenv("LLM_GATEWAY_ENCRYPTION_KEYS", NEW)
+    monkeypatch.setenv("LLM_GATEWAY_KEY_PEPPERS", f"1:{PEPPER}")
+    with postgres.migrated() as url:
+        monkeypatch.setenv("LLM_GATEWAY_DATABASE_URL", url)
+        assert "other hosts\tok\tnone runs" in call(capsys, "check").out
+        database = Database.open(url)
+        names = SecretNames(SecretBox([bytes.fromhex(NEW)]).names, names_of([Pepper(1, PEPPER.encode())]))
+        claim = HostClaim(id="other", name="b", version="1", tables=HEAD, run="r", place="p", secrets=names)
+        HostTable(database).claim(claim)
+        database.close()
+        assert "other hosts\tok\t1 of them run, with the same keys" in call(capsys, "check").out
+        for setting, text in (("ENCRYPTION_KEYS", OLD), ("KEY_PEPPERS", f"2:{PEPPER}")):
+            with monkeypatch.context() as changed:
+                changed.setenv(f"LLM_GATEWAY_{setting}", text)
+                ran = call(capsys, "check")
+            assert ran.code == 1
+            [line] = [line for line in ran.out.splitlines() if "\tfailed\t" in line]
+            assert line.startswith("other hosts\tfailed\tThe host b on the same database uses another ")
+            assert f"LLM_GATEWAY_{setting}" in line
+        Path("data").mkdir()
+        Path("data/host.id").write_bytes(b"\xff")
+        assert "host.id holds no id: restore it" in call(capsys, "check").out
+        Path("data/host.id").unlink()
+        monkeypatch.delenv("LLM_GATEWAY_KEY_PEPPERS")
+        assert "uses another pepper" in call(capsys, "check").out, "one would be generated"
 
 
 def test_leases_of_a_host_that_is_gone_are_released(

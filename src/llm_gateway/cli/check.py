@@ -17,6 +17,9 @@ from llm_gateway.cli.database import KEY_FILE, encryption_keys
 from llm_gateway.cli.env_files import EnvFiles
 from llm_gateway.cli.exits import FAILED, SETTINGS, CommandFailed
 from llm_gateway.cli.output import Json, is_terminal, print_json, printable
+from llm_gateway.control.hosts import FILE as HOST_FILE
+from llm_gateway.control.hosts import id_of_machine, load_or_create_id, machine_of, refuse_other_secrets
+from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.listening import ADMIN_SETTINGS, bind
 from llm_gateway.local_model import NOT_INSTALLED, find_model
@@ -24,8 +27,9 @@ from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import load_settings
 from llm_gateway.store import migrations
 from llm_gateway.store.database import Database, check_url, sqlite_file
+from llm_gateway.store.hosts import Host, HostTable, SecretNames
 from llm_gateway.store.peppers import FILE as PEPPER_FILE
-from llm_gateway.store.peppers import open_peppers
+from llm_gateway.store.peppers import names_of, open_peppers
 from llm_gateway.store.providers import ProviderStore
 from llm_gateway.store.secrets import SecretBox
 
@@ -43,7 +47,8 @@ class Finding(NamedTuple):
 def check(*, env_file: EnvFiles = None, json: Json = False) -> None:
     """Say whether serve could start, and if not, what to do.
 
-    It looks at settings, data directory, database, encryption keys, peppers, port and model, and changes nothing.
+    It looks at settings, data directory, database, encryption keys, peppers, port and model, on Postgres also at other
+    hosts, and changes nothing.
 
     The exit code is 78 for invalid settings and 1 for any other problem.
 
@@ -81,6 +86,8 @@ def look(env_files: Sequence[str] | None = None) -> list[Finding]:
         ("port", lambda: _port(settings)),
         ("local model", lambda: _local_model(settings)),
     ]
+    if sqlite_file(settings.url) is None:
+        looks.append(("other hosts", lambda: _other_hosts(settings, database)))
     return [Finding("settings", True, here), directory, *(_found(what, find) for what, find in looks)]
 
 
@@ -200,6 +207,14 @@ class _Tables:
         was = "has no tables yet" if current is None else f"is at version {current}"
         return f"{place} {was}; serve brings it to {migrations.HEAD}"
 
+    def hosts(self) -> tuple[Host, ...]:
+        """Return the hosts of the database."""
+        database = Database.open(self._url)
+        try:
+            return HostTable(database).list()
+        finally:
+            database.close()
+
     def sealed(self, box: SecretBox) -> tuple[int, int]:
         """Return the number of stored provider keys, and the number of those not encrypted with the box's first key.
 
@@ -246,11 +261,32 @@ def _encryption_keys(settings: Settings, database: _Tables) -> str:
 
 
 def _peppers(settings: Settings) -> str:
+    peppers = _existing_peppers(settings)
+    if not peppers:
+        return "one will be generated"
+    return "1 fits" if len(peppers) == 1 else f"{len(peppers)} fit"
+
+
+def _existing_peppers(settings: Settings) -> list[Pepper]:
     path = settings.data_dir.absolute()
     if settings.key_peppers is None and not (path / PEPPER_FILE).exists():
-        return "one will be generated"
-    count = len(open_peppers(settings.key_peppers, path))  # creates no file then
-    return "1 fits" if count == 1 else f"{count} fit"
+        return []
+    return open_peppers(settings.key_peppers, path)  # creates no file then
+
+
+def _other_hosts(settings: Settings, database: _Tables) -> str:
+    if not database.is_current:
+        return "none was looked for"
+    machine, file = machine_of(settings), settings.data_dir / HOST_FILE
+    own_id = id_of_machine(machine.name) if machine.is_host else ""
+    if file.exists():
+        own_id = load_or_create_id(file, own_id)
+    hosts, keys, peppers = database.hosts(), encryption_keys(settings), _existing_peppers(settings)
+    # Other hosts do not have what would be generated.
+    names = SecretNames(SecretBox(keys).names if keys else ("generated",), names_of(peppers) or ("generated",))
+    refuse_other_secrets(own_id, names, hosts)
+    count = sum(host.is_living and host.id != own_id for host in hosts)
+    return f"{count} of them run, with the same keys" if count else "none runs"
 
 
 def _port(settings: Settings) -> str:

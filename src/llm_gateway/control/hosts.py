@@ -142,7 +142,7 @@ class Hosts:
         if self._is_alone:
             return
         claim = self._claim = msgspec.structs.replace(self._claim, secrets=secrets)
-        _refuse_other_secrets(claim, table.list())
+        refuse_other_secrets(self.id, secrets, table.list())
         holder = table.claim(claim)
         if holder is not None:
             self._wait_for_silence(table, holder)
@@ -377,16 +377,16 @@ def _place_of(directory: Path) -> str:
     return hashlib.sha256(f"{boot}{found.st_dev}:{found.st_ino}".encode()).hexdigest()
 
 
-def _refuse_other_secrets(claim: HostClaim, hosts: tuple[Host, ...]) -> None:
+def refuse_other_secrets(own_id: str, ours: SecretNames, hosts: tuple[Host, ...]) -> None:
     """Refuse a start with keys with which living hosts, or this one, could not use what is stored.
 
     Raises:
         ConfigurationError: one of them encrypts or hashes with a key that another one does not have.
     """
     for host in hosts:
-        if host.id == claim.id or not host.is_living:
+        if host.id == own_id or not host.is_living:
             continue
-        ours, theirs = claim.secrets, host.secrets
+        theirs = host.secrets
         for noun, setting, own, others in (
             ("encryption key", "LLM_GATEWAY_ENCRYPTION_KEYS", ours.encryption_keys, theirs.encryption_keys),
             ("pepper", "LLM_GATEWAY_KEY_PEPPERS", ours.peppers, theirs.peppers),
