@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 from tests.forked_workers import start_server
 from tests.lists_of_tests import add_options, leave_out, write_list
+from tests.temporary_folders import keep_in_memory
 
 if TYPE_CHECKING:
     from execnet import XSpec  # not installed beside the client libraries
@@ -85,6 +86,7 @@ class ProcessGuard:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    keep_in_memory(config)
     guard = ProcessGuard()
     sys.addaudithook(guard)
     config.pluginmanager.register(guard)

@@ -1,0 +1,25 @@
+"""Where the temporary folders of a test run are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.temporary_folders import IN_MEMORY, ROOT, available_bytes
+
+
+def test_folders_are_in_memory_in_runs_that_found_room_there(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    is_chosen = os.environ.get(ROOT) == str(IN_MEMORY) and not request.config.getoption("--long")
+    assert tmp_path.is_relative_to(IN_MEMORY) == is_chosen
+
+
+def test_room_is_what_both_the_file_system_and_the_memory_have(tmp_path: Path) -> None:
+    memory = tmp_path / "meminfo"
+    memory.write_text("MemTotal:       8000000 kB\nMemAvailable:         7 kB\n")
+    assert available_bytes(tmp_path, memory) == 7 * 1024
+    assert available_bytes(tmp_path / "no such folder", memory) == 0
+    memory.write_text("MemTotal: 8000000 kB\n")
+    assert available_bytes(tmp_path, memory) == 0
+    assert available_bytes(tmp_path, tmp_path / "no such file") == 0
