@@ -57,13 +57,13 @@ def test_check_reports_keys_that_other_hosts_do_not_have(
     monkeypatch.setenv("LLM_GATEWAY_KEY_PEPPERS", f"1:{PEPPER}")
     with postgres.migrated() as url:
         monkeypatch.setenv("LLM_GATEWAY_DATABASE_URL", url)
-        assert "other hosts\tok\tnone runs" in call(capsys, "check").out
+        assert "other hosts\tok\tnone is running" in call(capsys, "check").out
         database = Database.open(url)
         names = SecretNames(SecretBox([bytes.fromhex(NEW)]).names, names_of([Pepper(1, PEPPER.encode())]))
         claim = HostClaim(id="other", name="b", version="1", tables=HEAD, run="r", place="p", secrets=names)
         HostTable(database).claim(claim)
         database.close()
-        assert "other hosts\tok\t1 of them run, with the same keys" in call(capsys, "check").out
+        assert "other hosts\tok\t1 running, with keys that fit" in call(capsys, "check").out
         for setting, text in (("ENCRYPTION_KEYS", OLD), ("KEY_PEPPERS", f"2:{PEPPER}")):
             with monkeypatch.context() as changed:
                 changed.setenv(f"LLM_GATEWAY_{setting}", text)

@@ -91,6 +91,7 @@ def of_calls() -> list[Scene]:
             for kind in kinds
             if kind.status >= 500
         ),
+        scene("LLMGatewayProvidersRefuse", calls(), calls(*[failed(errors.ProviderRefused)] * 40)),
         scene("LLMGatewayFirstTokenSlow", calls(), calls(*slow)),
         scene("LLMGatewayEstimatedCosts", calls(), calls(*guessed)),
         scene("LLMGatewayLogLinesDropped", calls(), calls(dropped=50)),
@@ -235,7 +236,7 @@ async def test_each_alert_fires_on_what_metrics_say_and_none_before(
 
 def test_each_rule_says_what_is_wrong_and_names_its_paragraph_of_the_runbook() -> None:
     headings = set(anchors(ROOT / "docs" / "RUNBOOK.md"))
-    assert len(rules()) == 12
+    assert len(rules()) == 13
     for rule in rules():
         notes = rule["annotations"]
         assert all(notes[name] for name in ("summary", "description")), rule["alert"]
@@ -248,7 +249,7 @@ def test_each_rule_says_what_is_wrong_and_names_its_paragraph_of_the_runbook() -
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool (package prometheus) is not installed")
 def test_promtool_takes_the_rules() -> None:
     found = subprocess.run([str(PROMTOOL), "check", "rules", str(RULES)], capture_output=True, text=True, check=False)
-    assert (found.returncode, "12 rules found" in found.stdout) == (0, True), found.stdout + found.stderr
+    assert (found.returncode, "13 rules found" in found.stdout) == (0, True), found.stdout + found.stderr
 
 
 async def test_a_database_that_cannot_be_read_is_told_once() -> None:

@@ -276,7 +276,7 @@ def _existing_peppers(settings: Settings) -> list[Pepper]:
 
 def _other_hosts(settings: Settings, database: _Tables) -> str:
     if not database.is_current:
-        return "none was looked for"
+        return "none was looked for: the tables are not of this version"
     machine, file = machine_of(settings), settings.data_dir / HOST_FILE
     own_id = id_of_machine(machine.name) if machine.is_host else ""
     if file.exists():
@@ -286,7 +286,7 @@ def _other_hosts(settings: Settings, database: _Tables) -> str:
     names = SecretNames(SecretBox(keys).names if keys else ("generated",), names_of(peppers) or ("generated",))
     refuse_other_secrets(own_id, names, hosts)
     count = sum(host.is_living and host.id != own_id for host in hosts)
-    return f"{count} of them run, with the same keys" if count else "none runs"
+    return f"{count} running, with keys that fit" if count else "none is running"
 
 
 def _port(settings: Settings) -> str:
