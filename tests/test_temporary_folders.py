@@ -1,4 +1,4 @@
-"""Where the temporary folders of a test run are."""
+"""Temporary folders of a test run: where they are."""
 
 from __future__ import annotations
 
