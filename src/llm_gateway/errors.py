@@ -48,6 +48,8 @@ from llm_gateway.configuration_error import ConfigurationError as ConfigurationE
 
 CONTEXT_LENGTH, CONTENT_FILTER = "context_length_exceeded", "content_filter"
 """OpenAI's error codes, by which clients recognise these two whichever provider reports them."""
+LEAST_RETRY_AFTER_S = 0.1
+"""Shortest time, in seconds, after which a client is told to come again: SDKs that wait less use up their retries."""
 
 
 class ReportedError(NamedTuple):
@@ -89,7 +91,7 @@ class GatewayError(Exception):
     """An error that is sent to the client.
 
     `detail` is a sentence the client can act on. `retry_after_s` (seconds; None: no header) becomes `Retry-After` and
-    `retry-after-ms`. `retryable` becomes `x-should-retry`.
+    `retry-after-ms`, at least `LEAST_RETRY_AFTER_S`. `retryable` becomes `x-should-retry`.
     """
 
     status: int = 500
@@ -115,7 +117,10 @@ class GatewayError(Exception):
     def __init__(self, detail: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
+        if retry_after_s is None:
+            self.retry_after_s = self.default_retry_after_s
+        else:
+            self.retry_after_s = max(retry_after_s, LEAST_RETRY_AFTER_S)
 
     @property
     def shown_code(self) -> str:

@@ -79,6 +79,22 @@ def test_at_the_rate_limit_an_sdk_waits_for_retry_after(
 
 
 @SDKS
+def test_after_a_vendors_429_without_retry_after_an_sdk_waits_a_second(
+    gateway: GatewayProcess, llmock: LLMock, nap: Nap, ask: Ask
+) -> None:
+    provider(gateway, llmock)
+    gateway.provider("second", llmock.base_url("openai"), MODELS["openai"], kind="openai")
+    for _ in range(9):
+        llmock.fail(429, message="slow down")
+
+    with pytest.raises((openai.RateLimitError, anthropic.RateLimitError)):
+        ask()
+
+    assert len(nap.seconds) == 2, "as often as the SDKs do by default"
+    assert all(seconds >= 0.75 for seconds in nap.seconds), "SDKs may take a quarter off"
+
+
+@SDKS
 def test_a_request_above_the_whole_limit_is_not_retried(
     gateway: GatewayProcess, llmock: LLMock, nap: Nap, ask: Ask
 ) -> None:

@@ -146,7 +146,7 @@ async def test_methods_other_than_post_are_not_allowed(world: World, method: str
     ("error", "code", "retry", "after"),
     [
         (errors.RateLimited("Wait.", retry_after_s=2.0004), "rate_limited", "true", ("3", "2001")),
-        (errors.RateLimited("Wait.", retry_after_s=0), "rate_limited", "true", ("1", "1")),
+        (errors.RateLimited("Wait.", retry_after_s=0), "rate_limited", "true", ("1", "100")),
         (errors.RateLimited("Wait.", retry_after_s=0.25), "rate_limited", "true", ("1", "250")),
         (errors.RequestExceedsLimit("Too large."), "request_exceeds_limit", "false", None),
         (errors.ProviderFailed("It failed."), "provider_error", "true", None),

@@ -116,7 +116,7 @@ class TestLimits:
         assert type(await failing(world, plan([LARGE], [A]))) is ProvidersUnavailable
 
     @pytest.mark.parametrize(
-        ("said", "told", "attempts"), [(7.5, 7.5, 1), (None, 0.5, 3), (500.0, 120.0, 1), (0.0, 0.0, 3), (1.5, 1.5, 3)]
+        ("said", "told", "attempts"), [(7.5, 7.5, 1), (None, 1.0, 3), (500.0, 120.0, 1), (0.0, 1.0, 3), (1.5, 1.5, 3)]
     )
     async def test_a_providers_429_is_returned_with_its_retry_after(
         self, world: World, said: float | None, told: float, attempts: int

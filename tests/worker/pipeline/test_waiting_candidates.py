@@ -96,6 +96,22 @@ class TestRetryAfter:
         assert caught.value.limited_by == "a"
 
 
+def test_no_429_of_a_provider_tells_its_client_to_come_at_once() -> None:
+    """SDKs obey `retry-after-ms`: with 1 they use up their retries before the provider has recovered."""
+
+    async def told(said: float | None, candidates: int) -> float:
+        vendor = Scripted()
+        vendor.script = [refusal(429, retry_after_s=said)] * 8
+        with pytest.raises(RateLimited) as caught:
+            await served_by(gateway(vendor), *(provider(f"b{number}") for number in range(candidates - 1)))
+        assert len(vendor.called_at) >= candidates
+        return caught.value.retry_after_s or 0.0
+
+    for candidates in (1, 2, 3):
+        for said, expected in ((None, 1.0), (0.0, 1.0), (9.0, 9.0)):
+            assert run_virtually(told(said, candidates)) == expected, (said, candidates)
+
+
 def retries(one: SimulatedGateway) -> dict[str, int]:
     """Return the retries that each provider's budget paid for."""
     return {name: state.calls.sum_marked for name, state in one.availability._providers.items()}

@@ -10,6 +10,7 @@ from llm_gateway.domain.upstream_call import Success
 from llm_gateway.limiter.base import Reservation
 from llm_gateway.worker.pipeline.admission import most_tokens
 from llm_gateway.worker.pipeline.availability import Permit, ProviderAvailability, Wait
+from llm_gateway.worker.pipeline.availability.rate_limit_gate import TOLD_PAUSE_S
 from llm_gateway.worker.pipeline.candidate_calls import CandidateCalls
 from llm_gateway.worker.pipeline.open_stream import OpenStream
 from llm_gateway.worker.pipeline.routing_state import RoutingState
@@ -62,7 +63,10 @@ class RateLimitWaits:
                 continue
             expected_s = self._lines.expected_s(candidate, state.request.user_id, tokens)
             wait_s = max(expected_s, state.own_wait_s(candidate, now))
-            state.note_limited(candidate, now + wait_s)
+            told_s = wait_s
+            if wait_s <= 0 and state.has_answered_429(candidate):
+                told_s = TOLD_PAUSE_S  # only this request's own retries are used up; its client is not to come at once
+            state.note_limited(candidate, now + told_s)
             expected.append((candidate, expected_s, wait_s))
         return expected
 

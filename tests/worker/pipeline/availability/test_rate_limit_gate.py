@@ -90,7 +90,9 @@ class TestRateLimitGate:
         assert limited(gate, 9, None) == [None] * 9
         assert gate.closed_for_s() == 9.0
 
-    @pytest.mark.parametrize(("said", "told"), [(None, 0.5), (0.0, 0.0), (1.5, 1.5), (500.0, 120.0)])
+    @pytest.mark.parametrize(
+        ("said", "told"), [(None, 1.0), (0.0, 1.0), (-1.0, 1.0), (float("nan"), 1.0), (0.3, 0.3), (500.0, 120.0)]
+    )
     def test_the_client_of_a_single_429_gets_its_retry_after(
         self, gate: RateLimitGate, said: float | None, told: float
     ) -> None:

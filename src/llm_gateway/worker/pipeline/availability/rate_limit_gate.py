@@ -29,6 +29,8 @@ LIMITED_IN_A_ROW = 5
 LIMITED_MIN_CALLS = 10
 GATE_PAUSE_S = 0.5
 """First wait, in seconds, after a 429 without Retry-After."""
+TOLD_PAUSE_S = 1.0
+"""Retry-After, in seconds, for a client whose call got a 429 without one. SDKs would come again at once without it."""
 MAX_GATE_PAUSE_S = 8.0
 MAX_RETRY_AFTER_S = 120.0
 """Longest Retry-After, in seconds, that is followed; a longer one counts as this."""
@@ -158,7 +160,9 @@ class RateLimitGate:
         seconds = self.closed_for_s()
         if seconds > 0:
             return seconds
-        return GATE_PAUSE_S if retry_after_s is None else min(retry_after_s, MAX_RETRY_AFTER_S)
+        if retry_after_s is None or not retry_after_s > 0:
+            return TOLD_PAUSE_S
+        return min(retry_after_s, MAX_RETRY_AFTER_S)
 
     def dump(self) -> tuple[float, ...]:
         """Return the state, without the calls of the last ten seconds, for `load`."""
