@@ -49,7 +49,7 @@ from llm_gateway.configuration_error import ConfigurationError as ConfigurationE
 CONTEXT_LENGTH, CONTENT_FILTER = "context_length_exceeded", "content_filter"
 """OpenAI's error codes, by which clients recognise these two whichever provider reports them."""
 LEAST_RETRY_AFTER_S = 0.1
-"""Shortest time, in seconds, after which a client is told to come again: SDKs that wait less use up their retries."""
+"""Shortest wait, in seconds, that an error asks for: SDKs that wait less use up their retries at once."""
 
 
 class ReportedError(NamedTuple):

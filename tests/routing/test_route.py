@@ -169,6 +169,35 @@ def test_every_plan_holds_each_enabled_provider_once(providers: list[Provider], 
     assert ranks == sorted(ranks)
 
 
+MODELS = st.lists(st.sampled_from(["m1", "a/m1", "b/m1", "a/x", "b/a/m1"]), min_size=1, unique=True).map(tuple)
+LISTING = st.lists(
+    st.builds(
+        provider,
+        st.sampled_from("abc"),
+        priority=st.integers(0, 1),
+        is_enabled=st.booleans(),
+        models=MODELS,
+        model_aliases=st.sampled_from([None, {"x": "m1"}, {"*": "m1"}]),
+    ),
+    unique_by=lambda p: p.name,
+)
+
+
+@given(LISTING)
+def test_who_names_a_provider_gets_it_whatever_others_call_their_models(providers: list[Provider]) -> None:
+    """Models of OpenRouter are called `openai/gpt-4o`: to list them must not move who asks for OpenAI."""
+    made = snapshot(providers, override("c", "m1"))
+    for one in providers:
+        if not one.is_enabled:
+            continue
+        for model in one.models:
+            assert names(route(request(requested_model=f"{one.name}/{model}"), made)) == [[f"{one.name}/{model}"]]
+        for alias, model in (one.model_aliases or {}).items():
+            named = f"{one.name}/{alias.replace('*', 'any')}"
+            if model in one.models and named not in one.models and f"{one.name}/x" not in one.models:
+                assert names(route(request(requested_model=named), made)) == [[f"{one.name}/{model}"]]
+
+
 class TestAliases:
     ALIASED = provider("x", model_aliases={"claude-*": "m2", "fast": "m1"})
 

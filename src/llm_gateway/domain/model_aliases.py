@@ -60,9 +60,10 @@ class AliasTable(dict[str, ResolvedModel | None]):
     """The aliases of the enabled providers of one snapshot, and the model names that were resolved with them.
 
     A name leads to the providers that list it, then to those with a matching alias: the most specific alias first,
-    then by priority. `provider/alias` leads to that provider alone. Each provider has at most one candidate. A name is
-    compared with the aliases when it is first used; `MAX_REMEMBERED` names are remembered, also those that lead
-    nowhere, since names come from clients. `table[name]` is one lookup in C for a remembered name.
+    then by priority. `provider/alias` leads to that provider alone, whatever others list, unless it lists a model of
+    that very name itself. Each provider has at most one candidate. A name is compared with the aliases when it is first
+    used; `MAX_REMEMBERED` names are remembered, also those that lead nowhere, since names come from clients.
+    `table[name]` is one lookup in C for a remembered name.
     """
 
     def __init__(
@@ -93,10 +94,10 @@ class AliasTable(dict[str, ResolvedModel | None]):
         if name in self._pinned:
             return ResolvedModel(exact, is_pinned=True)
         provider, _, alias = name.partition("/")
-        pinned = None if exact else _best(self._rules.get(provider, ()), alias)
+        listing = {candidate.provider.name for tier in exact for candidate in tier}
+        pinned = None if provider in listing else _best(self._rules.get(provider, ()), alias)
         if pinned is not None:
             return ResolvedModel(((pinned.candidate,),), is_pinned=True)
-        listing = {candidate.provider.name for tier in exact for candidate in tier}
         found = [_best(rules, name) for provider, rules in self._rules.items() if provider not in listing]
         tiers = exact + _tiers([rule for rule in found if rule is not None])
         return ResolvedModel(tiers, is_pinned=False) if tiers else None

@@ -101,8 +101,9 @@ def build_snapshot(
             by_model.setdefault(model, []).append(candidate)
             pinned[f"{provider.name}/{model}"] = ((candidate,),)
     by_name = {model: _tiers(candidates) for model, candidates in by_model.items()}
-    tiers_by_model = {**pinned, **by_name}  # a model's own name can look like provider/model: the name wins
-    pinned_models = frozenset(pinned.keys() - by_name.keys())
+    # A model's own name can look like provider/model, as OpenRouter's do: who names a provider gets it.
+    tiers_by_model = {**by_name, **pinned}
+    pinned_models = frozenset(pinned)
     return Snapshot(
         providers=by_provider,
         tiers=_tiers([Candidate.of(p, p.models[0]) for p in enabled if not (has_vendor and p.is_embedded)]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llm_gateway.providers.registry import DIALECTS, all_protocols
@@ -113,6 +115,66 @@ async def test_a_local_provider_requires_the_running_embedded_model(client: Clie
     body = {**LEAST, "kind": "local", "base_url": None}
     problem = assert_problem(await client.call("POST", PATH, body), 422, "validation_error")
     assert "LLM_GATEWAY_LOCAL_MODEL=true" in problem["detail"]
+
+
+async def test_a_kind_that_was_never_set_follows_a_rename_to_a_preset(client: Client) -> None:
+    """Each rename gives what a provider with that name would have been created with, unless something was set."""
+    provider = await created(client, name="anthropik", base_url=None)
+    path = f"{PATH}/{provider['id']}"
+    addresses = {
+        "anthropic": "https://api.anthropic.com",
+        "gemini": "https://generativelanguage.googleapis.com",
+        "groq": "https://api.groq.com/openai/v1",
+        "openai": "https://api.openai.com/v1",
+    }
+    for name in ("anthropic", "gemini", "groq", "anthropic", "openai", "gemini"):
+        renamed = (await client.call("PATCH", path, {"name": name})).json
+        kind = "openai" if name == "groq" else name
+        assert (renamed["kind"], renamed["effective_base_url"], renamed["warnings"]) == (kind, addresses[name], [])
+
+    rows: list[tuple[str, str, dict[str, Any], dict[str, Any], str]] = [
+        ("no name of a preset brings a kind", "gemini", {}, {"name": "mine"}, "gemini"),
+        ("an address of its own stays, so its kind does", "m1", {"base_url": LEAST["base_url"]}, {}, "openai"),
+        ("the address goes", "m2", {"base_url": LEAST["base_url"]}, {"base_url": None}, "anthropic"),
+        ("a kind that was set stays", "m3", {"kind": "gemini"}, {}, "gemini"),
+        ("a kind that is sent wins", "m4", {}, {"kind": "gemini"}, "gemini"),
+        ("null is the kind of the name", "m5", {"kind": "gemini"}, {"kind": None}, "anthropic"),
+    ]
+    await client.call("DELETE", path)
+    for why, own_name, fields, changes, kind in rows:
+        made = await created(client, **{"name": own_name, "base_url": None, **fields})
+        path = f"{PATH}/{made['id']}"
+        assert (await client.call("PATCH", path, {"name": "anthropic", **changes})).json["kind"] == kind, why
+        await client.call("DELETE", path)
+
+
+async def test_a_kind_that_is_not_that_of_its_vendors_address_is_warned_of(client: Client) -> None:
+    made = await created(client, name="anthropic", kind="openai", base_url=None)
+    [warning] = made["warnings"]
+    assert warning == (
+        "Requests go to https://api.anthropic.com as kind 'openai', but the API of anthropic is of kind 'anthropic': "
+        "set kind to null, or set base_url."
+    )
+    path = f"{PATH}/{made['id']}"
+    assert (await client.call("PATCH", path, {"base_url": LEAST["base_url"]})).json["warnings"] == []
+    mended = (await client.call("PATCH", path, {"kind": None, "base_url": None})).json
+    assert (mended["kind"], mended["warnings"]) == ("anthropic", [])
+
+
+async def test_names_of_models_that_lead_to_another_provider_are_warned_of(client: Client) -> None:
+    both = {"models": ["gpt-4o", "gpt-4o-mini"], "model_aliases": {"fast*": "gpt-4o-mini"}}
+    first = await created(client, name="openai", **both)
+    router = await created(client, name="router", models=["openai/gpt-4o", "openai/other", "openai/fastest"])
+    told = (
+        "A request that names 'openai/gpt-4o' goes to the provider openai: name 'router/openai/gpt-4o' for this one. "
+        "So does another name."
+    )
+    path = f"{PATH}/{router['id']}"
+    assert (first["warnings"], router["warnings"]) == ([], [told])
+    assert [each["warnings"] for each in (await client.call("GET", PATH)).json] == [[], [told]]
+    assert (await client.call("GET", path)).json["warnings"] == [told]
+    await client.call("PATCH", f"{PATH}/{first['id']}", {"is_enabled": False})
+    assert (await client.call("GET", path)).json["warnings"] == []
 
 
 async def test_renaming_a_presets_provider_keeps_the_address_of_its_kind(client: Client) -> None:

@@ -229,6 +229,6 @@ async def test_in_production_a_kind_with_another_address_needs_the_key_again(sta
 )
 def test_a_name_that_resembles_a_vendors_brings_a_warning(name: str, kind: str, meant: str | None) -> None:
     rules = ProviderRules(load_presets(), Egress(strict=True), lambda: None)
-    warnings = rules.warnings(provider(name, kind=kind))
+    warnings = rules.warnings(provider(name, kind=kind), {})
     assert [f"Did you mean {meant}?" in each for each in warnings] == ([True] if meant else [])
-    assert rules.warnings(provider(name, kind=kind, base_url="https://93.184.216.34/v1")) == []
+    assert rules.warnings(provider(name, kind=kind, base_url="https://93.184.216.34/v1"), {}) == []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from typing import Any
 from urllib.parse import urlsplit
 
 from llm_gateway.control.management import base_url as base_urls
 from llm_gateway.domain.catalog import Provider
+from llm_gateway.domain.model_aliases import matches
 from llm_gateway.errors import Invalid
 from llm_gateway.providers.presets import Preset, base_url_of
 from llm_gateway.providers.prices import from_operator
@@ -33,14 +35,35 @@ class ProviderRules:
         """Return the provider's dialect: `kind` if it is given, else that of the preset `name`, else the default."""
         return kind_of(name, kind, self._presets)
 
+    def changed_kind(self, before: Provider, changes: Mapping[str, Any]) -> str:
+        """Return the dialect of a provider after `changes` of its kind or name.
+
+        A preset's name brings the address of a vendor, so it brings that vendor's kind, too, unless the provider's kind
+        was set, or its address stays.
+        """
+        name = changes.get("name", before.name)
+        if "kind" in changes:
+            return self.kind_of(name, changes["kind"])
+        was_set = before.kind != self.kind_of(before.name, None)
+        keeps_address = before.base_url is not None and "base_url" not in changes
+        return before.kind if was_set or keeps_address or name not in self._presets else self.kind_of(name, None)
+
     def effective_base_url(self, name: str, kind: str, base_url: str | None) -> str | None:
         """Return the address that requests are sent to, None for the embedded model."""
         return base_url_of(name, kind, base_url, self._presets)
 
-    def warnings(self, provider: Provider) -> list[str]:
-        """Return a sentence if the provider's name looks like a vendor's, while the kind determines its address."""
-        if provider.base_url is not None or provider.kind == "local" or provider.name in self._presets:
+    def warnings(self, provider: Provider, others: Mapping[str, Provider]) -> list[str]:
+        """Return sentences about likely mistakes; `others` are all providers by name, this one may be among them."""
+        return [*self._warnings_of_address(provider), *_warnings_of_models(provider, others)]
+
+    def _warnings_of_address(self, provider: Provider) -> list[str]:
+        """Return a sentence if the provider's kind and address do not belong together, as its name shows."""
+        if provider.base_url is not None or provider.kind == "local":
             return []
+        preset = self._presets.get(provider.name)
+        if preset is not None:
+            is_foreign = preset.kind != provider.kind and preset.base_url is not None
+            return [_foreign_kind(provider, preset)] if is_foreign else []
         words = [word for word in re.split("[-_]", provider.name) if word in self._presets]
         meant = words[0] if words else closest(provider.name, self._presets)
         url = self.effective_base_url(provider.name, provider.kind, None)
@@ -122,6 +145,36 @@ class ProviderRules:
             return None
         parts = urlsplit(url)
         return parts.scheme, parts.hostname, parts.port
+
+
+def _warnings_of_models(provider: Provider, others: Mapping[str, Provider]) -> list[str]:
+    """Return a sentence if names of the provider's models lead to other providers, which they begin with."""
+    hidden = [model for model in provider.models if _names_another(model, provider.name, others)]
+    if not hidden or not provider.is_enabled:
+        return []
+    first, more = hidden[0], len(hidden) - 1
+    rest = f" So do {more} other names of its models." if more > 1 else " So does another name." if more else ""
+    warning = (
+        f"A request that names {first!r} goes to the provider {first.partition('/')[0]}: name "
+        f"{f'{provider.name}/{first}'!r} for this one.{rest}"
+    )
+    return [warning]
+
+
+def _names_another(model: str, own_name: str, others: Mapping[str, Provider]) -> bool:
+    """Return whether a model's name is that of a model or an alias of another provider behind that provider's name."""
+    name, has_slash, rest = model.partition("/")
+    other = others.get(name) if has_slash and name != own_name else None
+    if other is None or not other.is_enabled:
+        return False
+    return rest in other.models or any(matches(alias, rest) for alias in other.model_aliases or ())
+
+
+def _foreign_kind(provider: Provider, preset: Preset) -> str:
+    return (
+        f"Requests go to {preset.base_url} as kind {provider.kind!r}, but the API of {provider.name} is of kind "
+        f"{preset.kind!r}: set kind to null, or set base_url."
+    )
 
 
 def _check_aliases(provider: Provider, *, is_model_removed: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ from llm_gateway.store.identifiers import missing
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
 
 
-def _shown(provider: Provider, rules: ProviderRules) -> ProviderOut:
+def _shown(provider: Provider, rules: ProviderRules, others: Mapping[str, Provider]) -> ProviderOut:
     return ProviderOut(
         id=provider.id,
         name=provider.name,
@@ -43,7 +44,7 @@ def _shown(provider: Provider, rules: ProviderRules) -> ProviderOut:
         context_window=provider.context_window,
         max_output_tokens=provider.max_output_tokens,
         trace=provider.trace,
-        warnings=rules.warnings(provider),
+        warnings=rules.warnings(provider, others),
     )
 
 
@@ -53,7 +54,9 @@ def providers_router(store: ProviderStore, config: LiveConfiguration, rules: Pro
 
     @router.get("")
     def list_providers() -> list[ProviderOut]:
-        return [_shown(provider, rules) for provider in store.list()]
+        found = store.list()
+        by_name = {provider.name: provider for provider in found}
+        return [_shown(provider, rules, by_name) for provider in found]
 
     @router.post("", status_code=201, responses=problems(409, 422))
     def create_provider(body: ProviderCreate) -> ProviderOut:
@@ -62,26 +65,24 @@ def providers_router(store: ProviderStore, config: LiveConfiguration, rules: Pro
         draft = ProviderDraft(**fields)
         rules.check(draft.unsaved(), fields.keys())
         created = store.create(draft)
-        config.reload()
-        return _shown(created, rules)
+        return _shown(created, rules, config.reload().providers)
 
     @router.get("/{provider_id}", responses=problems(404))
     def get_provider(provider_id: str) -> ProviderOut:
-        return _shown(store.get(provider_id), rules)
+        return _shown(store.get(provider_id), rules, config.snapshot.providers)
 
     @router.patch("/{provider_id}", responses=problems(404, 409, 422))
     def patch_provider(provider_id: str, body: ProviderPatch) -> ProviderOut:
         before = store.get(provider_id)
         changes = _plain(body.model_dump(exclude_unset=True))
         if "kind" in changes or "name" in changes:
-            changes["kind"] = rules.kind_of(changes.get("name", before.name), changes.get("kind", before.kind))
+            changes["kind"] = rules.changed_kind(before, changes)
         after = msgspec.structs.replace(before, **{name: changes[name] for name in changes if name != "api_key"})
         rules.check(after, changes.keys())
         if rules.needs_key_again(before, after) and "api_key" not in changes:
             raise Invalid(KEY_NEEDED, loc=("body", "api_key"))
         stored = store.update(provider_id, changes) if changes else before
-        config.reload()
-        return _shown(stored, rules)
+        return _shown(stored, rules, config.reload().providers)
 
     @router.delete("/{provider_id}", status_code=204, response_class=Response, responses=problems(404))
     def delete_provider(provider_id: str) -> None:
