@@ -8,8 +8,9 @@ from typing import Any, cast
 from llm_gateway.domain.reply import Answer, Reply
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import Usage
-from llm_gateway.gate.authentication import GENERATE_PATH, Gate, Keyring
+from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.in_flight import InFlight
+from llm_gateway.protocols.registry import GENERATE_PATH
 from llm_gateway.worker.dispatch import Dispatch
 from llm_gateway.worker.endpoints.generate import GenerateEndpoint
 from llm_gateway.worker.endpoints.streaming import DrainLimit

@@ -15,7 +15,7 @@ from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.responses import JSON, send_body
 from llm_gateway.gate.authentication import OPEN_PATHS, Gate, Keyring
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
-from llm_gateway.protocols.registry import VENDOR_PATH_PREFIXES
+from llm_gateway.protocols.registry import VENDOR_PATH_PREFIXES, is_call
 from tests.application.driver import DEV_KEY, Client, assert_problem, ignore
 from tests.in_one_loop import GatewayInOneLoop
 
@@ -82,6 +82,7 @@ async def test_no_route_answers_without_a_key(app: GatewayInOneLoop) -> None:
     wrong = {(method, path) for method in METHODS for _, path in found}
     for method, path in sorted(found | unknown | wrong):
         response = await client.call(method, path)
+        assert ("x-gateway-request-id" in response.headers) == is_call(path), path
         if method in ("GET", "HEAD") and path in OPEN_PATHS:
             assert response.status in (200, 405)
         elif path.startswith(VENDOR_PATH_PREFIXES):
@@ -302,6 +303,26 @@ async def test_a_clients_own_request_id_is_echoed(gate: Client, key: str | None)
         answer = await client.call("GET", "/x", headers={"x-request-id": "mine-1"})
         assert answer.json["request_id"] == answer.headers["x-request-id"] == "mine-1"
         assert without.json["request_id"] == without.headers["x-request-id"]
+
+
+async def test_every_refusal_of_a_call_has_the_gateways_id_beside_the_clients(gate: Client) -> None:
+    """The log has both, so that either finds its line."""
+    logged: list[dict[str, Any]] = []
+    client = Client(Gate(inside, Keyring(KEYS), local_only=True, log=lambda _, **line: logged.append(line)), None)
+    rows: list[tuple[int, list[tuple[str, str]], str]] = [
+        (401, [], "localhost"),
+        (401, [("x-service-key", "wrong")], "localhost"),
+        (403, [("x-service-key", "key-of-reader")], "localhost"),
+        (403, [("x-service-key", "key-of-all")], "elsewhere"),
+        (400, [("x-api-key", "one"), ("x-api-key", "two")], "localhost"),
+    ]
+    for path in ("/api/v1/generate", "/v1/messages", "/v1/models", "/v1beta/models/m:generateContent", "/v1/nothing"):
+        for status, headers, host in rows:
+            response = await client.call("POST", path, headers=[*headers, ("x-request-id", "mine")], host=host)
+            [line] = logged
+            ids = (line["request_id"], line["client_request_id"])
+            assert (response.status, *ids) == (status, response.headers["x-gateway-request-id"], "mine")
+            logged.clear()
 
 
 @pytest.mark.parametrize("own", ["", "with blank", "x" * 129, "tab\there", "umläut", "a\x00b"])

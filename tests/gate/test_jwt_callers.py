@@ -74,6 +74,17 @@ async def test_a_token_is_verified_once_until_it_ends() -> None:
     assert "just expired" in assert_problem(await call(asked, "eyJ.c.d"), 401, "unauthorized")["detail"]
 
 
+async def test_the_error_of_a_verification_that_fails_has_both_ids_of_the_request() -> None:
+    asked, logged = Asked(), list[dict[str, Any]]()
+    asked.is_away = True
+    gate = Gate(inside, Keyring(KEYS, tokens=asked.callers), local_only=True, log=lambda _, **line: logged.append(line))
+    for token in ("eyJ.a.b", f"eyJ.{'a' * MOST_BYTES}.b"):
+        response = await Client(gate, token).call("POST", GENERATE, {}, headers={"x-request-id": "mine"})
+        line = logged.pop()
+        assert (response.json["request_id"], response.headers["x-request-id"]) == ("mine", "mine")
+        assert (line["client_request_id"], line["request_id"]) == ("mine", response.headers["x-gateway-request-id"])
+
+
 async def test_a_refused_token_is_asked_about_again_after_seconds_only() -> None:
     asked = Asked()
     asked.verdicts["eyJ.a.b"] = Verdict(problem="The token names no team.", status=403)

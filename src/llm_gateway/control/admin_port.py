@@ -17,13 +17,13 @@ from llm_gateway.domain.explanation import EXPLAIN_PATH
 from llm_gateway.error_format.responses import send_body
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import GatewayError, NotFound, Overloaded
-from llm_gateway.gate.authentication import DOCS_PATH, GENERATE_PATH, HOME_PATH, Gate, Keyring
+from llm_gateway.gate.authentication import DOCS_PATH, HOME_PATH, Gate, Keyring
 from llm_gateway.gate.body import MAX_BODY_BYTES
 from llm_gateway.gate.dashboard_limit import DashboardLimit
 from llm_gateway.gate.jwt_callers import TokenCallers
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.gate.reverse_proxy import ReverseProxy
-from llm_gateway.protocols.registry import MANAGEMENT_PREFIXES, VENDOR_PATH_PREFIXES
+from llm_gateway.protocols.registry import GENERATE_PATH, is_call
 from llm_gateway.server import Limits, Server, most_connections
 from llm_gateway.server.accepting import accept_new_connections
 from llm_gateway.settings import Settings
@@ -146,8 +146,7 @@ class ManagementOnly:
             NotFound: workers serve its path.
             Overloaded: too many requests are being served.
         """
-        is_vendors = path.startswith(VENDOR_PATH_PREFIXES) and not path.startswith(MANAGEMENT_PREFIXES)
-        if is_vendors or path in (GENERATE_PATH, EXPLAIN_PATH):
+        if is_call(path) or path == EXPLAIN_PATH:
             what = path if path in (GENERATE_PATH, EXPLAIN_PATH) else "What vendors' clients call"
             raise NotFound(f"{what} {PUBLIC_ONLY}")
         if self._count >= MOST_REQUESTS:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from starlette.types import Scope, Send
 
 from llm_gateway.error_format.browser_page import HEADERS, HTML, browser_page
 from llm_gateway.error_format.responses import JSON, error_headers, send_body, send_problem, shorten
 from llm_gateway.errors import GatewayError, Invalid
-from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, log_error
-from llm_gateway.protocols.registry import VENDOR_PATH_PREFIXES, protocol_of
+from llm_gateway.gate.request_context import GATEWAY_ID, REQUEST_CONTEXT, RequestContext, log_error
+from llm_gateway.protocols.registry import VENDOR_PATH_PREFIXES, is_call, protocol_of
 
 
-async def send_error(send: Send, scope: Scope, error: GatewayError, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
-    """Send and log an error of a request, in the format of its path, with `more` headers of this request.
+async def send_error(send: Send, scope: Scope, error: GatewayError) -> None:
+    """Send and log an error of a request, in the format of its path. The scope must have a `RequestContext`.
 
-    The scope must have a `RequestContext`.
+    For a call, it has the gateway's own id of the request, under which the log and the usage record have it.
     """
     path: str = scope["path"]
     context: RequestContext = scope[REQUEST_CONTEXT]
     echo = context.echo
+    more = [(GATEWAY_ID, context.request_id.encode())] if is_call(path) else []
     if not path.startswith(VENDOR_PATH_PREFIXES):
         log_error(scope, error, error.status)
         page = browser_page(scope, error)

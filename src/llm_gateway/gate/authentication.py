@@ -27,11 +27,10 @@ from llm_gateway.gate.jwt_callers import TokenCallers, UnverifiedToken, is_token
 from llm_gateway.gate.key_problem import explain
 from llm_gateway.gate.request_context import NOBODY, REQUEST_CONTEXT, Caller, Person, RequestContext
 from llm_gateway.gate.sign_in import SignInPage, send_sign_in
-from llm_gateway.protocols.registry import MANAGEMENT_PREFIXES, PROTOCOLS, VENDOR_PATH_PREFIXES, keys_in_query
+from llm_gateway.protocols.registry import PROTOCOLS, is_call, keys_in_query
 
 HOME_PATH = "/"
 OPEN_PATHS = frozenset({HOME_PATH, "/api/v1/health", "/healthz", "/readyz"})
-GENERATE_PATH = "/api/v1/generate"
 DOCS_PATH = "/docs"
 ME_PATH = "/api/v1/me"
 CONFIGURATION_PATH = "/api/v1/configuration"
@@ -182,7 +181,8 @@ class Gate:
             caller = self._identify(scope, headers)
             check_scope(caller, scope)
         except UnverifiedToken as found:
-            return self._verify(found.token, scope, receive, send)
+            context = RequestContext(NOBODY, request_id, client_request_id, echo, headers, self._log)
+            return self._verify(found.token, context, scope, receive, send)
         except GatewayError as error:
             scope[REQUEST_CONTEXT] = RequestContext(caller, request_id, client_request_id, echo, headers, self._log)
             page = self._sign_in_page if isinstance(error, Unauthorized) and _is_browser_at_docs(scope) else None
@@ -190,8 +190,8 @@ class Gate:
         scope[REQUEST_CONTEXT] = RequestContext(caller, request_id, client_request_id, echo, headers, self._log)
         return self._app(scope, receive, send)
 
-    async def _verify(self, token: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have a token verified that comes for the first time, then handle its request."""
+    async def _verify(self, token: bytes, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have a token verified that comes for the first time, then handle its request; `context` is for an error."""
         error: GatewayError | None = None
         try:
             if self._keyring.tokens is not None:
@@ -201,8 +201,7 @@ class Gate:
         if error is None:
             await self(scope, receive, send)
             return
-        request_id, headers = new_id(), dict(scope["headers"])
-        scope[REQUEST_CONTEXT] = RequestContext(NOBODY, request_id, None, request_id.encode(), headers, self._log)
+        scope[REQUEST_CONTEXT] = context
         await send_error(send, scope, error)
 
     def _identify(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
@@ -246,10 +245,10 @@ def check_scope(caller: Caller, scope: Scope) -> None:
     Raises:
         Forbidden: it lacks it.
     """
-    if "admin" in caller.scopes or _is_open(scope):
+    if "admin" in caller.scopes:
         return
     needed = scope_needed(scope["method"], scope["path"])
-    if needed is None or needed in caller.scopes:
+    if needed is None or needed in caller.scopes or _is_open(scope):
         return
     if needed == "read" and "own" in caller.scopes:
         if scope["path"] in OWN_PATHS or scope["path"].startswith(OWN_RECORD):
@@ -300,7 +299,7 @@ def _key_in_query(scope: Scope) -> bytes | None:
 
 def scope_needed(method: str, path: str) -> str | None:
     """Return the scope that this request requires: `call`, `read` or `admin`; None if any key may make it."""
-    if (path == GENERATE_PATH or path.startswith(VENDOR_PATH_PREFIXES)) and not path.startswith(MANAGEMENT_PREFIXES):
+    if is_call(path):
         return "call"
     if path == EXPLAIN_PATH:
         return "read"  # it is posted because it has a body

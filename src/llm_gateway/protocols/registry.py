@@ -46,6 +46,13 @@ VENDOR_PATH_PREFIXES = tuple(
 
 MANAGEMENT_PREFIXES = tuple(each.management_path for each in PROTOCOLS.values() if each.management_path is not None)
 """Starts of paths that the management API serves in the shape of a vendor's."""
+GENERATE_PATH = "/api/v1/generate"
+"""The path of the gateway's own protocol."""
+
+
+def is_call(path: str) -> bool:
+    """Return whether requests for the path are calls: of the gateway's own protocol, or anything below a vendor's."""
+    return (path == GENERATE_PATH or path.startswith(VENDOR_PATH_PREFIXES)) and not path.startswith(MANAGEMENT_PREFIXES)
 
 
 def field_name(protocol: str, field: str) -> str:

@@ -11,10 +11,16 @@ from llm_gateway.domain.explanation import EXPLAIN_PATH
 from llm_gateway.error_format.paths import LONGEST, closest_path, nothing_at, without_query
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import NotFound
-from llm_gateway.gate.authentication import GENERATE_PATH, ME_PATH, OPEN_PATHS
+from llm_gateway.gate.authentication import ME_PATH, OPEN_PATHS
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext
 from llm_gateway.protocols.descriptor import MODEL
-from llm_gateway.protocols.registry import MANAGEMENT_PREFIXES, PROTOCOLS, VENDOR_PATH_PREFIXES, protocol_of
+from llm_gateway.protocols.registry import (
+    GENERATE_PATH,
+    MANAGEMENT_PREFIXES,
+    PROTOCOLS,
+    VENDOR_PATH_PREFIXES,
+    protocol_of,
+)
 from llm_gateway.worker.endpoints.count_tokens import CountTokensEndpoint
 from llm_gateway.worker.endpoints.generate import GenerateEndpoint
 from llm_gateway.worker.endpoints.models import ModelsEndpoint

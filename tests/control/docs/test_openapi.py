@@ -16,8 +16,8 @@ from llm_gateway.domain.explanation import EXPLAIN_PATH
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.paths import MANAGEMENT_PATHS
 from llm_gateway.errors import Unauthorized
-from llm_gateway.gate.authentication import GENERATE_PATH, OPEN_PATHS
-from llm_gateway.protocols.registry import PROTOCOLS, VENDOR_PATH_PREFIXES
+from llm_gateway.gate.authentication import OPEN_PATHS
+from llm_gateway.protocols.registry import GENERATE_PATH, PROTOCOLS, VENDOR_PATH_PREFIXES
 from llm_gateway.server.shared_state import REFUSALS
 from tests.application.driver import READS_ONLY, Client, Response, assert_problem
 from tests.application.straight_line import LEAST as ASKED

@@ -27,9 +27,10 @@ from llm_gateway.control.management.query import refuses_parameters
 from llm_gateway.domain.explanation import EXPLAIN_PATH, ExplainBody, Explanation
 from llm_gateway.error_format.responses import PROBLEM, Problem
 from llm_gateway.errors import GatewayError
-from llm_gateway.gate.authentication import GENERATE_PATH, OPEN_PATHS, scope_needed
+from llm_gateway.gate.authentication import OPEN_PATHS, scope_needed
 from llm_gateway.gate.headers import TAGS_PATTERN
 from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody
+from llm_gateway.protocols.registry import GENERATE_PATH
 
 Document: TypeAlias = dict[str, Any]
 

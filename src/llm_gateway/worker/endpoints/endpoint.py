@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
@@ -12,7 +12,7 @@ from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import GatewayError, InternalError, MethodNotAllowed, Overloaded, WebSocketNotSupported
 from llm_gateway.gate.body import MAX_BODY_BYTES, ClientGone, read_body, refuse_compressed
 from llm_gateway.gate.in_flight import InFlight
-from llm_gateway.gate.request_context import GATEWAY_ID, REQUEST_CONTEXT, RequestContext, defect, log_defect
+from llm_gateway.gate.request_context import REQUEST_CONTEXT, RequestContext, defect, log_defect
 from llm_gateway.json_outline import Buffer
 from llm_gateway.worker.pipeline.usage_recorder import CancelledAndRecorded
 
@@ -26,12 +26,6 @@ def _wrong_method(context: RequestContext) -> GatewayError:
     if b"sec-websocket-key" in context.headers:
         return WebSocketNotSupported("This path does not support WebSocket: send the request by POST.")
     return MethodNotAllowed("This path accepts only POST.", allow=("POST",))
-
-
-def _refuse(send: Send, scope: Scope, error: GatewayError) -> Awaitable[None]:
-    """Send an error with the gateway's own id of the request, under which the log and the usage record have it."""
-    context: RequestContext = scope[REQUEST_CONTEXT]
-    return send_error(send, scope, error, ((GATEWAY_ID, context.request_id.encode()),))
 
 
 class Endpoint(ABC):
@@ -68,15 +62,15 @@ class Endpoint(ABC):
             finally:
                 in_flight.leave()
         except GatewayError as error:
-            await _refuse(send, scope, error)
+            await send_error(send, scope, error)
         except ClientGone:
             return
         except asyncio.CancelledError as cancelled:
             stopping = Overloaded("The gateway is stopping: send the request again.")
             stopping.is_recorded = isinstance(cancelled, CancelledAndRecorded)
-            await _refuse(send, scope, stopping)
+            await send_error(send, scope, stopping)
         except Exception as error:  # edge: a defect of the gateway is logged and answered with 500
-            await _refuse(send, scope, self.failed(context, error))
+            await send_error(send, scope, self.failed(context, error))
 
     def failed(self, context: RequestContext, error: Exception) -> InternalError:
         """Log a defect of the gateway, and return the error for the client."""

@@ -14,10 +14,10 @@ from llm_gateway.domain.request import Request
 from llm_gateway.error_format.json_problem import not_json
 from llm_gateway.error_format.responses import JSON, send_body
 from llm_gateway.errors import Invalid
-from llm_gateway.gate.authentication import GENERATE_PATH
 from llm_gateway.gate.in_flight import InFlight
 from llm_gateway.gate.request_context import REQUEST_CONTEXT, Caller, RequestContext
 from llm_gateway.json_outline import Buffer
+from llm_gateway.protocols.registry import GENERATE_PATH
 from llm_gateway.worker.endpoints.endpoint import Endpoint
 from llm_gateway.worker.pipeline.explanation import Explainer
 
