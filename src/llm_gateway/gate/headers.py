@@ -14,6 +14,7 @@ TAGS_PATTERN = rf"^{_TAG}(,{_TAG}){{0,{MAX_TAGS - 1}}}$"
 """Pattern of x-tags in the OpenAPI document. `tags` also accepts blanks around keys and values, and UTF-8 values."""
 _TAG_KEY = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_TAG_CHARACTERS}}}")
 _TAG_VALUE = re.compile(rf"[^,=\x00-\x1f\x7f]{{0,{MAX_TAG_CHARACTERS}}}")
+_NO_AGE = re.compile(rb"(?:^|[\s,])max-age=(?:0+|\"0+\")(?:$|[\s,])")  # either form: RFC 9111, section 5.2
 
 Headers = dict[bytes, bytes]
 
@@ -35,13 +36,17 @@ def deadline(headers: Headers, started: float, longest_s: float) -> float:
 
 
 def caching(headers: Headers) -> tuple[bool, bool]:
-    """Return (read the cache, store in the cache): `no-cache` turns the first off, `no-store` both."""
+    """Return (read the cache, store in the cache): `no-cache` and `max-age=0` turn the first off, `no-store` both.
+
+    `max-age=0` asks for an answer that is no older than 0 s (RFC 9111, section 5.2.1.1). Longer ones are ignored.
+    """
     cache_control = headers.get(b"cache-control")
     if cache_control is None:
         return True, True
     cache_control = cache_control.lower()
     keep = b"no-store" not in cache_control
-    return b"no-cache" not in cache_control and keep, keep
+    fresh_only = b"no-cache" in cache_control or (b"max-age" in cache_control and _NO_AGE.search(cache_control))
+    return keep and not fresh_only, keep
 
 
 def tags(headers: Headers) -> Tags:

@@ -32,6 +32,8 @@ def test_a_field_is_named_with_what_it_must_be() -> None:
         ({"name": "A b"}, "name must be 1 to 63 lower-case letters (a to z), digits, - and _, and begin with a letter"),
         ({"name": None}, "name must be text, not null."),
         ({"display_name": ""}, "display_name must not be empty."),
+        ({"display_name": " \u3000"}, "display_name must not be blank."),
+        ({"models": ["m", " "]}, "models.1 must not be blank."),
         ({"display_name": "a\nb"}, "display_name must not contain control characters, such as line breaks."),
         ({"display_name": "x" * 201}, "display_name must have at most 200 characters."),
         ({"api_key": ""}, "api_key must not be empty."),

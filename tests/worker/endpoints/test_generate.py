@@ -85,6 +85,7 @@ async def test_optional_fields_have_defaults(world: World) -> None:
         ("service", "s" * 256),
         ("task_type", "summary"),
         ("prompt", "\u0000 \U0001f600 \u2028"),
+        ("user_id", " x "),
         ("system", ""),
         ("system", "Be brief."),
         ("max_tokens", 1),
@@ -119,6 +120,9 @@ async def test_every_value_within_the_limits_is_accepted(world: World, field: st
         ("service", "a\u0000b"),
         ("task_type", ""),
         ("task_type", "\u0000"),
+        ("task_type", "\u0085"),
+        ("user_id", "  "),
+        ("service", "\u3000\t"),
         ("task_type", None),
         ("prompt", ""),
         ("prompt", None),
@@ -141,6 +145,9 @@ async def test_every_value_within_the_limits_is_accepted(world: World, field: st
         ("temperature", "0.7"),
         ("temperature", False),
         ("temperature", None),
+        ("stream", "yes"),
+        ("messages", []),
+        ("model", 1),
         ("json_mode", 1),
         ("json_mode", "true"),
         ("json_mode", None),
@@ -187,7 +194,7 @@ async def test_all_mistakes_are_named_at_once_with_what_was_meant(world: World) 
         "userId is not a field of this request. Did you mean user_id? "
         "promt is not a field of this request. Did you mean prompt? foo is not a field of this request. "
         "service must be text, not a whole number. max_tokens must be at most 8000. "
-        "stream must be true or false, not text. user_id is required. prompt is required."
+        "stream must be true or false or null, not text. user_id is required. prompt is required."
     )
 
 
@@ -346,7 +353,12 @@ async def test_large_malformed_tags_are_refused_quickly(world: World) -> None:
         ("no-store", False, False),
         ("max-age=0, no-store", False, False),
         ("no-cache, no-store", False, False),
+        ("max-age=0", False, True),
+        ("private, Max-Age=00 ,no-transform", False, True),
+        ('max-age="0"', False, True),
         ("max-age=60", True, True),
+        ("max-age=05", True, True),
+        ("x-max-age=0", True, True),
         ("", True, True),
     ],
 )

@@ -63,14 +63,14 @@ async def test_a_cached_answer_is_returned(caching: Caching) -> None:
 
 FORMS: dict[str, dict[str, Any]] = {
     "prompt": {"prompt": "Hi"},
-    "messages": {"prompt": msgspec.UNSET, "messages": [{"role": "user", "content": "Hi"}]},
+    "messages": {"prompt": None, "messages": [{"role": "user", "content": "Hi"}]},
     "messages in parts": {
-        "prompt": msgspec.UNSET,
+        "prompt": None,
         "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
     },
     "a stream of the prompt": {"prompt": "Hi", "stream": True},
     "a stream of the messages": {
-        "prompt": msgspec.UNSET,
+        "prompt": None,
         "messages": [{"role": "user", "content": "Hi"}],
         "stream": True,
     },

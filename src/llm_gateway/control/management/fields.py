@@ -8,7 +8,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+
+from llm_gateway.protocols.generate import LABEL_PATTERN
 
 STRICT = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 """Model configuration of request bodies: reject unknown fields, convert no types, quote no input in errors."""
@@ -21,11 +23,38 @@ def _whole(value: Any) -> Any:
 
 WHOLE = BeforeValidator(_whole)
 """Annotation of integer fields. It must follow the limits: pydantic takes the JSON Schema from what precedes it."""
+
+
+def _not_blank(text: str) -> str:
+    """Return the text; a blank one cannot be told from none where it is shown.
+
+    Raises:
+        ValueError: it is blank.
+    """
+    if text.isspace():
+        raise ValueError("must not be blank")
+    return text
+
+
 Label = Annotated[
-    str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]*$", description="1 to 256 characters, none of them NUL")
+    str,
+    Field(
+        min_length=1,
+        max_length=256,
+        pattern=r"^[^\x00]*$",
+        json_schema_extra={"pattern": LABEL_PATTERN},
+        description="1 to 256 characters, none of them NUL, not all of them blanks",
+    ),
+    AfterValidator(_not_blank),
 ]
 """A customer's or service's name, with the same limits as in POST /generate."""
-Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+TEXT_PATTERN = r"^[^\x00-\x1f\x7f]*[^\x00-\x1f\x7f\s][^\x00-\x1f\x7f]*$"
+"""Pattern of text that is not blank and without control characters, for the OpenAPI document."""
+Text = Annotated[
+    str,
+    Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$", json_schema_extra={"pattern": TEXT_PATTERN}),
+    AfterValidator(_not_blank),
+]
 Id = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
 Reference = Annotated[str, Field(pattern="^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$")]
 """An id in a request's body or query. Those of paths need no pattern: what is no id gets 404."""

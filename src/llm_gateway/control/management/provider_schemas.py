@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic.config import JsonDict
 
 from llm_gateway.control.management import base_url as base_urls
-from llm_gateway.control.management.fields import STRICT, WHOLE, Id, Text, Timestamp
+from llm_gateway.control.management.fields import STRICT, TEXT_PATTERN, WHOLE, Id, Text, Timestamp
 from llm_gateway.providers.prices import KINDS as PRICE_KINDS
 from llm_gateway.providers.prices import MAX_USD_PER_MILLION
 from llm_gateway.providers.registry import DIALECTS, all_protocols
@@ -160,7 +160,7 @@ Protocols = Annotated[
     ),
 ]
 
-NAME_SCHEMA: JsonDict = {"minLength": 1, "maxLength": 200, "pattern": r"^[^\x00-\x1f\x7f]*$"}
+NAME_SCHEMA: JsonDict = {"minLength": 1, "maxLength": 200, "pattern": TEXT_PATTERN}
 """The limits of `Text`, for JSON Schemas that pydantic does not derive."""
 MAX_ALIASES = 100
 MAX_TOKENS = 1_000_000_000

@@ -6,10 +6,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import Request
 
-from llm_gateway.error_format.validation import MOST_ERRORS
-from llm_gateway.errors import Invalid
+from llm_gateway.error_format.query_parameters import check_parameters
 from llm_gateway.gate.authentication import OPEN_PATHS
-from llm_gateway.suggestions import if_meant
 
 STRICT_PREFIX = "/api/v1/"
 
@@ -32,21 +30,7 @@ async def known_parameters(request: Request) -> None:
         return
     route = request.scope.get("route")
     known = _parameters(route) if isinstance(route, APIRoute) else set()
-    mistakes, seen = [], set()
-    for name, _ in request.query_params.multi_items():
-        if name not in known and name not in seen:
-            takes = f"takes only {', '.join(sorted(known))}" if known else "takes none"
-            sentence = f"{name} is not a query parameter of this path, which {takes}.{if_meant(name, known)}"
-            mistakes.append(Invalid(sentence, loc=("query", name), kind="extra"))
-        elif name in seen:
-            mistakes.append(
-                Invalid(f"The query parameter {name} is repeated: send it once.", loc=("query", name), kind="repeated")
-            )
-        seen.add(name)
-        if len(mistakes) == MOST_ERRORS:
-            break
-    if mistakes:
-        raise Invalid.all_of(mistakes)
+    check_parameters(request.query_params.multi_items(), known)
 
 
 def _parameters(route: APIRoute) -> set[str]:

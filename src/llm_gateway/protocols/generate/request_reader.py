@@ -15,7 +15,9 @@ from llm_gateway.protocols.openai_chat import read_request
 
 WITHOUT_NUL = {"pattern": r"^[^\x00]*$"}
 """JSON schema of text without NUL, for the OpenAPI document. The endpoint checks it: a pattern slows down decoding."""
-Label = Annotated[str, msgspec.Meta(min_length=1, max_length=256, extra_json_schema=WITHOUT_NUL)]
+LABEL_PATTERN = r"^[^\x00]*[^\x00\s][^\x00]*$"
+"""Pattern of text that is not blank and without NUL, for the OpenAPI document; it is checked in the same way."""
+Label = Annotated[str, msgspec.Meta(min_length=1, max_length=256, extra_json_schema={"pattern": LABEL_PATTERN})]
 """A value that usage is grouped by; the limit in characters bounds the size of usage records."""
 ModelName = Annotated[str, msgspec.Meta(min_length=1, max_length=512, extra_json_schema=WITHOUT_NUL)]
 
@@ -24,12 +26,13 @@ class GenerateBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """The fields of the request, with their ranges.
 
     `model`, `messages` and `stream` are additions to the API reference. `messages` has the format of OpenAI's chat
-    completions. `prompt` is appended as the last user message; it is required if there are no `messages`.
+    completions. `prompt` is appended as the last user message; it is required if there are no `messages`. Null means
+    that one of these four is absent.
     """
 
     user_id: Label
     service: Label
-    prompt: Annotated[str, msgspec.Meta(min_length=1)] | msgspec.UnsetType = msgspec.UNSET
+    prompt: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     task_type: Label = "general"
     system: str = ""
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=8000)] = 1000
@@ -37,7 +40,7 @@ class GenerateBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     json_mode: bool = False
     model: ModelName | None = None
     messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)] | None = None
-    stream: bool = False
+    stream: bool | None = False
 
 
 def client_request_of(body: GenerateBody) -> ClientRequest:
@@ -50,7 +53,7 @@ def client_request_of(body: GenerateBody) -> ClientRequest:
     turns = [] if body.messages is None else _turns(body.messages)
     if body.system:
         turns.insert(0, Turn(role="system", parts=[Text(text=body.system)]))
-    if body.prompt is not msgspec.UNSET:
+    if body.prompt is not None:
         turns.append(Turn(role="user", parts=[Text(text=body.prompt)]))
     return ClientRequest.of(
         Conversation(
@@ -73,6 +76,6 @@ def _turns(messages: list[dict[str, Any]]) -> list[Turn]:
 
 def input_length(body: GenerateBody) -> int:
     """Return the number of ASCII characters that have as many tokens as the input (`token_estimate.py`)."""
-    of_prompt = 0 if body.prompt is msgspec.UNSET else equivalent_length(body.prompt)
+    of_prompt = 0 if body.prompt is None else equivalent_length(body.prompt)
     of_messages = 0 if body.messages is None else equivalent_length_of({"messages": body.messages}, ("messages",))
     return of_prompt + equivalent_length(body.system) + of_messages

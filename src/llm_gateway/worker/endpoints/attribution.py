@@ -66,13 +66,13 @@ def session_in(headers: Headers) -> str | None:
 
 
 def find_text(document: dict[str, Any], fields: tuple[tuple[str, ...], ...]) -> str | None:
-    """Return the text of the first of `fields` (paths of keys) that holds one and can be a label, None without one."""
+    """Return the text of the first of `fields` (paths of keys) that can be a label, None without one."""
     for path in fields:
         found = document.get(path[0])
         if found is None:
             continue
         for name in path[1:]:
             found = found.get(name) if isinstance(found, dict) else None
-        if isinstance(found, str) and found and len(found) <= MAX_LABEL_CHARACTERS and "\0" not in found:
+        if isinstance(found, str) and len(found) <= MAX_LABEL_CHARACTERS and "\0" not in found and found.strip():
             return found
     return None

@@ -12,6 +12,7 @@ from llm_gateway.domain.client_presence import ClientPresence
 from llm_gateway.domain.explanation import ExplainBody
 from llm_gateway.domain.request import Request
 from llm_gateway.error_format.json_problem import not_json
+from llm_gateway.error_format.query_parameters import refuse_parameters
 from llm_gateway.error_format.responses import JSON, send_body
 from llm_gateway.errors import Invalid
 from llm_gateway.gate.in_flight import InFlight
@@ -57,6 +58,7 @@ class ExplainEndpoint(Endpoint):
         Raises:
             GatewayError: what the request itself would get before it is sent to a provider.
         """
+        refuse_parameters(scope["query_string"])
         asked = self._decoded(bytes(body))
         context: RequestContext = scope[REQUEST_CONTEXT]
         explained = self._scope(scope, asked, context)

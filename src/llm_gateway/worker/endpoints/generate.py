@@ -19,6 +19,7 @@ from llm_gateway.domain.request import Request
 from llm_gateway.domain.trace_context import read_trace_context
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.error_format.json_problem import not_an_object, not_json
+from llm_gateway.error_format.query_parameters import refuse_parameters
 from llm_gateway.error_format.responses import JSON, Headers, problem_of, send_body, send_pieces
 from llm_gateway.error_format.validation import all_invalid
 from llm_gateway.errors import GatewayError, Invalid
@@ -68,6 +69,8 @@ class GenerateEndpoint(Endpoint):
             GatewayError: as `Gateway.generate` and `Gateway.stream`; 400 or 422 for a body that cannot be read.
         """
         started = time.monotonic()
+        if scope["query_string"]:
+            refuse_parameters(scope["query_string"])
         held: HeldTexts | None = None
         if len(body) > SMALL_BYTES:
             outline = await checked_outline(body, most_bytes=MOST_OUTLINE_BYTES, most_values=MOST_OUTLINE_VALUES)
@@ -95,6 +98,7 @@ class GenerateEndpoint(Endpoint):
         Raises:
             GatewayError: 400 or 422 for a body that cannot be read.
         """
+        refuse_parameters(scope["query_string"])
         return self._request(scope[REQUEST_CONTEXT], self._decoded(body), time.monotonic(), presence, None)
 
     def _encoded(self, answer: Answer, started: float) -> bytes:
@@ -119,9 +123,12 @@ class GenerateEndpoint(Endpoint):
             decoded = self._decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             decoded = _decoded_with_integral_float(body)
-        if "\0" in f"{decoded.user_id}{decoded.service}{decoded.task_type}{decoded.model}":
+        user_id, service, task_type, model = decoded.user_id, decoded.service, decoded.task_type, decoded.model
+        if user_id.isspace() or service.isspace() or task_type.isspace():
+            raise _blank(decoded)
+        if "\0" in user_id or "\0" in service or "\0" in task_type or (model is not None and "\0" in model):
             raise _with_nul(decoded)
-        if decoded.prompt is msgspec.UNSET and decoded.messages is None:
+        if decoded.prompt is None and decoded.messages is None:
             raise _without_prompt()
         return decoded
 
@@ -160,7 +167,7 @@ class GenerateEndpoint(Endpoint):
             use_cache=use_cache,
             store_in_cache=store_in_cache,
             input_length=length,
-            stream=body.stream,
+            stream=body.stream or False,
             session=session_in(headers),
             agent=agent_of(headers.get(b"user-agent")),
             beginning=partial(beginning, body),
@@ -216,8 +223,7 @@ class GenerateEventWriter:
 
 def beginning(body: GenerateBody) -> str:
     """Return the start of the conversation, which stands for the session of a request without one."""
-    prompt = "" if body.prompt is msgspec.UNSET else body.prompt
-    document = {"system": body.system, "messages": body.messages or [{"role": "user", "content": prompt}]}
+    document = {"system": body.system, "messages": body.messages or [{"role": "user", "content": body.prompt or ""}]}
     return beginning_of(document, ("system", "messages"))
 
 
@@ -244,8 +250,14 @@ def _decoded_with_integral_float(body: bytes) -> GenerateBody:
     try:
         return msgspec.convert(fields, GenerateBody)
     except msgspec.ValidationError as error:
-        has_prompt = "prompt" in fields or "messages" in fields
+        has_prompt = fields.get("prompt") is not None or fields.get("messages") is not None
         raise all_invalid(fields, GenerateBody, error, () if has_prompt else (_without_prompt(),)) from None
+
+
+def _blank(body: GenerateBody) -> Invalid:
+    labels = {"user_id": body.user_id, "service": body.service, "task_type": body.task_type}
+    name = next(name for name, label in labels.items() if label.isspace())
+    return Invalid(f"{name} must not be blank.", loc=("body", name))
 
 
 def _with_nul(body: GenerateBody) -> Invalid:
