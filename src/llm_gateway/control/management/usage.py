@@ -17,14 +17,16 @@ from llm_gateway.control.management.router import Router
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.store.rollups import Totals
 
-_DIGITS = re.compile(r"[0-9]{1,9}")
+_DIGITS = re.compile(r"-?[0-9]{1,9}")
 
 
 def digits(value: Any) -> Any:
     """Reject integers that are not plain digits; pydantic's conversion would accept "1_0" and "1.0" too.
 
+    A negative one passes, so that the field's own bound says what it must be.
+
     Raises:
-        ValueError: the value is not 1 to 9 digits.
+        ValueError: the value is not 1 to 9 digits, with or without a minus.
     """
     if isinstance(value, str) and not _DIGITS.fullmatch(value):
         raise ValueError("must be a whole number of at most 9 digits, such as 30")
