@@ -29,7 +29,9 @@ async def test_a_key_that_may_only_make_calls_sees_its_own_page_and_no_other(sta
     async with start(trusted_proxies="127.0.0.1", root_path="/llm") as app:
         admin = Client(app)
         await created(admin, base_url=mock.base_url, models=["m"])
-        secret = (await admin.call("POST", "/api/v1/keys", KEY)).json["secret"]
+        made = await admin.call("POST", "/api/v1/keys", KEY)
+        assert made.headers["location"] == f"/llm/api/v1/keys/{made.json['id']}"
+        secret = made.json["secret"]
         await admin.call("POST", "/api/v1/budgets", {"name": CANARY, "limit_requests": 100, "mode": "soft"})
         for key, customer in ((secret, CANARY), ("dev-gateway-key", "somebody-else")):
             body = {"user_id": customer, "service": "shop", "prompt": "Hello", "model": "m"}

@@ -32,7 +32,7 @@ CHANGES = frozenset({"PATCH", "DELETE"})
 
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:_-]{0,251}[A-Za-z0-9])?")
-_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+_NAME = re.compile(r"(?!\s*$)[^\x00-\x1f\x7f]{1,200}")
 
 
 class Sample:

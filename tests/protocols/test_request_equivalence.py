@@ -209,7 +209,7 @@ KINDS = pytest.mark.parametrize(
 def test_generate_sends_the_same_call_for_a_prompt_for_messages_and_for_a_stream(
     kind: str, model: str, question: Question
 ) -> None:
-    calls = [sent(client_request_of(body), kind, model, stream=body.stream) for body in bodies(question)]
+    calls = [sent(client_request_of(body), kind, model, stream=body.stream or False) for body in bodies(question)]
 
     assert all(call == calls[0] for call in calls)
 

@@ -122,6 +122,8 @@ async def test_every_management_write_leaves_an_entry_of_who_made_it(
             assert response.status < 300, response.body
             if step.filled:
                 ids[step.filled] = response.json["id"]
+            created = f"{path}/{response.json['id']}" if response.status == 201 else None
+            assert response.headers.get("location") == created, step
             entry = await newest(ann)
             assert (entry["action"], entry["number"] > number) == (step.action, True), step
             assert (entry["actor"]["name"], entry["actor"]["address"]) == ("ann", "203.0.113.7")

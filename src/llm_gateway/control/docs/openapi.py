@@ -14,7 +14,9 @@ from starlette.routing import BaseRoute
 
 from llm_gateway.control.docs.explain_path import explain_operation
 from llm_gateway.control.docs.protocol_paths import (
+    BUDGET_HEADERS,
     PROVIDER_HEADERS,
+    ROUTE,
     WAITING,
     header_key_requirements,
     header_references,
@@ -73,6 +75,8 @@ SECURITY_SCHEMES = {
 KEYS: list[dict[str, list[str]]] = [{"ServiceKey": []}, {"Bearer": []}, *header_key_requirements()]
 ANYWHERE = (400, 408, 413, 431, 500, 503)
 """Error statuses that any request can get, those of the HTTP server included."""
+WITH_BODY = (415,)
+"""Error statuses that any request with a body can get."""
 SERVER_ERRORS = {
     408: ("request_timeout", "Request timeout", "The request did not arrive in time: send it again, without pauses."),
     431: ("headers_too_large", "Headers too large", "The request line and headers are too large: send less of them."),
@@ -85,6 +89,10 @@ RATE_LIMITS = {
     "reset": "The reset of the limit of",
 }
 """Meanings of the x-ratelimit-* headers."""
+STREAM = (
+    "With `stream`: events `delta`, each with a `text`; then `result`, with the other fields of the answer, or "
+    "`error`, with a problem."
+)
 HEADERS: dict[str, Document] = {
     "x-request-id": {
         "description": "Yours if you sent one, else the gateway's.",
@@ -94,6 +102,11 @@ HEADERS: dict[str, Document] = {
     "x-gateway-request-id": {
         "description": "The gateway's own id of the request, with all responses to calls: that of its usage record.",
         "schema": {"type": "string", "format": "uuid"},
+    },
+    "location": {
+        "description": "The path of what was created.",
+        "required": True,
+        "schema": {"type": "string", "format": "uri-reference"},
     },
     "x-should-retry": {
         "description": "True if the same request can succeed later.",
@@ -126,6 +139,27 @@ HEADERS: dict[str, Document] = {
     "x-gateway-queued-ms": {
         "description": "Milliseconds that the request waited for a rate limit; absent if it did not.",
         "schema": {"type": "integer", "minimum": 1},
+    },
+    "x-gateway-model": {"description": "The configured name of the model that answered.", "schema": {"type": "string"}},
+    "x-gateway-cache": {
+        "description": "Whether the gateway's cache answered; not with a stream.",
+        "schema": {"enum": ["hit", "miss"]},
+    },
+    "x-gateway-cost-usd": {
+        "description": "The cost of the answer in US dollars; not with a stream.",
+        "schema": {"type": "string", "pattern": "^[0-9]+[.][0-9]{9}$"},
+    },
+    "x-gateway-dropped": {
+        "description": "Fields of the request that the provider did not get.",
+        "schema": {"type": "string"},
+    },
+    "x-gateway-budget": {
+        "description": "The budget that has the least left, what that is, and when it begins anew.",
+        "schema": {"type": "string", "examples": ["core-monthly; remaining=12.31; resets=2026-12-01T00:00:00+01:00"]},
+    },
+    "x-gateway-budget-warning": {
+        "description": "A soft budget that is exceeded.",
+        "schema": {"type": "string", "examples": ["core-monthly; spent=101.20; limit=100.00"]},
     },
     "www-authenticate": {
         "description": "The accepted authentication schemes.",
@@ -160,7 +194,7 @@ MESSAGE: Document = {
 """A message of chat completions in its simplest forms. The endpoint accepts the other forms of that protocol, too."""
 ASKS: Document = {
     "anyOf": [
-        {"required": ["prompt"]},
+        {"required": ["prompt"], "properties": {"prompt": {"type": "string"}}},
         {"required": ["messages"], "properties": {"messages": {"type": "array", "items": MESSAGE}}},
     ]
 }
@@ -207,7 +241,8 @@ def openapi_document(routes: Sequence[BaseRoute], version: str, root_path: str =
     answered = document["paths"][GENERATE_PATH]["post"]["responses"]["200"]
     limits = [name for name in HEADERS if name.startswith("x-ratelimit-")]
     answered["headers"] |= header_references(
-        "x-gateway-request-id", "x-gateway-provider", "x-gateway-route", "x-gateway-queued-ms", *limits
+        *("x-gateway-request-id", "x-gateway-provider", "x-gateway-route", "x-gateway-queued-ms", *limits),
+        *BUDGET_HEADERS,
     )
     document["paths"] |= protocol_paths(KEYS)
     schemas.update(protocol_schemas())
@@ -219,7 +254,8 @@ def _complete(path: str, method: str, operation: Document) -> None:
     responses = operation["responses"]
     if "content" in responses.get("422", {}):  # FastAPI's default; routes that have it declare it without content
         del responses["422"]
-    errors = {*ANYWHERE, *(int(status) for status in responses if status >= "400")}
+    errors = {*ANYWHERE, *WITH_BODY} if "requestBody" in operation else {*ANYWHERE}
+    errors |= {*(int(status) for status in responses if status >= "400")}
     if path in OPEN_PATHS:
         operation["security"] = []
         errors.add(403)  # the host
@@ -231,7 +267,7 @@ def _complete(path: str, method: str, operation: Document) -> None:
         operation["description"] = "\n\n".join(filter(None, (operation.get("description"), needs)))
     for status, response in responses.items():
         if status < "400":
-            response["headers"] = header_references("x-request-id")
+            response["headers"] = header_references("x-request-id", *(["location"] if status == "201" else ()))
             response["description"] = response["description"].replace("Successful Response", "Done.")
     for error in errors:
         responses[str(error)] = {"$ref": f"#/components/responses/{_response_name(error)}"}
@@ -300,7 +336,8 @@ def _example(status: int, code: str, title: str, detail: str) -> Document:
 def _if_known() -> Document:
     """Return the descriptions of the headers of a provider that an error has if they are known."""
     found = {
-        f"{name}-if-known": {key: HEADERS[name][key] for key in ("description", "schema")} for name in PROVIDER_HEADERS
+        f"{name}-if-known": {key: HEADERS[name][key] for key in ("description", "schema")}
+        for name in (*PROVIDER_HEADERS, ROUTE)
     }
     found["x-gateway-provider-if-known"]["description"] = "The provider that answered, also with an error."
     return found
@@ -324,7 +361,7 @@ def _generate() -> Document:
                 "Up to 10 labels for the usage record: `key=value,…`, up to 64 characters each. Values may be UTF-8.",
                 {"pattern": TAGS_PATTERN, "examples": ["team=search,stage=beta"]},
             ),
-            _header("cache-control", "`no-cache`: skip the cache; `no-store`: neither read nor fill it.", {}),
+            _header("cache-control", "`no-cache`, `max-age=0`: skip the cache; `no-store`: nor fill it.", {}),
         ],
         "requestBody": {
             "required": True,
@@ -340,7 +377,10 @@ def _generate() -> Document:
         "responses": {
             "200": {
                 "description": "The answer.",
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/GenerateAnswer"}}},
+                "content": {
+                    "application/json": {"schema": {"$ref": "#/components/schemas/GenerateAnswer"}},
+                    "text/event-stream": {"schema": {"type": "string", "description": STREAM}},
+                },
             },
             **{str(status): {} for status in (404, 422, 429, 502, 503, 504)},
         },

@@ -20,6 +20,7 @@ ERRORS = {
     403: "The key lacks the scope `call`, the host is not allowed, or a provider flagged the input.",
     404: "No enabled provider lists the model; the message names the available ones.",
     413: "The request body is larger than 32 MiB, or holds more than 200,000 values.",
+    415: "The request body is compressed.",
     422: "A provider rejected the request.",
     429: "All providers that could serve the request are at their rate limit, or a budget has no room for it.",
     500: "A defect of the gateway.",
@@ -30,7 +31,7 @@ ERRORS = {
 SERVER_STATUSES = (408, 431)
 WAITING = (429, 503)
 """Statuses with the headers that say how long to wait."""
-OWN_STATUSES = (401, 500)
+OWN_STATUSES = (401, 415, 500)
 """Statuses of errors that no provider is involved in."""
 PROVIDER_HEADERS = (
     "x-gateway-provider",
@@ -38,6 +39,10 @@ PROVIDER_HEADERS = (
     *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
 )
 """Headers that name a provider and tell its limits. Errors have those that are known."""
+ROUTE = "x-gateway-route"
+BUDGET_HEADERS = ("x-gateway-budget", "x-gateway-budget-warning")
+ANSWER_HEADERS = ("x-gateway-model", "x-gateway-cache", "x-gateway-cost-usd", "x-gateway-dropped", *BUDGET_HEADERS)
+"""Headers of answers in a vendor's protocol, which has no fields for them."""
 STREAMED = "With `stream: true` the response is a stream of the vendor's own events."
 MODEL_TEXT = "A model's name, `provider/model`, or `auto` for the gateway's own routing."
 NEEDS = "Needs a key with the scope `call` or `admin`."
@@ -143,7 +148,9 @@ def _answer(content: Document) -> Document:
     """Return the response of a call. A stream lacks the headers if its head had to be sent before they were known."""
     return {
         "description": "The answer.",
-        "headers": header_references("x-gateway-request-id") | headers_if_known(),
+        "headers": header_references("x-gateway-request-id", *ANSWER_HEADERS)
+        | headers_if_known()
+        | {ROUTE: {"$ref": f"#/components/headers/{ROUTE}-if-known"}},
         "content": content,
     }
 

@@ -62,6 +62,7 @@ def build_management(
     `pending` returns the workers that do not apply the newest configuration yet. A proxy serves all at `root_path`.
     """
     app = FastAPI(openapi_url=None, redirect_slashes=False)
+    app.state.root_path = root_path  # for addresses in responses
     routes: list[APIRoute] = []
     document = cache(lambda: msgspec.json.encode(openapi_document(app.routes, __version__, root_path)))
     for router in (*routers, docs_router(document)):

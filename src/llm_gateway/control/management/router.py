@@ -1,17 +1,31 @@
-"""Router of the management API, whose routes FastAPI analyses when their first request comes."""
+"""Router of the management API, whose routes FastAPI analyses when their first request comes.
+
+The response to the creation of something has its address in the header `Location` (RFC 9110, section 15.3.2).
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Depends
 from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import compile_path
 
 from llm_gateway.control.management.query import known_parameters
+
+CREATED = 201
+
+
+class Made(msgspec.Struct):
+    """The one field that the representations of all things have that are created."""
+
+    id: str
 
 
 class Router(APIRouter):
@@ -41,6 +55,21 @@ class DeferredRoute(APIRoute):
         self.path_regex, self.path_format, self.param_convertors = compile_path(path)
         self.methods = set(options["methods"])
         self.name = endpoint.__name__
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return FastAPI's handler of requests; for a creation, it adds `Location` to the response."""
+        handle = super().get_route_handler()
+        if self.status_code != CREATED:
+            return handle
+
+        async def create(request: Request) -> Response:
+            response = await handle(request)
+            made = msgspec.json.decode(response.body, type=Made)
+            root = getattr(request.app.state, "root_path", "")
+            response.headers["location"] = f"{root}{request.scope['path']}/{made.id}"
+            return response
+
+        return create
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute that is not known yet."""
