@@ -53,13 +53,19 @@ class TestCredentials:
         ):
             error(answer, 401, "UNAUTHENTICATED")
 
-    def test_two_different_keys_are_rejected(self, gateway: GatewayProcess) -> None:
+    def test_two_different_keys_are_rejected_unless_one_comes_first(self, gateway: GatewayProcess) -> None:
+        path = "/v1beta/models/auto:countTokens"
         for answer in (
-            post(gateway, f"generateContent?key={WRONG}"),
-            gateway.call("POST", f"/v1beta/models/auto:countTokens?key={KEY}&key={WRONG}", ASKED, key=None),
-            gateway.call("GET", "/v1beta/models", x_goog_api_key=WRONG),
+            gateway.call("POST", f"{path}?key={WRONG}", ASKED, key=None, x_goog_api_key=KEY),
+            gateway.call("POST", f"{path}?key={KEY}&key={WRONG}", ASKED, key=None),
+            gateway.call("GET", "/v1beta/models", key=None, x_goog_api_key=KEY, authorization=f"Bearer {WRONG}"),
         ):
             assert "two different keys" in error(answer, 400, "INVALID_ARGUMENT")["message"]
+        for answer in (
+            gateway.call("GET", f"/v1beta/models?key={WRONG}"),
+            gateway.call("GET", "/v1beta/models", x_goog_api_key=WRONG),
+        ):
+            assert answer.status == 200, "X-Service-Key comes first"
         assert gateway.call("GET", f"/v1beta/models?key={KEY}").status == 200
 
     def test_a_key_in_the_query_of_other_paths_is_ignored(self, gateway: GatewayProcess) -> None:

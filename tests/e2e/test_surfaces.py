@@ -21,6 +21,8 @@ TEXT = "The capital is Paris. It is a large town."
 PLACE = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 ASKED = {"city": "Paris"}
 FRESH = {"cache-control": "no-cache"}
+DUMMIES = {"Authorization": "Bearer unused", "x-api-key": "unused", "x-goog-api-key": "unused"}
+"""What the SDKs send if somebody gives them no key of the gateway, since they cannot be made without one."""
 
 
 class Chat:
@@ -297,7 +299,7 @@ def test_a_model_is_requested_by_its_name_or_provider(
 
 @SURFACES
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_headers_name_the_billed_customer_and_service(
+def test_headers_name_the_key_and_the_billed_customer_and_service(
     gateway: GatewayProcess, llmock: LLMock, surface: Callable[[GatewayProcess], Client], stream: bool
 ) -> None:
     configure(gateway, llmock, "openai")
@@ -305,6 +307,7 @@ def test_headers_name_the_billed_customer_and_service(
     client = surface(gateway)
     who = f"{surface.__name__}-{stream}"
     headers = {"x-user-id": f"customer-{who}", "x-service-name": f"shop-{who}", "x-task-type": "summary"}
+    headers |= DUMMIES | {"X-Service-Key": KEY}
 
     (client.stream if stream else client.text)(extra_headers=headers)
 

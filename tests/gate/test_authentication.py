@@ -164,16 +164,40 @@ async def test_all_unknown_keys_get_the_same_sentence(gate: Client) -> None:
     [
         [("x-service-key", "key-of-all"), ("x-api-key", "key-of-caller")],
         [("x-service-key", "key-of-all"), ("x-service-key", "key-of-caller")],
-        [("authorization", "Bearer wrong"), ("x-service-key", "key-of-all")],
+        [("x-service-key", "key-of-all"), ("x-service-key", "wrong"), ("x-api-key", "wrong")],
+        [("x-service-key", "wrong"), ("authorization", "Bearer key-of-all")],
+        [("x-service-key", ""), ("x-api-key", "key-of-all"), ("x-goog-api-key", "wrong")],
         [("authorization", "Bearer first-key"), ("authorization", "Bearer second-key")],
-        [("x-api-key", "guess-one"), ("x-service-key", "guess-two")],
+        [("authorization", "Bearer key-of-all"), ("x-api-key", "wrong")],
     ],
 )
-async def test_two_different_keys_are_rejected(gate: Client, headers: list[tuple[str, str]]) -> None:
+async def test_two_different_keys_are_rejected_unless_one_comes_first(
+    gate: Client, headers: list[tuple[str, str]]
+) -> None:
     response = await gate.call("GET", "/anything", headers=headers)
     assert_problem(response, 400, "bad_request")
     for _, value in headers:
         assert len(value) < 4 or value.removeprefix("Bearer ") not in response.body.decode()
+
+
+FOREIGN = ["unused", "sk-of-a-vendor", "eyJhbGciOiJFUzI1NiJ9.e30.c2ln", "key-of-all"]
+"""Values of other credential headers: what SDKs insist on, what proxies add, and the same key once more."""
+
+
+async def test_the_gateways_own_header_comes_before_those_of_vendors_and_proxies(gate: Client) -> None:
+    """Every path, the vendors' SDKs' among them: their dummy keys and a mesh's tokens are not for the gateway."""
+    gemini = "/v1beta/models/m:generateContent"
+    for path in (
+        *("/api/v1/generate", "/api/v1/providers", "/metrics", "/nothing", "/v1/chat/completions", "/v1/responses"),
+        *("/v1/messages", "/v1/models", gemini, f"{gemini}?key=other"),
+    ):
+        for value in FOREIGN:
+            others = [("authorization", f"Bearer {value}"), ("x-api-key", value), ("x-goog-api-key", value)]
+            for headers in ([("x-service-key", "key-of-all"), *others], [*others, ("x-service-key", "key-of-all")]):
+                response = await gate.call("POST", path, headers=headers)
+                assert (response.status, response.body) == (200, b"all"), (path, headers)
+                wrong = [(name, "wrong" if name == "x-service-key" else "unused") for name, _ in headers]
+                assert (await gate.call("POST", path, headers=wrong)).status == 401
 
 
 @pytest.mark.parametrize("path", ["/docs", "/docs/swagger-ui.css", "/openapi.json", "/api/v1/providers", "/metrics"])

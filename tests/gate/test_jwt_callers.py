@@ -85,6 +85,15 @@ async def test_the_error_of_a_verification_that_fails_has_both_ids_of_the_reques
         assert (line["client_request_id"], line["request_id"]) == ("mine", response.headers["x-gateway-request-id"])
 
 
+async def test_a_token_beside_a_service_key_is_not_asked_about() -> None:
+    """A mesh adds its users' tokens: the key in the gateway's own header decides, whatever the token is."""
+    asked = Asked()
+    gate = Gate(inside, Keyring(KEYS, tokens=asked.callers), local_only=True, log=ignore)
+    headers = {"authorization": "Bearer eyJ.a.b", "x-service-key": "key-of-ops"}
+    assert (await Client(gate, None).call("POST", GENERATE, {}, headers=headers)).json[0] == "ops"
+    assert asked.tokens == []
+
+
 async def test_a_refused_token_is_asked_about_again_after_seconds_only() -> None:
     asked = Asked()
     asked.verdicts["eyJ.a.b"] = Verdict(problem="The token names no team.", status=403)

@@ -24,7 +24,7 @@ from llm_gateway.error_format.browser_page import is_dashboard
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
 from llm_gateway.gate.jwt_callers import TokenCallers, UnverifiedToken, is_token
-from llm_gateway.gate.key_problem import explain
+from llm_gateway.gate.key_problem import SERVICE_KEY, explain
 from llm_gateway.gate.request_context import NOBODY, REQUEST_CONTEXT, Caller, Person, RequestContext
 from llm_gateway.gate.sign_in import SignInPage, send_sign_in
 from llm_gateway.protocols.registry import PROTOCOLS, is_call, keys_in_query
@@ -45,9 +45,14 @@ OWN_PATHS = frozenset(f"/api/v1/usage/{report}" for report in OWN_REPORTS)
 OWN_RECORD = "/api/v1/usage/records/"
 """Paths that a key with the scope `own` may get: they show only what the key and its team did."""
 WITH_OWN = "With 'own' it may get GET /api/v1/me and the reports below /api/v1/usage/, which show its own usage."
-TWO_KEYS = "The request carries two different keys: send one."
+TWO_KEYS = (
+    "The request carries two different keys: send one, or send the gateway's as X-Service-Key, which comes before the "
+    "others."
+)
+TWO_OWN_KEYS = "The request carries two different keys, both of them keys of the gateway: send one."
 
-_CREDENTIALS = frozenset({b"x-service-key"}.union(*(each.credential_headers for each in PROTOCOLS.values())))
+BEARER = b"bearer "
+_CREDENTIALS = frozenset({SERVICE_KEY}.union(*(each.credential_headers for each in PROTOCOLS.values())))
 _CLIENT_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _LOCAL_HOST = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 
@@ -209,7 +214,7 @@ class Gate:
             self._check_host(headers.get(b"host", b""))
         if _is_open(scope):
             return NOBODY
-        key = _presented_key(scope)
+        key = _presented_key(scope, self._keyring)
         caller = self._keyring.find(key) if key is not None else None
         if caller is None:
             if key is not None and self._keyring.tokens is not None and is_token(key):
@@ -265,36 +270,64 @@ def _is_browser_at_docs(scope: Scope) -> bool:
     return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
 
 
-def _presented_key(scope: Scope) -> bytes | None:
+def _presented_key(scope: Scope, keyring: Keyring) -> bytes | None:
     """Return the key of the request, from a vendor's query parameter or any credential header; None if it has no key.
 
     Raises:
-        BadRequest: the request carries two different keys.
+        BadRequest: the request carries different keys, and none of them comes first.
     """
     key = _key_in_query(scope) if scope["query_string"] else None
     for name, value in scope["headers"]:
         if name not in _CREDENTIALS:
             continue
         if name == b"authorization":
-            scheme, _, presented = value.partition(b" ")
-            presented = presented.strip()
-            if scheme.lower() != b"bearer":
+            if value[:7].lower() != BEARER:
                 continue
-        else:
-            presented = value.strip()
+            value = value[7:]  # noqa: PLW2901 - the scheme is no part of it
+        presented = value.strip()
         if not presented:
             continue
         if key is not None and key != presented:
-            raise BadRequest(TWO_KEYS)
+            return _first_of(scope, keyring)
         key = presented
     return key
 
 
+def _first_of(scope: Scope, keyring: Keyring) -> bytes:
+    """Return the key in X-Service-Key of a request that carries others, too.
+
+    Vendors' SDKs insist on a key of their own, and proxies add their users' tokens: such credentials are not meant for
+    the gateway, and are no reason to refuse a request that names its key in the header that is the gateway's alone.
+
+    Raises:
+        BadRequest: there is not exactly one X-Service-Key, or one of the others is a key of the gateway as well.
+    """
+    own, others = set[bytes](), _keys_in_query(scope)
+    for name, value in scope["headers"]:
+        if name == SERVICE_KEY:
+            own.add(value.strip())
+        elif name == b"authorization":
+            others.add(value[7:].strip() if value[:7].lower() == BEARER else b"")
+        elif name in _CREDENTIALS:
+            others.add(value.strip())
+    own.discard(b"")
+    if len(own) != 1:
+        raise BadRequest(TWO_KEYS)
+    others -= {b"", *own}
+    if any(keyring.find(key) is not None for key in others):
+        raise BadRequest(TWO_OWN_KEYS)
+    return own.pop()
+
+
 def _key_in_query(scope: Scope) -> bytes | None:
-    keys = set(keys_in_query(scope["path"], scope["query_string"]))
+    keys = _keys_in_query(scope)
     if len(keys) > 1:
         raise BadRequest(TWO_KEYS)
     return keys.pop() if keys else None
+
+
+def _keys_in_query(scope: Scope) -> set[bytes]:
+    return set(keys_in_query(scope["path"], scope["query_string"]))
 
 
 def scope_needed(method: str, path: str) -> str | None:
