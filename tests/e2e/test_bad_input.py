@@ -237,7 +237,7 @@ def test_a_long_list_of_field_errors_is_cut(port: int) -> None:
         (b'{"user_id":"u","service":"s","prompt":"first","prompt":"last"}', "last"),
         (b' \t\r\n{"user_id":"u","service":"s","prompt":"\\ud83d\\ude00"} \n', "\U0001f600"),
         (b'{"user_id":"u","service":"s","prompt":"\\u0000\\u001f\x7f"}', "\0\x1f\x7f"),
-        (b'{"user_id":" ","service":"\xe2\x80\xae","prompt":" "}', " "),
+        (b'{"user_id":" u","service":"\xe2\x80\xae","prompt":" "}', " "),
         (b'{"user_id":"u","service":"s","prompt":"\\/","temperature":-0.0,"max_tokens":8000}', "/"),
     ],
 )
@@ -321,8 +321,7 @@ def test_without_a_key_no_body_is_requested(port: int) -> None:
         b"x-request-timeout-ms: \xd9\xa1",
         *(f"x-tags: {value}" for value in ("a", "", "=", "=b", "a=b,", "a=b=c", "a b=c", "é=1", "k=" + "v" * 65)),
         "x-tags: " + ",".join(f"k{number}=v" for number in range(11)),
-        "x-api-key: another",
-        "authorization: Bearer another",
+        "x-service-key: another",
     ],
 )
 def test_a_malformed_header_is_rejected_by_name(port: int, header: str | bytes) -> None:

@@ -26,6 +26,7 @@ async def test_claims_give_scopes_team_and_customer_or_a_sentence() -> None:
         ({"org": {"team": "other"}}, 403, "the team 'other', which this gateway does not have"),
         ({"customer": 5}, 403, "no text in the claim customer"),
         ({"customer": ""}, 403, "no text in the claim customer"),
+        ({"customer": " "}, 403, "no text in the claim customer"),
         ({"sub": "x" * 300}, 401, "subject is longer"),
         ({"sub": "a\nb"}, 401, "not printable"),
         ({"exp": 10**400}, 401, "exp"),

@@ -66,6 +66,6 @@ class MachineTokens:
 def _text(claims: dict[str, Any], path: str, what: str) -> str:
     """Return a claim that must be there: without it, requests would be counted for nobody."""
     found = claim(claims, path)
-    if not isinstance(found, str) or not 1 <= len(found) <= 256 or "\x00" in found:
+    if not isinstance(found, str) or not found.strip() or len(found) > 256 or "\x00" in found:
         raise IdentityRefused(f"The token has no text in the claim {path}, which names its {what}.", 403)
     return found

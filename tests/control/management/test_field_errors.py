@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from llm_gateway.control.management import key_schemas, overrides, provider_schemas, record_schemas, spend_limits
+from llm_gateway.control.management import (
+    alert_target_schemas,
+    key_schemas,
+    overrides,
+    people,
+    provider_schemas,
+    record_schemas,
+    spend_limits,
+)
 from llm_gateway.control.management.budget_schemas import BudgetCreate
 from llm_gateway.control.management.field_errors import PATTERNS, place_of, sentence
 from llm_gateway.control.management.people import PersonCreate
@@ -65,6 +73,26 @@ def test_a_field_is_named_with_what_it_must_be() -> None:
     )
     person = {"name": "ann", "role": "admin", "password": "short"}
     assert told(PersonCreate, person) == "password must have at least 12 characters."
+
+
+def test_no_name_or_label_may_be_blank() -> None:
+    """A list with a row whose name is blank cannot be read, and nobody means such a name."""
+    for model, field, more in (
+        (ProviderCreate, "display_name", PROVIDER),
+        (BudgetCreate, "name", BUDGET),
+        (key_schemas.KeyCreate, "name", {}),
+        (key_schemas.KeyCreate, "owner", {"name": "k"}),
+        (key_schemas.TeamCreate, "name", {}),
+        (people.PersonCreate, "name", {"password": "x" * 12}),
+        (people.PersonCreate, "customer", {"name": "p", "password": "x" * 12}),
+        (overrides.OverrideCreate, "user_id", {"provider_name": "a", "model_name": "m"}),
+        (overrides.OverrideCreate, "service_name", {"user_id": "u", "provider_name": "a", "model_name": "m"}),
+        (alert_target_schemas.AlertTargetCreate, "name", {"kind": "slack", "url": "https://a.example"}),
+    ):
+        for blank in (" ", "\u3000 "):
+            assert told(model, {**more, field: blank}) == f"{field} must not be blank.", (model, field)
+    fixed = {"name": "k", "customers": {"fixed": " "}}
+    assert "fixed must not be blank" in told(key_schemas.KeyCreate, fixed)
 
 
 def patterns(schema: Any) -> Iterator[str]:

@@ -9,8 +9,8 @@ from pydantic.config import JsonDict
 
 from llm_gateway.control.management.alert_target_schemas import AlertTargetCreate
 from llm_gateway.control.management.budget_schemas import BudgetCreate
-from llm_gateway.control.management.fields import STRICT, Text
-from llm_gateway.control.management.key_schemas import KeyFields, KeyName, TeamCreate
+from llm_gateway.control.management.fields import STRICT, CallerName, Text
+from llm_gateway.control.management.key_schemas import KeyFields, TeamCreate
 from llm_gateway.control.management.overrides import OverrideCreate
 from llm_gateway.control.management.provider_schemas import Key, Models, Name, ProviderPatch
 
@@ -42,7 +42,7 @@ class KeyEntry(KeyFields):
 
     model_config = ConfigDict(**STRICT, json_schema_extra={"examples": [{"name": "shop", "team": "core", "rpm": 600}]})
 
-    name: KeyName
+    name: CallerName
     team: Annotated[Text | None, Field(description="name of the team")] = None
     parent: Annotated[Text | None, Field(description="name of a key that this one cannot exceed")] = None
     secret: Annotated[str | None, Field(max_length=SECRET_CHARACTERS, description="what its client sends")] = None

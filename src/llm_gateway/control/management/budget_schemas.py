@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
-from llm_gateway.control.management.fields import STRICT, WHOLE, Id, Timestamp
+from llm_gateway.control.management.fields import STRICT, WHOLE, BudgetName, Id, Timestamp
 from llm_gateway.control.management.key_schemas import MAX_CHARACTERS, MAX_COUNT, MOST_WILDCARDS, Moment
 from llm_gateway.domain.budget import DIMENSIONS
 from llm_gateway.suggestions import if_meant
@@ -166,7 +166,6 @@ Thresholds = Annotated[
         }
     ),
 ]
-BudgetName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
 PeriodName = Literal["hour", "day", "week", "month", "quarter", "total"]
 EXAMPLE: JsonDict = {"name": "core", "match": {"model": "gpt-*"}, "limit_usd": 100, "notify_at": [0.8, 1.0]}
 

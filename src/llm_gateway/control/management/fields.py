@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from llm_gateway.protocols.generate import LABEL_PATTERN
 
@@ -36,6 +37,16 @@ def _not_blank(text: str) -> str:
     return text
 
 
+NOT_BLANK = AfterValidator(_not_blank)
+CONTROLS, CONTROLS_AND_COMMAS = r"\x00-\x1f\x7f", r"\x00-\x1f\x7f:,"
+"""Characters that names do not have, as parts of patterns."""
+
+
+def pattern_without(characters: str) -> str:
+    """Return the pattern of text that is not blank and has none of these characters, for the OpenAPI document."""
+    return rf"^[^{characters}]*[^{characters}\s][^{characters}]*$"
+
+
 Label = Annotated[
     str,
     Field(
@@ -45,16 +56,22 @@ Label = Annotated[
         json_schema_extra={"pattern": LABEL_PATTERN},
         description="1 to 256 characters, none of them NUL, not all of them blanks",
     ),
-    AfterValidator(_not_blank),
+    NOT_BLANK,
 ]
 """A customer's or service's name, with the same limits as in POST /generate."""
-TEXT_PATTERN = r"^[^\x00-\x1f\x7f]*[^\x00-\x1f\x7f\s][^\x00-\x1f\x7f]*$"
-"""Pattern of text that is not blank and without control characters, for the OpenAPI document."""
-Text = Annotated[
-    str,
-    Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$", json_schema_extra={"pattern": TEXT_PATTERN}),
-    AfterValidator(_not_blank),
-]
+TEXT_PATTERN = pattern_without(CONTROLS)
+
+
+def _name(most: int, without: str) -> Any:
+    pattern = rf"^[^{without}]*$"
+    extra: JsonDict = {"pattern": pattern_without(without)}
+    return Field(min_length=1, max_length=most, pattern=pattern, json_schema_extra=extra)
+
+
+Text = Annotated[str, _name(200, CONTROLS), NOT_BLANK]
+BudgetName = Annotated[str, _name(100, CONTROLS), NOT_BLANK]
+CallerName = Annotated[str, _name(100, CONTROLS_AND_COMMAS), NOT_BLANK]
+"""The name of a key or a person. The settings list keys with colons and commas between their parts."""
 Id = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
 Reference = Annotated[str, Field(pattern="^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$")]
 """An id in a request's body or query. Those of paths need no pattern: what is no id gets 404."""

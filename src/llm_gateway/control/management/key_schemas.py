@@ -9,7 +9,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
-from llm_gateway.control.management.fields import STRICT, WHOLE, Id, Reference, Text, Timestamp
+from llm_gateway.control.management.fields import (
+    STRICT,
+    TEXT_PATTERN,
+    WHOLE,
+    CallerName,
+    Id,
+    Reference,
+    Text,
+    Timestamp,
+)
 from llm_gateway.domain.stored_key import Allowed, Fixed
 from llm_gateway.gate.headers import MAX_TAG_CHARACTERS, MAX_TAGS
 
@@ -49,7 +58,10 @@ def _allowed(value: Any) -> Allowed:
     if isinstance(value, dict):
         if value.keys() != {"fixed"}:
             raise ValueError('must be a list of globs, or {"fixed": "a value"}')
-        return Fixed(_value(value["fixed"]))
+        fixed = _value(value["fixed"])
+        if fixed.isspace():
+            raise ValueError("fixed must not be blank")
+        return Fixed(fixed)
     if not isinstance(value, list | tuple):
         message = 'must be a list of globs, or {"fixed": "a value"}'
         raise ValueError(message)  # noqa: TRY004 -- pydantic reports a ValueError as an invalid field
@@ -115,7 +127,7 @@ _ALLOW_LIST = WithJsonSchema(
             },
             {
                 "type": "object",
-                "properties": {"fixed": _VALUE},
+                "properties": {"fixed": {**_VALUE, "pattern": TEXT_PATTERN}},
                 "required": ["fixed"],
                 "additionalProperties": False,
             },
@@ -152,7 +164,6 @@ Scopes = Annotated[
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 """REASONING_EFFORTS of `domain/conversation.py`."""
 EXAMPLE: JsonDict = {"name": "shop", "scopes": ["call"], "models": ["gpt-4o-mini"], "rpm": 600}
-KeyName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f:,]*$")]
 
 
 def _without_defaults(schema: dict[str, Any]) -> None:
@@ -166,7 +177,7 @@ class KeyFields(BaseModel):
 
     model_config = ConfigDict(**STRICT)
 
-    name: KeyName = Field(default="")
+    name: CallerName = Field(default="")
     scopes: Scopes = Field(default=["call"])
     owner: Text | None = None
     customers: AllowList | None = None
@@ -197,7 +208,7 @@ class KeyCreate(KeyPatch):
 
     model_config = ConfigDict(**STRICT, json_schema_extra={"examples": [EXAMPLE]})
 
-    name: KeyName
+    name: CallerName
 
 
 class KeyOut(BaseModel):

@@ -9,14 +9,13 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from llm_gateway.control.docs.openapi import problems
-from llm_gateway.control.management.fields import STRICT, Id, Label, Reference, Text, Timestamp, iso
+from llm_gateway.control.management.fields import STRICT, CallerName, Id, Label, Reference, Text, Timestamp, iso
 from llm_gateway.control.management.router import Router
 from llm_gateway.domain.person import StoredPerson
 from llm_gateway.errors import Conflict
 from llm_gateway.store.people import CHANGED_SINCE, PeopleStore
 
 Role = Literal["viewer", "own", "admin"]
-PersonName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f:,]*$")]
 Password = Annotated[str, Field(min_length=12, max_length=200, description="12 to 200 characters; never returned")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="people of a page")]
 Cursor = Annotated[Reference | None, Query(description="`next_cursor` of the page before")]
@@ -34,7 +33,7 @@ class PersonPatch(BaseModel):
 
     model_config = ConfigDict(**STRICT, json_schema_extra=_without_defaults)
 
-    name: PersonName = Field(default="")
+    name: CallerName = Field(default="")
     role: Role = "viewer"
     password: Password = ""
     team_id: Reference | None = None
@@ -53,7 +52,7 @@ class PersonCreate(BaseModel):
         json_schema_extra={"examples": [{"name": "ann", "role": "viewer", "password": "correct horse battery"}]},
     )
 
-    name: PersonName
+    name: CallerName
     role: Role = "viewer"
     password: Password
     team_id: Reference | None = None
