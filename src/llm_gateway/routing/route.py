@@ -87,7 +87,7 @@ def _overridden(override: Override, provider: Provider, tiers: Tiers) -> Plan:
 
 def _unknown(model: str, snapshot: Snapshot) -> str:
     aliases = snapshot.aliases.names() if snapshot.aliases is not None else []
-    names = sorted({*(name for name in snapshot.tiers_by_model if name not in snapshot.pinned_models), *aliases})
+    names = sorted({*aliases, *snapshot.tiers_by_model} - snapshot.pinned_models - {AUTO})
     rest = " and more (see the list of models)" if len(names) > MOST_NAMED else ""
     listed = ", ".join([AUTO, *names[:MOST_NAMED]]) + rest
     near = if_meant(model, (AUTO, *snapshot.tiers_by_model, *aliases))

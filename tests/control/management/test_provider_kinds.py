@@ -177,6 +177,20 @@ async def test_names_of_models_that_lead_to_another_provider_are_warned_of(clien
     assert (await client.call("GET", path)).json["warnings"] == []
 
 
+async def test_a_model_that_is_called_auto_is_listed_once_and_named_with_its_provider(client: Client) -> None:
+    """A gateway behind this one has such a model."""
+    made = await created(client, models=["auto", "m"])
+    [warning] = made["warnings"]
+    assert warning == "A request that names 'auto' goes where the gateway chooses: name 'acme/auto' for this one."
+    listed = (await client.call("GET", "/v1/models")).json["data"]
+    assert [each["id"] for each in listed if "acme" in (each["id"], each["owned_by"]) or each["id"] == "auto"] == [
+        *("auto", "acme/auto", "acme/m", "m"),
+    ]
+    asked = {"model": "none", "messages": [{"role": "user", "content": "Hi"}]}
+    told = (await client.call("POST", "/v1/chat/completions", asked)).json["error"]["message"]
+    assert "Available models: auto, m;" in told
+
+
 async def test_renaming_a_presets_provider_keeps_the_address_of_its_kind(client: Client) -> None:
     provider = await created(client, name="groq", base_url=None)
     renamed = (await client.call("PATCH", f"{PATH}/{provider['id']}", {"name": "groq-2"})).json

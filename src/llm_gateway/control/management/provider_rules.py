@@ -15,6 +15,7 @@ from llm_gateway.errors import Invalid
 from llm_gateway.providers.presets import Preset, base_url_of
 from llm_gateway.providers.prices import from_operator
 from llm_gateway.providers.registry import DIALECTS, kind_of, protocols_problem
+from llm_gateway.routing.route import AUTO
 from llm_gateway.suggestions import closest, if_meant
 from llm_gateway.upstream.egress import AddressRefused, Egress
 
@@ -149,16 +150,13 @@ class ProviderRules:
 
 def _warnings_of_models(provider: Provider, others: Mapping[str, Provider]) -> list[str]:
     """Return a sentence if names of the provider's models lead to other providers, which they begin with."""
-    hidden = [model for model in provider.models if _names_another(model, provider.name, others)]
+    hidden = [model for model in provider.models if model == AUTO or _names_another(model, provider.name, others)]
     if not hidden or not provider.is_enabled:
         return []
     first, more = hidden[0], len(hidden) - 1
     rest = f" So do {more} other names of its models." if more > 1 else " So does another name." if more else ""
-    warning = (
-        f"A request that names {first!r} goes to the provider {first.partition('/')[0]}: name "
-        f"{f'{provider.name}/{first}'!r} for this one.{rest}"
-    )
-    return [warning]
+    goes = "where the gateway chooses" if first == AUTO else f"to the provider {first.partition('/')[0]}"
+    return [f"A request that names {first!r} goes {goes}: name {f'{provider.name}/{first}'!r} for this one.{rest}"]
 
 
 def _names_another(model: str, own_name: str, others: Mapping[str, Provider]) -> bool:

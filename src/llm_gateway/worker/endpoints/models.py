@@ -63,6 +63,7 @@ def _listed(snapshot: Snapshot, key: ServiceKey | None) -> list[ListedModel]:
     Those that the key may not use are left out.
     """
     tiers_by_name = dict(snapshot.tiers_by_model)
+    tiers_by_name.pop(AUTO, None)  # a model of that name, such as another gateway's, is provider/auto
     if snapshot.aliases is not None:
         for alias in snapshot.aliases.names():
             found = None if is_glob(alias) or alias in tiers_by_name else snapshot.resolve(alias)
