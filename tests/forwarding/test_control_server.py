@@ -273,8 +273,8 @@ class TestWithoutProc:
         if fault == "open to others":
             directory.chmod(0o755)
         elif fault == "a link":
-            directory.rename(tmp_path / "moved")
-            directory.symlink_to(tmp_path / "moved")
+            moved = directory.rename(directory.with_name("moved"))
+            directory.symlink_to(moved)
         elif os.geteuid() == 0:
             os.chown(directory, 65534, 65534)
         else:
