@@ -17,9 +17,10 @@ from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict
 from llm_gateway.store.audit import AuditTrail, Changes, Unaudited
 from llm_gateway.store.identifiers import missing, stored_id
-from llm_gateway.store.one_transaction import Transactions
+from llm_gateway.store.one_transaction import Transactions, lock_for_count
 from llm_gateway.store.secrets import SecretBox
 from llm_gateway.store.tables import alert_deliveries, alert_targets
+from llm_gateway.store.unchanged import check_unchanged
 
 MOST_TARGETS = 50
 """Maximum number of targets: each event is compared with all of them."""
@@ -71,6 +72,18 @@ class AlertTargetStore:
         with self._database.read() as connection:
             return _target(_row(connection, found))
 
+    def with_secret(self, target_id: str) -> tuple[AlertTarget, AlertSecret]:
+        """Return one target and its secrets.
+
+        Raises:
+            NotFound: no target has this id.
+            ConfigurationError: no configured encryption key decrypts them.
+        """
+        found = stored_id(target_id, "alert target")
+        with self._database.read() as connection:
+            row = _row(connection, found)
+        return _target(row), self._opened(row)
+
     def unseal(self, target_id: str) -> AlertSecret:
         """Return the secrets of a target.
 
@@ -91,6 +104,7 @@ class AlertTargetStore:
         made = msgspec.structs.replace(target, id=new_id(), created_at_ms=now_ms, updated_at_ms=now_ms)
         try:
             with self._changes.change("alert_target.create") as change:
+                lock_for_count(change.connection, alert_targets)
                 count = change.connection.execute(sa.select(sa.func.count()).select_from(alert_targets)).scalar_one()
                 if count >= MOST_TARGETS:
                     raise Conflict(f"There are {count} alert targets, which is the most: delete one first.")
@@ -100,12 +114,13 @@ class AlertTargetStore:
             raise _name_exists(target.name) from None
         return made
 
-    def update(self, target_id: str, changed: Changed) -> AlertTarget:
-        """Change a target.
+    def update(self, target_id: str, changed: Changed, *, unchanged_since_ms: int | None = None) -> AlertTarget:
+        """Change a target; with `unchanged_since_ms`, only if that is when it was changed last.
 
         Raises:
             NotFound: no target has this id.
             Conflict: another target has the new name.
+            ChangedSince: somebody has changed the target since.
             ConfigurationError: no configured encryption key decrypts its secrets.
         """
         found, name = stored_id(target_id, "alert target"), ""
@@ -113,6 +128,7 @@ class AlertTargetStore:
             with self._changes.change("alert_target.update") as change:
                 row = _row(change.connection, found, lock=True)
                 before, secret = _target(row), self._opened(row)
+                check_unchanged("alert target", before.updated_at_ms, unchanged_since_ms)
                 after, new_secret = changed(before, secret)
                 after = msgspec.structs.replace(after, updated_at_ms=max(self._clock_ms(), before.updated_at_ms + 1))
                 name = after.name

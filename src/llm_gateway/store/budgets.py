@@ -19,7 +19,8 @@ from llm_gateway.errors import Conflict
 from llm_gateway.store.audit import AuditTrail, Changes, Unaudited
 from llm_gateway.store.budget_tables import budget_backfill, budget_spend, budgets
 from llm_gateway.store.identifiers import missing, stored_id
-from llm_gateway.store.one_transaction import Transactions
+from llm_gateway.store.one_transaction import Transactions, lock_for_count
+from llm_gateway.store.unchanged import check_unchanged
 
 MOST_BUDGETS = 1000
 """Maximum number of budgets: every request is compared with them."""
@@ -89,6 +90,7 @@ class BudgetStore:
         try:
             with self._changes.change("budget.create") as change:
                 connection = change.connection
+                lock_for_count(connection, budgets)
                 count = connection.execute(sa.select(sa.func.count()).select_from(budgets)).scalar_one()
                 if count >= MOST_BUDGETS:
                     raise Conflict(
@@ -101,18 +103,22 @@ class BudgetStore:
             raise _name_exists(budget.name) from None
         return made
 
-    def update(self, budget_id: str, changed: Change) -> StoredBudget:
+    def update(self, budget_id: str, changed: Change, *, unchanged_since_ms: int | None = None) -> StoredBudget:
         """Change a budget. If it counts something else then, its accounts end, and new ones begin.
+
+        With `unchanged_since_ms`, only if that is when the budget was changed last.
 
         Raises:
             NotFound: no budget has this id.
             Conflict: the new name is taken.
+            ChangedSince: somebody has changed the budget since.
         """
         found, name = stored_id(budget_id, "budget"), ""
         try:
             with self._changes.change("budget.update") as change:
                 connection = change.connection
                 before = _get(connection, found, lock=True)
+                check_unchanged("budget", before.updated_at_ms, unchanged_since_ms)
                 budget = changed(before.budget)
                 name, now_ms = budget.name, max(self._clock_ms(), before.updated_at_ms + 1)
                 after = msgspec.structs.replace(before, budget=budget, updated_at_ms=now_ms)
@@ -126,16 +132,20 @@ class BudgetStore:
         except IntegrityError:
             raise _name_exists(name) from None
 
-    def delete(self, budget_id: str) -> None:
+    def delete(self, budget_id: str, *, unchanged_since_ms: int | None = None) -> None:
         """Delete a budget and its accounts. Usage keeps the ids of its accounts.
+
+        With `unchanged_since_ms`, only if that is when the budget was changed last.
 
         Raises:
             NotFound: no budget has this id.
+            ChangedSince: somebody has changed the budget since.
         """
         found = stored_id(budget_id, "budget")
         with self._changes.change("budget.delete") as change:
             connection = change.connection
             before = _get(connection, found, lock=True)
+            check_unchanged("budget", before.updated_at_ms, unchanged_since_ms)
             _delete_accounts(connection, before.budget.id)
             connection.execute(sa.delete(budgets).where(budgets.c.id == found))
             change.about(found, before.budget.name, before=before.budget)

@@ -73,3 +73,12 @@ def lock_configuration(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         names = ", ".join(table.name for table in CONFIGURATION)
         connection.execute(sa.text(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE"))
+
+
+def lock_for_count(connection: Connection, table: sa.Table) -> None:
+    """Keep others from changing a table until the transaction ends, before rows are counted that must not get too many.
+
+    Call it before anything else of the table is locked. On SQLite a write transaction keeps all other writers out.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text(f"LOCK TABLE {table.name} IN SHARE ROW EXCLUSIVE MODE"))

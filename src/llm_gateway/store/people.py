@@ -20,12 +20,12 @@ from llm_gateway.store.database import Database
 from llm_gateway.store.identifiers import missing, stored_id
 from llm_gateway.store.passwords import MOST_HASHES, NOBODYS, hashed, is_password_of
 from llm_gateway.store.tables import people, sessions, teams
+from llm_gateway.store.unchanged import check_unchanged
 
 People: TypeAlias = list[StoredPerson]
 
 NOT_BOUND = "The role own is bound to a team, a customer, or both: name one."
 BOUND = "Only the role own is bound to a team or a customer: leave both out, or give the person the role own."
-CHANGED_SINCE = "Somebody has changed this person meanwhile, so nothing was changed now: look at it again."
 _COLUMNS = [people.c[name] for name in StoredPerson.__struct_fields__]
 
 
@@ -106,7 +106,8 @@ class PeopleStore:
 
         Raises:
             NotFound: nobody has this id.
-            Conflict: the new name is taken, or somebody has changed the person since.
+            Conflict: the new name is taken.
+            ChangedSince: somebody has changed the person since.
             Invalid: as for `create`.
         """
         found = stored_id(person_id, "person")
@@ -118,8 +119,7 @@ class PeopleStore:
             with self._changes.change("person.update") as change:
                 connection = change.connection
                 before = _person(_row(connection, found, lock=True))
-                if unchanged_since_ms not in (None, before.updated_at_ms):
-                    raise Conflict(CHANGED_SINCE)
+                check_unchanged("person", before.updated_at_ms, unchanged_since_ms)
                 updated_at_ms = max(wall_clock.now_ms(), before.updated_at_ms + 1)
                 after = msgspec.structs.replace(before, **given, updated_at_ms=updated_at_ms)
                 _check(connection, after)

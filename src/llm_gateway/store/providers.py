@@ -20,6 +20,7 @@ from llm_gateway.store.identifiers import missing, stored_id
 from llm_gateway.store.one_transaction import Transactions
 from llm_gateway.store.secrets import SecretBox
 from llm_gateway.store.tables import overrides, providers
+from llm_gateway.store.unchanged import check_unchanged
 
 Providers: TypeAlias = list[Provider]
 SealedProviders: TypeAlias = list[tuple[Provider, bytes]]
@@ -133,12 +134,17 @@ class ProviderStore:
         except IntegrityError:
             raise _name_exists(draft.name) from None
 
-    def update(self, provider_id: str, changes: Mapping[str, Any]) -> Provider:
+    def update(
+        self, provider_id: str, changes: Mapping[str, Any], *, unchanged_since_ms: int | None = None
+    ) -> Provider:
         """Change the fields in `changes`, named as in `ProviderDraft`; overrides follow a new name.
+
+        With `unchanged_since_ms`, only if that is when the provider was changed last.
 
         Raises:
             NotFound: no provider has this id.
             Conflict: another provider has the new name.
+            ChangedSince: somebody has changed the provider since.
         """
         found = stored_id(provider_id, "provider")
         values = _stored({name: value for name, value in changes.items() if name != "api_key"})
@@ -148,6 +154,7 @@ class ProviderStore:
             with self._changes.change("provider.update") as change:
                 connection = change.connection
                 before = _get(connection, found, lock=True)
+                check_unchanged("provider", before.updated_at_ms, unchanged_since_ms)
                 values["updated_at_ms"] = max(_now_ms(), before.updated_at_ms + 1)
                 connection.execute(sa.update(providers).where(providers.c.id == found).values(values))
                 after = _get(connection, found)

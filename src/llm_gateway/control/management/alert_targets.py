@@ -23,11 +23,12 @@ from llm_gateway.control.management.alert_target_schemas import (
 )
 from llm_gateway.control.management.fields import iso
 from llm_gateway.control.management.router import Router
-from llm_gateway.domain.alert_target import AlertMessage, AlertSecret, AlertTarget
+from llm_gateway.domain.alert_target import AlertMessage, AlertTarget
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import ConfigurationError, Invalid
 from llm_gateway.store.alert_deliveries import AlertDeliveries
 from llm_gateway.store.alert_targets import AlertTargetStore
+from llm_gateway.store.unchanged import tried_again
 from llm_gateway.upstream.egress import Egress
 
 
@@ -57,16 +58,17 @@ def alert_targets_router(store: AlertTargetStore, deliveries: AlertDeliveries, e
         """Change a target. Secrets that are not given stay; another mail server needs its password again."""
         changes = _plain(body.model_dump(exclude_unset=True))
 
-        def changed(target: AlertTarget, secret: AlertSecret) -> tuple[AlertTarget, AlertSecret]:
-            after, new_secret = change_target(target, secret, changes)
+        def change() -> AlertTarget:
+            before, secret = store.with_secret(alert_target_id)
+            changed = change_target(before, secret, changes)
             if not changes.keys() <= COMMON:
-                check_address(after, new_secret, egress)
-            return after, new_secret
+                check_address(*changed, egress)  # it looks the host up, which no transaction should wait for
+            return store.update(alert_target_id, lambda *_: changed, unchanged_since_ms=before.updated_at_ms)
 
         if not changes:
             return get_alert_target(alert_target_id)
         try:
-            target = store.update(alert_target_id, changed)
+            target = tried_again(change)
         except ConfigurationError as error:
             raise Invalid(f"Its stored secrets cannot be read: delete it and make it anew. {error}") from None
         return _shown(target, deliveries.waiting().get(target.id, 0))

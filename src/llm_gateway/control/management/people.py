@@ -12,8 +12,8 @@ from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.management.fields import STRICT, CallerName, Id, Label, Reference, Text, Timestamp, iso
 from llm_gateway.control.management.router import Router
 from llm_gateway.domain.person import StoredPerson
-from llm_gateway.errors import Conflict
-from llm_gateway.store.people import CHANGED_SINCE, PeopleStore
+from llm_gateway.store.people import PeopleStore
+from llm_gateway.store.unchanged import ChangedSince
 
 Role = Literal["viewer", "own", "admin"]
 Password = Annotated[str, Field(min_length=12, max_length=200, description="12 to 200 characters; never returned")]
@@ -107,7 +107,7 @@ def people_router(store: PeopleStore) -> Router:
             return _shown(store.update(person_id, changes))
         read = store.get(person_id)
         if body.unchanged_since != iso(read.updated_at_ms):
-            raise Conflict(CHANGED_SINCE)
+            raise ChangedSince("person")
         return _shown(store.update(person_id, changes, unchanged_since_ms=read.updated_at_ms))
 
     @router.delete("/{person_id}", status_code=204, response_class=Response, responses=problems(404))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from fastapi.concurrency import run_in_threadpool
@@ -20,6 +20,9 @@ from llm_gateway.domain.catalog import Provider
 from llm_gateway.errors import Invalid
 from llm_gateway.store.identifiers import missing
 from llm_gateway.store.providers import ProviderDraft, ProviderStore
+from llm_gateway.store.unchanged import tried_again
+
+Fields: TypeAlias = dict[str, Any]
 
 
 def _shown(provider: Provider, rules: ProviderRules, others: Mapping[str, Provider]) -> ProviderOut:
@@ -73,15 +76,16 @@ def providers_router(store: ProviderStore, config: LiveConfiguration, rules: Pro
 
     @router.patch("/{provider_id}", responses=problems(404, 409, 422))
     def patch_provider(provider_id: str, body: ProviderPatch) -> ProviderOut:
-        before = store.get(provider_id)
-        changes = _plain(body.model_dump(exclude_unset=True))
-        if "kind" in changes or "name" in changes:
-            changes["kind"] = rules.changed_kind(before, changes)
-        after = msgspec.structs.replace(before, **{name: changes[name] for name in changes if name != "api_key"})
-        rules.check(after, changes.keys())
-        if rules.needs_key_again(before, after) and "api_key" not in changes:
-            raise Invalid(KEY_NEEDED, loc=("body", "api_key"))
-        stored = store.update(provider_id, changes) if changes else before
+        given = _plain(body.model_dump(exclude_unset=True))
+
+        def change() -> Provider:
+            before = store.get(provider_id)
+            changes = _checked(rules, before, given)  # it looks the host up, which no transaction should wait for
+            if not changes:
+                return before
+            return store.update(provider_id, changes, unchanged_since_ms=before.updated_at_ms)
+
+        stored = tried_again(change)
         return _shown(stored, rules, config.reload().providers)
 
     @router.delete("/{provider_id}", status_code=204, response_class=Response, responses=problems(404))
@@ -99,6 +103,22 @@ def providers_router(store: ProviderStore, config: LiveConfiguration, rules: Pro
     return router
 
 
+def _checked(rules: ProviderRules, before: Provider, given: Fields) -> Fields:
+    """Return the fields to change in a provider.
+
+    Raises:
+        Invalid: the provider would not be valid, or its key would be sent to another origin.
+    """
+    changes = dict(given)
+    if "kind" in changes or "name" in changes:
+        changes["kind"] = rules.changed_kind(before, changes)
+    after = msgspec.structs.replace(before, **{name: changes[name] for name in changes if name != "api_key"})
+    rules.check(after, changes.keys())
+    if rules.needs_key_again(before, after) and "api_key" not in changes:
+        raise Invalid(KEY_NEEDED, loc=("body", "api_key"))
+    return changes
+
+
 def _in_force(store: ProviderStore, config: LiveConfiguration, provider_id: str) -> Provider:
     """Return the provider with its target. Reloads the configuration if another process changed the provider.
 
@@ -114,7 +134,7 @@ def _in_force(store: ProviderStore, config: LiveConfiguration, provider_id: str)
     return known
 
 
-def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+def _plain(fields: Fields) -> Fields:
     """Convert a schema's fields to those of the store: the key as text, lists as tuples."""
     if "api_key" in fields:
         fields["api_key"] = fields["api_key"].get_secret_value()

@@ -25,10 +25,11 @@ from llm_gateway.control.management.router import Router
 from llm_gateway.domain.budget import Budget, PeriodName
 from llm_gateway.domain.model_aliases import is_glob
 from llm_gateway.domain.stored_budget import StoredBudget
-from llm_gateway.errors import Invalid
+from llm_gateway.errors import Conflict, Invalid, NotFound
 from llm_gateway.protocols.registry import MANAGEMENT_PREFIXES
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.identifiers import missing
+from llm_gateway.store.unchanged import tried_again
 
 NANOS_PER_CENT = 10_000_000
 PERIODS: dict[str, PeriodName] = {"daily": "day", "weekly": "week", "monthly": "month"}
@@ -77,14 +78,8 @@ def spend_limits_router(store: BudgetStore, config: LiveConfiguration) -> Router
             raise Invalid("scope.user_id is required for the scope user, and for no other.", loc=("body", "scope"))
         if body.scope.user_id is not None and is_glob(body.scope.user_id):
             raise Invalid("scope.user_id must name one customer, without a *.", loc=("body", "scope", "user_id"))
-        wanted = body.scope.model_dump(exclude_none=True)
-        fields: dict[str, Any] = {"limit_usd": int(body.amount) * NANOS_PER_CENT}
-        for each in store.list():
-            if _scope(each.budget) == wanted and NAME_OF_PERIOD[each.budget.period] == body.period:
-                stored = store.update(each.id, lambda before: changed_budget(before, fields))
-                break
-        else:
-            stored = store.create(new_budget(fields | _fields(body)))
+        # Others may make, change or delete the limit after it was looked for.
+        stored = tried_again(lambda: _set(store, body), (Conflict, NotFound))
         config.reload()
         return _shown(stored)
 
@@ -94,12 +89,32 @@ def spend_limits_router(store: BudgetStore, config: LiveConfiguration) -> Router
 
     @router.delete("/{spend_limit_id}", include_in_schema=False)
     def delete_spend_limit(spend_limit_id: str) -> dict[str, Any]:
-        stored = _find(store, spend_limit_id)
-        store.delete(stored.id)
+        def delete() -> StoredBudget:
+            stored = _find(store, spend_limit_id)
+            store.delete(stored.id, unchanged_since_ms=stored.updated_at_ms)
+            return stored
+
+        stored = tried_again(delete)
         config.reload()
         return {"type": "spend_limit_deleted", "id": _shown(stored)["id"]}
 
     return router
+
+
+def _set(store: BudgetStore, body: SpendLimitBody) -> StoredBudget:
+    """Make the limit, or replace its amount.
+
+    Raises:
+        Conflict: somebody has made or changed it meanwhile.
+        NotFound: somebody has deleted it meanwhile.
+    """
+    wanted = body.scope.model_dump(exclude_none=True)
+    fields: dict[str, Any] = {"limit_usd": int(body.amount) * NANOS_PER_CENT}
+    for each in store.list():
+        if _scope(each.budget) == wanted and NAME_OF_PERIOD[each.budget.period] == body.period:
+            since_ms = each.updated_at_ms
+            return store.update(each.id, lambda before: changed_budget(before, fields), unchanged_since_ms=since_ms)
+    return store.create(new_budget(fields | _fields(body)))
 
 
 def _fields(body: SpendLimitBody) -> dict[str, Any]:
