@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from llm_gateway.domain.key_secret import Pepper, public_id_of
 from llm_gateway.domain.person import Identity
 from llm_gateway.store.database import Database
+from llm_gateway.store.keys import KeyDraft, KeyStore
 from llm_gateway.store.people import PeopleStore
 from llm_gateway.store.sessions import IDLE_MS, LASTS_MS, MOST_OF_ONE, Owner, OwnerChanged, SessionStore
 
@@ -73,3 +75,34 @@ def test_a_change_of_a_person_outruns_no_sign_in(database: Database, change: dic
     with pytest.raises(OwnerChanged):
         store.open(owner, "UTC", "a browser", "127.0.0.1")
     assert len(store.living(owner)) == before
+
+
+def test_a_session_ends_with_the_secret_of_the_key_that_it_was_opened_with(database: Database) -> None:
+    now = 1_800_000_000_000
+    store = SessionStore(database, lambda: now / 1000)
+    keys = KeyStore(database, [Pepper(1, b"p" * 32)], clock_ms=lambda: now)
+    made = keys.create(KeyDraft(name="ops", scopes=("admin",)))
+
+    def owner(secret: str) -> Owner:
+        return Owner("ops", made.key.id, public_id=public_id_of(secret.encode()).decode())
+
+    def opened(secret: str) -> str:
+        return store.open(owner(secret), "UTC", "a browser", "127.0.0.1")
+
+    first, other = opened(made.secret), store.open(Owner("ops"), "UTC", "a browser", "127.0.0.1")
+    second_secret = keys.rotate(made.key.id, 60).secret
+    late, second = opened(made.secret), opened(second_secret)
+    assert [store.find(each) is not None for each in (first, late, second, other)] == [True] * 4
+    now += 60_000
+    assert [store.find(each) is not None for each in (first, late, second, other)] == [False, False, True, True]
+    third = keys.rotate(made.key.id, 0).secret
+    assert store.find(second) is None
+    for ended in (made.secret, second_secret):  # it was presented before the rotation
+        with pytest.raises(OwnerChanged):
+            opened(ended)
+    last = opened(third)
+    keys.replace_secret(made.key.id, keys.hashed("x" * 60))
+    assert store.find(last) is None
+    keys.delete(made.key.id)
+    with pytest.raises(OwnerChanged):
+        opened(third)

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llm_gateway.dashboard.sign_in_limits import LONGEST_NAME, Attempts
+from llm_gateway.domain.key_secret import public_id_of
 from llm_gateway.domain.person import ROLE_SCOPES, Identity, StoredPerson
 from llm_gateway.errors import NotFound
 from llm_gateway.gate.authentication import Keyring
@@ -36,7 +37,7 @@ NEEDS_HTTPS = (
 WRONG_ORIGIN = "The request comes from another site's page. Open the dashboard itself and try there."
 TOO_MANY = "Too many failed attempts from this address or network: wait a minute."
 NOBODY_KNOWN = "Nobody has this name and password, or the person is disabled. An admin can set a new password."
-CHANGED = "This person was changed while you signed in: sign in again."
+CHANGED = "This person or key was changed while you signed in: sign in again."
 NOT_YOURS = "This is not your password."
 LOCAL = "person:"
 """Beginning of the names of local people in logs, records and the audit trail."""
@@ -161,7 +162,8 @@ class Access:
         caller = self._keyring.find(presented)
         if caller is None:
             return self._keyring.problem_of(presented) or "This key is not known."
-        return Owner(caller.name, caller.key_id)
+        public_id = None if caller.key_id is None else public_id_of(presented).decode()
+        return Owner(caller.name, caller.key_id, public_id=public_id)
 
     async def refusal_of_password(self, request: Request, person: Person, password: str) -> str | None:
         """Return why a password is not taken as that of a local person who is signed in; None if it is right."""

@@ -20,6 +20,7 @@ from llm_gateway.store.audit import AuditTrail, Changes, Unaudited
 from llm_gateway.store.identifiers import missing, stored_id
 from llm_gateway.store.key_family import check_family
 from llm_gateway.store.one_transaction import Transactions
+from llm_gateway.store.sessions import end_of_key
 from llm_gateway.store.tables import api_key_secrets, api_keys
 
 Keys: TypeAlias = list[StoredKey]
@@ -175,6 +176,8 @@ class KeyStore:
     def rotate(self, key_id: str, overlap_s: float) -> MadeKey:
         """Give a key a new secret. Its secrets before end in `overlap_s` seconds, unless a rotation ends them sooner.
 
+        So do the dashboard's sessions that were opened with them.
+
         Raises:
             NotFound: no key has this id.
             Conflict: it has too many secrets that have not ended yet.
@@ -204,6 +207,7 @@ class KeyStore:
             after = msgspec.structs.replace(
                 before, last4=secret[-4:], updated_at_ms=max(now_ms, before.updated_at_ms + 1)
             )
+            end_of_key(connection, found, until_ms)
             values = {"last4": after.last4, "updated_at_ms": after.updated_at_ms}
             connection.execute(sa.update(api_keys).where(api_keys.c.id == found).values(values))
             rotated = {"last4": after.last4, "overlap_s": overlap_s}
@@ -222,7 +226,9 @@ class KeyStore:
             before = _get(connection, found, lock=True)
             connection.execute(sa.delete(api_key_secrets).where(api_key_secrets.c.key_id == found))
             connection.execute(sa.insert(api_key_secrets).values(_secret_row(found, secret)))
-            updated_at_ms = max(self._clock_ms(), before.updated_at_ms + 1)
+            now_ms = self._clock_ms()
+            end_of_key(connection, found, now_ms)
+            updated_at_ms = max(now_ms, before.updated_at_ms + 1)
             values = {"last4": secret.last4, "updated_at_ms": updated_at_ms}
             connection.execute(sa.update(api_keys).where(api_keys.c.id == found).values(values))
             change.about(found, before.name, before={"last4": before.last4}, after={"last4": secret.last4})

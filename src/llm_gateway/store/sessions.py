@@ -21,7 +21,7 @@ from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import NotFound
 from llm_gateway.store.audit import AuditTrail, Changes, Unaudited
 from llm_gateway.store.database import Database
-from llm_gateway.store.tables import people, sessions
+from llm_gateway.store.tables import api_key_secrets, api_keys, people, sessions
 
 LASTS_MS = 12 * 3_600_000
 """Life of a session, used or not."""
@@ -38,7 +38,8 @@ class Owner(NamedTuple):
     """The owner of a session: the key `key_id` or, without an id, the key of the environment named `name`.
 
     A person has an id instead, and whom an identity provider named has an `identity`; `name` is then the person's.
-    `as_of_ms` is the time of the person's last change when the password was checked.
+    `as_of_ms` is the time of the person's last change when the password was checked. `public_id` is that of the secret
+    which was presented for the key: the session ends with that secret.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Owner(NamedTuple):
     person_id: str | None = None
     identity: Identity | None = None
     as_of_ms: int | None = None
+    public_id: str | None = None
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,8 +96,8 @@ class SessionStore:
         Returns its secret.
 
         Raises:
-            OwnerChanged: the person was changed or deleted after the password was checked; a new password must end
-                this sign-in, too.
+            OwnerChanged: the person was changed or deleted after the password was checked, or the key's secret has
+                ended since: what ends sessions must end this sign-in, too.
         """
         secret, now_ms = secrets.token_urlsafe(32), self._now_ms()
         values = {
@@ -115,6 +117,9 @@ class SessionStore:
         with self._database.write() as connection:
             if owner.as_of_ms is not None:
                 _check_unchanged(connection, owner)
+            if owner.public_id is not None:
+                until_ms = _end_of_secret(connection, owner, now_ms)
+                values["ends_at_ms"] = min(now_ms + LASTS_MS, until_ms or now_ms + LASTS_MS)
             connection.execute(sa.delete(sessions).where(~_lives(now_ms)))
             connection.execute(sa.insert(sessions).values(values))
             newest = sa.select(sessions.c.id).where(_is_of(owner)).order_by(sessions.c.id.desc()).limit(MOST_OF_ONE)
@@ -186,6 +191,28 @@ def _check_unchanged(connection: Connection, owner: Owner) -> None:
     unchanged = sa.and_(people.c.id == owner.person_id, people.c.updated_at_ms == owner.as_of_ms)
     if connection.execute(sa.select(people.c.id).where(unchanged).with_for_update(read=True)).first() is None:
         raise OwnerChanged
+
+
+def _end_of_secret(connection: Connection, owner: Owner, now_ms: int) -> int | None:
+    """Return when the secret ends (milliseconds UTC; None: never). The key's row is locked: a rotation waits.
+
+    Raises:
+        OwnerChanged: it has ended.
+    """
+    connection.execute(sa.select(api_keys.c.id).where(api_keys.c.id == owner.key_id).with_for_update(read=True))
+    secret = api_key_secrets.c
+    found = sa.select(secret.until_ms).where(secret.public_id == owner.public_id, secret.key_id == owner.key_id)
+    row = connection.execute(found).one_or_none()
+    if row is None or (row.until_ms is not None and row.until_ms <= now_ms):
+        raise OwnerChanged
+    until_ms: int | None = row.until_ms
+    return until_ms
+
+
+def end_of_key(connection: Connection, key_id: str, until_ms: int) -> None:
+    """Let the sessions of a key end at a time (milliseconds UTC), unless they end before it."""
+    later = sa.and_(sessions.c.key_id == key_id, sessions.c.ends_at_ms > until_ms)
+    connection.execute(sa.update(sessions).where(later).values(ends_at_ms=until_ms))
 
 
 def _lives(now_ms: int) -> sa.ColumnElement[bool]:
