@@ -19,6 +19,7 @@ from llm_gateway.store.budget_spend import BudgetSpend, SpendTable
 from llm_gateway.store.budget_tables import budget_leases, budgets
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
+from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.lease_ledger import NotJoined, account_key, leased, release
 from tests.databases import PostgresDatabases
 from tests.shared_budgets.databases import without_postgres
@@ -295,3 +296,29 @@ def test_older_usage_that_is_added_calls_leases_back_and_old_leases_are_deleted(
         one.leases.step()
         assert outstanding(one, budget) == {"b": 8}
         assert LONG_AGO["account"] not in {account for account, *_ in one.ledger.own()}
+
+
+def test_an_erased_customer_leaves_no_digest_in_the_ledger(url: str) -> None:
+    """A reader who knows the label could make the digest of its account, and so find out that there was one."""
+    budget = made(url, 10, per="user_id")
+    ref = ref_of(budget)._replace(value="ann")
+    past = ref._replace(period_start_ms=0)
+    with hosts(url, "a", "b") as (one, two):
+        for host in (one, two):
+            host.start()
+        one.leases.share()
+        for host in (one, two):
+            assert host.leases.fetch(ref, 1, 2).state == "granted"
+        of_before = replace(budget, unit="usd")
+        with one.database.write() as connection:
+            connection.execute(sa.insert(budget_leases).values(LONG_AGO | {"account": account_key(of_before, ref)}))
+        one.sink([record(each, one.worker_name) for each in (ref, past)])
+        assert Erasure(one.database, sleep=lambda _: None).run("nobody", 2**60) is None
+        erased = Erasure(one.database, sleep=lambda _: None).run("ann", 2**60)
+        assert erased is not None
+        with one.database.read() as connection:
+            left = set(connection.execute(sa.select(budget_leases.c.account)).scalars())
+        label = ref._replace(value=erased.label)
+        accounts = [(budget, label), (budget, label._replace(period_start_ms=0)), (of_before, label)]
+        assert left == {account_key(*each) for each in accounts}
+        assert one.leases.fetch(ref, 1, 1).state == "granted"

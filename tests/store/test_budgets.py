@@ -195,6 +195,11 @@ def test_an_erased_customer_is_erased_in_accounts_too(database: Database) -> Non
     assert found.attempts[0].accounts == renamed
     with database.read() as connection:
         assert connection.execute(sa.select(budget_backfill.c.value)).scalars().all() == [erased.label]
+    with database.write() as connection:  # a run was cut off before it came to the accounts
+        connection.execute(sa.update(budget_spend).where(budget_spend.c.value == erased.label).values(value="ann"))
+    again = Erasure(database, sleep=lambda _: None).run("ann", NOW_MS + DAY_MS)
+    assert again is not None
+    assert set(spent(database)) == {account(by_customer, again.label), refs[1]}
 
 
 def test_older_requests_are_added_once_with_the_day_since_which_they_count(database: Database) -> None:

@@ -316,6 +316,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0018_short_rollups.py",
         "0019_customer_minutes.py",
         "0020_key_days.py",
+        "0021_budget_corrections.py",
     }
     with database.read() as connection:
         assert sorted(sa.inspect(connection).get_table_names()) == [

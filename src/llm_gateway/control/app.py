@@ -284,7 +284,7 @@ class Control:
         self.key_use.write(records)
         self.alerts.events.note(records)
 
-    def build(self, shipper: Shipper, database: SharedCheck, workers: Workers) -> ASGIApp:
+    def build(self, shipper: Shipper, database: SharedCheck, workers: Workers, balances: BudgetBalances) -> ASGIApp:
         """Build the management API as an ASGI application."""
         stores, configuration = self._stores, self.configuration
         local = self._local
@@ -294,6 +294,7 @@ class Control:
         up_to_date = up_to_date_by(shipper.flush)
         own = OwnUsage(lambda key_id: stores.keys.get(key_id).team_id)
         search, reports = RecordSearch(stores.database), UsageReports(stores.database)
+        erasure = Erasure(stores.database, audit=stores.audit, together=balances.correct_stored)
         routers = (
             home_router(self._dev_key, self._root_path, is_behind_proxy=self._is_behind_proxy),
             health_router(
@@ -324,7 +325,7 @@ class Control:
             breakdown_router(reports, up_to_date, own),
             series_router(reports, up_to_date, own),
             latency_router(search, up_to_date, own),
-            erasure_router(Erasure(stores.database, audit=stores.audit), stores.overrides, up_to_date),
+            erasure_router(erasure, stores.overrides, up_to_date),
             prices_router(lambda: configuration.snapshot, reports, PriceHistory(stores.database), up_to_date),
             docs_page_router(self.sign_in_page),
         )

@@ -3,6 +3,8 @@
     cold start      journals left over are replayed, then all balances are copied: the memory counts nothing yet
     budget changed  balances of accounts that the memory has not are copied, before workers learn of the budget
     backfill        what older records add to an account is added
+    repricing       what it has changed in stored accounts is added, once a second
+    erasure         what a customer's stored accounts had is taken from those of the label that it had
     worker died     its open requests are stored at their bound, then added here, then what it held is cleared
 
 An account that the memory has is never copied again: the memory has counted each settled attempt, of which the newest
@@ -33,6 +35,7 @@ from llm_gateway.host_memory.lock import BUDGETS, HostLock
 from llm_gateway.host_memory.slots import Key, key_of
 from llm_gateway.journal.record_assembler import CRASHED
 from llm_gateway.journal.segments import find_writers
+from llm_gateway.store.budget_spend import Corrections
 
 Balances: TypeAlias = Iterable[tuple[AccountRef, Balance]]
 Sink: TypeAlias = Callable[[list[UsageRecord]], None]
@@ -139,6 +142,54 @@ class BudgetBalances:
             if self._words is not None and not self._words[LEASING]:
                 self.add(charges)
         return True
+
+    def correct(self, take: Callable[[], Corrections]) -> int:
+        """Add corrections that `take` takes from the database. Returns in how many accounts there were some.
+
+        Nothing is taken while limits are leased, and before balances are copied: then the database is read.
+        If this process is killed in between, the corrections count at the next cold start.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        if self._words is None or self._words[LEASING] or not self._words[LOADED]:
+            return 0
+        with self._books:
+            found = take()
+            self._apply(found)
+        return len(found.charges)
+
+    def correct_stored(self, store: Callable[[], Corrections]) -> Corrections:
+        """Store corrections by calling `store`, which returns them, then add them. Returns them."""
+        with self._books:
+            found = store()
+            if self._words is not None and self._words[LOADED] and not self._words[LEASING]:
+                self._apply(found)
+        return found
+
+    def _apply(self, found: Corrections) -> None:
+        """Correct the accounts that the memory has. Others have spent nothing, or their period is over."""
+        rules, words = self.rules, self._words
+        refs = (ref for ref in {**found.charges, **found.carried} if ref.budget_id in rules)
+        named = iter([(rules[ref.budget_id], ref) for ref in refs])
+        while part := list(islice(named, AT_ONCE)):
+            prepared = [
+                (
+                    key_of(rule.account_name(ref)),
+                    found.charges.get(ref, _NOTHING).of(rule.budget.unit),
+                    found.carried.get(ref, NOT_CARRIED),
+                )
+                for rule, ref in part
+            ]
+            with self.locked() as is_locked:
+                for key, amount, left in prepared if is_locked else ():
+                    if (at := self._slots.find(key)) is None:
+                        continue
+                    more = max(amount, -words[at + SPENT])
+                    words[at + TAKEN] += more
+                    words[at + SPENT] += more
+                    if left != NOT_CARRIED and words[at + CARRIED] != NOT_CARRIED:
+                        words[at + CARRIED] = left
 
     def sink(self, store: Sink) -> Sink:
         """Return a sink that stores records with `store`, and then counts those of requests that a crash cut off."""

@@ -1,4 +1,4 @@
-"""Periodic job of budgets: add older requests to new ones."""
+"""Periodic jobs of budgets: add older requests to new ones, and what repricing has changed to the host's memory."""
 
 from __future__ import annotations
 
@@ -35,6 +35,25 @@ async def count_older_usage_forever(
         except Exception as error:  # edge: the job logs any failure once and goes on
             if not is_failing:
                 log("older usage cannot be added to budgets", level="error", exc_info=error)
+            is_failing = True
+        await asyncio.sleep(every_s)
+
+
+async def count_corrections_forever(
+    correct: Callable[[], int], log: Callable[..., None], *, every_s: float = LOOK_EVERY_S
+) -> None:
+    """Call `correct`, which returns in how many accounts there was something. Runs until cancelled."""
+    is_failing = False
+    while True:
+        try:
+            while await asyncio.to_thread(correct):
+                pass
+            is_failing = False
+        except StoreUnavailable:  # logged by the health check
+            pass
+        except Exception as error:  # edge: the job logs any failure once and goes on
+            if not is_failing:
+                log("new prices cannot be brought into budgets", level="error", exc_info=error)
             is_failing = True
         await asyncio.sleep(every_s)
 

@@ -30,7 +30,17 @@ from llm_gateway.errors import StoreUnavailable
 from llm_gateway.host_memory.slots import Key, key_of
 from llm_gateway.store.budget_charges import Charges, charges_of
 from llm_gateway.store.bulk import Pause
-from llm_gateway.store.lease_ledger import LeaseLedger, MustWait, NotJoined, Taken, Transaction, Used, key_in, text_of
+from llm_gateway.store.lease_ledger import (
+    SLACK_MS,
+    LeaseLedger,
+    MustWait,
+    NotJoined,
+    Taken,
+    Transaction,
+    Used,
+    key_in,
+    text_of,
+)
 
 ANSWER_S = 0.05
 """Seconds between two looks for what other hosts ask for."""
@@ -46,8 +56,6 @@ JOIN_S = 3.0
 """Longest wait at the start for a host that has been alone to share its limits."""
 WARN_EVERY_S, PRUNE_EVERY_S = 60.0, 3600.0
 """Seconds between two log lines about silent hosts, and between two deletions of old leases."""
-SLACK_MS = 86_400_000
-"""Milliseconds for which a lease is kept after the end of its account's period."""
 
 
 class Known(NamedTuple):

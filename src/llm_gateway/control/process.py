@@ -15,7 +15,7 @@ from llm_gateway.channel.messages import NAME, ControlBeat
 from llm_gateway.channel.server import ChannelServer
 from llm_gateway.control.app import Control, Stores, check_settings, open_stores
 from llm_gateway.control.budget_balances import BudgetBalances
-from llm_gateway.control.budget_upkeep import count_older_usage_forever
+from llm_gateway.control.budget_upkeep import count_corrections_forever, count_older_usage_forever
 from llm_gateway.control.control_lock import take_control_lock
 from llm_gateway.control.embedded_model import start_embedded_model
 from llm_gateway.control.hosts import Hosts, beat_forever, machine_of
@@ -183,7 +183,7 @@ class ControlProcess(ProcessApplication):
         self._background(control.alerts.run(partial(_troubles, workers, shipper, hosts), is_leader))
         self._background(export.run())
         self._background(shorten_log_forever(stores.database.shorten_log, log))
-        return sharing.answering(control.build(shipper, database, workers))
+        return sharing.answering(control.build(shipper, database, workers, self._balances))
 
     def _follow_hosts(self, hosts: Hosts, control: Control) -> None:
         """Tell the other hosts that this one lives, and follow what they change."""
@@ -229,12 +229,15 @@ class ControlProcess(ProcessApplication):
         ]
 
     def _follow_budgets(self, stores: Stores, is_leader: Callable[[], bool]) -> None:
-        """Count older usage of new budgets."""
+        """Count older usage of new budgets, and what repricing changes in the accounts of all."""
         together = self._balances.add_stored
         backfill = BudgetBackfill(
             stores.database, pause=Throttle(), together=lambda store, charges: together(store, charges.items())
         )
         self._background(count_older_usage_forever(backfill, self._log, is_leader))
+        spend = BudgetSpend(stores.database)
+        correct = partial(self._balances.correct, lambda: spend.take_corrections(wall_clock.now_ms()))
+        self._background(count_corrections_forever(correct, self._log))
 
     def _distribute(self, workers: Workers, stores: Stores, configuration: Configuration) -> None:
         """Send a configuration to all workers, once the memory that they share has its budgets and keys' last calls."""

@@ -12,7 +12,7 @@ from llm_gateway.domain.budget import AccountRef, Balance
 from llm_gateway.domain.stored_budget import StoredBudget, carried, limit_at
 from llm_gateway.store.budget_charges import NOTHING, Charges
 from llm_gateway.store.budget_tables import budget_backfill, budget_spend, budgets
-from llm_gateway.store.budgets import BudgetStore
+from llm_gateway.store.budgets import BudgetStore, stored_budget
 from llm_gateway.store.bulk import Pause, adding, no_pause
 from llm_gateway.store.database import Database
 from llm_gateway.store.set_insert import row_insert
@@ -21,6 +21,8 @@ AMOUNTS = Balance._fields
 KEY = AccountRef._fields
 PARTS = 10_000
 """Units of the column `notified` in a whole limit."""
+CORRECTIONS_AT_ONCE = 1000
+"""Accounts whose corrections are taken in one transaction."""
 VALUES_AT_ONCE = 500
 """Values of a query at most: databases bound the parameters of a statement."""
 OF_UNIT: Mapping[str, sa.ColumnElement[Any]] = {
@@ -42,11 +44,14 @@ class SpendTable:
             self._insert.run(connection, [(*account, *balance) for account, balance in charges.items()], pause)
 
     def change(self, connection: Connection, changes: Charges) -> None:
-        """Add to accounts that exist, in their order, so that transactions that do so do not wait for each other."""
+        """Add to accounts that exist, in their order, so that transactions that do so do not wait for each other.
+
+        What is added to `nanos` is noted for the memory of the host (`BudgetSpend.take_corrections`).
+        """
         if changes:
-            query = _where_key(sa.update(budget_spend)).values(
-                {name: budget_spend.c[name] + sa.bindparam(f"more_{name}") for name in AMOUNTS}
-            )
+            more = {name: budget_spend.c[name] + sa.bindparam(f"more_{name}") for name in AMOUNTS}
+            more["uncounted_nanos"] = budget_spend.c.uncounted_nanos + sa.bindparam("more_nanos")
+            query = _where_key(sa.update(budget_spend)).values(more)
             connection.execute(query, [_named(account, changes[account]) for account in sorted(changes)])
 
 
@@ -74,6 +79,16 @@ class PeriodSpending(NamedTuple):
     most: int
 
 
+class Corrections(NamedTuple):
+    """Changes of stored accounts that the memory of a host does not count yet.
+
+    `charges` is what to add to accounts, `carried` what is added to the limits of accounts now, where it has changed.
+    """
+
+    charges: Charges
+    carried: Mapping[AccountRef, int]
+
+
 class BudgetSpend:
     """Reports of what was spent, and deletion of what is not needed any more."""
 
@@ -84,15 +99,43 @@ class BudgetSpend:
     def balances(self, now_ms: int) -> Iterator[tuple[AccountRef, Balance]]:
         """Yield all accounts of all budgets with spending in the period that contains `now_ms` (milliseconds UTC).
 
+        Corrections that `take_corrections` will return are not part of it.
+
         Raises:
             StoreUnavailable: the database does not answer.
         """
         for stored in self._budgets.list():
             start_ms = stored.period(now_ms).start_ms
+            query = _of_period(stored, start_ms).add_columns(budget_spend.c.uncounted_nanos)
             with self._database.read() as connection:
-                rows = connection.execute(_of_period(stored, start_ms)).all()
-            for value, *amounts in rows:
-                yield AccountRef(stored.budget.id, value, start_ms), Balance(*amounts)
+                rows = connection.execute(query).all()
+            for value, nanos, tokens, requests, uncounted in rows:
+                yield AccountRef(stored.budget.id, value, start_ms), Balance(nanos - uncounted, tokens, requests)
+
+    def take_corrections(self, now_ms: int) -> Corrections:
+        """Return what repricing has changed in accounts since the last call, at most CORRECTIONS_AT_ONCE of them.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        spend = budget_spend.c
+        columns = (*(spend[name] for name in KEY), *(spend[name] for name in AMOUNTS), spend.uncounted_nanos)
+        some = sa.select(*columns).where(spend.uncounted_nanos != 0).limit(CORRECTIONS_AT_ONCE)
+        with self._database.read() as connection:
+            if connection.execute(some.limit(1)).first() is None:
+                return Corrections({}, {})
+        counted = _where_key(sa.update(budget_spend)).values(uncounted_nanos=0)
+        with self._database.write() as connection:
+            rows = connection.execute(some.order_by(*(spend[name] for name in KEY)).with_for_update()).all()
+            found = {AccountRef(*row[:3]): (Balance(*row[3:6]), Balance(nanos=row[6])) for row in rows}
+            if found:
+                connection.execute(counted, [_key_of(account) for account in found])
+        stored = {each.budget.id: each for each in self._budgets.list()}
+        known = {ref: balance for ref, (balance, _) in found.items() if ref.budget_id in stored}
+        return Corrections(
+            {ref: more for ref, (_, more) in found.items()},
+            dict(filter(None, (_left(stored[ref.budget_id], ref, each, now_ms) for ref, each in known.items()))),
+        )
 
     def carried_over(self, now_ms: int) -> Iterator[tuple[AccountRef, int]]:
         """Yield what is added to the limits of accounts in the period that contains `now_ms`, for spending before it.
@@ -197,12 +240,35 @@ class BudgetSpend:
         return deleted
 
 
-def rename_customer(connection: Connection, customer: str, label: str) -> None:
-    """Give the accounts of a customer another label, in the budgets that count by customer."""
-    by_customer = sa.select(budgets.c.accounts_id).where(budgets.c.per == "user_id")
+def rename_customer(connection: Connection, customer: str, label: str, now_ms: int) -> Corrections:
+    """Give the accounts of a customer another label, in the budgets that count by customer.
+
+    Returns what to take from the accounts of the old label in the memory of a host.
+    """
+    spend = budget_spend.c
+    stored = {each.budget.id: each for each in map(stored_budget, connection.execute(_by_customer()))}
+    own = sa.and_(spend.value == customer, spend.budget_id.in_(list(stored)))
+    columns = (*(spend[name] for name in KEY), *(spend[name] for name in AMOUNTS), spend.uncounted_nanos)
+    rows = connection.execute(sa.select(*columns).where(own).with_for_update()).all()
     for table in _TABLES:
-        own = sa.update(table).where(table.c.value == customer, table.c.budget_id.in_(by_customer))
-        connection.execute(own.values(value=label))
+        named = sa.update(table).where(table.c.value == customer, table.c.budget_id.in_(list(stored)))
+        connection.execute(named.values(value=label))
+    charges = {AccountRef(*row[:3]): Balance(row[6] - row[3], -row[4], -row[5]) for row in rows}
+    left = (_left(stored[ref.budget_id], ref, NOTHING, now_ms) for ref in charges)
+    return Corrections(charges, dict(filter(None, left)))
+
+
+def _by_customer() -> sa.Select[Any]:
+    return sa.select(budgets).where(budgets.c.per == "user_id")
+
+
+def _left(stored: StoredBudget, ref: AccountRef, balance: Balance, now_ms: int) -> tuple[AccountRef, int] | None:
+    """Return what an account of the period before leaves for the one of now; None if it leaves nothing for it."""
+    now = stored.period(now_ms)
+    before = stored.period_before(now)
+    if before is None or before.start_ms != ref.period_start_ms:
+        return None
+    return ref._replace(period_start_ms=now.start_ms), carried(stored.budget, balance.of(stored.budget.unit))
 
 
 _TABLES = (budget_spend, budget_backfill)
@@ -231,6 +297,8 @@ def _where_key(statement: Any) -> Any:
 
 
 def _named(account: AccountRef, more: Balance) -> dict[str, Any]:
-    return {f"of_{name}": each for name, each in zip(KEY, account, strict=True)} | {
-        f"more_{name}": each for name, each in zip(AMOUNTS, more, strict=True)
-    }
+    return _key_of(account) | {f"more_{name}": each for name, each in zip(AMOUNTS, more, strict=True)}
+
+
+def _key_of(account: AccountRef) -> dict[str, Any]:
+    return {f"of_{name}": each for name, each in zip(KEY, account, strict=True)}

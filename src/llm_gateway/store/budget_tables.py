@@ -26,6 +26,7 @@ budgets = sa.Table(
 
 # What was spent in a period, and in `budget_backfill` the part of it from records older than the budget.
 # `notified` is the highest part of the limit that the webhook got a message for, in units of 1/10,000.
+# `uncounted_nanos` is the part of `nanos` that repricing added, and that the memory of a host does not count yet.
 budget_spend = sa.Table(
     "budget_spend",
     metadata,
@@ -34,9 +35,16 @@ budget_spend = sa.Table(
     Column("period_start_ms", BigInteger, primary_key=True, autoincrement=False),
     *(Column(amount, BigInteger, nullable=False) for amount in Balance._fields),
     Column("notified", BigInteger, nullable=False, server_default=sa.text("0")),
+    Column("uncounted_nanos", BigInteger, nullable=False, server_default=sa.text("0")),
     sqlite_with_rowid=False,
 )
 sa.Index("budget_spend_period", budget_spend.c.budget_id, budget_spend.c.period_start_ms)
+sa.Index(
+    "budget_spend_uncounted",
+    budget_spend.c.budget_id,
+    postgresql_where=budget_spend.c.uncounted_nanos != 0,
+    sqlite_where=budget_spend.c.uncounted_nanos != 0,
+)
 budget_backfill = sa.Table(
     "budget_backfill",
     metadata,

@@ -15,6 +15,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import starmap
 from typing import Any, NamedTuple
 
@@ -22,10 +23,12 @@ import sqlalchemy as sa
 from sqlalchemy import BigInteger, func
 from sqlalchemy.engine import Connection
 
+from llm_gateway import wall_clock
 from llm_gateway.store.audit import AuditTrail, Unaudited
-from llm_gateway.store.budget_spend import rename_customer
+from llm_gateway.store.budget_spend import Corrections, rename_customer
 from llm_gateway.store.budget_thresholds import forget_customer
 from llm_gateway.store.database import Database
+from llm_gateway.store.lease_ledger import rename_customer_leases
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS
 from llm_gateway.store.rollup_table import NUMBERS, RollupTable, customer_days, number_of
 from llm_gateway.store.rollups import BLOCKS, COUNTERS, CUSTOMER, DAY, ERRORS, HOUR, HOUR_MS, TO_DATE, Grain, Totals
@@ -66,13 +69,22 @@ class Erased(NamedTuple):
 class Erasure:
     """Runs over the stored usage of one customer each. `sleep` takes seconds.
 
-    `audit` keeps the start and the end of each run, under the new label: no entry has the old one.
+    `audit` keeps the start and the end of each run, under the new label: no entry has the old one. `together` calls its
+    argument, which renames the customer's accounts, and takes what it returns from where balances are counted.
     """
 
     def __init__(
-        self, database: Database, *, audit: AuditTrail | None = None, sleep: Callable[[float], None] = time.sleep
+        self,
+        database: Database,
+        *,
+        audit: AuditTrail | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        together: Callable[[Callable[[], Corrections]], Corrections] = lambda rename: rename(),
+        clock_ms: Callable[[], int] = wall_clock.now_ms,
     ) -> None:
         self._database = database
+        self._together = together
+        self._clock_ms = clock_ms
         self._changes = audit or Unaudited(database)
         self._rollups = RollupTable(database)
         self._sleep = sleep
@@ -94,15 +106,20 @@ class Erasure:
                     self._note("customer.erase", run.label)
                 self._move_rest(run, day)
                 changed += self._erase_records(run, day)
-        if not is_known:
-            self._forget_name(customer)  # a run that was cut off may have left it
-            return None
-        with self._database.write() as connection:
-            rename_customer(connection, customer, run.label)
-            forget_customer(connection, customer)
+        renamed = self._together(partial(self._rename_accounts, run))
         self._forget_name(customer)
+        if not is_known and not renamed.charges:  # a run that was cut off may have left both
+            return None
         self._note("customer.erased", run.label, records=changed)
         return Erased(changed, run.label)
+
+    def _rename_accounts(self, run: _Run) -> Corrections:
+        with self._database.write() as connection:
+            now_ms = self._clock_ms()
+            found = rename_customer(connection, run.customer, run.label, now_ms)
+            rename_customer_leases(connection, run.customer, run.label, found.charges, now_ms)
+            forget_customer(connection, run.customer)
+        return found
 
     def _note(self, action: str, label: str, **figures: int) -> None:
         with self._changes.change(action) as change:
