@@ -20,7 +20,7 @@ from llm_gateway.store.budget_tables import budget_leases, budgets
 from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from llm_gateway.store.erasure import Erasure
-from llm_gateway.store.lease_ledger import NotJoined, account_key, leased, release
+from llm_gateway.store.lease_ledger import NotJoined, Used, account_key, leased, release
 from tests.databases import PostgresDatabases
 from tests.shared_budgets.databases import without_postgres
 from tests.shared_budgets.hosts import Host, hosts, now_ms, record
@@ -322,3 +322,22 @@ def test_an_erased_customer_leaves_no_digest_in_the_ledger(url: str) -> None:
         accounts = [(budget, label), (budget, label._replace(period_start_ms=0)), (of_before, label)]
         assert left == {account_key(*each) for each in accounts}
         assert one.leases.fetch(ref, 1, 1).state == "granted"
+
+
+def test_leases_of_a_deleted_budget_without_an_end_are_deleted_without_waiting_for_a_shipper(url: str) -> None:
+    gone, kept = (made(url, 10, name, period="total") for name in ("gone", "kept"))
+    with hosts(url, "a", "b") as (one, two):
+        for host in (one, two):
+            host.start()
+        one.leases.share()
+        for host in (one, two):
+            for budget in (gone, kept):
+                assert host.leases.fetch(ref_of(budget), 1, 2).state == "granted"
+            host.sink([record(ref_of(budget), host.worker_name) for budget in (gone, kept)])
+        assert one.ledger.prune() == 0
+        BudgetStore(one.database).delete(gone.id)
+        with two.database.write() as connection:
+            two.ledger.use(connection, [Used(account_key(gone, ref_of(gone)), 1, 2**60, gone.id)])
+            assert one.ledger.prune() == 1
+        assert (one.ledger.prune(), one.ledger.prune()) == (1, 0)
+        assert [account for account, *_ in two.ledger.own()] == [account_key(kept, ref_of(kept))]

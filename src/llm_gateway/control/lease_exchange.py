@@ -136,7 +136,7 @@ class BudgetLeases:
             if rule is not None:
                 key = key_of(rule.account_name(ref))
                 self._touched[key] = ref
-                used.append(Used(text_of(key), balance.of(rule.budget.unit), _until_ms(rule, ref)))
+                used.append(Used(text_of(key), balance.of(rule.budget.unit), _until_ms(rule, ref), ref.budget_id))
         self._ledger.use(transaction, used, pause)
 
     def fetch(self, ref: AccountRef, least: int, most: int) -> LeaseAnswer:

@@ -57,6 +57,7 @@ budget_backfill = sa.Table(
 
 # What hosts on one database may use of budgets (`lease_ledger.py`). `account` is the digest of an account of one
 # period; amounts are in its budget's unit.
+# `budget_id` is that of the account; null: only its digest was known. By it, leases end with their budget.
 # `asked` counts the requests of other hosts for what the host does not hold, `answered` the last time it has answered.
 budget_leases = sa.Table(
     "budget_leases",
@@ -68,6 +69,7 @@ budget_leases = sa.Table(
     Column("asked", BigInteger, nullable=False),
     Column("answered", BigInteger, nullable=False),
     Column("expires_at_ms", BigInteger, nullable=False),
+    Column("budget_id", SORTED_BY_BYTES),
 )
 sa.Index(
     "budget_leases_asked",

@@ -28,7 +28,7 @@ from llm_gateway.store.audit import AuditTrail, Unaudited
 from llm_gateway.store.budget_spend import Corrections, rename_customer
 from llm_gateway.store.budget_thresholds import forget_customer
 from llm_gateway.store.database import Database
-from llm_gateway.store.lease_ledger import rename_customer_leases
+from llm_gateway.store.erased_leases import rename_customer_leases
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS
 from llm_gateway.store.rollup_table import NUMBERS, RollupTable, customer_days, number_of
 from llm_gateway.store.rollups import BLOCKS, COUNTERS, CUSTOMER, DAY, ERRORS, HOUR, HOUR_MS, TO_DATE, Grain, Totals

@@ -10,16 +10,14 @@ spent and what leases have used change in one transaction, and are read by one s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias, get_args
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from llm_gateway.domain.budget import AccountRef, Budget, Unit
+from llm_gateway.domain.budget import AccountRef, Budget
 from llm_gateway.domain.budget_lease import Lease, Wish, left_of, take
-from llm_gateway.domain.budget_period import FAR_MS
 from llm_gateway.domain.budget_table import account_name
 from llm_gateway.domain.stored_budget import StoredBudget, carried, limit_at
 from llm_gateway.host_memory.slots import Key, key_of
@@ -33,7 +31,7 @@ from llm_gateway.store.set_insert import row_insert
 _JOINING = 0x6C656173
 """Key of the advisory lock of hosts that join or share ("leas"). Accounts have other keys."""
 _of, _hosts = budget_leases.c, budget_hosts.c
-_COLUMNS = ("account", "host", "granted", "used", "asked", "answered", "expires_at_ms")
+_COLUMNS = ("account", "host", "granted", "used", "asked", "answered", "expires_at_ms", "budget_id")
 _OUTSTANDING = sa.func.greatest(_of.granted - _of.used, 0)
 _NOW_MS = sa.literal_column("(extract(epoch FROM clock_timestamp()) * 1000)::bigint", sa.BigInteger)
 VALUES_AT_ONCE = 500
@@ -66,11 +64,12 @@ class Amounts(NamedTuple):
 
 
 class Used(NamedTuple):
-    """Amount that stored records have used of an account, and until when that is needed (milliseconds UTC)."""
+    """Amount that stored records have used of an account, until when that is needed (ms UTC), and its `budget_id`."""
 
     account: str
     amount: int
     until_ms: int
+    budget_id: str
 
 
 class NotJoined(Exception):
@@ -103,9 +102,10 @@ class LeaseLedger:
     def __init__(self, database: Database, host: str) -> None:
         self._database = database
         self.host = host
-        adding = "ON CONFLICT (account, host) DO UPDATE SET used = budget_leases.used + excluded.used"
+        of_budget = ", budget_id = coalesce(excluded.budget_id, budget_leases.budget_id)"
+        adding = f"ON CONFLICT (account, host) DO UPDATE SET used = budget_leases.used + excluded.used{of_budget}"
         self._use = row_insert(database, budget_leases, _COLUMNS, adding)
-        granting = "ON CONFLICT (account, host) DO UPDATE SET granted = excluded.granted"
+        granting = f"ON CONFLICT (account, host) DO UPDATE SET granted = excluded.granted{of_budget}"
         self._grant = row_insert(database, budget_leases, _COLUMNS, granting)
         kept = f"{granting}, used = excluded.used"
         self._share = row_insert(database, budget_leases, _COLUMNS, kept)
@@ -137,7 +137,7 @@ class LeaseLedger:
 
     def share(self, leases: Iterable[tuple[str, int, int]]) -> None:
         """End being alone: keep these amounts (account, granted, expires_at_ms), and leave all others to the ledger."""
-        rows = [(account, self.host, granted, 0, 0, 0, until_ms) for account, granted, until_ms in leases]
+        rows = [(account, self.host, granted, 0, 0, 0, until_ms, None) for account, granted, until_ms in leases]
         with self._database.write() as connection:
             _lock(connection, _JOINING)
             self._share.run(connection, rows)
@@ -202,7 +202,8 @@ class LeaseLedger:
             granted = take(before.own, left, wish, hosts)
             lease = before.own if granted is None else Lease(granted, before.own.used)
             if lease.granted > before.own.granted:
-                self._set(connection, account, lease, until_ms)
+                granting = (account, self.host, lease.granted, 0, 0, 0, until_ms, ref.budget_id)
+                self._grant.run(connection, [granting])
         return Taken(lease, granted is not None, limit, before.spent, before.elsewhere)
 
     def ask_back(self, account: str, living: Collection[str]) -> int:
@@ -245,14 +246,22 @@ class LeaseLedger:
 
     def use(self, connection: Connection, used: Iterable[Used], pause: Pause = no_pause) -> None:
         """Note what records have used, in the transaction that stores them and adds them to `budget_spend`."""
-        rows = [(account, self.host, 0, amount, 0, 0, until_ms) for account, amount, until_ms in used]
+        rows = [(each.account, self.host, 0, each.amount, 0, 0, each.until_ms, each.budget_id) for each in used]
         if rows:
             self._use.run(connection, rows, pause)
 
     def prune(self) -> int:
-        """Delete leases of accounts that nobody needs any more. Returns how many."""
+        """Delete leases of accounts that nobody needs any more, and those of deleted budgets. Returns how many.
+
+        Rows that a shipper holds stay until the next time: it locks them in another order.
+        """
+        of_none = sa.and_(_of.budget_id.is_not(None), _of.budget_id.not_in(sa.select(budgets.c.accounts_id)))
+        gone = sa.select(_of.account, _of.host).where(sa.or_(_of.expires_at_ms < _NOW_MS, of_none))
+        free = gone.with_for_update(skip_locked=True).cte("free")
+        row = sa.tuple_(_of.account, _of.host)
         with self._database.write() as connection:
-            return connection.execute(sa.delete(budget_leases).where(_of.expires_at_ms < _NOW_MS)).rowcount
+            deleted = sa.delete(budget_leases).where(row.in_(sa.select(free.c.account, free.c.host)))
+            return connection.execute(deleted).rowcount
 
     def _mark(self, connection: Connection, *, is_alone: bool) -> None:
         connection.execute(sa.delete(budget_hosts).where(_hosts.host == self.host))
@@ -285,9 +294,6 @@ class LeaseLedger:
         past = ref._replace(period_start_ms=before.start_ms)
         amounts = self._amounts(connection, account_key(stored.budget, past), stored.budget, past)
         return carried(stored.budget, amounts.spent + amounts.own.outstanding + amounts.elsewhere)
-
-    def _set(self, connection: Connection, account: str, lease: Lease, until_ms: int) -> None:
-        self._grant.run(connection, [(account, self.host, lease.granted, 0, 0, 0, until_ms)])
 
 
 def leases_of(database: Database, budget: Budget, refs: Collection[AccountRef]) -> dict[AccountRef, dict[str, int]]:
@@ -337,46 +343,6 @@ def release(connection: Connection, host: str) -> int | None:
     freed = connection.execute(own).rowcount
     known = connection.execute(sa.delete(budget_hosts).where(_hosts.host == host)).rowcount
     return freed if known or freed else None
-
-
-def rename_customer_leases(
-    connection: Connection, customer: str, label: str, known: Iterable[AccountRef], now_ms: int
-) -> None:
-    """Give the leases of a customer's accounts the digests of another label: a reader could make that of a known label.
-
-    It is for budgets that count by customer, and the periods of the accounts `known` and those whose leases are kept.
-    Nothing is leased on SQLite.
-    """
-    if connection.dialect.name != "postgresql":
-        return
-    renamed, starts = dict[str, str](), dict[str, set[int]]()
-    for ref in known:
-        starts.setdefault(ref.budget_id, set()).add(ref.period_start_ms)
-    for row in connection.execute(sa.select(budgets).where(budgets.c.per == "user_id")):
-        stored = stored_budget(row)
-        for start_ms in starts.get(stored.budget.id, set()).union(_kept_periods(stored, now_ms)):
-            ref = AccountRef(stored.budget.id, customer, start_ms)
-            for unit in get_args(Unit):  # that of before a change, too
-                budget = msgspec.structs.replace(stored.budget, unit=unit)
-                renamed[account_key(budget, ref)] = account_key(budget, ref._replace(value=label))
-    wanted = sorted(renamed)
-    for start in range(0, len(wanted), VALUES_AT_ONCE):
-        part = _of.account.in_(wanted[start : start + VALUES_AT_ONCE])
-        for account in connection.execute(sa.select(_of.account).where(part).distinct()).scalars().all():
-            connection.execute(sa.update(budget_leases).where(_of.account == account).values(account=renamed[account]))
-
-
-def _kept_periods(stored: StoredBudget, now_ms: int) -> Iterator[int]:
-    """Yield the starts of the periods whose leases are kept: with `carry`, a period is needed in the next one, too."""
-    period = now = stored.period(now_ms)
-    if now.end_ms < FAR_MS:
-        yield now.end_ms  # a host whose clock is ahead
-    kept_ms = SLACK_MS + 2 * (now.end_ms - now.start_ms if stored.budget.carry else 0)
-    while period.end_ms + kept_ms >= now_ms:
-        yield period.start_ms
-        if not period.start_ms:
-            return
-        period = stored.period(period.start_ms - 1)
 
 
 def _spent(budget: Budget, ref: AccountRef) -> sa.Select[Any]:
