@@ -151,6 +151,19 @@ async def test_a_series_adds_up_to_the_breakdown(api: Client) -> None:
     assert [line["name"] for line in found["series"]][2:] == [None]
 
 
+async def test_a_group_with_requests_has_a_line_even_if_its_metric_is_nothing(api: Client) -> None:
+    for bucket in ("hour", "day", "month"):
+        for query, names in (
+            ("metric=saved_cost_usd&group_by=model", ["m0", "m1", "m2", "m3"]),
+            ("metric=error_requests&group_by=customer", ["=1+1", "bob"]),
+            ("metric=cached_requests", [None]),
+            ("metric=error_requests&user_id=nobody", []),
+        ):
+            found = (await api.call("GET", f"{SERIES}?{LAST_WEEK}&tz=Asia/Kolkata&bucket={bucket}&{query}")).json
+            lines = [(line["name"], line["total"], set(line["values"])) for line in found["series"]]
+            assert lines == [(name, 0, {0}) for name in names], (bucket, query)
+
+
 @each_row(
     ("query", "name", "words"),
     [

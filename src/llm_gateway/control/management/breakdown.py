@@ -172,10 +172,14 @@ def _row(names: list[str], group: Group, totals: Totals, before: Totals) -> dict
 def _lines(metric: Metric, sums: list[dict[Group, Totals]], limit: int) -> list[tuple[str | None, list[int]]]:
     """Return the values of the largest groups by bucket, the largest first, then those of the others together."""
     sum_of: Counter[Group] = Counter()
+    requests_of: Counter[Group] = Counter()
     for groups in sums:
         for group, totals in groups.items():
             sum_of[group] += metric_value(metric, totals)
-    ranked = sorted((group for group, value in sum_of.items() if value), key=lambda group: (-sum_of[group], group))
+            requests_of[group] += totals.requests
+    # A group without requests is there only because hours were subtracted from a day.
+    there = (group for group, value in sum_of.items() if value or requests_of[group])
+    ranked = sorted(there, key=lambda group: (-sum_of[group], group))
     largest = {group: [0] * len(sums) for group in ranked[:limit]}
     others = [0] * len(sums)  # all in one: a list for each of 200,000 groups would take gigabytes
     for at, groups in enumerate(sums):

@@ -176,8 +176,9 @@ def metric_value(metric: Metric, totals: Totals) -> int:
 
 
 def metric_counters(metric: Metric) -> tuple[str, ...]:
-    """Return the counters that a metric is made of."""
-    return ("input_tokens", "output_tokens") if metric == "total_tokens" else (MONEY.get(metric, metric),)
+    """Return the counters that a metric is made of, and that of the requests, by which a group is known to be there."""
+    own = ("input_tokens", "output_tokens") if metric == "total_tokens" else (MONEY.get(metric, metric),)
+    return own if "requests" in own else ("requests", *own)
 
 
 def shown_metric(metric: Metric, value: int) -> float:
