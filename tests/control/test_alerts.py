@@ -164,6 +164,18 @@ async def test_a_failing_target_is_warned_of_once_tried_for_a_day_and_delays_no_
         assert world.told()[2:] == ["an alert target takes messages again"]
 
 
+async def test_what_was_stored_for_a_target_while_it_was_deleted_does_not_wait_for_good(world: World) -> None:
+    gone, kept = (world.target(name, "http://127.0.0.1:9/") for name in ("gone", "kept"))
+    world.targets.delete(gone.id)
+    message = AlertMessage("journal.delayed:1", NOW_MS, "{}")
+    assert world.messages.add(message.id, NOW_MS, "journal.delayed", {"seconds": 61})
+    with world.database.write() as connection:
+        add_deliveries(connection, [gone], message)
+    await world.deliver()
+    assert world.deliveries.waiting() == {kept.id: 1}
+    assert world.told() == ["an alert target does not take messages"]
+
+
 async def test_answers_become_sentences_without_the_token(world: World) -> None:
     rows = [
         (b"404 Not Found", b"no_team for /services/T0/B0/token-of-the-url", "knows no such address (404)"),

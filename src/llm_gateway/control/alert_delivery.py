@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from llm_gateway import wall_clock
@@ -106,8 +107,11 @@ class AlertDelivery:
                 delivery = await asyncio.to_thread(self._deliveries.claim, target_id, self._clock_ms())
                 if delivery is None or not await self._deliver(delivery):
                     return
-        except (StoreUnavailable, NotFound):  # logged by the health check; or the target was deleted meanwhile
+        except StoreUnavailable:  # logged by the health check
             pass
+        except NotFound:  # the target was deleted meanwhile
+            with suppress(StoreUnavailable):
+                await asyncio.to_thread(self._deliveries.forget, target_id)
         except Exception as error:  # edge: one target must not keep the others from their messages
             self._log("alerts cannot be delivered", level="error", exc_info=error)
         finally:

@@ -80,6 +80,11 @@ class AlertDeliveries:
                 again = {"attempts": delivery.attempts + 1, "next_attempt_ms": next_attempt_ms}
                 connection.execute(sa.update(alert_deliveries).where(own).values(again))
 
+    def forget(self, target_id: str) -> None:
+        """Delete what waits for a target that is gone: an event may have been stored while it was deleted."""
+        with self._database.write() as connection:
+            connection.execute(sa.delete(alert_deliveries).where(_of.target_id == target_id))
+
     def waiting(self) -> dict[str, int]:
         """Return how many messages wait, by target."""
         query = sa.select(_of.target_id, sa.func.count()).group_by(_of.target_id)
