@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llm_gateway.domain.key_secret import Pepper, public_id_of
 from llm_gateway.domain.person import Identity
+from llm_gateway.store.audit import AuditFilter, AuditTrail
 from llm_gateway.store.database import Database
 from llm_gateway.store.keys import KeyDraft, KeyStore
 from llm_gateway.store.people import PeopleStore
@@ -106,3 +109,14 @@ def test_a_session_ends_with_the_secret_of_the_key_that_it_was_opened_with(datab
     keys.delete(made.key.id)
     with pytest.raises(OwnerChanged):
         opened(third)
+
+
+def test_the_end_of_a_session_names_the_subject_of_its_owner(database: Database, tmp_path: Path) -> None:
+    audit = AuditTrail(database, tmp_path, fsync=False)
+    store = SessionStore(database, audit=audit)
+    for owner in (Owner("ann", identity=Identity(issuer="https://a", subject="7", role="own")), Owner("ann")):
+        store.open(owner, "UTC", "a browser", "127.0.0.1")
+        store.close(store.living(owner)[0].id)
+    before = [json.loads(each.before or "") for each in audit.page(AuditFilter(), 2)]
+    plain = {"client": "a browser", "address": "127.0.0.1"}
+    assert before == [plain, plain | {"issuer": "https://a", "subject": "7"}]

@@ -169,7 +169,10 @@ class SessionStore:
             if row is None:
                 raise NotFound("There is no session with this id: it may have ended.")
             change.connection.execute(sa.delete(sessions).where(found))
-            change.about(row.id, row.key_name, before={"client": row.client, "address": row.address})
+            # People can change their names at an identity provider, but not the subject.
+            identity = Session(**row._mapping).owner.identity
+            who = {} if identity is None else {"issuer": identity.issuer, "subject": identity.subject}
+            change.about(row.id, row.key_name, before={"client": row.client, "address": row.address, **who})
 
     def close_others(self, owner: Owner, kept: str | None) -> int:
         """End the sessions of an owner but the one with the id `kept`, as one entry says. Returns their number."""
