@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from llm_gateway.dashboard.sign_in_limits import BRAKE_S, FAILURES_S, MOST_FAILURES, MOST_KNOWN, MOST_OF_NAME, Attempts
+from llm_gateway.dashboard.sign_in_limits import (
+    BRAKE_S,
+    FAILURES_S,
+    MOST_FAILURES,
+    MOST_KNOWN,
+    MOST_OF_NAME,
+    MOST_OF_NETWORK,
+    Attempts,
+)
 
 
 def test_failures_are_limited_by_address_and_by_name_from_a_network() -> None:
     now = 0.0
     attempts = Attempts(lambda: now)
-    for number in range(MOST_FAILURES):
-        assert attempts.begin(f"192.0.2.{number}", "ann")
+    for number in range(MOST_OF_NETWORK):
+        assert attempts.begin(f"192.0.2.{number // MOST_FAILURES}", "ann")
+    assert not attempts.begin("192.0.2.1", "bob"), "the same address"
     assert not attempts.begin("192.0.2.200", "ann"), "another address of the network"
     assert attempts.begin("192.0.2.200", "bob")
     assert attempts.begin("198.51.100.1", "ann"), "strangers lock nobody out"
@@ -25,16 +34,35 @@ def test_failures_are_limited_by_address_and_by_name_from_a_network() -> None:
     assert attempts.begin("::ffff:10.1.2.3", None)
 
 
+def test_one_address_slows_a_name_down_in_its_network_and_locks_nobody_out() -> None:
+    attempts, waits = Attempts(lambda: 0.0), []
+    for _ in range(MOST_FAILURES):
+        assert attempts.begin("192.0.2.1", "ann")
+        waits.append(attempts.brake_s("192.0.2.1", "ann"))
+    assert (set(waits), attempts.begin("192.0.2.1", "ann")) == ({0.0}, False)
+    waits = []
+    for number in range(8):
+        assert attempts.begin(f"192.0.2.{2 + number}", "ann"), "a colleague in the same network"
+        waits.append(attempts.brake_s("192.0.2.2", "ann"))
+    assert waits == [0.5, 1, 2, 4, 8, 16, 16, 16]
+    for number in range(8):
+        attempts.succeeded(f"192.0.2.{2 + number}", "ann")
+    assert attempts.begin("192.0.2.3", "ann")
+    assert attempts.brake_s("192.0.2.3", "ann") == 0.5
+    assert (attempts.brake_s("192.0.2.3", "bob"), attempts.brake_s("198.51.100.1", "ann")) == (0, 0)
+
+
 def test_a_name_that_is_tried_from_everywhere_is_slowed_down_and_never_refused() -> None:
     now = 0.0
     attempts = Attempts(lambda: now)
     for number in range(MOST_OF_NAME):
-        assert attempts.brake_s("ann") == 0
+        assert attempts.brake_s("203.0.113.9", "ann") == 0
         assert attempts.begin(f"10.{number}.0.1", "ann")
     assert attempts.begin("203.0.113.9", "ann")
-    assert (attempts.brake_s("ann"), attempts.brake_s("bob")) == (BRAKE_S, 0)
+    waits = [attempts.brake_s("203.0.113.9", name) for name in ("ann", "bob")]
+    assert waits == [BRAKE_S, 0]
     now = FAILURES_S + 1
-    assert attempts.brake_s("ann") == 0
+    assert attempts.brake_s("203.0.113.9", "ann") == 0
 
 
 def test_memory_is_bounded_and_made_up_names_forget_no_address() -> None:

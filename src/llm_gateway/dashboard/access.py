@@ -150,7 +150,11 @@ class Access:
         name = given.name.strip() if given.name.strip() or given.password else None
         if not self._attempts.begin(address, name):
             return TOO_MANY
-        found = self._owner_of_key(given.key) if name is None else await self._owner_of_password(name, given.password)
+        found = (
+            self._owner_of_key(given.key)
+            if name is None
+            else await self._owner_of_password(address, name, given.password)
+        )
         if isinstance(found, str):
             self._on_failure(address)
         else:
@@ -171,18 +175,18 @@ class Access:
         address = address_of(request)
         if not self._attempts.begin(address, name):
             return TOO_MANY
-        found = await self._owner_of_password(name, password)
+        found = await self._owner_of_password(address, name, password)
         if isinstance(found, str) or found.person_id != person.person_id:
             self._on_failure(address)
             return NOT_YOURS
         self._attempts.succeeded(address, name)
         return None
 
-    async def _owner_of_password(self, name: str, password: str) -> str | Owner:
+    async def _owner_of_password(self, address: str, name: str, password: str) -> str | Owner:
         if len(name) > LONGEST_NAME or len(password) > LONGEST_PASSWORD or "\x00" in name:
             return NOBODY_KNOWN
         loop = asyncio.get_running_loop()
-        if brake_s := self._attempts.brake_s(name):
+        if brake_s := self._attempts.brake_s(address, name):
             await asyncio.sleep(brake_s)
         person = await loop.run_in_executor(self._hashing, self._people.check, name, password)
         return (

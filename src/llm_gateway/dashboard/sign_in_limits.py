@@ -1,10 +1,14 @@
 """Limit how often a sign-in can fail, in bounded memory, so that strangers can lock nobody out.
 
-| counted by | beyond the limit |
-|---|---|
-| address | refused |
-| person's name from one network | refused |
-| person's name from anywhere | slowed down, never refused |
+| counted by | beyond | is |
+|---|---|---|
+| address | 10 | refused |
+| person's name from one network | 10 | slowed down, each time twice as long |
+| | 100 | refused, which takes ten addresses of that network |
+| person's name from anywhere | 100 | slowed down, never refused |
+
+Source: OWASP's Authentication Cheat Sheet, "Login Throttling": count by the account, not by the address alone; let
+waits grow exponentially; and do not let an attacker lock others out.
 """
 
 from __future__ import annotations
@@ -14,9 +18,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 MOST_FAILURES, FAILURES_S = 10, 60.0
-"""Failed sign-ins from one address, and with one name from one network, in this many seconds."""
+"""Failed sign-ins from one address, in this many seconds."""
+MOST_OF_NETWORK = 100
+"""Failed sign-ins with one name from one network in FAILURES_S, of which those after MOST_FAILURES are slowed down."""
 MOST_OF_NAME, BRAKE_S = 100, 2.0
 """Failed sign-ins with one name from anywhere in FAILURES_S, and seconds by which each further one is slowed down."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 16.0
+"""Seconds by which the first one from a network that fails too often is slowed down, and by which one is at most."""
 MOST_KNOWN = 4096
 """Addresses, names from a network, and names that are remembered, each; the oldest failure is forgotten first."""
 LONGEST_NAME = 100
@@ -32,7 +40,7 @@ class Attempts:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._addresses = Failures(clock, MOST_FAILURES)
-        self._names_of_networks = Failures(clock, MOST_FAILURES)
+        self._names_of_networks = Failures(clock, MOST_OF_NETWORK)
         self._names = Failures(clock, MOST_OF_NAME)
 
     def begin(self, address: str, name: str | None) -> bool:
@@ -46,9 +54,11 @@ class Attempts:
             self._names.add(name[:LONGEST_NAME])
         return True
 
-    def brake_s(self, name: str) -> float:
-        """Return the seconds to wait before the password of a person is checked."""
-        return BRAKE_S if self._names.is_full(name[:LONGEST_NAME]) else 0.0
+    def brake_s(self, address: str, name: str) -> float:
+        """Return the seconds to wait before the password of a person is checked, once the attempt has begun."""
+        brake_s = BRAKE_S if self._names.is_full(name[:LONGEST_NAME]) else 0.0
+        beyond = self._names_of_networks.count(_name_of_network(address, name)) - MOST_FAILURES
+        return brake_s if beyond <= 0 else max(brake_s, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(beyond - 1, 10)))
 
     def succeeded(self, address: str, name: str | None) -> None:
         """Take back the count of an attempt that succeeded."""
@@ -60,8 +70,7 @@ class Attempts:
     def _sources(self, address: str, name: str | None) -> list[tuple[Failures, str]]:
         found = [(self._addresses, _network(address, 32, IPV6_SUBSCRIBER))]
         if name is not None:
-            network = _network(address, IPV4_PREFIX, IPV6_NETWORK)
-            found.append((self._names_of_networks, f"{network} {name[:LONGEST_NAME]}"))
+            found.append((self._names_of_networks, _name_of_network(address, name)))
         return found
 
 
@@ -77,10 +86,14 @@ class Failures:
         """Return the number of sources."""
         return len(self._times)
 
+    def count(self, source: str) -> int:
+        """Return how often the source has failed, up to its limit."""
+        oldest = self._clock() - FAILURES_S
+        return sum(at > oldest for at in self._times.get(source, ()))
+
     def is_full(self, source: str) -> bool:
         """Return True if the source is at its limit."""
-        oldest = self._clock() - FAILURES_S
-        return sum(at > oldest for at in self._times.get(source, ())) >= self._most
+        return self.count(source) >= self._most
 
     def add(self, source: str) -> None:
         """Count a failure now."""
@@ -94,6 +107,10 @@ class Failures:
         times = self._times.get(source)
         if times:
             times.pop()
+
+
+def _name_of_network(address: str, name: str) -> str:
+    return f"{_network(address, IPV4_PREFIX, IPV6_NETWORK)} {name[:LONGEST_NAME]}"
 
 
 def _network(address: str, ipv4_bits: int, ipv6_bits: int) -> str:
