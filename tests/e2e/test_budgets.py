@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from llm_gateway.control.offline import reprice_once
+from llm_gateway.settings import Settings
 from tests.e2e.process import GatewayProcess, until
 from tests.postgres_server import CannotRun, new_cluster
 from tests.upstream import UpstreamProcess
@@ -45,6 +47,29 @@ def test_four_workers_send_exactly_what_a_budget_has_room_for_and_a_killed_one_c
         assert [ask(number).status for number in (201, 202)] == [200, 429]
         [account] = gateway.call("GET", f"/api/v1/budgets/{made.json['id']}/accounts").json["accounts"]
         assert account["spent_requests"] == ROOM + 1
+        assert gateway.call("DELETE", f"/api/v1/budgets/{made.json['id']}").status == 204
+        check_that_new_prices_and_an_erasure_count_at_once(gateway, tmp_path / "data")
+
+
+def check_that_new_prices_and_an_erasure_count_at_once(gateway: GatewayProcess, data_dir: Path) -> None:
+    fields = {"per": "user_id", "limit_usd": 0.1}
+    assert gateway.call("POST", "/api/v1/budgets", {"name": "each", **fields}).status == 201
+    [provider] = (each for each in gateway.call("GET", "/api/v1/providers").json if each["name"] == "p")
+
+    def set_price(usd: float) -> None:
+        prices = {model: {"input": usd, "output": usd} for model in provider["models"]}
+        assert gateway.call("PATCH", f"/api/v1/providers/{provider['id']}", {"prices": prices}).status == 200
+
+    set_price(0.01)
+    assert gateway.ask(user_id="ann").status == 200
+    assert gateway.summary()  # it is stored now
+    set_price(100_000)
+    assert reprice_once(Settings(data_dir=data_dir), since_ms=0).changed
+    set_price(0.01)
+    until(lambda: gateway.ask(user_id="ann").status == 429)
+    assert gateway.ask(user_id="bob").status == 200
+    assert gateway.call("DELETE", "/api/v1/usage/customers/ann").status == 200
+    assert gateway.ask(user_id="ann").status == 200
 
 
 def test_two_hosts_send_exactly_what_a_budget_has_room_for_though_postgres_control_and_a_host_are_killed(
