@@ -9,11 +9,12 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_gateway.dashboard.access import NEEDS_HTTPS, Access
+from llm_gateway.dashboard.access import NEEDS_HTTPS, Access, Credentials
 from llm_gateway.dashboard.screens import SCREENS
 from llm_gateway.dashboard.sign_in_limits import MOST_FAILURES
 from llm_gateway.domain.person import Identity
 from llm_gateway.gate.authentication import Keyring
+from llm_gateway.gate.environment_seal import EnvironmentSeal
 from llm_gateway.store.database import Database
 from llm_gateway.store.people import PeopleStore
 from llm_gateway.store.sessions import Owner, SessionStore
@@ -149,3 +150,37 @@ def test_a_sign_out_over_https_deletes_the_cookie_as_browsers_demand(tmp_path: P
     cookie = response.headers["set-cookie"]
     assert cookie.startswith('__Host-llm-gateway-session=""')
     assert ("Secure" in cookie, "Max-Age=0" in cookie, "Path=/" in cookie) == (True, True, True)
+
+
+async def test_a_session_of_a_key_of_the_environment_ends_with_its_secret(migrated: Path, tmp_path: Path) -> None:
+    shutil.copy(migrated, tmp_path / "gateway.db")
+    database = Database.open(f"sqlite:///{tmp_path}/gateway.db")
+
+    def access(*keys: tuple[str, str]) -> Access:
+        callers = [(*key, frozenset({"admin"})) for key in keys]
+        stores = SessionStore(database), Keyring(callers), PeopleStore(database)
+        return Access(*stores, allows_plain_http=False)
+
+    def request(cookie: str = "") -> Request:
+        headers = [(b"cookie", cookie.encode())] if cookie else []
+        return Request({
+            "type": "http", "method": "GET", "scheme": "http", "path": "/ui", "query_string": b"",
+            "server": ("localhost", 80), "headers": headers,
+        })  # fmt: skip
+
+    one, other, response = ("ops", "s" * 32), ("billing", "b" * 32), Response()
+    owner = await access(one).sign_in(request(), Credentials("s" * 32, "", ""))
+    assert isinstance(owner, Owner)
+    await access(one).remember(request(), response, owner, "UTC")
+    cookie = response.headers["set-cookie"].partition(";")[0]
+    forged = (
+        cookie.rpartition(".")[0] + "." + EnvironmentSeal([("ops", "x" * 32, ())]).seal("ops", "x").rpartition(".")[2]
+    )
+    found = [
+        access(*keys).find(request(sent)) is not None
+        for keys, sent in (
+            ((one, other), cookie), ((("ops", "x" * 32),), cookie), ((("ops", "x" * 32),), forged),
+            ((one, ("ops", "t" * 32)), cookie), ((other,), cookie), ((one,), cookie.rpartition(".")[0]),
+        )
+    ]  # fmt: skip
+    assert found == [True, False, False, False, False, False]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from starlette.concurrency import run_in_threadpool
@@ -110,7 +111,10 @@ class Access:
         session = self._sessions.find(secret) if secret else None
         if session is None:
             return None
-        caller = self._caller_of(session.owner)
+        owner = session.owner
+        if _is_of_environment(owner) and not self._keyring.environment.is_in_force(owner.name, secret or ""):
+            return None
+        caller = self._caller_of(owner)
         return None if caller is None else SignedIn(caller, session)
 
     def _caller_of(self, owner: Owner) -> Caller | None:
@@ -200,7 +204,10 @@ class Access:
             OwnerChanged: the person was changed meanwhile.
         """
         browser = request.headers.get("user-agent", "unknown browser")
-        secret = await run_in_threadpool(self._sessions.open, owner, timezone, browser, address_of(request))
+        opened = partial(self._sessions.open, owner, timezone, browser, address_of(request))
+        if _is_of_environment(owner):
+            opened = partial(opened, seal=partial(self._keyring.environment.seal, owner.name))
+        secret = await run_in_threadpool(opened)
         response.set_cookie(
             _cookie_name(request),
             secret,
@@ -217,6 +224,10 @@ class Access:
             self._sessions.end(signed_in.session.id)
         secure = request.url.scheme == "https"  # browsers ignore a cookie `__Host-…` without it, also one that deletes
         response.delete_cookie(_cookie_name(request), path="/", secure=secure, httponly=True)
+
+
+def _is_of_environment(owner: Owner) -> bool:
+    return owner.key_id is None and owner.person_id is None and owner.identity is None
 
 
 def local_person(person: StoredPerson) -> Person:

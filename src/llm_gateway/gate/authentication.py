@@ -23,6 +23,7 @@ from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.browser_page import is_dashboard
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import BadRequest, Forbidden, GatewayError, Unauthorized
+from llm_gateway.gate.environment_seal import EnvironmentSeal
 from llm_gateway.gate.jwt_callers import TokenCallers, UnverifiedToken, is_token
 from llm_gateway.gate.key_problem import SERVICE_KEY, explain
 from llm_gateway.gate.request_context import NOBODY, REQUEST_CONTEXT, Caller, Person, RequestContext
@@ -75,7 +76,9 @@ class Keyring:
         self._snapshot = snapshot
         self._clock = clock
         self._keyed = hashlib.blake2b(key=secrets.token_bytes(32), digest_size=32)
-        self._callers = {self._hash(key.encode()): Caller(name, scopes) for name, key, scopes in keys}
+        listed = list(keys)
+        self._callers = {self._hash(key.encode()): Caller(name, scopes) for name, key, scopes in listed}
+        self.environment = EnvironmentSeal(listed)
 
     def _hash(self, key: bytes) -> bytes:
         keyed = self._keyed.copy()

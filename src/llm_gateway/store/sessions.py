@@ -90,16 +90,23 @@ class SessionStore:
         self._clock = clock
         self._changes: Changes = audit or Unaudited(database)
 
-    def open(self, owner: Owner, timezone: str, client: str, address: str) -> str:
+    def open(
+        self,
+        owner: Owner,
+        timezone: str,
+        client: str,
+        address: str,
+        seal: Callable[[str], str] = lambda secret: secret,
+    ) -> str:
         """Store a new session; forget those that have ended and the owner's oldest beyond MOST_OF_ONE.
 
-        Returns its secret.
+        Returns its secret, to which `seal` can add something.
 
         Raises:
             OwnerChanged: the person was changed or deleted after the password was checked, or the key's secret has
                 ended since: what ends sessions must end this sign-in, too.
         """
-        secret, now_ms = secrets.token_urlsafe(32), self._now_ms()
+        secret, now_ms = seal(secrets.token_urlsafe(32)), self._now_ms()
         values = {
             "id": new_id(),
             "digest": _digest(secret),
