@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from llm_gateway.domain.budget import AccountRef, Balance, Budget
 from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.stored_budget import StoredBudget
 from llm_gateway.domain.usage import cost
+from llm_gateway.errors import StoreUnavailable
 from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.host_memory.account_group import NO_LIMIT, AccountPlace
 from llm_gateway.host_memory.budget_accounts import BudgetAccounts
@@ -127,6 +129,56 @@ def test_new_prices_count_at_once_and_once(host: Host) -> None:
     Run(host.database, {"p": BEFORE})()
     assert next_start.correct() == 3
     assert host.amounts(core, now) == [(2 * BEFORE_NANOS + 7, 1000 - BEFORE_NANOS)]
+
+
+def test_what_the_period_before_leaves_includes_what_is_not_stored_yet(host: Host) -> None:
+    core = host.budget("core", carry=1.0)
+    now, before = accounts_of(core)
+    UsageStore(host.database).write([made(bought(accounts=[now, before]))])
+    host.load()
+    host.balances.add(
+        [(before, Balance(nanos=BEFORE_NANOS + 100))]
+    )  # counted since it began, of which 100 in a journal
+    Run(host.database, {"p": NOW})()
+    assert host.correct() == 2
+    assert host.amounts(core, now, before) == [(NOW_NANOS, 1000 - NOW_NANOS - 100), (NOW_NANOS + 100, 0)]
+
+
+def test_corrections_are_not_lost_with_the_database(host: Host) -> None:
+    class Broken(BudgetStore):
+        def list(self, **_: Any) -> Any:
+            raise StoreUnavailable("gone")
+
+    core = host.budget("core")
+    now, _ = accounts_of(core)
+    UsageStore(host.database).write([made(bought(accounts=[now]))])
+    host.load()
+    Run(host.database, {"p": NOW})()
+    broken = BudgetSpend(host.database, Broken(host.database))
+    with pytest.raises(StoreUnavailable):
+        host.balances.correct(lambda: broken.take_corrections(NOW_MS))
+    assert (host.correct(), host.amounts(core, now)) == (1, [(NOW_NANOS, 0)])
+
+
+def test_corrections_that_a_stopped_process_keeps_from_the_memory_are_logged(host: Host) -> None:
+    lines: list[dict[str, Any]] = []
+
+    class Locked(BudgetBalances):
+        @contextmanager
+        def locked(self, deadline: float | None = None) -> Iterator[bool]:
+            assert deadline is not None, "one wait for all parts"
+            yield False
+
+    core = host.budget("core")
+    now, _ = accounts_of(core)
+    UsageStore(host.database).write([made(bought(accounts=[now]))])
+    host.load()
+    locked = Locked(host.memory, log=lambda event, **fields: lines.append({"event": event, **fields}))
+    locked.learn((core.budget,))
+    Run(host.database, {"p": NOW})()
+    assert locked.correct(lambda: host.spend.take_corrections(NOW_MS)) == 1
+    event = "balances of budgets are not counted: their memory is full or locked"
+    assert lines == [{"event": event, "level": "error", "count": 1}]
 
 
 def test_a_customer_that_is_erased_has_spent_nothing_any_more(host: Host) -> None:

@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 from llm_gateway import wall_clock
 from llm_gateway.domain.budget import AccountRef, Balance, Budget
 from llm_gateway.domain.budget_table import BudgetRule, BudgetTable, needed_until_ms
+from llm_gateway.domain.stored_budget import carried as carried_by
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.host_memory import HostMemory
 from llm_gateway.host_memory.budget_holds import LOADED, clear_rows, find_place, owners, recompute_sums
@@ -41,6 +42,7 @@ Balances: TypeAlias = Iterable[tuple[AccountRef, Balance]]
 Sink: TypeAlias = Callable[[list[UsageRecord]], None]
 AT_ONCE = 64
 """Accounts that are written under one lock."""
+NOT_COUNTED = "balances of budgets are not counted: their memory is full or locked"
 LONGEST_WAIT_S, STEP_S = 2.0, 0.01
 """Longest wait for a process that holds the lock, and seconds between two tries."""
 _NOTHING = Balance()
@@ -152,9 +154,11 @@ class BudgetBalances:
         Raises:
             StoreUnavailable: the database does not answer.
         """
-        if self._words is None or self._words[LEASING] or not self._words[LOADED]:
+        if self._words is None:
             return 0
         with self._books:
+            if not self._counts_stored():
+                return 0
             found = take()
             self._apply(found)
         return len(found.charges)
@@ -163,33 +167,43 @@ class BudgetBalances:
         """Store corrections by calling `store`, which returns them, then add them. Returns them."""
         with self._books:
             found = store()
-            if self._words is not None and self._words[LOADED] and not self._words[LEASING]:
+            if self._words is not None and self._counts_stored():
                 self._apply(found)
         return found
 
+    def _counts_stored(self) -> bool:
+        """Return whether accounts count what the database has. Needs `_books`, which `share` holds, too."""
+        return bool(self._words[LOADED]) and not self._words[LEASING]
+
     def _apply(self, found: Corrections) -> None:
         """Correct the accounts that the memory has. Others have spent nothing, or their period is over."""
-        rules, words = self.rules, self._words
-        refs = (ref for ref in {**found.charges, **found.carried} if ref.budget_id in rules)
-        named = iter([(rules[ref.budget_id], ref) for ref in refs])
-        while part := list(islice(named, AT_ONCE)):
-            prepared = [
-                (
-                    key_of(rule.account_name(ref)),
-                    found.charges.get(ref, _NOTHING).of(rule.budget.unit),
-                    found.carried.get(ref, NOT_CARRIED),
-                )
-                for rule, ref in part
-            ]
-            with self.locked() as is_locked:
-                for key, amount, left in prepared if is_locked else ():
-                    if (at := self._slots.find(key)) is None:
-                        continue
-                    more = max(amount, -words[at + SPENT])
-                    words[at + TAKEN] += more
-                    words[at + SPENT] += more
-                    if left != NOT_CARRIED and words[at + CARRIED] != NOT_CARRIED:
-                        words[at + CARRIED] = left
+        refs = [ref for ref in {**found.charges, **found.carried} if ref.budget_id in self.rules]
+        # What an account leaves for the next period follows from its own correction.
+        rest, lost = iter(sorted(refs, key=lambda ref: ref.period_start_ms)), 0
+        deadline = time.monotonic() + self._patience_s
+        while part := list(islice(rest, AT_ONCE)):
+            with self.locked(deadline) as is_locked:
+                for ref in part if is_locked else ():
+                    self._correct(ref, found)
+            lost += 0 if is_locked else len(part)
+        if lost:
+            self._log(NOT_COUNTED, level="error", count=lost)
+
+    def _correct(self, ref: AccountRef, found: Corrections) -> None:
+        """Correct an account. Needs the lock."""
+        rule, words = self.rules[ref.budget_id], self._words
+        at = self._slots.find(key_of(rule.account_name(ref)))
+        if at is None:
+            return
+        more = max(found.charges.get(ref, _NOTHING).of(rule.budget.unit), -words[at + SPENT])
+        words[at + TAKEN] += more
+        words[at + SPENT] += more
+        if ref in found.carried and words[at + CARRIED] != NOT_CARRIED:
+            start_ms = rule.period_at(ref.period_start_ms - 1).start_ms
+            before = self._slots.find(key_of(rule.account_name(ref._replace(period_start_ms=start_ms))))
+            # The memory can have more, not stored yet or held, or less, if it is younger than that period.
+            by_memory = carried_by(rule.budget, 0 if before is None else words[before + TAKEN])
+            words[at + CARRIED] = min(found.carried[ref], by_memory)
 
     def sink(self, store: Sink) -> Sink:
         """Return a sink that stores records with `store`, and then counts those of requests that a crash cut off."""
@@ -269,7 +283,7 @@ class BudgetBalances:
                         at = self._slots.claim(key, now_ms, until_ms, spent=amount, carried=left)
                     lost += at is None
         if lost:
-            self._log("balances of budgets are not counted: their memory is full or locked", level="error", count=lost)
+            self._log(NOT_COUNTED, level="error", count=lost)
 
     @contextmanager
     def locked(self, deadline: float | None = None) -> Iterator[bool]:

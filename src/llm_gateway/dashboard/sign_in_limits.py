@@ -8,7 +8,8 @@
 | person's name from anywhere | 100 | slowed down, never refused |
 
 Source: OWASP's Authentication Cheat Sheet, "Login Throttling": count by the account, not by the address alone; let
-waits grow exponentially; and do not let an attacker lock others out.
+waits grow exponentially; and do not let an attacker lock others out. Waits run side by side, so they bound no rate: the
+hundred of a network does, and the threads that hash (`store/passwords.py`).
 """
 
 from __future__ import annotations

@@ -92,9 +92,9 @@ class Corrections(NamedTuple):
 class BudgetSpend:
     """Reports of what was spent, and deletion of what is not needed any more."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, budgets: BudgetStore | None = None) -> None:
         self._database = database
-        self._budgets = BudgetStore(database)
+        self._budgets = budgets or BudgetStore(database)
 
     def balances(self, now_ms: int) -> Iterator[tuple[AccountRef, Balance]]:
         """Yield all accounts of all budgets with spending in the period that contains `now_ms` (milliseconds UTC).
@@ -125,12 +125,12 @@ class BudgetSpend:
             if connection.execute(some.limit(1)).first() is None:
                 return Corrections({}, {})
         counted = _where_key(sa.update(budget_spend)).values(uncounted_nanos=0)
+        stored = {each.budget.id: each for each in self._budgets.list()}  # what is taken must not be lost afterwards
         with self._database.write() as connection:
             rows = connection.execute(some.order_by(*(spend[name] for name in KEY)).with_for_update()).all()
             found = {AccountRef(*row[:3]): (Balance(*row[3:6]), Balance(nanos=row[6])) for row in rows}
             if found:
                 connection.execute(counted, [_key_of(account) for account in found])
-        stored = {each.budget.id: each for each in self._budgets.list()}
         known = {ref: balance for ref, (balance, _) in found.items() if ref.budget_id in stored}
         return Corrections(
             {ref: more for ref, (_, more) in found.items()},
@@ -249,7 +249,8 @@ def rename_customer(connection: Connection, customer: str, label: str, now_ms: i
     stored = {each.budget.id: each for each in map(stored_budget, connection.execute(_by_customer()))}
     own = sa.and_(spend.value == customer, spend.budget_id.in_(list(stored)))
     columns = (*(spend[name] for name in KEY), *(spend[name] for name in AMOUNTS), spend.uncounted_nanos)
-    rows = connection.execute(sa.select(*columns).where(own).with_for_update()).all()
+    in_order = sa.select(*columns).where(own).order_by(*(spend[name] for name in KEY))
+    rows = connection.execute(in_order.with_for_update()).all()
     for table in _TABLES:
         named = sa.update(table).where(table.c.value == customer, table.c.budget_id.in_(list(stored)))
         connection.execute(named.values(value=label))
