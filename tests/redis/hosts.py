@@ -9,7 +9,8 @@ from typing import Any
 
 from llm_gateway.limiter.base import Decision, Limiter, Reservation, Wanted
 from llm_gateway.limiter.memory import MemoryLimiter
-from llm_gateway.limiter.redis import RedisLimiter, SharedReservation
+from llm_gateway.limiter.redis import RedisLimiter
+from llm_gateway.limiter.redis_batches import SharedReservation
 from llm_gateway.limiter.redis_membership import Keys, RedisHost
 from llm_gateway.redis_client.address import parse_address
 from llm_gateway.redis_client.client import RedisClient

@@ -12,6 +12,8 @@ from llm_gateway.limiter.window import BUCKETS, Window, blend
 FULL_S = 0.05
 """Seconds for which a window that was full is believed to be so, without asking again."""
 
+NEVER = float("-inf")
+
 
 class OtherHosts:
     """The calls of other hosts in one window, noted once in each `second` of Redis's clock; and the window when full.
@@ -22,7 +24,7 @@ class OtherHosts:
     __slots__ = ("_at", "_durations", "_offset_s", "_requests", "_tokens", "_used_share", "full", "full_at", "second")
 
     def __init__(self) -> None:
-        self._at = self.full_at = float("-inf")
+        self._at = self.full_at = NEVER
         self._offset_s = self._used_share = 0.0
         self._requests = self._tokens = 0
         self._durations = Durations()

@@ -1,7 +1,7 @@
 """Rate limiter of all hosts: counted in Redis, and beside it in the limiter of this host, which goes on without Redis.
 
     take ── own limiter ── full ──▶ refused
-              └─ fits ── Redis, one script over all windows ── full ──▶ given back, refused
+              └─ fits ── Redis, with others of the turn ── full ──▶ given back, refused
                               ├─ fits ──▶ granted
                               └─ no reply for 50 ms ──▶ granted if this host is the only one, else given back
 
@@ -13,34 +13,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
 from llm_gateway.limiter.base import NOBODY, Before, Decision, Limiter, Reservation, Wanted
+from llm_gateway.limiter.other_hosts_calls import NEVER
+from llm_gateway.limiter.redis_batches import AGAIN_S, RedisBatches, SharedReservation
 from llm_gateway.limiter.redis_membership import RedisHost
-from llm_gateway.limiter.redis_scripts import ADD, TAKE
-from llm_gateway.limiter.redis_windows import RedisWindow, UnsentSettles
+from llm_gateway.limiter.redis_scripts import ADD
+from llm_gateway.limiter.redis_windows import RedisWindow
 from llm_gateway.limiter.window import BUCKETS
-from llm_gateway.redis_client.connection import Reply, ReplyError
 
 MOST_WINDOWS = 4096
 """Windows of which something is known; at more, all is forgotten, and comes with the next replies."""
-STEP_S = 0.001
 MOST_NOTED = 50_000
 """Noted seconds of windows at which those that have left the window are dropped; later at twice those that stay."""
 LONGEST_WAIT_S = 3.0
 """Longest wait of a request for its key's limits, while this host takes nothing since it has lost Redis."""
-AGAIN_S = 1.0
-"""Seconds after which a request is worth another try that Redis could not decide."""
 _EXCEEDS = Decision(exceeds=True)
-
-
-class SharedReservation(Reservation, frozen=True, gc=False):
-    """A reservation that Redis counts, too: in the second `remote` of its clock, in its memory number `memory`."""
-
-    remote: int = 0
-    memory: int = 0
 
 
 class RedisLimiter:
@@ -55,13 +45,13 @@ class RedisLimiter:
         self._clock = host.clock
         self._local = local
         self._prefix = f"{host.prefix}:{prefix}:"
-        self._epoch_key = host.epoch_key
         self._server_clock = host.server_clock
         self._windows: dict[str, RedisWindow] = {}
-        self._settles = UnsentSettles(self._client)
+        self._batches = RedisBatches(host, local, self._note)
         self._noted: dict[tuple[str, int], list[int]] = {}
         self._most_noted = MOST_NOTED
         host.join(lambda: bool(self._noted), self.add_noted)
+        host.at_end.append(self._batches.send)
 
     async def take(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision:
         """Reserve one request and `tokens` if both fit into the limits of all hosts; otherwise reserve nothing.
@@ -82,18 +72,14 @@ class RedisLimiter:
             own = decision.reservation
             if own is None or not mode.is_up:
                 return decision
-            time = b"-" if self._server_clock is None else self._time()
-            future = self._client.call_packed(window.packed_take(time, rpm, tpm, own.tokens), TAKE, window.late)
+            future = self._batches.ask(window, rpm, tpm, own)
             try:
-                reply = await future
+                came = await future
             except BaseException:  # edge: cancelled
-                self._cancelled(future, (own,), window.late)
+                self._cancelled(future, (own,))
                 raise
-            if reply.__class__ is list and not reply[0] and mode.has_counted_all(reply[1], reply[2], now):
-                return self._granted(window, own, reply, 3, rpm, tpm)
-            came = self._decided((Wanted(provider_id, rpm, tpm, tokens, model),), (own,), reply, now)
             if came is not None:
-                return came[0]
+                return came
         return Decision(None, AGAIN_S)
 
     def take_now(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision | None:
@@ -113,16 +99,12 @@ class RedisLimiter:
             held, refused = await self._take_all_here(wanted)
             if refused is not None or not self._mode.is_up:
                 return held, refused
-            windows, now = [self._window(each.window) for each in wanted], self._clock()
-            asked = self._time()
-            for each, own in zip(wanted, held, strict=True):
-                asked += b" %d %d %d" % (each.rpm, each.tpm, own.tokens)
-            for place, window in enumerate(windows, 2):
-                if window.unsettled:
-                    asked += window.carried(place)
-            packed = TAKE.call([self._epoch_key, *[window.key for window in windows]], [asked])
-            reply = await self._reply(packed, held, partial(self._take_back, windows))
-            came = self._decided(wanted, held, reply, now)
+            future = self._batches.ask_all([self._window(each.window) for each in wanted], wanted, held)
+            try:
+                came = await future
+            except BaseException:  # edge: cancelled
+                self._cancelled(future, held)
+                raise
             if came is not None:
                 granted = [decision.reservation for decision in came if decision.reservation is not None]
                 return granted, None if len(granted) == len(wanted) else came[-1]
@@ -137,7 +119,7 @@ class RedisLimiter:
                     return held, decision
                 held.append(decision.reservation)
         except BaseException:  # edge: cancelled, or the limiter of this host cannot tell
-            self._give_back(held)
+            self._batches.give_back(held)
             raise
         return held, None
 
@@ -163,123 +145,51 @@ class RedisLimiter:
             decision = await self._local.take(provider_id, rpm, tpm, tokens, model)
             has_changed = (mode.is_up, self._clock() < mode.shared_until) != (is_up, is_shared)
             if has_changed and decision.reservation is not None:  # other bounds hold by now
-                self._give_back([decision.reservation])
+                self._batches.give_back([decision.reservation])
                 return Decision(None, AGAIN_S)
         if decision.reservation is not None and not is_up:
             self._note(decision.reservation)
         return decision
 
-    async def _reply(self, packed: bytes, held: Sequence[Reservation], late: Callable[[Reply], None]) -> Reply:
-        """Return what Redis says. A request that is cancelled meanwhile holds nothing."""
-        future = self._client.call_packed(packed, TAKE, late)
-        try:
-            return await future
-        except BaseException:  # edge: cancelled
-            self._cancelled(future, held, late)
-            raise
-
-    def _cancelled(
-        self, future: asyncio.Future[Reply], held: Sequence[Reservation], late: Callable[[Reply], None]
-    ) -> None:
+    def _cancelled(self, future: asyncio.Future[Any], held: Sequence[Reservation]) -> None:
         """Give back what a request holds that was cancelled while it waited; also what Redis has granted by now."""
-        self._give_back(held)
-        if future.done() and not future.cancelled():
-            late(future.result())
-
-    def _decided(
-        self, wanted: Sequence[Wanted], held: Sequence[Reservation], reply: Reply, asked_at: float
-    ) -> list[Decision] | None:
-        """Return the decisions up to the first refusal; None if Redis has lost its memory.
-
-        What is not granted is given back to this host's limiter.
-        """
-        if reply.__class__ is not list:
-            return self._unanswered(held, reply)
-        windows = [self._window(each.window) for each in wanted]
-        if not self._mode.compare(reply[1], reply[2], asked_at):
-            self._give_back(held)
-            self._take_back(windows, reply)
-            return None
-        if reply[0]:
-            return self._full(windows, wanted, held, reply)
-        return [
-            self._granted(windows[place], held[place], reply, 3 + 4 * place, each.rpm, each.tpm)
-            for place, each in enumerate(wanted)
-        ]
-
-    def _granted(
-        self, window: RedisWindow, own: Reservation, reply: Sequence[int], at: int, rpm: int, tpm: int
-    ) -> Decision:
-        """Return the decision about a window, of which Redis told second, requests and tokens from `at` on."""
-        second, requests, tokens = reply[at], reply[at + 1], reply[at + 2]
-        if window.others.second != second:
-            state = self._local.state(own.provider_id, rpm, tpm)
-            window.others.note(self._clock(), second, requests, tokens, state)
-        reservation = SharedReservation(
-            own.provider_id, own.bucket, own.tokens, own.model, own.calls_taken, own.tokens_taken, second,
-            self._mode.memory,
-        )  # fmt: skip
-        return Decision(reservation, 0.0, False, requests * 2 > rpm or tokens * 2 > tpm)
-
-    def _full(
-        self, windows: Sequence[RedisWindow], wanted: Sequence[Wanted], held: Sequence[Reservation], reply: list[Any]
-    ) -> list[Decision]:
-        """Give back what comes from the window on that is full; the decision says when it has room."""
-        place, now = reply[0] - 1, self._clock()
-        self._give_back(held[place:])
-        each, others = wanted[place], windows[place].others
-        others.note_full(now, reply[3], reply[2] / 1e6, reply[4])
-        wait_s = others.full_s(now, each.rpm, each.tpm, each.tokens)
-        return [*[Decision(own) for own in held[:place]], Decision(None, wait_s or STEP_S)]
-
-    def _unanswered(self, held: Sequence[Reservation], reply: Reply) -> list[Decision]:
-        """Decide without Redis: a host that is the only one knows all calls."""
-        if isinstance(reply, ReplyError):
-            self._client.refuse(reply)
-        if self._mode.hosts == 1:
-            for own in held:
-                self._note(own)
-            return [Decision(own) for own in held]
-        self._give_back(held)
-        return [Decision(None, self._mode.wait_s() or AGAIN_S)]
-
-    def _take_back(self, windows: Sequence[RedisWindow], reply: Reply) -> None:
-        """Release in these windows what Redis granted when nobody waited for it any more."""
-        if reply.__class__ is not list or reply[0] or self._mode.hosts == 1:
+        if future.cancel() or future.cancelled():
+            self._batches.give_back(held)
             return
-        for place, window in enumerate(windows):
-            second, _, _, tokens = reply[3 + 4 * place : 7 + 4 * place]
-            self._settles.add(window, second, tokens, 0, 1)
+        came = future.result() or ()
+        for decision in (came,) if isinstance(came, Decision) else came:
+            if decision.reservation is not None:
+                self.settle(decision.reservation, tokens=0, sent=False)
 
     def _window(self, name: str) -> RedisWindow:
         window = self._windows.get(name)
         if window is None:
             if len(self._windows) >= MOST_WINDOWS:
                 self._windows.clear()
-            window = self._windows[name] = RedisWindow(self._epoch_key, self._prefix + name, self._take_back)
+            window = self._windows[name] = RedisWindow(name, self._prefix + name)
         return window
-
-    def _time(self) -> bytes:
-        return b"-" if self._server_clock is None else b"%d" % (self._server_clock() * 1e6)
-
-    def _give_back(self, held: Sequence[Reservation]) -> None:
-        for reservation in held:
-            self._local.settle(reservation, tokens=0, sent=False)
 
     def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
         """Correct the reservation to `tokens`, here and in Redis; `sent=False` releases the request as well."""
         self._local.settle(reservation, tokens=tokens, sent=sent)
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
-        if not isinstance(reservation, SharedReservation):
+        if reservation.__class__ is not SharedReservation:
             noted = self._noted.get((reservation.provider_id, reservation.bucket))
             if noted is not None:
                 noted[0] -= not sent
                 noted[1] += tokens - reservation.tokens
             return
         window = self._windows.get(reservation.provider_id) or self._window(reservation.provider_id)
-        window.others.settled(self._clock(), reservation, tokens)
-        if reservation.memory == self._mode.memory:
-            self._settles.add(window, reservation.remote, reservation.tokens, tokens, not sent)
+        if window.others.full_at != NEVER:
+            window.others.settled(self._clock(), reservation, tokens)
+        if reservation.memory != self._mode.memory:
+            return
+        sums = window.unsettled.get(reservation.remote)
+        if sums is None or not sent:
+            self._batches.settle(window, reservation.remote, reservation.tokens, tokens, 0 if sent else 1)
+        else:  # the usual case of `RedisBatches.settle`
+            sums[0] += reservation.tokens
+            sums[1] += tokens
 
     def _note(self, reservation: Reservation) -> None:
         """Note a call that Redis has not counted."""

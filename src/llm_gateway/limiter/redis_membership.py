@@ -41,6 +41,8 @@ class Keys(NamedTuple):
 class RedisHost:
     """One process of a host. Call `start` in the event loop, and `close` before the client is closed.
 
+    What is in `at_end` is called when this process ends, so that Redis gets what still waits to be sent.
+
     Args:
         client: its connection.
         member: the host's id, a slash, and this process's number.
@@ -71,6 +73,7 @@ class RedisHost:
         self.mode = CountingMode(clock, hosts, changed, remembered=self._memory.hosts)
         self._member = member
         self._adders: list[tuple[Callable[[], bool], Callable[[], Awaitable[bool]]]] = []
+        self.at_end: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
         self._has_beaten = False
         self._told = 0
@@ -91,6 +94,8 @@ class RedisHost:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+        for end in self.at_end:
+            end()
         self.client.send_packed(LEAVE.call([f"{self.prefix}:hosts"], [self._member]), LEAVE)
 
     async def step(self) -> None:

@@ -57,7 +57,20 @@ local function advanced(key, second)
 end
 """
 
-_SETTLING = """
+TURN = Script(
+    _WINDOW
+    + """
+-- KEYS: epoch, windows. ARGV, with blanks between: microseconds or -; of each window rpm and tpm, or 0 and 0 if nothing
+-- is asked of it, how many seconds are settled, and of each second itself, reserved and used tokens and requests given
+-- back, how many calls ask of it alone, and the tokens of each; how many calls ask of several windows, and of each how
+-- many, and the number of the key and the tokens of each.
+-- Returns {epoch, now, then of each window that calls ask of second, sums, and 0 or {the whole hash, the numbers of the
+-- calls that are refused}, then of each call for several windows the place of the first one that is full, or 0}.
+local given = {}
+for number in string.gmatch(ARGV[1], '%S+') do given[#given + 1] = tonumber(number) or '' end
+local now = clock(given[1])
+local epoch = epoch_at(KEYS[1], now)
+local second = (now - now % 1000000) / 1000000
 local function settle(key, second, reserved, used, unsent)
     local i = second % 61
     local found = redis.call('HMGET', key, 's', 'n', 't', 'r' .. i, 'k' .. i, 'o' .. i)
@@ -70,72 +83,66 @@ local function settle(key, second, reserved, used, unsent)
             (found[4] or 0) - unsent, 'k' .. i, left, 'o' .. i, math.max(open - reserved, 0))
     end
 end
-"""
-
-TAKE = Script(
-    _WINDOW
-    + _SETTLING
-    + """
--- KEYS: epoch, windows. ARGV, with blanks between: microseconds or -; rpm, tpm and tokens of each window; then what is
--- settled first: number of the window's key, how many calls, and the numbers of each as in the script that settles.
--- Granted: {0, epoch, now, then second, sums, tokens of each}. Full: {place, epoch, now, second, the whole hash}.
-local given = {}
-for number in string.gmatch(ARGV[1], '%S+') do given[#given + 1] = tonumber(number) or '' end
-local at = 3 * #KEYS - 1
-while given[at] do
-    local last = at + 1 + 4 * given[at + 1]
-    for call = at + 2, last, 4 do
-        settle(KEYS[given[at]], given[call], given[call + 1], given[call + 2], given[call + 3])
+local function fits(window, tokens)
+    return window.n + 1 <= window.rpm and window.t + tokens <= window.tpm
+end
+local function take(window, tokens)
+    window.n, window.t = window.n + 1, window.t + tokens
+    window.calls, window.tokens = window.calls + 1, window.tokens + tokens
+end
+local at, windows, several = 2, {}, {}
+for place = 2, #KEYS do
+    local key, rpm, tpm, last = KEYS[place], given[at], given[at + 1], at + 2 + 4 * given[at + 2]
+    for call = at + 3, last, 4 do
+        settle(key, given[call], given[call + 1], given[call + 2], given[call + 3])
     end
     at = last + 1
+    if rpm > 0 then
+        local window, refused = advanced(key, second), {}
+        window.rpm, window.tpm, window.calls, window.tokens, window.refused = rpm, tpm, 0, 0, refused
+        for number = 1, given[at] do
+            local tokens = given[at + number]
+            if fits(window, tokens) then take(window, tokens) else refused[#refused + 1] = number end
+        end
+        window.is_full = #refused > 0
+        windows[place] = window
+    end
+    at = at + given[at] + 1
 end
-local now = clock(given[1])
-local epoch = epoch_at(KEYS[1], now)
-local second = (now - now % 1000000) / 1000000
-local windows = {}
+for call = 1, given[at] do
+    local size, full = given[at + 1], 0
+    for place = size, 1, -1 do
+        if not fits(windows[given[at + 2 * place]], given[at + 2 * place + 1]) then full = place end
+    end
+    if full > 0 then windows[given[at + 2 * full]].is_full = true end
+    for place = 1, full > 0 and 0 or size do take(windows[given[at + 2 * place]], given[at + 2 * place + 1]) end
+    several[call] = full
+    at = at + 1 + 2 * size
+end
+local reply = {epoch, now}
 for place = 2, #KEYS do
-    local window = advanced(KEYS[place], second)
-    local first = 3 * place - 4
-    window.tokens = given[first + 2]
-    if window.n + 1 > given[first] or window.t + window.tokens > given[first + 1] then
-        return {place - 1, epoch, now, window.second, redis.call('HGETALL', window.key)}
+    local window, key = windows[place], KEYS[place]
+    if window then
+        if window.calls > 0 then
+            local i = window.second % 61
+            redis.call('HSET', key, 's', window.second, 'n', window.n, 't', window.t)
+            redis.call('HINCRBY', key, 'r' .. i, window.calls)
+            if window.tokens > 0 then
+                redis.call('HINCRBY', key, 'k' .. i, window.tokens)
+                redis.call('HINCRBY', key, 'o' .. i, window.tokens)
+            end
+            if window.is_new then redis.call('EXPIRE', key, 180) end
+        end
+        local size = #reply
+        reply[size + 1], reply[size + 2], reply[size + 3] = window.second, window.n, window.t
+        reply[size + 4] = window.is_full and {redis.call('HGETALL', key), window.refused} or 0
     end
-    windows[place - 1] = window
 end
-local reply = {0, epoch, now}
-for _, window in ipairs(windows) do
-    local key, i = window.key, window.second % 61
-    window.n, window.t = window.n + 1, window.t + window.tokens
-    redis.call('HSET', key, 's', window.second, 'n', window.n, 't', window.t)
-    redis.call('HINCRBY', key, 'r' .. i, 1)
-    if window.tokens > 0 then
-        redis.call('HINCRBY', key, 'k' .. i, window.tokens)
-        redis.call('HINCRBY', key, 'o' .. i, window.tokens)
-    end
-    if window.is_new then redis.call('EXPIRE', key, 180) end
-    local size = #reply
-    reply[size + 1], reply[size + 2] = window.second, window.n
-    reply[size + 3], reply[size + 4] = window.t, window.tokens
-end
+for call = 1, #several do reply[#reply + 1] = several[call] end
 return reply
 """
 )
-"""Take one request and tokens from each of the windows, or from none."""
-
-SETTLE = Script(
-    _SETTLING
-    + """
--- KEYS: a window. ARGV: of each call the second, the reserved and the used tokens, and the requests given back.
-local numbers = string.gmatch(ARGV[1], '%d+')
-local second = numbers()
-while second do
-    settle(KEYS[1], tonumber(second), tonumber(numbers()), tonumber(numbers()), tonumber(numbers()))
-    second = numbers()
-end
-return 0
-"""
-)
-"""Correct reservations to what was used."""
+"""Settle, and take what fits: all that the calls of one turn ask of a limiter's windows."""
 
 ADD = Script(
     _WINDOW

@@ -1,85 +1,45 @@
-"""One window in Redis: the packed beginnings of its calls, and the settles of this turn that nothing has carried yet.
-
-    settle ──▶ unsettled ── the next take of this window in the same turn ──▶ sent with it, and done before it
-                   └─────── the turn ends ──▶ sent together, in one command of the window
-
-So most settles cost no command of their own, and none is done later than it would be alone: before each take that
-comes after it, and with the write that ends its turn.
-"""
+"""One window in Redis: what the calls of this turn ask of it, and what is known of other hosts' part in it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import asyncio
+from typing import TypeAlias
 
+from llm_gateway.limiter.base import Decision, Reservation
 from llm_gateway.limiter.other_hosts_calls import OtherHosts
-from llm_gateway.limiter.redis_scripts import SETTLE, TAKE
-from llm_gateway.redis_client.client import RedisClient
-from llm_gateway.redis_client.connection import Reply
-from llm_gateway.redis_client.script import argument
+from llm_gateway.redis_client.script import bulk
+
+Asked: TypeAlias = tuple["asyncio.Future[Decision | None]", Reservation]
+"""A call that asks for room in one window, and what it holds at this host."""
 
 
 class RedisWindow:
-    """A window of a `RedisLimiter`, and what is known of other hosts' part in it.
+    """A window of a `RedisLimiter`. What a turn asks of it waits here until the turn ends (`redis_batches.py`).
 
-    `take_back` gets the windows of a call, and a reply to it that nobody waits for any more.
+    `rpm` and `tpm` are the limits of the calls that ask; 0 if none does. `unsettled` has the sums of the settles of
+    each second of Redis's clock: reserved tokens, used tokens, and requests given back.
     """
 
-    __slots__ = ("_limits", "_rpm", "_settle", "_take", "_tpm", "key", "late", "others", "unsettled")
+    __slots__ = ("asked", "name", "others", "packed_key", "rpm", "tpm", "unsettled")
 
-    def __init__(self, epoch_key: str, key: str, take_back: Callable[[Sequence[RedisWindow], Reply], None]) -> None:
-        self.key = key
-        self.unsettled: list[bytes] = []
-        self.late = partial(take_back, (self,))
+    def __init__(self, name: str, key: str) -> None:
+        self.name = name
+        self.packed_key = bulk(key.encode())
         self.others = OtherHosts()
-        self._take = TAKE.beginning((epoch_key, key))
-        self._settle = SETTLE.beginning((key,))
-        self._rpm = self._tpm = -1
-        self._limits = b""
+        self.clear()
 
-    def packed_take(self, time: bytes, rpm: int, tpm: int, tokens: int) -> bytes:
-        """Return the packed call that takes one request and `tokens`. It carries what is unsettled."""
-        if rpm != self._rpm or tpm != self._tpm:
-            self._rpm, self._tpm, self._limits = rpm, tpm, b" %d %d " % (rpm, tpm)
-        text = b"%b%b%d" % (time, self._limits, tokens)
-        if self.unsettled:
-            text += self.carried(2)
-        return b"%b$%d\r\n%b\r\n" % (self._take, len(text), text)
+    def clear(self) -> None:
+        """Begin another turn, in which nothing is asked yet."""
+        self.asked: list[Asked] = []
+        self.unsettled: dict[int, list[int]] = {}
+        self.rpm = self.tpm = 0
 
-    def carried(self, place: int) -> bytes:
-        """Return what is unsettled, for a take in which this window is key `place`; it counts as sent."""
-        unsettled = self.unsettled
-        text = b" %d %d %b" % (place, len(unsettled), b" ".join(unsettled))
-        unsettled.clear()
+    def text(self) -> str:
+        """Return this window's part of the argument of the script."""
+        text = f" {self.rpm} {self.tpm} {len(self.unsettled)}"
+        for second, (reserved, used, unsent) in self.unsettled.items():
+            text += f" {second} {reserved} {used} {unsent}"
+        text += f" {len(self.asked)}"
+        for _, own in self.asked:
+            text += f" {own.tokens}"
         return text
-
-    def packed_settles(self) -> bytes:
-        """Return the packed call that settles what is unsettled; it counts as sent."""
-        text = b" ".join(self.unsettled)
-        self.unsettled.clear()
-        return self._settle + argument(text)
-
-
-class UnsentSettles:
-    """The windows of one limiter with settles of this turn; they are sent with the write that ends it."""
-
-    __slots__ = ("_client", "_windows")
-
-    def __init__(self, client: RedisClient) -> None:
-        self._client = client
-        self._windows: list[RedisWindow] = []
-
-    def add(self, window: RedisWindow, second: int, reserved: int, used: int, unsent: int) -> None:
-        """Settle a call of this window in the second `second` of Redis's clock, and give back `unsent` requests."""
-        unsettled = window.unsettled
-        if not unsettled:
-            if not self._windows and not self._client.before_write(self._send):
-                return  # there is no connection
-            self._windows.append(window)
-        unsettled.append(b"%d %d %d %d" % (second, reserved, used, unsent))
-
-    def _send(self) -> None:
-        windows, self._windows = self._windows, []
-        for window in windows:
-            if window.unsettled:
-                self._client.send_packed(window.packed_settles(), SETTLE)

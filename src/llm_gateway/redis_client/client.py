@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from llm_gateway.redis_client.address import RedisAddress
-from llm_gateway.redis_client.connection import LOST, Connection, Counters, Late, Reply, ReplyError
+from llm_gateway.redis_client.connection import LOST, Connection, Counters, Late, Receiver, Reply, ReplyError
 from llm_gateway.redis_client.script import Script, pack
 
 Log: TypeAlias = Callable[..., None]
@@ -104,10 +104,11 @@ class RedisClient:
         """Send a command whose reply does not matter."""
         self.send_packed(pack(*command))
 
-    def send_packed(self, packed: bytes, script: Script | None = None) -> None:
-        """Send a packed command whose reply does not matter."""
-        if self.is_up and self._connection is not None:
-            self._connection.send(packed, script)
+    def send_packed(
+        self, packed: bytes, script: Script | None = None, receiver: Receiver | None = None, late: Late | None = None
+    ) -> bool:
+        """Send a packed command, whose reply `receiver` gets, if there is one; see `Connection.send`."""
+        return self.is_up and self._connection is not None and self._connection.send(packed, script, receiver, late)
 
     def before_write(self, compose: Callable[[], None]) -> bool:
         """Call `compose` right before the write that ends this turn; False if there is no connection."""

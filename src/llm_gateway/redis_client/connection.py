@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import hiredis
 
@@ -51,8 +51,20 @@ class Counters:
         self.trips = self.timeouts = self.errors = self.refused = self.reconnects = 0
 
 
-_Pending: TypeAlias = tuple["asyncio.Future[Reply] | None", float, "Script | None", bytes, "Late | None"]
-"""A call without a reply yet: its future, the time at which it was sent, its script and its bytes as long as it can be
+class Receiver(Protocol):
+    """Receiver of a reply: a future, or what is like one."""
+
+    def done(self) -> bool:
+        """Return True if it got a reply, or does not want one any more."""
+        ...
+
+    def set_result(self, result: Reply, /) -> None:
+        """Take the reply, or `LOST`. Must not raise."""
+        ...
+
+
+_Pending: TypeAlias = tuple["Receiver | None", float, "Script | None", bytes, "Late | None"]
+"""A call without a reply yet: who gets it, the time at which it was sent, its script and its bytes as long as it can be
 sent again, and what gets a reply that comes too late."""
 
 
@@ -97,10 +109,10 @@ class Connection(asyncio.Protocol):
         self,
         packed: bytes,
         script: Script | None = None,
-        future: asyncio.Future[Reply] | None = None,
+        receiver: Receiver | None = None,
         late: Late | None = None,
     ) -> bool:
-        """Send a packed command, whose reply `future` gets. Returns False if it cannot be sent."""
+        """Send a packed command, whose reply `receiver` gets. Returns False if it cannot be sent."""
         unsent_bytes = self._unsent_bytes + len(packed)
         pending = self._pending
         if unsent_bytes > MOST_UNSENT_BYTES or len(pending) >= MOST_PENDING or self._is_paused:
@@ -110,7 +122,7 @@ class Connection(asyncio.Protocol):
             return False
         self._unsent_bytes = unsent_bytes
         self._unsent.append(packed)
-        pending.append((future, self._loop.time(), script, packed if script is not None else b"", late))
+        pending.append((receiver, self._loop.time(), script, packed if script is not None else b"", late))
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout_s, self._check)
         return True
@@ -163,19 +175,22 @@ class Connection(asyncio.Protocol):
         self._timer = None
         due = self._loop.time() - self._timeout_s
         rest = self._timeout_s
-        for future, sent_at, *_ in self._pending:
+        expired = []
+        for receiver, sent_at, *_ in self._pending:
             if sent_at > due:
                 rest = sent_at - due
                 break
-            if future is not None and not future.done():
-                self._counters.timeouts += 1
-                future.set_result(LOST)
+            if receiver is not None and not receiver.done():
+                expired.append(receiver)
         if not self._pending:
             return
+        self._timer = self._loop.call_later(rest, self._check)
         if not self.is_stalled and self._pending[0][1] <= due:
             self.is_stalled, self.stalled_at = True, self._loop.time()
             self._on_stall(True)
-        self._timer = self._loop.call_later(rest, self._check)
+        self._counters.timeouts += len(expired)
+        for receiver in expired:
+            receiver.set_result(LOST)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to take commands."""
@@ -199,13 +214,13 @@ class Connection(asyncio.Protocol):
                 if not pending:
                     self.close("it sent a reply to nothing")
                     return
-                future, _, script, packed, late = pending.popleft()
+                receiver, _, script, packed, late = pending.popleft()
                 if reply.__class__ is ReplyError:
-                    reply = self._failed(reply, script, packed, future, late)
+                    reply = self._failed(reply, script, packed, receiver, late)
                     if reply is None:
                         continue
-                if future is not None and not future.done():
-                    future.set_result(reply)
+                if receiver is not None and not receiver.done():
+                    receiver.set_result(reply)
                 elif late is not None:
                     late(reply)
         except hiredis.ProtocolError:
@@ -222,12 +237,12 @@ class Connection(asyncio.Protocol):
         error: ReplyError,
         script: Script | None,
         packed: bytes,
-        future: asyncio.Future[Reply] | None,
+        receiver: Receiver | None,
         late: Late | None,
     ) -> Reply:
         """Load a script that the server does not know, and call it again: then return None. Else return the error."""
         if script is not None and str(error).startswith("NOSCRIPT"):
-            if self.send(script.load) and self.send(packed, None, future, late):
+            if self.send(script.load) and self.send(packed, None, receiver, late):
                 return None
             return LOST
         self._counters.errors += 1
@@ -242,9 +257,9 @@ class Connection(asyncio.Protocol):
         pending, self._pending = self._pending, deque()
         self._unsent, self._unsent_bytes, self._is_flush_due = [], 0, False
         self._compose()
-        for future, *_ in pending:
-            if future is not None and not future.done():
-                future.set_result(LOST)
+        for receiver, *_ in pending:
+            if receiver is not None and not receiver.done():
+                receiver.set_result(LOST)
         if not self.ended.done():
             self.ended.set_result(f"the connection broke: {error}" if error else "it closed the connection")
 

@@ -1,6 +1,6 @@
 """A Lua script that the server keeps: it is called by its hash, and loaded where the server does not know it.
 
-The beginning of a call, with its keys, is packed once: to pack a whole call each time takes five times as long.
+Keys can be packed once for many calls: to pack a whole call each time takes five times as long.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ class Script:
         """Return the packed call."""
         return pack(b"EVALSHA", self.sha, len(keys), *keys, *arguments)
 
-    def beginning(self, keys: Sequence[str]) -> bytes:
-        """Return the packed beginning of a call with these keys and one argument, which `argument` packs."""
-        whole = self.call(keys, [""])
-        return whole[: -len(b"$0\r\n\r\n")]
+    def packed(self, count: int, keys: bytes, argument: bytes) -> bytes:
+        """Return the packed call with `count` keys that are packed already, and one argument."""
+        digits = b"%d" % count
+        return b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % (
+            count + 4, self.sha, len(digits), digits, keys, len(argument), argument,
+        )  # fmt: skip
 
 
-def argument(text: bytes) -> bytes:
-    """Return the packed last argument of a call."""
+def bulk(text: bytes) -> bytes:
+    """Return a packed part of a command."""
     return b"$%d\r\n%b\r\n" % (len(text), text)
 
 

@@ -115,8 +115,8 @@ class SharedRedis:
                 "Writes to Redis, each with all commands of a turn",
                 counters.trips,
             ),
-            ("llm_gateway_redis_timeouts", "Calls that Redis did not answer in time", counters.timeouts),
-            ("llm_gateway_redis_refused", "Calls that were not sent, since too many waited", counters.refused),
+            ("llm_gateway_redis_timeouts", "Commands that Redis did not answer in time", counters.timeouts),
+            ("llm_gateway_redis_refused", "Commands that were not sent, since too many waited", counters.refused),
             ("llm_gateway_redis_errors", "Errors that Redis answered", counters.errors),
             ("llm_gateway_redis_reconnects", "Times that Redis was back", counters.reconnects),
         ):

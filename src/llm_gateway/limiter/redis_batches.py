@@ -1,0 +1,317 @@
+"""All that the calls of one turn of the event loop ask of a limiter's windows in Redis, in one command.
+
+    take ────▶ waiting ── the turn ends ──▶ sent ── reply ──▶ decided
+    settle ──▶    │                          └── no reply for 50 ms ──▶ given up; what a late reply grants is settled
+                  └── no connection ──▶ takes are given up, settles wait for the next connection
+
+So a call costs no command, no reply and no script of its own, neither here nor at the server. The script settles first,
+and then takes in the order of the calls. Settles alone wait `SETTLE_S` for a take that carries them: until then other
+hosts have less room, never more. A call that is cancelled stays in its batch; what it is granted is settled at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from llm_gateway.limiter.base import Decision, Limiter, Reservation, Wanted
+from llm_gateway.limiter.redis_membership import RedisHost
+from llm_gateway.limiter.redis_scripts import TURN
+from llm_gateway.limiter.redis_windows import Asked, RedisWindow
+from llm_gateway.redis_client.connection import Reply, ReplyError
+from llm_gateway.redis_client.script import bulk
+
+STEP_S = 0.001
+SETTLE_S = 0.002
+"""Seconds that settles wait for a take that carries them."""
+AGAIN_S = 1.0
+"""Seconds after which a request is worth another try that Redis could not decide."""
+
+_OfWindow: TypeAlias = tuple[RedisWindow, int, int, list[Asked]]
+"""A window of which calls asked something, its limits of requests and tokens, and the calls that ask of it alone."""
+_OfSeveral: TypeAlias = tuple[
+    "asyncio.Future[list[Decision] | None]", list[RedisWindow], Sequence[Wanted], Sequence[Reservation]
+]
+"""A call that asks for room in several windows, and what it holds in each at this host."""
+
+
+class SharedReservation(Reservation, frozen=True, gc=False):
+    """A reservation that Redis counts, too: in the second `remote` of its clock, in its memory number `memory`."""
+
+    remote: int = 0
+    memory: int = 0
+
+
+class RedisBatches:
+    """Collects what is asked of the windows of one limiter, and decides by the replies.
+
+    What is not granted is given back to `local` first. `note` gets what is granted without Redis.
+    """
+
+    def __init__(self, host: RedisHost, local: Limiter, note: Callable[[Reservation], None]) -> None:
+        self.mode, self.clock, self.local = host.mode, host.clock, local
+        self._note = note
+        self._host, self._client = host, host.client
+        self._epoch_key = bulk(host.epoch_key.encode())
+        self._windows: dict[bytes, RedisWindow] = {}
+        self._several: list[_OfSeveral] = []
+        self._is_registered = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._client.watchers.append(self._changed)
+
+    def ask(self, window: RedisWindow, rpm: int, tpm: int, own: Reservation) -> asyncio.Future[Decision | None]:
+        """Ask for room in one window. The future gets the decision; None if Redis has lost its memory: ask again."""
+        future: asyncio.Future[Decision | None] = asyncio.get_running_loop().create_future()
+        if rpm != window.rpm or tpm != window.tpm:
+            self._separate(window, rpm, tpm)
+            if not self._limit(window, rpm, tpm):
+                future.set_result(self.unanswered([own])[0])
+                return future
+        window.asked.append((future, own))
+        return future
+
+    def ask_all(
+        self, windows: list[RedisWindow], wanted: Sequence[Wanted], held: Sequence[Reservation]
+    ) -> asyncio.Future[list[Decision] | None]:
+        """Ask for room in all of these windows, or in none. The future gets the decisions up to the first refusal."""
+        future: asyncio.Future[list[Decision] | None] = asyncio.get_running_loop().create_future()
+        for window, each in zip(windows, wanted, strict=True):
+            self._separate(window, each.rpm, each.tpm)
+        if all(self._limit(window, each.rpm, each.tpm) for window, each in zip(windows, wanted, strict=True)):
+            self._several.append((future, windows, wanted, held))
+        else:
+            future.set_result(self.unanswered(held))
+        return future
+
+    def settle(self, window: RedisWindow, second: int, reserved: int, used: int, unsent: int) -> None:
+        """Settle calls of the second `second` of Redis's clock, and give back `unsent` requests."""
+        sums = window.unsettled.get(second)
+        if sums is not None:
+            sums[0] += reserved
+            sums[1] += used
+            sums[2] += unsent
+            return
+        if not window.unsettled:
+            self._separate(window, window.rpm, window.tpm)
+            self._windows[window.packed_key] = window
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(SETTLE_S, self._settle_now)
+        window.unsettled[second] = [reserved, used, unsent]
+
+    def _separate(self, window: RedisWindow, rpm: int, tpm: int) -> None:
+        """Send what was asked until now if it does not go into one command with what is asked within these limits."""
+        has_changed = window.rpm and (window.rpm != rpm or window.tpm != tpm)
+        if has_changed or self._windows.get(window.packed_key, window) is not window:
+            self.send()
+
+    def _limit(self, window: RedisWindow, rpm: int, tpm: int) -> bool:
+        """Let calls ask of the window within these limits; False if there is no connection."""
+        self._windows[window.packed_key] = window
+        if not self._register():
+            return False
+        window.rpm, window.tpm = rpm, tpm
+        return True
+
+    def _register(self) -> bool:
+        """Have `send` called at the end of this turn; False if there is no connection."""
+        if not self._is_registered:
+            self._is_registered = self._client.before_write(self._end_turn)
+        return self._is_registered
+
+    def _settle_now(self) -> None:
+        self._timer = None
+        if self._windows:
+            self._register()
+
+    def _changed(self, is_up: bool) -> None:
+        if is_up and self._windows:
+            self._register()
+
+    def _end_turn(self) -> None:
+        self._is_registered = False
+        self.send()
+
+    def send(self) -> None:
+        """Send what was asked until now."""
+        windows, self._windows = [*self._windows.values()], {}
+        several, self._several = self._several, []
+        if not windows:
+            return
+        server_clock = self._host.server_clock
+        text = "-" if server_clock is None else f"{server_clock() * 1e6:.0f}"
+        keys = self._epoch_key
+        asked: list[_OfWindow] = []
+        for window in windows:
+            keys += window.packed_key
+            text += window.text()
+            if window.rpm:
+                asked.append((window, window.rpm, window.tpm, window.asked))
+            window.clear()
+        text += f" {len(several)}"
+        for _, of, _, held in several:
+            text += f" {len(of)}"
+            for window, own in zip(of, held, strict=True):
+                text += f" {windows.index(window) + 2} {own.tokens}"
+        packed = TURN.packed(len(windows) + 1, keys, text.encode())
+        if not asked:
+            self._client.send_packed(packed, TURN)
+            return
+        batch = Batch(self, asked, several)
+        if not self._client.send_packed(packed, TURN, batch, batch.late):
+            batch.set_result(None)
+
+    def unanswered(self, held: Sequence[Reservation]) -> list[Decision]:
+        """Decide without Redis: a host that is the only one knows all calls."""
+        if self.mode.hosts == 1:
+            for own in held:
+                self._note(own)
+            return [Decision(own) for own in held]
+        self.give_back(held)
+        return [Decision(None, self.mode.wait_s() or AGAIN_S)]
+
+    def give_back(self, held: Sequence[Reservation]) -> None:
+        """Release at this host what is not used."""
+        for reservation in held:
+            self.local.settle(reservation, tokens=0, sent=False)
+
+    def refuse(self, error: ReplyError) -> None:
+        """Look for another connection, since the server cannot do what it was asked."""
+        self._client.refuse(error)
+
+
+class Batch:
+    """Calls that were sent in one command. They get its reply as a future does; `late` gets one that came too late."""
+
+    __slots__ = ("_asked", "_asked_at", "_batches", "_is_done", "_several")
+
+    def __init__(self, batches: RedisBatches, asked: list[_OfWindow], several: list[_OfSeveral]) -> None:
+        self._batches = batches
+        self._asked = asked
+        self._several = several
+        self._asked_at = batches.clock()
+        self._is_done = False
+
+    def done(self) -> bool:
+        """Return True if the calls are decided."""
+        return self._is_done
+
+    def set_result(self, reply: Reply) -> None:
+        """Decide the calls by a reply, or without Redis if it is no list."""
+        self._is_done = True
+        mode, asked_at = self._batches.mode, self._asked_at
+        if reply.__class__ is not list:
+            if isinstance(reply, ReplyError):
+                self._batches.refuse(reply)
+            self._give_up()
+        elif mode.has_counted_all(reply[0], reply[1], asked_at) or mode.compare(reply[0], reply[1], asked_at):
+            self._decide(reply)
+        else:
+            self._forget(reply)
+
+    def late(self, reply: Reply) -> None:
+        """Settle what Redis granted after the calls were given up."""
+        if reply.__class__ is not list:
+            return
+        at, seconds = 2, {}
+        for window, _, _, asked in self._asked:
+            second, _, _, full = reply[at : at + 4]
+            at += 4
+            seconds[window] = second
+            for _, own in _parted(asked, full)[0]:
+                self._batches.settle(window, second, own.tokens, 0, 1)
+        for (_, windows, _, held), place in zip(self._several, reply[at:], strict=True):
+            if not place:
+                for window, own in zip(windows, held, strict=True):
+                    self._batches.settle(window, seconds[window], own.tokens, 0, 1)
+
+    def _decide(self, reply: list[Any]) -> None:
+        """Decide by the sums of each window, after all calls of the batch, and by what Redis refused."""
+        batches, at, memory = self._batches, 2, self._batches.mode.memory
+        told: dict[RedisWindow, tuple[int, bool]] = {}
+        for window, rpm, tpm, asked in self._asked:
+            second, requests, tokens, full = reply[at : at + 4]
+            at += 4
+            is_crowded = requests * 2 > rpm or tokens * 2 > tpm
+            told[window] = second, is_crowded
+            granted, refused = _parted(asked, full)
+            if full:
+                batches.give_back([own for future, own in refused if not future.done()])
+            if window.others.second != second:
+                state = batches.local.state(window.name, rpm, tpm)
+                window.others.note(batches.clock(), second, requests, tokens, state)
+            if full:
+                window.others.note_full(batches.clock(), second, reply[1] / 1e6, full[0])
+            for future, own in refused:
+                if not future.done():
+                    future.set_result(self._full(window, rpm, tpm, own.tokens))
+            for future, own in granted:
+                if future.done():  # it was cancelled
+                    batches.settle(window, second, own.tokens, 0, 1)
+                else:
+                    future.set_result(Decision(_shared(own, second, memory), 0.0, False, is_crowded))
+        for of_several, place in zip(self._several, reply[at:], strict=True):
+            self._decide_several(of_several, place, told)
+
+    def _decide_several(self, of_several: _OfSeveral, place: int, told: dict[RedisWindow, tuple[int, bool]]) -> None:
+        """Decide a call for several windows; `place` is that of the first one without room, from 1, or 0."""
+        future, windows, wanted, held = of_several
+        batches = self._batches
+        if place:
+            if not future.done():
+                batches.give_back(held[place - 1 :])
+                each = wanted[place - 1]
+                refusal = self._full(windows[place - 1], each.rpm, each.tpm, held[place - 1].tokens)
+                future.set_result([*[Decision(own) for own in held[: place - 1]], refusal])
+            return
+        decisions = []
+        for window, own in zip(windows, held, strict=True):
+            second, is_crowded = told[window]
+            if future.done():  # it was cancelled
+                batches.settle(window, second, own.tokens, 0, 1)
+            shared = _shared(own, second, batches.mode.memory)
+            decisions.append(Decision(shared, 0.0, False, is_crowded))
+        if not future.done():
+            future.set_result(decisions)
+
+    def _full(self, window: RedisWindow, rpm: int, tpm: int, tokens: int) -> Decision:
+        return Decision(None, window.others.full_s(self._batches.clock(), rpm, tpm, tokens) or STEP_S)
+
+    def _give_up(self) -> None:
+        """Decide the calls without Redis."""
+        unanswered = self._batches.unanswered
+        for _, _, _, asked in self._asked:
+            for future, own in asked:
+                if not future.done():
+                    future.set_result(unanswered([own])[0])
+        for several, _, _, held in self._several:
+            if not several.done():
+                several.set_result(unanswered(held))
+
+    def _forget(self, reply: list[Any]) -> None:
+        """Let all calls ask again, since a server that forgot has granted them."""
+        for _, _, _, asked in self._asked:
+            for future, own in asked:
+                if not future.done():
+                    self._batches.give_back([own])
+                    future.set_result(None)
+        for several, _, _, held in self._several:
+            if not several.done():
+                self._batches.give_back(held)
+                several.set_result(None)
+        self.late(reply)
+
+
+def _shared(own: Reservation, second: int, memory: int) -> SharedReservation:
+    return SharedReservation(
+        own.provider_id, own.bucket, own.tokens, own.model, own.calls_taken, own.tokens_taken, second, memory
+    )
+
+
+def _parted(asked: list[Asked], full: Any) -> tuple[list[Asked], list[Asked]]:
+    """Return the calls that were granted and those that were refused; `full` is what Redis told of a full window."""
+    if not full:
+        return asked, []
+    numbers = set(full[1])
+    granted = [each for number, each in enumerate(asked, 1) if number not in numbers]
+    return granted, [asked[number - 1] for number in full[1]]

@@ -1,0 +1,175 @@
+"""All that is asked of the windows in one turn goes out in one command, and each call gets its own decision."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+
+from llm_gateway.limiter.base import Reservation, Wanted
+from llm_gateway.limiter.memory import MemoryLimiter
+from llm_gateway.limiter.redis import RedisLimiter
+from llm_gateway.limiter.redis_membership import Keys, RedisHost
+from llm_gateway.redis_client.client import RedisClient
+from tests.limiter.taking import Clock
+from tests.redis.test_client import connected, path_of
+from tests.redis_server import RedisServer
+from tests.waiting import until
+
+TPM = 1000
+_numbers = count()
+
+
+async def joined(client: RedisClient, clock: Clock, prefix: str | None = None) -> RedisLimiter:
+    """Return the limiter of a host that shares the windows below the prefix, and has heard of the others."""
+    keys = Keys(prefix or f"{{batches{next(_numbers)}}}", clock)
+    host = RedisHost(client, f"{next(_numbers)}/1", lambda *_, **__: None, clock=clock, keys=keys)
+    await host.step()
+    return RedisLimiter(host, MemoryLimiter(clock), prefix="p")
+
+
+async def taken(limiter: RedisLimiter, window: str, calls: int, tokens: int) -> list[Reservation]:
+    decisions = await asyncio.gather(*[limiter.take(window, TPM, TPM, tokens) for _ in range(calls)])
+    return [decision.reservation for decision in decisions if decision.reservation is not None]
+
+
+async def test_all_takes_and_settles_of_a_turn_are_one_command(redis_server: RedisServer) -> None:
+    async with connected(path_of(redis_server)) as client:
+        limiter = await joined(client, Clock())
+        held = [*await taken(limiter, "a", 20, 10), *await taken(limiter, "b", 20, 10)]
+        before = await scripts(client)
+        for reservation in held:
+            limiter.settle(reservation, tokens=1)
+        a, b, (several, refused) = await asyncio.gather(
+            taken(limiter, "a", 5, 100),
+            taken(limiter, "b", 6, 100),
+            limiter.take_all([Wanted("a", TPM, TPM, 3), Wanted("c", TPM, TPM, 3)]),
+        )
+        assert (len(a), len(b), len(several), refused) == (5, 6, 2, None)
+        assert await scripts(client) - before == 1
+        assert [await sums(client, limiter, window) for window in "abc"] == [(26, 523), (26, 620), (1, 3)]
+
+
+async def test_settles_that_no_take_carries_are_sent_together(redis_server: RedisServer) -> None:
+    async with connected(path_of(redis_server)) as client:
+        limiter = await joined(client, Clock())
+        held = [*await taken(limiter, "a", 20, 10), *await taken(limiter, "b", 20, 10)]
+        before = await scripts(client)
+        for reservation in held:
+            limiter.settle(reservation, tokens=1)
+        await until(lambda: limiter._batches._timer is None)
+        assert await scripts(client) - before == 1
+        assert await sums(client, limiter, "a") == (20, 20)
+        assert await sums(client, limiter, "b") == (20, 20)
+
+
+async def test_of_a_turn_as_much_is_granted_as_fits(redis_server: RedisServer) -> None:
+    async with connected(path_of(redis_server)) as client:
+        clock = Clock()
+        prefix = f"{{batches{next(_numbers)}}}"
+        limiter, other = await joined(client, clock, prefix), await joined(client, clock, prefix)
+        assert len(await taken(other, "a", 2, 30)) == 2
+        tokens = [500, 300, 400, 140, 1, 200]  # 60 are gone
+        single = [limiter.take("a", TPM, TPM, each) for each in tokens]
+        several = [limiter.take_all([Wanted("b", 5, TPM, 10), Wanted("a", TPM, TPM, 5)]) for _ in range(2)]
+        came, groups = await asyncio.gather(*single), await asyncio.gather(*several)
+        assert [each.reservation is not None for each in came] == [True, True, False, True, False, False]
+        assert all(each.retry_after_s > 0 for each in came if each.reservation is None)
+        assert [len(reservations) for reservations, _ in groups] == [1, 1], "there is no room in the second window"
+        for reservations, refused in groups:
+            assert refused is not None
+            assert refused.retry_after_s > 0
+            limiter.settle(reservations[0], tokens=0, sent=False)
+        assert limiter.state("a", TPM, TPM).remaining_requests == TPM - 5
+        assert limiter._local.state("a", TPM, TPM).remaining_requests == TPM - 3
+        assert await sums(client, limiter, "a") == (5, 1000)
+        assert await client.call("EXISTS", f"{limiter._prefix}b") == 0
+        changed = await asyncio.gather(limiter.take("a", TPM, TPM + 1, 1), limiter.take("a", TPM, TPM + 2, 1))
+        assert [each.reservation is not None for each in changed] == [True, True], "of limits that change in a turn"
+        assert await sums(client, limiter, "a") == (7, 1002)
+
+
+async def test_a_cancelled_call_of_a_turn_holds_nothing_and_the_others_are_decided(redis_server: RedisServer) -> None:
+    async with connected(path_of(redis_server)) as client:
+        limiter = await joined(client, Clock())
+        asked = [asyncio.ensure_future(limiter.take("a", TPM, TPM, 10)) for _ in range(4)]
+        asked.append(asyncio.ensure_future(limiter.take_all([Wanted("a", TPM, TPM, 7), Wanted("b", TPM, TPM, 7)])))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        for cancelled in (asked[1], asked[4]):
+            cancelled.cancel()
+        came = await asyncio.gather(*asked, return_exceptions=True)
+        assert [isinstance(each, asyncio.CancelledError) for each in came] == [False, True, False, False, True]
+        await until(lambda: limiter._batches._timer is None)
+        assert await sums(client, limiter, "a") == (3, 30)
+        assert await sums(client, limiter, "b") == (0, 0)
+        assert limiter._local.state("a", TPM, TPM).remaining_tokens == TPM - 30
+
+
+async def test_a_turn_asks_again_at_a_server_that_forgot(redis_server: RedisServer) -> None:
+    async with connected(path_of(redis_server)) as client:
+        clock = Clock()
+        limiter = await joined(client, clock)
+        await taken(limiter, "a", 3, 10)
+        await client.call("DEL", f"{limiter._prefix}a", f"{limiter._prefix.removesuffix('p:')}epoch")
+        clock.now += 0.5
+        assert len(await taken(limiter, "a", 5, 10)) == 5
+        await until(lambda: limiter._batches._timer is None)
+        assert await sums(client, limiter, "a") == (5, 50)
+
+
+async def test_a_take_has_the_room_that_settles_of_its_turn_made(redis_server: RedisServer) -> None:
+    async with connected(path_of(redis_server)) as client:
+        limiter = await joined(client, Clock())
+        first, second = await taken(limiter, "a", 2, 500)
+        before = await scripts(client)
+        limiter.settle(first, tokens=0, sent=False)
+        limiter.settle(second, tokens=100)
+        third = await limiter.take("a", TPM, TPM, 900)
+        assert third.reservation is not None
+        assert await scripts(client) - before == 1
+        assert await sums(client, limiter, "a") == (2, 1000)
+
+
+async def test_a_take_of_several_windows_has_the_room_that_settles_of_its_turn_made(redis_server: RedisServer) -> None:
+    async with connected(path_of(redis_server)) as client:
+        limiter = await joined(client, Clock())
+        held = [*await taken(limiter, "a", 1, 1000), *await taken(limiter, "b", 2, 500)]
+        for reservation in held:
+            limiter.settle(reservation, tokens=10)
+        reservations, refused = await limiter.take_all([Wanted("a", TPM, TPM, 990), Wanted("b", TPM, TPM, 980)])
+        assert refused is None
+        assert len(reservations) == 2
+        assert await sums(client, limiter, "a") == (2, 1000)
+        assert await sums(client, limiter, "b") == (3, 1000)
+
+
+async def test_settles_without_a_connection_wait_for_the_next_one(redis_server: RedisServer) -> None:
+    clock = Clock()
+    async with connected(path_of(redis_server)) as client:
+        limiter = await joined(client, clock)
+        held = await taken(limiter, "a", 4, 10)
+        assert client._connection is not None
+        client._connection.close("cut off")
+        limiter.settle(held[0], tokens=0)
+        await until(lambda: not client.is_up)
+        limiter.settle(held[1], tokens=0)
+        await until(lambda: client.is_up)
+        limiter.settle(held[2], tokens=0)
+        await until(lambda: limiter._batches._timer is None)
+        assert await sums(client, limiter, "a") == (4, 10)
+
+
+async def scripts(client: RedisClient) -> int:
+    """Return how many scripts the server has executed."""
+    await asyncio.sleep(0)  # the turn ends
+    info = (await client.call("INFO", "commandstats")).decode()
+    [calls] = [
+        line.partition("calls=")[2].partition(",")[0] for line in info.split() if line.startswith("cmdstat_evalsha:")
+    ]
+    return int(calls)
+
+
+async def sums(client: RedisClient, limiter: RedisLimiter, window: str) -> tuple[int, int]:
+    """Return requests and tokens of a window in Redis."""
+    await asyncio.sleep(0)  # the turn ends
+    n, t = await client.call("HMGET", limiter._prefix + window, "n", "t")
+    return int(n), int(t)
