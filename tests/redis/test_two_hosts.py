@@ -12,7 +12,7 @@ from itertools import count
 
 import pytest
 
-from llm_gateway.limiter.base import Limiter
+from llm_gateway.limiter.base import Limiter, Wanted
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.limiter.redis import RedisLimiter
 from llm_gateway.limiter.redis_membership import HostsMemory, Keys, RedisHost
@@ -321,6 +321,32 @@ async def test_a_redis_that_forgets_fixes_the_bounds_of_hosts_that_had_shares_al
     await pass_time(clock, 59, b, a, burst=3)
     await closed(a, b)
     assert most(sorted(a.made + b.made))[0] <= RPM
+
+
+async def test_a_slow_answer_costs_the_calls_of_that_moment_and_no_others(server: RedisServer) -> None:
+    clock = Clock()
+    a, b = Host(server, "a/1", clock), Host(server, "b/1", clock)
+    await started(a, b)
+    await pass_time(clock, 62, a, b)
+    assert await a.burst(5) == 5
+    a.host.start()
+    tried: list[str] = []
+    a.limiter.watch("p", lambda: tried.append(a.host.mode.name))
+    server.freeze()
+    refused = await asyncio.gather(*[a.limiter.take("p", RPM, 10**9, 1) for _ in range(10)])
+    assert {(each.reservation, each.retry_after_s) for each in refused} == {(None, 0.25)}
+    assert a.limiter.next_free("p", RPM, 10**9, 1) == 0.25, "the answer may come at any time"
+    waiting = asyncio.create_task(a.limiter.take_all([Wanted("key", RPM, 10**9, 1)]))
+    tried.clear()
+    server.thaw()
+    await until(lambda: tried)
+    assert tried == ["shared"], "who waits in line is told"
+    reservations, none = await waiting
+    assert (len(reservations), none) == (1, None)
+    assert await a.burst(100) == RPM - 5, "what Redis granted too late was given back"
+    assert await b.burst(1) == 0
+    await a.host.close()
+    await closed(a, b)
 
 
 async def test_a_heartbeat_that_redis_executes_late_says_nothing(server: RedisServer) -> None:

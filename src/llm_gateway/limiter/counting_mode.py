@@ -31,6 +31,8 @@ FORGOTTEN_S = 600.0
 """Seconds without a heartbeat after which a host that did not say goodbye is no longer expected back."""
 JUMP_S = 1.0
 """A clock of Redis that is ahead by as much, compared with this host's, has jumped."""
+AGAIN_S = 0.25
+"""Seconds after which a request is worth another try at a host that takes nothing, since Redis can be back."""
 NEVER = float("-inf")
 
 
@@ -193,9 +195,18 @@ class CountingMode:
             return 0.0
         return max(self._quiet_until - self._clock(), 0.0)
 
-    def relaxes_s(self) -> float:
-        """Return the seconds until the bounds become the shares; at least 1."""
-        return max(self._strict_until - self._clock(), 1.0)
+    @property
+    def is_quiet(self) -> bool:
+        """True while this host takes nothing."""
+        return self._clock() >= self.shared_until and self.wait_s() > 0
+
+    def again_s(self) -> float:
+        """Return the seconds after which a request is worth another try that is outside the bounds.
+
+        While the host takes nothing, as after a single slow answer, Redis can be back at any time. Otherwise the bounds
+        become the shares then; at least 1.
+        """
+        return AGAIN_S if self.is_quiet else max(self._strict_until - self._clock(), 1.0)
 
     def bounds(self, window: str, rpm: int, tpm: int, sums: Callable[[], tuple[int, int]]) -> tuple[int, int]:
         """Return the bounds of this host's own requests and tokens, while Redis does not decide alone.

@@ -28,8 +28,9 @@ MOST_WINDOWS = 4096
 """Windows of which something is known; at more, all is forgotten, and comes with the next replies."""
 MOST_NOTED = 50_000
 """Noted seconds of windows at which those that have left the window are dropped; later at twice those that stay."""
-LONGEST_WAIT_S = 3.0
-"""Longest wait of a request for its key's limits, while this host takes nothing since it has lost Redis."""
+LONGEST_WAIT_S, LOOK_S = 3.0, 0.05
+"""Longest wait of a request for its key's limits, while this host takes nothing since it has lost Redis; and seconds
+between two looks whether it does."""
 _EXCEEDS = Decision(exceeds=True)
 
 
@@ -52,6 +53,8 @@ class RedisLimiter:
         self._most_noted = MOST_NOTED
         host.join(lambda: bool(self._noted), self.add_noted)
         host.at_end.append(self._batches.send)
+        host.when_shared.append(self._unbound)
+        self._watchers: dict[str, Callable[[], None]] = {}
 
     async def take(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision:
         """Reserve one request and `tokens` if both fit into the limits of all hosts; otherwise reserve nothing.
@@ -92,9 +95,10 @@ class RedisLimiter:
         Raises:
             Overloaded: the limiter of this host cannot tell.
         """
-        wait_s = self._mode.wait_s()
-        if wait_s and self._clock() >= self._mode.shared_until:  # no line to wait in, as there is at providers' limits
-            await asyncio.sleep(min(wait_s, LONGEST_WAIT_S))
+        for _ in range(round(LONGEST_WAIT_S / LOOK_S)):  # no line to wait in, as there is at providers' limits
+            if not self._mode.is_quiet:
+                break
+            await asyncio.sleep(LOOK_S)
         for _ in range(2):
             held, refused = await self._take_all_here(wanted)
             if refused is not None or not self._mode.is_up:
@@ -139,7 +143,7 @@ class RedisLimiter:
         else:
             rpm, tpm = self._bounds(provider_id, rpm, tpm)
             if rpm < 1 or tokens > tpm:
-                return Decision(None, mode.wait_s() or mode.relaxes_s())
+                return Decision(None, mode.again_s())
         decision = self._local.take_now(provider_id, rpm, tpm, tokens, model)
         if decision is None:
             decision = await self._local.take(provider_id, rpm, tpm, tokens, model)
@@ -235,10 +239,9 @@ class RedisLimiter:
             wait_s = self._local.next_free(provider_id, rpm, tpm, tokens, model, before=before)
             return max(wait_s, self._window(provider_id).others.full_s(self._clock(), rpm, tpm, tokens, before))
         own_rpm, own_tpm = self._bounds(provider_id, rpm, tpm)
-        wait_s = self._mode.wait_s()
         if own_rpm < 1 or min(tokens, tpm) > own_tpm:
-            return max(wait_s, self._mode.relaxes_s())
-        return max(wait_s, self._local.next_free(provider_id, own_rpm, own_tpm, tokens, model, before=before))
+            return self._mode.again_s()
+        return self._local.next_free(provider_id, own_rpm, own_tpm, tokens, model, before=before)
 
     def state(self, provider_id: str, rpm: int, tpm: int, model: str = "") -> WindowState:
         """Return what is left of the limits now: here, less what other hosts had when Redis was asked last."""
@@ -270,8 +273,21 @@ class RedisLimiter:
         self._local.uncap(provider_id, changed_ms)
 
     def watch(self, provider_id: str, freed: Callable[[], None] | None) -> None:
-        """Call `freed` whenever a call of this host can have made room; room that other hosts make is not told."""
+        """Call `freed` whenever a call of this host can have made room, or Redis alone decides again.
+
+        Room that other hosts make is not told.
+        """
         self._local.watch(provider_id, freed)
+        if freed is None:
+            self._watchers.pop(provider_id, None)
+        else:
+            self._watchers[provider_id] = freed
+
+    def _unbound(self) -> None:
+        """Let those try at once that wait for room, since this host's bounds no longer hold."""
+        loop = asyncio.get_running_loop()
+        for freed in self._watchers.values():
+            loop.call_soon(freed)
 
     def refill(self, provider_id: str, age_s: float, tokens: int) -> None:
         """Count a call of an earlier run of this host. Redis has counted it."""

@@ -168,7 +168,7 @@ class RedisBatches:
                 self._note(own)
             return [Decision(own) for own in held]
         self.give_back(held)
-        return [Decision(None, self.mode.wait_s() or AGAIN_S)]
+        return [Decision(None, self.mode.again_s() if self.mode.is_quiet else AGAIN_S)]
 
     def give_back(self, held: Sequence[Reservation]) -> None:
         """Release at this host what is not used."""

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -41,7 +40,8 @@ class Keys(NamedTuple):
 class RedisHost:
     """One process of a host. Call `start` in the event loop, and `close` before the client is closed.
 
-    What is in `at_end` is called when this process ends, so that Redis gets what still waits to be sent.
+    What is in `at_end` is called when this process ends, so that Redis gets what still waits to be sent; what is in
+    `when_shared`, when Redis alone decides (again).
 
     Args:
         client: its connection.
@@ -69,12 +69,14 @@ class RedisHost:
         self.prefix, self.server_clock = keys or Keys()
         self.epoch_key = f"{self.prefix}:epoch"
         self._memory = memory or HostsMemory()
-        changed = partial(_log_change, log)
-        self.mode = CountingMode(clock, hosts, changed, remembered=self._memory.hosts)
+        self._log = log
+        self.mode = CountingMode(clock, hosts, self._mode_changed, remembered=self._memory.hosts)
         self._member = member
         self._adders: list[tuple[Callable[[], bool], Callable[[], Awaitable[bool]]]] = []
         self.at_end: list[Callable[[], None]] = []
+        self.when_shared: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
+        self._is_back = asyncio.Event()
         self._has_beaten = False
         self._told = 0
         self._back_at = clock()
@@ -143,14 +145,24 @@ class RedisHost:
 
     async def _beat_on(self) -> None:
         while True:
+            self._is_back.clear()
             await self.step()
-            await asyncio.sleep(BEAT_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_S):
+                    await self._is_back.wait()
 
     def _changed(self, is_up: bool) -> None:
         if is_up:
             self._back_at = self.clock()
+            self._is_back.set()
         else:
             self.mode.lost()
+
+    def _mode_changed(self, name: str) -> None:
+        self._log("rate limits counted by", counter=BY[name])
+        if name == "shared":
+            for unbound in self.when_shared:
+                unbound()
 
 
 class HostsMemory:
@@ -170,7 +182,3 @@ class HostsMemory:
             if self._path is not None:
                 with suppress(OSError):  # a full disk: the next process knows the older number
                     self._path.write_bytes(b"%d" % hosts)
-
-
-def _log_change(log: Log, name: str) -> None:
-    log("rate limits counted by", counter=BY[name])

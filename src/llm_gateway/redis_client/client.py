@@ -197,9 +197,7 @@ class RedisClient:
                 said = str(reply).split(maxsplit=1)[0] if command[0] == "AUTH" else reply
                 raise _Refused(f"it refuses {command[0]}: {said}")
         connection.expect_within(self._timeout_s)
-        if not isinstance(server, bytes):
-            return ""
-        return server.partition(b"run_id:")[2].split(maxsplit=1)[0].decode() if b"run_id:" in server else ""
+        return _run_id(server)
 
     def _up(self, run_id: str) -> None:
         self.run_id = run_id
@@ -228,12 +226,20 @@ class RedisClient:
             self._down("it does not answer")
         elif not is_stalled and self._has_stalled and not self._has_closed and self._connection is not None:
             # One more in time, lest a server that is always slow is lost and back with each call.
-            self._connection.call(pack(b"PING")).add_done_callback(self._answered)
+            # A proxy may have another server behind it by now.
+            self._connection.call(pack(b"INFO", b"server")).add_done_callback(self._answered)
 
     def _answered(self, future: asyncio.Future[Reply]) -> None:
         if future.result() is not LOST and self._has_stalled and not self._has_closed:
-            self._up(self.run_id)
+            self._up(_run_id(future.result()))
 
     def _tell_watchers(self) -> None:
         for watcher in self.watchers:
             watcher(self.is_up)
+
+
+def _run_id(server: Reply) -> str:
+    """Return the id of the server's run from its reply to INFO; empty if it does not tell."""
+    if not isinstance(server, bytes) or b"run_id:" not in server:
+        return ""
+    return server.partition(b"run_id:")[2].split(maxsplit=1)[0].decode()
