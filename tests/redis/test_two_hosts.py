@@ -109,8 +109,8 @@ class Two:
             if step % 2:
                 for host in self.hosts:
                     await host.host.step()
-            for _ in range(4):
-                await self.hosts[self.chance.random() > share].ask(self.chance, largest)
+            asking = [self.hosts[self.chance.random() > share] for _ in range(4)]
+            await asyncio.gather(*[host.ask(self.chance, largest) for host in asking])
 
     @property
     def made(self) -> list[tuple[float, int]]:
