@@ -10,7 +10,7 @@ import pytest
 
 from llm_gateway.cache.encrypted_entries import Sealed
 from llm_gateway.cache.memory import MemoryCache
-from llm_gateway.cache.redis import MOST_VALUE_BYTES, RedisCache
+from llm_gateway.cache.redis import MOST_NAMES, MOST_VALUE_BYTES, RedisCache
 from llm_gateway.redis_client.address import parse_address
 from llm_gateway.redis_client.client import RedisClient
 from tests.cache.test_contract import *  # noqa: F403
@@ -102,6 +102,24 @@ async def test_who_reads_redis_reads_neither_question_nor_answer_and_can_forge_n
     await client.call("DEL", name)
     await client.call("LPUSH", name, "x")
     assert await one.get(b"question") is None, "something else under its name"
+
+
+async def test_lookups_of_a_turn_share_commands_and_get_their_own_answers(client: RedisClient, prefix: str) -> None:
+    cache = RedisCache(Forgetting(0), client, Sealed(KEY, "1"), prefix=prefix)
+    keys = [b"%d" % number for number in range(MOST_NAMES + 6)]
+    for key in keys[::2]:
+        await cache.set(key, b"answer " + key, 60.0)
+    before = (await client.call("INFO", "commandstats")).partition(b"cmdstat_mget:calls=")[2].partition(b",")[0]
+    asked = [asyncio.ensure_future(cache.get_all([key, b"-" + key])) for key in keys]
+    await asyncio.sleep(0)
+    asked[4].cancel()
+    came = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(came.pop(4), asyncio.CancelledError)
+    expected = [[b"answer " + key if number % 2 == 0 else None, None] for number, key in enumerate(keys)]
+    del expected[4]
+    assert came == expected
+    after = (await client.call("INFO", "commandstats")).partition(b"cmdstat_mget:calls=")[2].partition(b",")[0]
+    assert int(after) - int(before or 0) == 3, "two names each, at most 32 in a command"
 
 
 async def test_other_keys_and_versions_are_misses(client: RedisClient, prefix: str) -> None:

@@ -99,6 +99,9 @@ class RedisLimiter:
             if not self._mode.is_quiet:
                 break
             await asyncio.sleep(LOOK_S)
+        if len(wanted) == 1:
+            decision = await self.take(*wanted[0])
+            return ([decision.reservation], None) if decision.reservation is not None else ([], decision)
         for _ in range(2):
             held, refused = await self._take_all_here(wanted)
             if refused is not None or not self._mode.is_up:
