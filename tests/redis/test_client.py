@@ -87,6 +87,24 @@ async def test_all_commands_of_a_turn_go_out_in_one_write_and_get_their_own_repl
         assert await client.call_packed(ADD.call([], [41]), ADD) == 42
 
 
+async def test_what_composes_at_the_end_of_a_turn_is_called_also_if_another_one_raises(
+    redis_server: RedisServer,
+) -> None:
+    async with connected(path_of(redis_server)) as client:
+        raised: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context["exception"]))
+        asked: list[asyncio.Future[Any]] = []
+
+        def fail() -> None:
+            raise KeyError("a defect")
+
+        for compose in (fail, lambda: asked.append(client.call("PING")), fail):
+            assert client.before_write(compose)
+        await asyncio.sleep(0)
+        assert [await each for each in asked] == [b"PONG"]
+        assert [type(each) for each in raised] == [KeyError]
+
+
 async def test_it_logs_in_with_an_acl_user_and_chooses_the_database(server: RedisServer) -> None:
     server.ask(b"ACL SETUSER me on >a-secret-word ~{llmg}* +@all -info")
     server.ask(b"CONFIG SET requirepass another-word")

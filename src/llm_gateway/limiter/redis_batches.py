@@ -197,10 +197,10 @@ class Batch:
         return self._is_done
 
     def set_result(self, reply: Reply) -> None:
-        """Decide the calls by a reply, or without Redis if it is no list."""
+        """Decide the calls by a reply, or without Redis if it is no answer of the script."""
         self._is_done = True
         mode, asked_at = self._batches.mode, self._asked_at
-        if reply.__class__ is not list:
+        if not self._is_answer(reply):
             if isinstance(reply, ReplyError):
                 self._batches.refuse(reply)
             self._give_up()
@@ -209,9 +209,12 @@ class Batch:
         else:
             self._forget(reply)
 
+    def _is_answer(self, reply: Reply) -> bool:
+        return reply.__class__ is list and len(reply) == 2 + 4 * len(self._asked) + len(self._several)
+
     def late(self, reply: Reply) -> None:
         """Settle what Redis granted after the calls were given up."""
-        if reply.__class__ is not list:
+        if not self._is_answer(reply):
             return
         at, seconds = 2, {}
         for window, _, _, asked in self._asked:

@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
         self._pending: deque[_Pending] = deque()
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
-        self._composers: list[Callable[[], None]] = []
+        self._composers: deque[Callable[[], None]] = deque()
         self._is_flush_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._is_paused = False
@@ -142,20 +142,23 @@ class Connection(asyncio.Protocol):
         return True
 
     def _compose(self) -> None:
-        composers, self._composers = self._composers, []
-        for compose in composers:
-            compose()
+        """Call all composers, also if one of them raises."""
+        try:
+            while self._composers:
+                self._composers.popleft()()
+        finally:
+            if self._composers:
+                self._compose()
 
     def _flush(self) -> None:
         try:
-            while self._composers:
-                self._compose()
+            self._compose()
         finally:
             self._is_flush_due = False
-        unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
-        if self._transport is not None and unsent:
-            self._counters.trips += 1
-            self._transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
+            unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
+            if self._transport is not None and unsent:
+                self._counters.trips += 1
+                self._transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
 
     def expect_within(self, seconds: float) -> None:
         """Set the time after which a call without a reply is given up."""
