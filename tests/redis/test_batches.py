@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from itertools import count
+
+import pytest
 
 from llm_gateway.limiter.base import Reservation, Wanted
 from llm_gateway.limiter.memory import MemoryLimiter
@@ -140,6 +143,44 @@ async def test_a_take_of_several_windows_has_the_room_that_settles_of_its_turn_m
         assert len(reservations) == 2
         assert await sums(client, limiter, "a") == (2, 1000)
         assert await sums(client, limiter, "b") == (3, 1000)
+
+
+@pytest.mark.parametrize("rpm", [TPM, 60])
+async def test_after_many_turns_redis_has_counted_what_was_made(redis_server: RedisServer, rpm: int) -> None:
+    async with connected(path_of(redis_server)) as one, connected(path_of(redis_server)) as two:
+        clock, prefix = Clock(), f"{{batches{next(_numbers)}}}"
+        limiters = [await joined(one, clock, prefix), await joined(two, clock, prefix)]
+        await joined(one, clock, prefix)  # so both have heard of another host
+        chance = random.Random(seed := random.randrange(10**6))
+        print("seed", seed)  # noqa: T201 - pytest shows it with a failure
+        made = {"a": [0, 0], "b": [0, 0]}
+
+        async def call(limiter: RedisLimiter) -> None:
+            tokens, names = chance.randint(0, 9), chance.choice(["a", "b", "ab"])
+            held, _ = await limiter.take_all([Wanted(name, rpm, TPM, tokens) for name in names])
+            is_whole = len(held) == len(names)
+            try:
+                await asyncio.sleep(chance.choice([0, 0.001]))
+            finally:
+                is_sent, used = is_whole and chance.random() < 0.8, chance.randint(0, tokens)
+                for reservation in held:
+                    limiter.settle(reservation, tokens=is_sent * used, sent=is_sent)
+                    made[reservation.provider_id][0] += is_sent
+                    made[reservation.provider_id][1] += is_sent * used
+
+        calls: list[asyncio.Task[None]] = []
+        for _ in range(40):
+            calls += [asyncio.create_task(call(chance.choice(limiters))) for _ in range(chance.randint(0, 9))]
+            await asyncio.sleep(chance.choice([0, 0, 0.001]))
+            if calls:
+                chance.choice(calls).cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await until(lambda: not any(limiter._batches._timer for limiter in limiters))
+        for name, counts in made.items():
+            assert await sums(one, limiters[0], name) == (counts[0], counts[1])
+            states = [limiter._local.state(name, TPM, TPM) for limiter in limiters]
+            assert sum(TPM - state.remaining_requests for state in states) == counts[0] <= rpm
+            assert sum(TPM - state.remaining_tokens for state in states) == counts[1]
 
 
 async def test_settles_without_a_connection_wait_for_the_next_one(redis_server: RedisServer) -> None:

@@ -102,15 +102,17 @@ class Two:
         """Wait until no host is connected."""
         await until(lambda: not any(host.client.is_up for host in self.hosts), 10)
 
-    async def run(self, seconds: float, share: float = 0.9, largest: int = LARGEST) -> None:
-        """Let time pass under load far above the limit."""
+    async def run(self, seconds: float, share: float = 0.9, largest: int = LARGEST, at_once: int = 4) -> None:
+        """Let time pass under load far above the limit: four calls in each step, of which so many in one turn."""
         for step in range(int(seconds / STEP_S)):
             self.clock.now += STEP_S
             if step % 2:
                 for host in self.hosts:
                     await host.host.step()
             asking = [self.hosts[self.chance.random() > share] for _ in range(4)]
-            await asyncio.gather(*[host.ask(self.chance, largest) for host in asking])
+            for place in range(0, 4, at_once):
+                turn = asking[place : place + at_once]
+                await asyncio.gather(*[host.ask(self.chance, largest) for host in turn])
 
     @property
     def made(self) -> list[tuple[float, int]]:
@@ -200,9 +202,9 @@ async def test_no_60_seconds_exceed_the_limit(fault: Callable[[Two], object], se
     await two.run(2)
     await two.run(130, share=0.1)
     # With calls so small, requests alone are what the limit is used up by: how many tokens a call takes is chance.
-    await two.run(BUCKETS, share=0.5, largest=TPM // RPM)
+    await two.run(BUCKETS, share=0.5, largest=TPM // RPM, at_once=1)
     began = two.clock()
-    await two.run(BUCKETS, share=0.5, largest=TPM // RPM)
+    await two.run(BUCKETS, share=0.5, largest=TPM // RPM, at_once=1)
     for host in two.hosts:
         await host.client.close()
     calls, tokens = most(two.made)
@@ -346,6 +348,23 @@ async def test_a_slow_answer_costs_the_calls_of_that_moment_and_no_others(server
     assert await a.burst(100) == RPM - 5, "what Redis granted too late was given back"
     assert await b.burst(1) == 0
     await a.host.close()
+    await closed(a, b)
+
+
+async def test_who_waits_in_line_is_told_after_late_answers_to_heartbeats_too(server: RedisServer) -> None:
+    clock = Clock()
+    a, b = Host(server, "a/1", clock), Host(server, "b/1", clock)
+    await started(a, b)
+    await pass_time(clock, 62, a, b)
+    tried: list[str] = []
+    a.limiter.watch("p", lambda: tried.append(a.host.mode.name))
+    clock.now += 1.2
+    assert await a.burst(1) == 0
+    tried.clear()
+    await b.host.step()
+    await a.host.step()
+    await until(lambda: tried)
+    assert tried == ["shared"]
     await closed(a, b)
 
 

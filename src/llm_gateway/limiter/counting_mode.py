@@ -215,6 +215,7 @@ class CountingMode:
         """
         if self._is_shared and self._clock() >= self.shared_until:
             self._end_shared()  # the answers to heartbeats are late
+            self._say()
         hosts = self.hosts
         if hosts == 1:
             return rpm, tpm

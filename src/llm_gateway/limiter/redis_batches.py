@@ -27,6 +27,8 @@ SETTLE_S = 0.002
 """Seconds that settles wait for a take that carries them."""
 AGAIN_S = 1.0
 """Seconds after which a request is worth another try that Redis could not decide."""
+MOST_WINDOWS = 256
+"""Windows of one command: while the server executes it, others wait."""
 
 _OfWindow: TypeAlias = tuple[RedisWindow, int, int, list[Asked]]
 """A window of which calls asked something, its limits of requests and tokens, and the calls that ask of it alone."""
@@ -95,14 +97,14 @@ class RedisBatches:
         if not window.unsettled:
             self._separate(window, window.rpm, window.tpm)
             self._windows[window.packed_key] = window
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(SETTLE_S, self._settle_now)
+            self._settle_soon()
         window.unsettled[second] = [reserved, used, unsent]
 
     def _separate(self, window: RedisWindow, rpm: int, tpm: int) -> None:
         """Send what was asked until now if it does not go into one command with what is asked within these limits."""
         has_changed = window.rpm and (window.rpm != rpm or window.tpm != tpm)
-        if has_changed or self._windows.get(window.packed_key, window) is not window:
+        other = self._windows.get(window.packed_key)
+        if has_changed or (len(self._windows) >= MOST_WINDOWS if other is None else other is not window):
             self.send()
 
     def _limit(self, window: RedisWindow, rpm: int, tpm: int) -> bool:
@@ -119,6 +121,10 @@ class RedisBatches:
             self._is_registered = self._client.before_write(self._end_turn)
         return self._is_registered
 
+    def _settle_soon(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SETTLE_S, self._settle_now)
+
     def _settle_now(self) -> None:
         self._timer = None
         if self._windows:
@@ -133,17 +139,19 @@ class RedisBatches:
         self.send()
 
     def send(self) -> None:
-        """Send what was asked until now."""
+        """Send what was asked until now; what cannot be sent is given up, but for settles."""
         windows, self._windows = [*self._windows.values()], {}
         several, self._several = self._several, []
         if not windows:
             return
         server_clock = self._host.server_clock
         text = "-" if server_clock is None else f"{server_clock() * 1e6:.0f}"
-        keys = self._epoch_key
+        keys, places = [self._epoch_key], {}
         asked: list[_OfWindow] = []
-        for window in windows:
-            keys += window.packed_key
+        unsettled = [(window, window.unsettled) for window in windows if window.unsettled]
+        for place, window in enumerate(windows, 2):
+            places[window] = place
+            keys.append(window.packed_key)
             text += window.text()
             if window.rpm:
                 asked.append((window, window.rpm, window.tpm, window.asked))
@@ -152,14 +160,17 @@ class RedisBatches:
         for _, of, _, held in several:
             text += f" {len(of)}"
             for window, own in zip(of, held, strict=True):
-                text += f" {windows.index(window) + 2} {own.tokens}"
-        packed = TURN.packed(len(windows) + 1, keys, text.encode())
-        if not asked:
-            self._client.send_packed(packed, TURN)
-            return
+                text += f" {places[window]} {own.tokens}"
+        packed = TURN.packed(len(keys), b"".join(keys), text.encode())
         batch = Batch(self, asked, several)
-        if not self._client.send_packed(packed, TURN, batch, batch.late):
-            batch.set_result(None)
+        if self._client.send_packed(packed, TURN, batch, batch.late):
+            return
+        for window, sums in unsettled:
+            window.unsettled = sums
+            self._windows[window.packed_key] = window
+        if unsettled and self._client.is_up:
+            self._settle_soon()
+        batch.set_result(None)
 
     def unanswered(self, held: Sequence[Reservation]) -> list[Decision]:
         """Decide without Redis: a host that is the only one knows all calls."""
@@ -199,6 +210,13 @@ class Batch:
     def set_result(self, reply: Reply) -> None:
         """Decide the calls by a reply, or without Redis if it is no answer of the script."""
         self._is_done = True
+        try:
+            self._take_over(reply)
+        except BaseException:  # edge: a defect; the other calls of the batch must not wait for ever
+            self._give_up()
+            raise
+
+    def _take_over(self, reply: Reply) -> None:
         mode, asked_at = self._batches.mode, self._asked_at
         if not self._is_answer(reply):
             if isinstance(reply, ReplyError):

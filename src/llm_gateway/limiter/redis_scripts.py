@@ -64,8 +64,8 @@ TURN = Script(
 -- is asked of it, how many seconds are settled, and of each second itself, reserved and used tokens and requests given
 -- back, how many calls ask of it alone, and the tokens of each; how many calls ask of several windows, and of each how
 -- many, and the number of the key and the tokens of each.
--- Returns {epoch, now, then of each window that calls ask of second, sums, and 0 or {the whole hash, the numbers of the
--- calls that are refused}, then of each call for several windows the place of the first one that is full, or 0}.
+-- Returns {epoch, now, then of each window that calls ask of second, sums, then 0, or {the whole hash, the numbers of
+-- the calls that are refused}, then of each call for several windows the place of the first one that is full, or 0}.
 local given = {}
 for number in string.gmatch(ARGV[1], '%S+') do given[#given + 1] = tonumber(number) or '' end
 local now = clock(given[1])
