@@ -15,7 +15,7 @@ import pytest
 from llm_gateway.limiter.base import Limiter, Wanted
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.limiter.redis import RedisLimiter
-from llm_gateway.limiter.redis_membership import HostsMemory, Keys, RedisHost
+from llm_gateway.limiter.redis_membership import ROUNDS, HostsMemory, Keys, RedisHost
 from llm_gateway.limiter.window import BUCKETS
 from llm_gateway.redis_client.address import RedisAddress
 from llm_gateway.redis_client.client import RedisClient
@@ -284,6 +284,25 @@ async def test_calls_that_are_made_while_others_are_added_are_added_too(server: 
     await started(a)
     await closed(a)
     assert server.ask(f"HGET {PREFIX}:p:p n".encode()) == b"$1\r\n2\r\n"
+
+
+async def test_a_process_that_is_never_idle_is_back_after_a_few_rounds(server: RedisServer) -> None:
+    """In each round a call is made; the second round that is the last one ends well."""
+    a = Host(server, "a/1", Clock())
+    rounds = 0
+
+    async def call() -> bool:
+        nonlocal rounds
+        rounds += 1
+        return await a.burst(1) == 1 and rounds != ROUNDS + 1
+
+    a.host.join(lambda: True, call)
+    await started(a)
+    assert (a.host.mode.is_up, rounds) == (True, 2 * (ROUNDS + 1))
+    await a.host.step()
+    await closed(a)
+    assert (len(a.made), rounds) == (2 * (ROUNDS + 1), 2 * (ROUNDS + 1))
+    assert server.ask(f"HGET {PREFIX}:p:p n".encode()) == b"$1\r\n%d\r\n" % len(a.made)
 
 
 async def test_what_a_killed_process_took_alone_keeps_the_others_within_their_shares(server: RedisServer) -> None:

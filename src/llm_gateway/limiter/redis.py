@@ -12,7 +12,7 @@ decides (`counting_mode.py`), and this host's bounds otherwise.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
@@ -211,11 +211,14 @@ class RedisLimiter:
         noted[0] += 1
         noted[1] += reservation.tokens
 
-    async def add_noted(self) -> bool:
-        """Add to Redis what this process took while Redis was away. Returns False if Redis has not taken all of it."""
+    def add_noted(self) -> Awaitable[bool]:
+        """Add to Redis what this process took while Redis was away, as `RedisHost.join` takes it."""
         noted, self._noted = self._noted, {}
-        added = [await each for each in [self._client.call_packed(call, ADD) for call in self._calls_of(noted)]]
-        if any(reply != 0 for reply in added):
+        return self._added(noted, [self._client.call_packed(call, ADD) for call in self._calls_of(noted)])
+
+    async def _added(self, noted: dict[tuple[str, int], list[int]], sent: Sequence[Awaitable[Reply]]) -> bool:
+        replies = [await each for each in sent]
+        if any(reply != 0 for reply in replies):
             for place, (requests, tokens) in noted.items():  # twice counted is better than not at all
                 kept = self._noted.setdefault(place, [0, 0])
                 kept[0] += requests

@@ -18,6 +18,8 @@ Log: TypeAlias = Callable[..., None]
 
 BEAT_S = 0.5
 """Seconds between two heartbeats."""
+ROUNDS = 3
+"""Most rounds in which calls are added before Redis is used again: at a busy process some are noted in each."""
 LONG_FORGOTTEN_S = 86_400.0
 """Seconds for which hosts are expected back by one that is back itself for less than 61 seconds."""
 HASH_TAG = "{llmg}"
@@ -83,7 +85,10 @@ class RedisHost:
         client.watchers.append(self._changed)
 
     def join(self, has_noted: Callable[[], bool], add_noted: Callable[[], Awaitable[bool]]) -> None:
-        """Call `add_noted` whenever Redis is back and `has_noted` returns True. It returns False if Redis is away."""
+        """Call `add_noted` whenever Redis is back and `has_noted` returns True.
+
+        It sends before it returns. What it returns is False once it is awaited if Redis has not taken all.
+        """
         self._adders.append((has_noted, add_noted))
 
     def start(self) -> None:
@@ -105,19 +110,34 @@ class RedisHost:
         is_up = self.client.is_up
         if not is_up:
             return
-        if not self.mode.is_up:
-            if not await self._add_noted() or not self.client.is_up:
-                return
-            self.mode.reached(self.client.run_id)
+        if not self.mode.is_up and not await self._reach():
+            return
         await self.beat()
 
-    async def _add_noted(self) -> bool:
-        """Add calls until Redis knows all of this process: while some are added, others can be noted."""
-        while noted := [add_noted for has_noted, add_noted in self._adders if has_noted()]:
-            for add_noted in noted:
-                if not await add_noted():
-                    return False
-        return True
+    async def _reach(self) -> bool:
+        """Add calls, and use Redis again. Returns False if it has not taken all of them.
+
+        While some are added, others are noted. Those of the last round are on their way when Redis is used again:
+        commands are executed in the order in which they were sent, so that Redis has counted them when it is asked.
+        """
+        for _ in range(ROUNDS):
+            if not self._has_noted():
+                break
+            if not all(await self._send_noted()) or not self.client.is_up:
+                return False
+        last = self._send_noted()
+        self.mode.reached(self.client.run_id)
+        if all(await last):
+            return self.mode.is_up
+        self.mode.lost()
+        return False
+
+    def _has_noted(self) -> bool:
+        return any(has_noted() for has_noted, _ in self._adders)
+
+    def _send_noted(self) -> asyncio.Future[list[bool]]:
+        """Send what is noted. The future tells whether Redis has taken it."""
+        return asyncio.gather(*[add_noted() for has_noted, add_noted in self._adders if has_noted()])
 
     async def beat(self) -> None:
         """Send a heartbeat, and take over the answer."""
