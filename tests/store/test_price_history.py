@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from llm_gateway import wall_clock
 from llm_gateway.domain.catalog import Provider
+from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.audit import AuditTrail
 from llm_gateway.store.database import Database
 from llm_gateway.store.price_history import PriceHistory
@@ -77,3 +81,53 @@ def test_a_price_older_than_the_trail_or_set_with_sql_has_no_date(days: Days, da
         connection.exec_driver_sql("""UPDATE providers SET prices = '{"a": {"input": 5.0, "output": 5.0}}'""")
     provider = days.update(days.store.get(provider.id), priority=2)
     assert days.since(provider) == {}
+
+
+def test_entries_are_found_by_an_index(sqlite_database: Database, box: SecretBox) -> None:
+    provider = ProviderStore(sqlite_database, box).create(draft(prices={"a": CHEAP}))
+    plans: list[str] = []
+
+    def explain(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "audit_entries" in statement and not statement.startswith("EXPLAIN"):
+            raw = connection.connection.driver_connection
+            plans.extend(row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {statement}", parameters))
+
+    with sqlite_database.read() as connection:
+        sa.event.listen(connection.engine, "before_cursor_execute", explain)
+    PriceHistory(sqlite_database).since([provider])
+    assert "audit_entries_resource (resource_id=? AND at_ms>?)" in plans[0]
+
+
+def test_entries_that_take_too_long_to_read_are_left_out_for_a_minute(days: Days, database: Database) -> None:
+    """A page neither fails nor waits for each provider, and the next ones do not wait again."""
+    providers = [days.store.create(draft(name, prices={"a": CHEAP})) for name in ("one", "two")]
+    now_s, reads = 0.0, 0
+
+    class Slow:
+        """A database whose reads fail while `is_slow`, as those do that take too long."""
+
+        is_slow = True
+        write = database.write
+
+        @contextmanager
+        def read(self, limit_s: float | None = None) -> Iterator[Connection]:
+            nonlocal reads
+            reads += 1
+            with database.read(limit_s) as connection:
+                if self.is_slow:
+                    raise StoreUnavailable("The read took longer than 0.5 seconds.")
+                yield connection
+
+    slow = Slow()
+    history = PriceHistory(slow, lambda: now_s)
+    one, two = (each.id for each in providers)
+    found = {each.id: {"a": days.start_ms} for each in providers}
+    assert history.since(providers) == {one: {}}
+    assert reads == 1
+    slow.is_slow = False
+    assert history.since(providers) == {one: {}, two: found[two]}
+    assert reads == 2
+    now_s = 61.0
+    assert history.since(providers) == found
+    assert history.since(providers) == found
+    assert reads == 3

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.catalog import Provider
+from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.one_transaction import Transactions
 from llm_gateway.store.tables import audit_entries
 
@@ -19,30 +22,65 @@ PricesByModel: TypeAlias = dict[str, Any]
 
 NAMED = '"prices"'
 """Part of the fields of each entry that changes prices."""
+READ_S = 0.5
+"""Seconds that a provider's entries may take to be read: pages show since when a price is in force beside much else."""
+AGAIN_S = 60.0
+"""Seconds after which entries are read again that took longer, or could not be read."""
+
+
+class _Found(NamedTuple):
+    """Result for a provider as of a change of it, which counts until a time of the clock."""
+
+    updated_at_ms: int
+    since: Since
+    until: float = math.inf
 
 
 class PriceHistory:
-    """Search of the audit trail for prices. A provider's entries are read again only after it was changed."""
+    """Search of the audit trail for prices. A provider's entries are read again only after it was changed.
 
-    def __init__(self, database: Transactions) -> None:
+    Threads can use it at once: then they may read the same entries.
+
+    Args:
+        database: where the entries are.
+        clock: monotonic time in seconds.
+        read_s: seconds that a provider's entries may take to be read.
+    """
+
+    def __init__(
+        self, database: Transactions, clock: Callable[[], float] = time.monotonic, read_s: float = READ_S
+    ) -> None:
         self._database = database
-        self._found: dict[str, tuple[int, Since]] = {}
+        self._clock = clock
+        self._read_s = read_s
+        self._found: Mapping[str, _Found] = {}
 
     def since(self, providers: Iterable[Provider]) -> Mapping[str, Since]:
         """Return since when each price of these providers is in force, by the provider's id.
 
-        Raises:
-            StoreUnavailable: the database does not answer.
+        What cannot be read, or not in time, is not in it.
         """
         priced = [provider for provider in providers if provider.prices]
-        known, self._found = self._found, {}
-        stale = [provider for provider in priced if known.get(provider.id, (None,))[0] != provider.updated_at_ms]
-        found = {provider.id: known[provider.id] for provider in priced if provider not in stale}
-        if stale:
-            with self._database.read() as connection:
-                found |= {each.id: (each.updated_at_ms, _since(connection, each)) for each in stale}
+        known, now = self._found, self._clock()
+        found: dict[str, _Found] = {}
+        is_late = False
+        for provider in priced:
+            last = known.get(provider.id)
+            if last is None or last.updated_at_ms != provider.updated_at_ms or now >= last.until:
+                if is_late:  # one wait for each page is enough: the next one reads the others
+                    continue
+                last = self._read(provider)
+                is_late = last.until != math.inf
+            found[provider.id] = last
         self._found = found
-        return {provider_id: since for provider_id, (_, since) in found.items()}
+        return {provider_id: each.since for provider_id, each in found.items()}
+
+    def _read(self, provider: Provider) -> _Found:
+        try:
+            with self._database.read(self._read_s) as connection:
+                return _Found(provider.updated_at_ms, _since(connection, provider))
+        except StoreUnavailable:
+            return _Found(provider.updated_at_ms, {}, self._clock() + AGAIN_S)
 
 
 def _since(connection: Connection, provider: Provider) -> Since:

@@ -303,6 +303,7 @@ audit_entries = sa.Table(
     sqlite_with_rowid=False,
 )
 sa.Index("audit_entries_at", audit_entries.c.at_ms, audit_entries.c.number, audit_entries.c.chain)
+sa.Index("audit_entries_resource", audit_entries.c.resource_id, audit_entries.c.at_ms)
 
 # The number and hash of the last entry of each chain. Its row is locked while an entry is added.
 audit_chains = sa.Table(

@@ -71,8 +71,8 @@ def prices_router(
     listed, one_at_a_time = PriceLookup(lambda: snapshot().public_prices), Lock()
 
     def in_force(providers: Sequence[Provider]) -> list[ModelPrice]:
+        since = history.since(providers)
         with one_at_a_time:
-            since = history.since(providers)
             return [
                 _price(provider, model, since.get(provider.id, {}), listed)
                 for provider in providers
