@@ -85,9 +85,12 @@ def _of_budget(former: dict[str, Any], now: Mapping[str, Any]) -> Call:
     """Return the call for a budget: of its fields, or of the limit that holds until a moment."""
     unit = next(unit for unit in get_args(Unit) if now[f"limit_{unit}"] is not None)
     if not former.keys() & {"override_limit", "override_until_ms"}:
-        for name in ("limit", "overdraft"):
-            if amount := former.pop(name, None):  # an overdraft of 0 follows from the limit
-                former[f"{name}_{unit}"] = _amount(amount, unit)
+        if "limit" in former:
+            former[f"limit_{unit}"] = _amount(former.pop("limit"), unit)
+            # Without it, one that is the usual one of the present limit would become that of the former limit.
+            former[f"overdraft_{unit}"] = now[f"overdraft_{unit}"]
+        if "overdraft" in former:
+            former[f"overdraft_{unit}"] = _amount(former.pop("overdraft"), unit)
         return Call("PATCH", "", former)
     if "override_limit" in former and former["override_limit"] is None:
         return Call("DELETE", "/override", None)

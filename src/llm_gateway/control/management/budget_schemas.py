@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -61,13 +62,14 @@ def _match(value: Any) -> dict[str, str]:
     return value
 
 
-def _nanos(value: Any) -> int:
+def _nanos(value: Any, least: int = 1) -> int:
     """Return nano-dollars of an amount in USD: a number, or a text, which is exact for any number of digits.
 
     Raises:
-        ValueError: it is no amount, or not a whole number of nano-dollars.
+        ValueError: it is no amount, less than `least`, or not a whole number of nano-dollars.
     """
-    message = f"must be an amount in USD above 0, up to {MAX_USD:,}, with at most {MONEY_DIGITS} decimals, such as 12.5"
+    bound = "above 0" if least else "of at least 0"
+    message = f"must be an amount in USD {bound}, up to {MAX_USD:,}, with at most {MONEY_DIGITS} decimals, such as 12.5"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(message)  # noqa: TRY004 -- pydantic reports a ValueError as an invalid field
     if isinstance(value, str) and not _DECIMAL.fullmatch(value):
@@ -76,7 +78,7 @@ def _nanos(value: Any) -> int:
         nanos = Decimal(str(value)).scaleb(MONEY_DIGITS)
     except InvalidOperation:
         raise ValueError(message) from None
-    if not nanos.is_finite() or not 0 < nanos <= MAX_USD * 10**MONEY_DIGITS or nanos != nanos.to_integral_value():
+    if not nanos.is_finite() or not least <= nanos <= MAX_USD * 10**MONEY_DIGITS or nanos != nanos.to_integral_value():
         raise ValueError(message)
     return int(nanos)
 
@@ -122,6 +124,13 @@ _USD: JsonDict = {
     ],
     "description": "USD with at most nine decimals, as a number or as a text",
 }
+_USD_OR_ZERO: JsonDict = {
+    **_USD,
+    "anyOf": [
+        {"type": "number", "minimum": 0, "maximum": MAX_USD},
+        {"type": "string", "pattern": f"^{_DECIMAL.pattern}$"},
+    ],
+}
 _DIMENSION: JsonDict = {
     "anyOf": [{"type": "string", "enum": list(DIMENSIONS)}, {"type": "string", "pattern": f"^{_TAG.pattern}$"}]
 }
@@ -133,6 +142,8 @@ _GLOB: JsonDict = {
 }
 Usd = Annotated[Any, BeforeValidator(_nanos), WithJsonSchema(_USD)]
 Amount = Annotated[int, Field(ge=1, le=MAX_COUNT), WHOLE]
+UsdOrZero = Annotated[Any, BeforeValidator(partial(_nanos, least=0)), WithJsonSchema(_USD_OR_ZERO)]
+AmountOrZero = Annotated[int, Field(ge=0, le=MAX_COUNT), WHOLE]
 Dimension = Annotated[Any, BeforeValidator(_dimension), WithJsonSchema(_DIMENSION)]
 Match = Annotated[
     Any,
@@ -196,9 +207,9 @@ class BudgetPatch(BaseModel):
     mode: Literal["hard", "soft", "observe"] = "hard"
     hold: Literal["expected", "bound"] = "expected"
     unpriced: Literal["reject", "allow"] = "reject"
-    overdraft_usd: Usd = Field(default=0)
-    overdraft_tokens: Amount = Field(default=0)
-    overdraft_requests: Amount = Field(default=0)
+    overdraft_usd: UsdOrZero = Field(default=0)
+    overdraft_tokens: AmountOrZero = Field(default=0)
+    overdraft_requests: AmountOrZero = Field(default=0)
     notify_at: Thresholds = Field(default=())
 
 
