@@ -31,3 +31,22 @@ def test_a_line_that_is_no_alias_is_named(line: str) -> None:
     with pytest.raises(ApiError, match="cannot be read: write ALIAS = MODEL") as refused:
         aliases_of(line)
     assert [*refused.value.fields] == ["model_aliases"]
+
+
+@each_row(
+    ("text", "words"),
+    [
+        ("m: input 1, output 2\nn: input 1\n m : input 3, output 4", "'m' has two lines"),
+        ("m: input 1, output 2, input 3", "names a kind of price twice"),
+    ],
+)
+def test_a_price_that_is_there_twice_is_refused(text: str, words: str) -> None:
+    with pytest.raises(ApiError, match=words) as refused:
+        prices_of(text)
+    assert [*refused.value.fields] == ["prices"]
+
+
+def test_an_alias_that_is_there_twice_is_refused() -> None:
+    with pytest.raises(ApiError, match="'x' has two lines") as refused:
+        aliases_of("x = m\ny = m\nx = n")
+    assert [*refused.value.fields] == ["model_aliases"]

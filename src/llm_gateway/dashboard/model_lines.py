@@ -23,18 +23,24 @@ def prices_of(text: str) -> dict[str, dict[str, float]] | None:
     """Return the prices in a text, None if it is empty. A model's name may have colons, a kind has none.
 
     Raises:
-        ApiError: a line is no price.
+        ApiError: a line is no price, or one of a model or kind that is there already.
     """
     prices: dict[str, dict[str, float]] = {}
     for line in _lines(text):
         model, colon, kinds = line.rpartition(":")
+        model, words = model.strip(), [each.split() for each in kinds.split(",")]
+        found: dict[str, float] = {}
         try:
-            words = [each.split() for each in kinds.split(",")]
-            prices[model.strip()] = {kind: float(usd) for kind, usd in words}
+            found = {kind: float(usd) for kind, usd in words}
         except ValueError:
             colon = ""
-        if not colon or not model.strip():
+        if not colon or not model:
             raise _unreadable("prices", line, PRICE_FORM)
+        if len(found) < len(words):
+            raise _invalid("prices", f"{line[:100]!r} names a kind of price twice: name each once.")
+        if model in prices:
+            raise _invalid("prices", f"{model[:100]!r} has two lines: write one for each model.")
+        prices[model] = found
     return prices or None
 
 
@@ -47,13 +53,15 @@ def aliases_of(text: str) -> dict[str, str] | None:
     """Return the aliases in a text, None if it is empty.
 
     Raises:
-        ApiError: a line is no alias.
+        ApiError: a line is no alias, or one that is there already.
     """
-    aliases = {}
+    aliases: dict[str, str] = {}
     for line in _lines(text):
         alias, _, model = (part.strip() for part in line.partition("="))
         if not alias or not model:
             raise _unreadable("model_aliases", line, ALIAS_FORM)
+        if alias in aliases:
+            raise _invalid("model_aliases", f"{alias[:100]!r} has two lines: write one for each alias.")
         aliases[alias] = model
     return aliases or None
 
@@ -63,5 +71,8 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _unreadable(field: str, line: str, form: str) -> ApiError:
-    sentence = f"{line[:100]!r} cannot be read: {form}."
+    return _invalid(field, f"{line[:100]!r} cannot be read: {form}.")
+
+
+def _invalid(field: str, sentence: str) -> ApiError:
     return ApiError(422, "Not valid", sentence, {field: sentence})
