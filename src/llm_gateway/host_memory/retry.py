@@ -10,7 +10,7 @@ AGAIN_S = 0.1
 
 
 class Retry:
-    """Calls `attempt` by a timer of the running event loop until it returns True.
+    """Calls `attempt` by a timer of the running event loop until it returns True, also after it has raised.
 
     Without it a change that waits for the lock is made by the next request of the same process, which may never come.
     """
@@ -34,5 +34,9 @@ class Retry:
 
     def _try(self) -> None:
         self._timer = None
-        if not self._attempt():
-            self.start()
+        is_done = False
+        try:
+            is_done = self._attempt()
+        finally:  # also after an error, which the event loop logs
+            if not is_done:
+                self.start()
