@@ -45,12 +45,16 @@ def unfit_redis(settings: Settings) -> Iterator[str]:
 
 
 def unfit_journal(settings: Settings) -> Iterator[str]:
-    """Yield an error message if usage shall be in a database that is lost with the host's files, or for its name."""
+    """Yield an error message if usage shall be in a database that is lost with the host's files."""
     if settings.journal == "database" and settings.url.startswith("sqlite"):
         yield (
             f"{PREFIX}JOURNAL=database needs a Postgres database, since a SQLite file is on this host's disk: set "
             f"{PREFIX}DATABASE_URL to postgresql://…, or unset {PREFIX}JOURNAL."
         )
+
+
+def unfit_host_name(settings: Settings) -> Iterator[str]:
+    """Yield an error message if the host's name has other characters than names of machines."""
     if settings.host_name and not _HOST_NAME.fullmatch(settings.host_name):
         yield f"{PREFIX}HOST_NAME takes up to 253 letters, digits, dots, dashes and underscores, such as gateway-1."
 

@@ -22,7 +22,7 @@ import msgspec
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.inherited import OPTIONS
 from llm_gateway.settings import DEV_KEY, OTLP_SIGNALS, PREFIX, SECRETS, Settings, SettingsFromSources
-from llm_gateway.settings_checks import unfit_identity_provider, unfit_journal, unfit_redis
+from llm_gateway.settings_checks import unfit_host_name, unfit_identity_provider, unfit_journal, unfit_redis
 from llm_gateway.settings_files import read_env_file, read_secret_file, shown_path
 
 DEFAULT_FILE = Path(".env")
@@ -71,7 +71,8 @@ def load_settings(
         settings = msgspec.structs.replace(settings, env="production")
     problems += [*_unfit_hosts(settings), *_unfit_proxies(settings)]
     problems += [*_unfit_admin_port(settings), *_unfit_webhook(settings), *_unfit_otlp(settings)]
-    problems += [*unfit_identity_provider(settings), *unfit_redis(settings), *unfit_journal(settings)]
+    problems += [*unfit_identity_provider(settings), *unfit_redis(settings)]
+    problems += [*unfit_journal(settings), *unfit_host_name(settings)]
     # A secret that cannot be read is not missing, too.
     problems += unread or _unsafe(settings)
     if problems:
