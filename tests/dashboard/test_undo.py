@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from llm_gateway.dashboard.api_client import ApiError
+from llm_gateway.dashboard.undo import toast_about
 from tests.application.driver import Client
 from tests.control.management.test_providers import created
 from tests.dashboard.browser import Browser, key_with, person, text_of
@@ -158,3 +161,17 @@ async def test_nothing_is_undone_that_was_changed_again_or_by_who_may_not(shared
     assert (await reader.post("/ui/undo", {"change": change})).status == 403
     assert 'class="toast"' not in (await reader.get(f"/ui/keys?changed={change}")).body.decode()
     assert 'class="toast"' not in (await browser.get("/ui/keys?changed=unknown")).body.decode()
+
+
+async def test_a_page_goes_without_its_toast_if_the_audit_trail_cannot_be_read() -> None:
+    class Unreadable:
+        calls = 0
+
+        async def get(self, *_: object) -> None:
+            self.calls += 1
+            raise ApiError(503, "Unavailable", "The database does not answer.")
+
+    api = Unreadable()
+    page: Any = SimpleNamespace(api=api, may=lambda _: True)
+    assert await toast_about(page, "request") is None
+    assert api.calls == 1

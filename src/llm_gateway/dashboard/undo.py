@@ -49,8 +49,16 @@ async def toast_of(page: Page) -> Toast | None:
 
 
 async def toast_about(page: Page, request_id: str | None) -> Toast | None:
-    """Return what a page says about the change that a request made, None if it made none lately."""
-    entry = await _entry(page, request_id) if request_id and page.may("admin") else None
+    """Return what a page says about the change that a request made, None if it made none lately.
+
+    None also if the audit trail cannot be read: the change was made, and its page must not say otherwise.
+    """
+    if not request_id or not page.may("admin"):
+        return None
+    try:
+        entry = await _entry(page, request_id)
+    except ApiError:
+        return None
     verb = "" if entry is None else entry["action"].partition(".")[2]
     if entry is None or verb not in VERBS:
         return None
