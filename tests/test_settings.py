@@ -20,9 +20,9 @@ from llm_gateway.settings_reader import (
     decode_settings,
     encode_settings,
     load_settings,
+    load_with_origins,
     read_settings,
     setting_helps,
-    setting_origins,
 )
 
 KEY = "0123456789abcdef" * 2
@@ -103,12 +103,15 @@ def test_children_know_where_each_setting_comes_from(env_file: Path, tmp_path: P
     variables = {
         "PORT": "2",
         "WORKERS": "3",
-        "SERVICE_KEYS_FILE": "/keys",
+        "SERVICE_KEYS_FILE": str(tmp_path / "keys"),
         "HOST": "x",
         "ENV_FILE": f"{tmp_path}/more.env",
     }
     given = {f"LLM_GATEWAY_{name}": text for name, text in variables.items()}
-    origins = setting_origins({**given, OPTIONS: "workers"}, env_file)
+    (tmp_path / "keys").write_text("shop:a-key-of-a-file")
+    (tmp_path / "keys").chmod(0o600)
+    loaded, origins = load_with_origins({**given, OPTIONS: "workers"}, env_file)
+    assert (loaded.port, loaded.workers, loaded.service_keys) == (2, 3, "shop:a-key-of-a-file")
     assert {**origins, "host": ""} == {
         "port": "environment", "cache_scope": ".env", "workers": "option", "host": "",
         "request_timeout_seconds": origins["host"], "service_keys": "LLM_GATEWAY_SERVICE_KEYS_FILE, environment",
@@ -117,6 +120,15 @@ def test_children_know_where_each_setting_comes_from(env_file: Path, tmp_path: P
     settings = decode_settings(encode_settings(Settings(port=2), origins))
     assert isinstance(settings, SettingsFromSources)
     assert (settings.port, settings.origins, "origins" in repr(settings)) == (2, origins, False)
+
+
+def test_a_file_that_can_be_read_once_only_is_enough(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"LLM_GATEWAY_PORT=1\n")
+    os.close(writing)
+    settings, origins = load_with_origins({}, tmp_path / "none", [f"/dev/fd/{reading}"])
+    os.close(reading)
+    assert (settings.port, origins) == (1, {"port": f"/dev/fd/{reading}"})
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -15,10 +15,10 @@ def main() -> int:
 
 
 def _write_settings() -> int:
-    from llm_gateway.settings_reader import encode_settings, load_settings, setting_origins  # noqa: PLC0415 - see `run_entry`
+    from llm_gateway.settings_reader import encode_settings, load_with_origins  # noqa: PLC0415 - see `run_entry`
 
     with open(STDOUT, "wb", closefd=False) as out:
-        out.write(encode_settings(load_settings(), setting_origins()))
+        out.write(encode_settings(*load_with_origins()))
     return 0
 
 

@@ -63,7 +63,29 @@ def load_settings(
     Raises:
         ConfigurationError: settings are unknown, invalid or unsafe; the message names all of them.
     """
-    texts = _texts(environment, default_file, env_files)
+    return load_with_origins(environment, default_file, env_files)[0]
+
+
+def load_with_origins(
+    environment: Mapping[str, str] = os.environ,
+    default_file: Path = DEFAULT_FILE,
+    env_files: Sequence[str] | None = None,
+) -> tuple[Settings, dict[str, str]]:
+    """Return the settings, and where each given one comes from: `environment`, `option`, or a file's path.
+
+    Arguments and errors are those of `load_settings`. Each file is read once: it may be a pipe.
+    """
+    texts: dict[str, str] = {}
+    origins: dict[str, str] = {}
+    for source, given in _sources(environment, default_file, env_files):
+        texts |= given
+        for name in given:
+            origins[SECRET_FILES.get(name, name)] = f"{_variable(name)}, {source}" if name in SECRET_FILES else source
+    return _checked(texts), origins
+
+
+def _checked(texts: dict[str, str]) -> Settings:
+    """Return the settings with texts by field name. Raises as `load_settings`."""
     unread = list(_read_secrets(texts))
     values, problems = _convert(texts)
     settings = Settings(**values)
@@ -73,16 +95,10 @@ def load_settings(
     problems += [*_unfit_admin_port(settings), *_unfit_webhook(settings), *_unfit_otlp(settings)]
     problems += [*unfit_identity_provider(settings), *unfit_redis(settings)]
     problems += [*unfit_journal(settings), *unfit_host_name(settings)]
-    # A secret that cannot be read is not missing, too.
-    problems += unread or _unsafe(settings)
+    problems += unread or _unsafe(settings)  # a secret that cannot be read is not missing, too
     if problems:
         raise ConfigurationError(" ".join(problems))
     return settings
-
-
-def _texts(environment: Mapping[str, str], default_file: Path, env_files: Sequence[str] | None) -> dict[str, str]:
-    """Return the texts of all settings by field name, from all sources. Raises as `_sources`."""
-    return {name: text for _, texts in _sources(environment, default_file, env_files) for name, text in texts.items()}
 
 
 def _sources(
@@ -108,17 +124,6 @@ def _sources(
                 f"{_variable(ENV_FILE)}."
             ) from None
     yield "option", options
-
-
-def setting_origins(environment: Mapping[str, str] = os.environ, default_file: Path = DEFAULT_FILE) -> dict[str, str]:
-    """Return where each setting that is given comes from, by field name: `environment`, `option`, or a file's path.
-
-    Raises:
-        ConfigurationError: as for `load_settings`.
-    """
-    given = {name: source for source, texts in _sources(environment, default_file, None) for name in texts}
-    return {SECRET_FILES.get(name, name): f"{_variable(name)}, {source}" if name in SECRET_FILES else source
-            for name, source in given.items()}  # fmt: skip
 
 
 def _read_secrets(texts: dict[str, str]) -> Iterator[str]:
