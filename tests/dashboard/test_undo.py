@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llm_gateway.dashboard.api_client import ApiError
-from llm_gateway.dashboard.undo import toast_about
+from llm_gateway.dashboard.undo import may_be_later, toast_about
 from tests.application.driver import Client
 from tests.control.management.test_providers import created
 from tests.dashboard.browser import Browser, key_with, person, text_of
@@ -175,3 +175,18 @@ async def test_a_page_goes_without_its_toast_if_the_audit_trail_cannot_be_read()
     page: Any = SimpleNamespace(api=api, may=lambda _: True)
     assert await toast_about(page, "request") is None
     assert api.calls == 1
+
+
+async def test_a_change_of_another_host_may_be_later_than_its_clock_says() -> None:
+    entry = {"chain": "a", "number": 7, "at": "2026-03-01T12:00:00Z"}
+    for chain, number, second, is_later in (
+        ("a", 8, 0, True),
+        ("a", 7, 0, False),
+        ("a", 6, 0, False),
+        ("b", 1, -2, True),
+        ("b", 9, -3, False),
+        ("b", 1, 1, True),
+    ):
+        at = f"2026-03-01T{'12:00' if second >= 0 else '11:59'}:{second % 60:02}Z"
+        other = {"chain": chain, "number": number, "at": at}
+        assert may_be_later(other, entry) is is_later, other
