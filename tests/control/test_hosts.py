@@ -142,6 +142,11 @@ def test_a_host_without_a_disk_is_known_by_its_machine(machines: Machines, tmp_p
     with pytest.raises(ConfigurationError, match=r"^Another gateway runs .* on a machine named gateway-0, as this one"):
         start("third")
     assert start("third", "gateway-2").living == 3, "what it is told to do helps, on the same directory"
+    machines.while_asleep = None
+    renamed = start("other", "blue")
+    assert (renamed.id, renamed.name) == (other.id, "blue"), "a directory that was not lost keeps the host's id"
+    (tmp_path / "other" / FILE).unlink()
+    assert start("other", "blue").id not in {other.id, first.id}
 
 
 def test_a_copied_data_directory_is_refused_while_the_other_one_runs(machines: Machines) -> None:
