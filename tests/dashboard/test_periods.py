@@ -79,6 +79,12 @@ async def test_what_is_summed_from_records_shows_a_week_and_says_so(shared: Clie
     for query in ("group=customer", "group=model", "group=session&period=today"):
         page = await browser.get(f"/ui/spend?{query}")
         assert (page.status, "these are the last" in text_of(page)) == (200, False), query
+    for period, dates in (("2024-02", ("2024-02-23", "2024-03-01")), ("2024-12", ("2024-12-25", "2025-01-01"))):
+        shown = (await browser.get(f"/ui/spend?period={period}&group=session")).body.decode()
+        assert FIELD.findall(shown) == [("from", dates[0]), ("to", dates[1])]
+        assert f'name="period" value="{period}"' in shown  # by another dimension, the month is shown again
+        assert f"period={period}&amp;group=session" in shown  # the file to save is of the same days
+        assert f"period=custom&amp;from={dates[0]}&amp;to={dates[1]}" in shown  # the requests of what is shown
     wrong = await browser.get("/ui/spend?group=session&period=custom&from=2026-01-01&to=2026-02-01")
     assert wrong.status == 422
 

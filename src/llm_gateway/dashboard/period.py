@@ -24,6 +24,8 @@ OF_CUSTOMERS = frozenset({"today", "7d", "custom"})
 """Choices of who sees one customer: reports of a customer by another dimension have at most 7 days."""
 
 
+WEEK = 7
+"""Days of the longest report that is summed from single records."""
 MONTHS = 12
 """Months to choose from, this one included."""
 _MONTH = re.compile(r"\d{4}-\d{2}")
@@ -58,6 +60,12 @@ class Period(NamedTuple):
             return 0
 
     @property
+    def last_week(self) -> Period:
+        """The last seven days of it. Its end must be a date."""
+        start = date.fromisoformat(self.end) - timedelta(days=WEEK)
+        return Period("custom", start.isoformat(), self.end, self.timezone)
+
+    @property
     def dates(self) -> tuple[str, str]:
         """The first day and the day after the last one, as fields for dates take them; empty for what is neither."""
         return _date_of(self.start, self.timezone), _date_of(self.end, self.timezone, is_end=True)
@@ -78,12 +86,6 @@ def period_of(page: Page, default: str = "30d") -> Period:
         return Period("custom", start, end, page.timezone)
     first, after = _days(choice, today)
     return Period(choice, first.isoformat(), after.isoformat(), page.timezone)
-
-
-def last_week(page: Page) -> Period:
-    """Return the last seven days, today included."""
-    first, after = _days("7d", wall_clock.now(ZoneInfo(page.timezone)).date())
-    return Period("7d", first.isoformat(), after.isoformat(), page.timezone)
 
 
 def months_of(page: Page) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from llm_gateway.dashboard.api_client import ApiError, Query
 from llm_gateway.dashboard.page import Page
-from llm_gateway.dashboard.period import Period, choices_of, last_week, months_of, period_of
+from llm_gateway.dashboard.period import WEEK, Period, choices_of, months_of, period_of
 from llm_gateway.dashboard.screens.overview import chart_of
 
 DIMENSIONS = (
@@ -46,20 +46,21 @@ ROWS = 100
 async def show(page: Page) -> Response:
     """Show the breakdown of a period, of all usage or of that which the address chooses."""
     groups, filters = _groups(page), _filters(page)
-    period, is_shortened = _period(page, groups, filters)
+    chosen, period = _periods(page, groups, filters)
     breakdown, chart, labels = await asyncio.gather(
         page.api.get("/usage/breakdown", _query(page, period, groups, page.given("cursor"))),
         _chart(page, period, groups[0]),
         _labels(page, filters),
     )
-    chosen: Query = {"group": groups[0], "then": groups[1] if len(groups) > 1 else ""}
-    address = {**period.kept, **filters, **chosen}
+    grouped: Query = {"group": groups[0], "then": groups[1] if len(groups) > 1 else ""}
+    address = {**chosen.kept, **filters, **grouped}
     rows = [{**row, **_links(page, row["group"], period, filters)} for row in breakdown["rows"]]
     return page.render(
         "spend.html",
         title="Spend",
-        period=period,
-        is_shortened=is_shortened,
+        choice=chosen.choice,
+        dates=period.dates,
+        is_shortened=period != chosen,
         choices=choices_of(page),
         months=months_of(page),
         dimensions=DIMENSIONS,
@@ -78,8 +79,8 @@ async def show(page: Page) -> Response:
         csv=page.link("/spend/breakdown.csv", address),
         records_csv=page.link("/spend/export.csv", {**period.kept, **filters, "format": "csv"}),
         focus_csv=page.link("/spend/export.csv", {**period.kept, **filters, "format": "focus"}),
-        kept={**period.kept, **filters},
-        kept_groups={**filters, **chosen},
+        kept={**chosen.kept, **filters},
+        kept_groups={**filters, **grouped},
     )
 
 
@@ -137,7 +138,7 @@ def _links(page: Page, group: dict[str, str], period: Period, filters: Query) ->
 async def download(page: Page) -> Response:
     """Send the breakdown as a CSV file."""
     groups = _groups(page)
-    period, _ = _period(page, groups, _filters(page))
+    _, period = _periods(page, groups, _filters(page))
     query = {**_query(page, period, groups, ""), "format": "csv", "limit": 10_000}
     return _File(page, "/usage/breakdown", query)
 
@@ -149,15 +150,14 @@ async def export(page: Page) -> Response:
     return _File(page, "/usage/export", query)
 
 
-def _period(page: Page, groups: list[str], filters: Query) -> tuple[Period, bool]:
-    """Return the period of the page, and whether it is a shorter one than chosen: its report sums single records."""
+def _periods(page: Page, groups: list[str], filters: Query) -> tuple[Period, Period]:
+    """Return the chosen period, and that which is shown: its last week, if the report sums single records."""
     period = period_of(page)
     used = {*groups, *(name for name, parameter in PARAMETERS.items() if parameter in filters)}
     is_of_records = any(name == "session" or name.startswith(TAG) for name in used)
     if period.choice == "custom" or not (is_of_records or ("customer" in used and len(used) > 1)):
-        return period, False
-    short = last_week(page)
-    return (short, True) if period.days > short.days else (period, False)
+        return period, period
+    return period, period.last_week if period.days > WEEK else period
 
 
 def _groups(page: Page) -> list[str]:
