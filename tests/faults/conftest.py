@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.faults.table import (
     as_markdown,
     as_text,
     known_faults,
+    ran_whole,
     rows,
     rows_of,
     this_run,
@@ -30,6 +32,8 @@ from tests.upstream.forked import ForkedUpstream
 HERE = Path(__file__).parent
 DOCUMENT = Path("docs/FAULTS.md")
 Note = Callable[[str], None]
+COLLECTED = pytest.StashKey[Counter[str]]()
+"""How many cases of each fault were collected."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,6 +43,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fault(what, how): the row of the table that a fault test stands for")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note how many cases each fault has: a run that ends before all of them writes no row for it."""
+    marks = (item.get_closest_marker("fault") for item in session.items)
+    session.config.stash[COLLECTED] = Counter(mark.args[0] for mark in marks if mark is not None)
 
 
 @pytest.fixture
@@ -86,6 +96,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if not cases:
         return
     table = rows(cases, this_run(config.rootpath))
+    collected: Counter[str] = config.stash.get(COLLECTED, Counter())
+    whole = ran_whole(cases, collected)
     terminalreporter.section("faults")
     for line in as_text(table):
         terminalreporter.write_line(line)
@@ -102,8 +114,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     file = config.rootpath / document
     before = file.read_text() if file.exists() else ""
     kept = rows_of(before) if about[0] in before else []  # rows of another machine are not put beside these
-    file.write_text(as_markdown(updated(kept, table, known_faults(HERE)), about))
-    terminalreporter.write_line(f"{document} is written: {len(table)} rows")
+    written = [row for row in table if row.fault in whole]
+    file.write_text(as_markdown(updated(kept, written, known_faults(HERE)), about))
+    terminalreporter.write_line(f"{document} is written: {len(written)} rows, of {len(table)} faults")
 
 
 def _cases(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> list[Case]:

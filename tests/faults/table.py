@@ -7,7 +7,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -113,6 +114,12 @@ def updated(before: Iterable[Row], now: Sequence[Row], known: Collection[str]) -
     """Return the rows of `before`, replaced by those of `now`; without those of faults that no test stands for."""
     newest = {row.fault: row for row in (*before, *now)}
     return [row for fault, row in newest.items() if fault in known]
+
+
+def ran_whole(cases: Iterable[Case], collected: Mapping[str, int]) -> set[str]:
+    """Return the faults of which all cases ran; `collected` has their number for each. Of others no row is written."""
+    ran = Counter(case.fault for case in cases)
+    return {fault for fault, number in ran.items() if number >= collected.get(fault, number)}
 
 
 def known_faults(folder: Path) -> list[str]:

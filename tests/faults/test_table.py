@@ -13,6 +13,7 @@ from tests.faults.table import (
     as_markdown,
     as_text,
     known_faults,
+    ran_whole,
     rows,
     rows_of,
     this_run,
@@ -53,6 +54,11 @@ def test_a_run_replaces_its_rows_of_the_document_and_keeps_the_others() -> None:
     now = updated(rows_of(document), again, {"down", "full", "not run yet"})
     assert now == [again[0], before[1]]
     assert rows_of(as_markdown(now, about))[0] == Row("down", "killed twice", "3 / 0", 4.0, "passed", again[0].run)
+
+
+def test_a_run_that_ended_before_all_cases_of_a_fault_writes_no_row_of_it() -> None:
+    assert ran_whole(CASES, {"down": 2, "full": 1, "cut": 1}) == {"down", "full", "cut"}
+    assert ran_whole(CASES, {"down": 3, "full": 1, "cut": 1, "not run yet": 1}) == {"full", "cut"}
 
 
 def test_every_row_of_the_documents_is_of_a_fault_test() -> None:
