@@ -216,7 +216,7 @@ class RedisLimiter:
         noted, self._noted = self._noted, {}
         return self._added(noted, [self._client.call_packed(call, ADD) for call in self._calls_of(noted)])
 
-    async def _added(self, noted: dict[tuple[str, int], list[int]], sent: Sequence[Awaitable[Reply]]) -> bool:
+    async def _added(self, noted: dict[tuple[str, int], list[int]], sent: Sequence[Awaitable[Any]]) -> bool:
         replies = [await each for each in sent]
         if any(reply != 0 for reply in replies):
             for place, (requests, tokens) in noted.items():  # twice counted is better than not at all
