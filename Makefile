@@ -60,7 +60,7 @@ BUSY := -n $(or $(WORKERS),$(shell getconf _NPROCESSORS_ONLN)) --dist worksteal
 # other file runs: 36 of 32,401 all together.
 QUICK := $(addprefix tests/,cache domain error_format limiter protocols providers routing telemetry worker/pipeline)
 IN_PROCESS := $(QUICK) $(addprefix tests/,channel cli control dashboard gate identity journal provider_calls redis server \
-	shared_budgets store upstream worker test_settings.py)
+	shared_budgets store upstream worker test_settings.py test_settings_checks.py)
 UNTRACED := -m "not hypothesis" $(addprefix --ignore=tests/,protocols/test_linear.py protocols/test_linear_requests.py \
 	providers/test_prices_list.py providers/test_prices_names.py providers/test_vendor_types.py \
 	cli/test_commands.py cli/test_vendor_key.py control/management/test_overrides.py control/management/test_usage.py \

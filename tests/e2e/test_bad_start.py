@@ -1,6 +1,6 @@
 """Failed starts of the gateway process: exit code, one sentence that says what to do, and undamaged data.
 
-Errors in the settings alone are in tests/test_settings.py.
+Errors in the settings alone are in tests/test_settings_checks.py.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from tests.waiting import until
 RPM, TPM, LARGEST = 40, 400, 30
 STEP_S = 0.25
 TIMEOUT_S = 0.25
-"""More than the gateway waits: a machine that is busy with other tests must be no fault beside those that are meant."""
+"""More than the gateway waits, so that a busy machine is no fault beside those that are meant."""
 PREFIX = "{two}"
 _numbers = count()
 
@@ -313,8 +313,7 @@ async def test_what_a_killed_process_took_alone_keeps_the_others_within_their_sh
     b.cut_off()
     await until(lambda: not b.client.is_up)
     await pass_time(clock, 100, a, b, burst=1)
-    # It is killed, and the next one finds no way at first. The host's own window outlives it.
-    again = Host(server, "b/1", clock, b.local, memory)
+    again = Host(server, "b/1", clock, b.local, memory)  # the one killed before it left the host's own window
     again.way.unlink()
     again.client.start()
     await until(lambda: not again.client.is_up)
