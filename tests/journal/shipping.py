@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from llm_gateway.journal.position_page import PAGE_NAME, PageWriter, WrittenPosition, create_page, map_page
+from llm_gateway.journal.record_delivery import BATCH_RECORDS, Quarantine, RecordDelivery, quarantine_file
 from llm_gateway.journal.segments import WriterDir
-from tests.journal.samples import resealed
+from llm_gateway.journal.writer_tail import WriterTail
+from tests.journal.samples import Database, Heard, resealed
 
 SEGMENT_BYTES = 1_000_000
 
@@ -61,6 +63,33 @@ class Journal:
     def crash(self) -> None:
         """Release the lock as the system does when a process is killed."""
         self.directory.close()
+
+
+class LoneTail(WriterTail):
+    """A writer's tail whose batches are stored alone, as the shipper stores them if there is no other writer."""
+
+    def __init__(self, path: Path, database: Database, heard: Heard) -> None:
+        quarantine = Quarantine(quarantine_file(path.parents[1]), heard)
+        super().__init__(path, quarantine, log=heard, pause=lambda: None)
+        self._delivery = RecordDelivery(database, quarantine)
+        self._is_read = False
+
+    def step(self) -> bool:
+        """Ship the next batch. Returns True if there may be more."""
+        if self._is_read:
+            self._delivery.run()
+            self.advance()
+        self._delivery.add(self.read(BATCH_RECORDS))
+        self._is_read = True
+        self._delivery.run()
+        is_more = self.advance()
+        self._is_read = False
+        return is_more
+
+    def restart(self) -> None:
+        super().restart()
+        self._delivery.clear()
+        self._is_read = False
 
 
 def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:

@@ -11,8 +11,8 @@ from llm_gateway.domain.usage import Usage
 from llm_gateway.journal.record_delivery import quarantine_file
 from llm_gateway.journal.replay import replay
 from llm_gateway.journal.segments import WriterDir
-from llm_gateway.journal.writer_tail import WriterTail
 from tests.journal.samples import Database, Heard, left_behind, request_id
+from tests.journal.shipping import LoneTail
 
 
 @pytest.mark.parametrize("version", ["0.1.0"])
@@ -57,7 +57,7 @@ def test_a_journal_without_numbers_in_its_entries_is_adopted(tmp_path: Path, fro
 def test_a_writer_of_the_version_before_is_followed_while_it_lives(tmp_path: Path, from_before: Path) -> None:
     """As in a replacement of all processes: its segments are deleted, not written again, and its page is read."""
     lock, database, heard = WriterDir(from_before), Database(), Heard()
-    tail = WriterTail(from_before, database, log=heard, pause=lambda: None)
+    tail = LoneTail(from_before, database, heard)
     while tail.step():
         pass
 

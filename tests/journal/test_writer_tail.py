@@ -6,16 +6,15 @@ import pytest
 
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal.segments import WriterDir
-from llm_gateway.journal.writer_tail import WriterTail
 from tests.journal.samples import Database, Heard, frame, intent, left_behind, open_files, settled, settled_frames
-from tests.journal.shipping import Journal
+from tests.journal.shipping import Journal, LoneTail
 
 ENDED = "a process ended without closing its usage journal: its records are stored"
 
 
 @pytest.fixture
-def tail(journal: Journal, database: Database, heard: Heard) -> Iterator[WriterTail]:
-    tail = WriterTail(journal.directory.path, database, log=heard, pause=lambda: None)
+def tail(journal: Journal, database: Database, heard: Heard) -> Iterator[LoneTail]:
+    tail = LoneTail(journal.directory.path, database, heard)
     yield tail
     tail.close()
 
@@ -28,7 +27,7 @@ def put(journal: Journal, content: bytes, *, at: int) -> None:
 
 
 def test_nothing_beyond_the_published_position_is_read_while_the_writer_lives(
-    journal: Journal, database: Database, heard: Heard, tail: WriterTail
+    journal: Journal, database: Database, heard: Heard, tail: LoneTail
 ) -> None:
     journal.append(settled_frames(range(2)))
     end = journal.written.offset
@@ -43,7 +42,7 @@ def test_nothing_beyond_the_published_position_is_read_while_the_writer_lives(
 
 
 def test_once_the_writer_is_gone_its_journal_is_read_to_the_end(
-    journal: Journal, database: Database, heard: Heard, tail: WriterTail
+    journal: Journal, database: Database, heard: Heard, tail: LoneTail
 ) -> None:
     journal.append(settled_frames(range(2)))
     tail.step()
@@ -61,7 +60,7 @@ def test_once_the_writer_is_gone_its_journal_is_read_to_the_end(
 
 
 def test_a_flipped_bit_before_the_published_position_is_damage(
-    journal: Journal, database: Database, heard: Heard, tail: WriterTail
+    journal: Journal, database: Database, heard: Heard, tail: LoneTail
 ) -> None:
     journal.append(settled_frames(range(2)))
     put(journal, b"X", at=journal.written.offset - 3)
@@ -74,7 +73,7 @@ def test_a_flipped_bit_before_the_published_position_is_damage(
 
 
 def test_a_closed_writer_is_taken_over_without_a_warning(
-    journal: Journal, database: Database, heard: Heard, tail: WriterTail
+    journal: Journal, database: Database, heard: Heard, tail: LoneTail
 ) -> None:
     journal.append(settled_frames(range(2)))
     journal.close()
@@ -87,7 +86,7 @@ def test_a_closed_writer_is_taken_over_without_a_warning(
 
 
 def test_taking_over_goes_on_once_the_database_answers(
-    journal: Journal, database: Database, heard: Heard, tail: WriterTail
+    journal: Journal, database: Database, heard: Heard, tail: LoneTail
 ) -> None:
     journal.append(settled_frames(range(2)) + frame("I", 9, intent(9)))
     journal.crash()
@@ -113,7 +112,7 @@ def test_taking_over_goes_on_once_the_database_answers(
 
 
 def test_a_backlog_of_a_writer_that_is_gone_is_shipped_batch_by_batch(
-    journal: Journal, database: Database, tail: WriterTail
+    journal: Journal, database: Database, tail: LoneTail
 ) -> None:
     for number in range(9):
         journal.append(b"".join(frame("S", n, settled(n)) for n in range(number * 500, number * 500 + 500)))
@@ -131,7 +130,7 @@ def test_a_backlog_of_a_writer_that_is_gone_is_shipped_batch_by_batch(
 
 
 def test_shipped_entries_are_counted_as_the_writer_published_them(
-    journal: Journal, database: Database, tail: WriterTail
+    journal: Journal, database: Database, tail: LoneTail
 ) -> None:
     journal.append(settled_frames(range(2)))
     journal.accept(2)
@@ -148,7 +147,7 @@ def test_shipped_entries_are_counted_as_the_writer_published_them(
 
 
 def test_a_journal_is_incomplete_while_its_records_cannot_be_stored(
-    journal: Journal, database: Database, tail: WriterTail
+    journal: Journal, database: Database, tail: LoneTail
 ) -> None:
     assert not tail.is_complete()
     tail.step()
@@ -170,7 +169,7 @@ def test_a_journal_is_incomplete_while_its_records_cannot_be_stored(
 
 def test_a_directory_of_a_gone_writer_needs_no_page(database: Database, heard: Heard, journal: Journal) -> None:
     path = left_behind(journal.root.parent, {1: settled_frames(range(3))}, writer="old")
-    tail = WriterTail(path, database, log=heard, pause=lambda: None)
+    tail = LoneTail(path, database, heard)
 
     assert not tail.step()
 
@@ -181,7 +180,7 @@ def test_a_directory_of_a_gone_writer_needs_no_page(database: Database, heard: H
 
 def test_closing_leaves_no_file_open(journal: Journal, database: Database, heard: Heard) -> None:
     descriptors = open_files()
-    tail = WriterTail(journal.directory.path, database, log=heard, pause=lambda: None)
+    tail = LoneTail(journal.directory.path, database, heard)
     journal.append(settled_frames(range(2)))
     tail.step()
     tail.close()
@@ -190,11 +189,13 @@ def test_closing_leaves_no_file_open(journal: Journal, database: Database, heard
     assert open_files() == descriptors
 
 
-def test_a_step_tells_how_many_records_it_moved(journal: Journal, tail: WriterTail) -> None:
-    moved: list[int] = []
-    for numbers in (range(3), range(0), range(3, 5)):
-        journal.append(settled_frames(numbers))
-        tail.step()
-        moved.append(tail.moved_records)
+def test_no_more_is_read_than_there_is_room_for(journal: Journal, tail: LoneTail) -> None:
+    for number in range(5):
+        journal.append(b"".join(frame("S", n, settled(n)) for n in range(number * 500, number * 500 + 500)))
+        journal.rotate()
+    read = tail.read(1000)
 
-    assert moved == [3, 0, 2]
+    assert 1000 <= len(read) < 2000
+    assert tail.advance()
+    assert len(read) + len(tail.read(10_000)) == 2500
+    assert not tail.advance()

@@ -39,8 +39,8 @@ Sink: TypeAlias = Callable[[list[UsageRecord]], None]
         usage_store.write(records, throttle)
 
 Called: by the replay at startup, before requests are served, then from the shipper's background thread, one call after
-the other. Each gets 1 to BATCH_RECORDS records in the order their requests ended. Never called with an empty list, nor
-after the shipper has stopped.
+the other. Each gets 1 to BATCH_RECORDS records of one or several writers, those of a writer in the order their requests
+ended. Never called with an empty list, nor after the shipper has stopped.
 
 Returns: all records are stored durably, in one transaction. A record that is stored already (same id) is skipped: after
 a crash or an error the same records are sent again.
@@ -159,6 +159,10 @@ class RecordDelivery:
         """Queue records after those already queued, split into batches."""
         starts = range(0, len(records), BATCH_RECORDS)
         self._parts[:0] = [records[at : at + BATCH_RECORDS] for at in reversed(starts)]
+
+    def clear(self) -> None:
+        """Forget what is in the queue."""
+        self._parts.clear()
 
     def run(self) -> None:
         """Deliver everything in the queue; bisect a refused batch until the refused record is alone.

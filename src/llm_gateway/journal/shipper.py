@@ -3,7 +3,12 @@
 It finds the writers' directories in the journal's root, and follows each (`writer_tail.py`): writers of this process
 and of others, living and gone. Only one shipper at a time may run on a data directory.
 
-While the database is down, records wait in the journal's files; memory never holds more than a batch of each writer.
+What the writers have written is gathered and stored together: an answer that waits for the database waits for one
+transaction, however many writers there are. After a batch that failed with a defect, each writer's records are stored
+apart until all of them are, so that those of one writer do not stop the others.
+
+While the database is down, records wait in the journal's files; memory holds no more than a
+batch, a chunk of a journal, and the open requests.
 Records are stored once by their id, so starting again at the checkpoint counts nothing twice.
 
     start() --> shipping -- everything written is stored ------> idle
@@ -28,9 +33,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal.other_reader import NO_READER, OtherReader
-from llm_gateway.journal.record_delivery import Sink
+from llm_gateway.journal.record_delivery import BATCH_RECORDS, Quarantine, RecordDelivery, Sink, quarantine_file
 from llm_gateway.journal.segments import Log, find_writers
 from llm_gateway.journal.writer_tail import ShippingLag, WriterTail
 from llm_gateway.process_setup import schedule_in_background
@@ -50,6 +56,9 @@ BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 5.0
 
 ASKED_BACKOFF_S = 0.5
 """The same maximum while answers wait for a commit."""
+
+UNASKED_RECORDS = 200
+"""Records that a writer for which no answer waits adds to a transaction for which others wait; its backlog waits."""
 
 STOP_TIMEOUT_S, GRACE_S = 10.0, 1.0
 """Seconds that `stop` ships by default, and seconds beyond for a statement that is still running."""
@@ -100,7 +109,13 @@ class Shipper:
         """
         self._root = root
         self._is_awaited = is_awaited
-        self._new_tail = partial(WriterTail, sink=sink, log=self._safe_log, pause=pause, other=other)
+        quarantine = Quarantine(quarantine_file(root.parent), self._safe_log)
+        self._new_tail = partial(WriterTail, quarantine=quarantine, log=self._safe_log, pause=pause, other=other)
+        self._delivery = RecordDelivery(sink, quarantine, pause)
+        self._batch: list[UsageRecord] = []
+        self._gathered: dict[str, WriterTail] = {}
+        """Writers whose records are in the batch, or were just delivered."""
+        self._is_apart = False
         self._log = log
         self._ended = ended
         self._tails: dict[str, WriterTail] = {}
@@ -222,6 +237,7 @@ class Shipper:
         if failures:
             self._failed("error", "; ".join(dict.fromkeys(failures.values())))
             return False
+        self._is_apart = False
         if self._backoff:
             self._safe_log("usage records are stored again")
         self._backoff = 0.0
@@ -249,29 +265,74 @@ class Shipper:
             flush.targets = targets
 
     def _step(self, failures: dict[str, str]) -> bool:
-        """Ship a batch of each writer whose name is not in `failures`. Returns True if there may be more.
+        """Ship up to a batch of each writer whose name is not in `failures`. Returns True if there may be more.
 
         A writer whose journal cannot be shipped is added to `failures`; the others go on.
 
         Raises:
-            StoreUnavailable: the database does not answer.
+            StoreUnavailable: the database does not answer; the next step stores the batch before it reads another.
         """
-        is_more = False
+        is_more = self._store(failures)
         for name, tail in sorted(self._tails.items(), key=lambda each: (each[0] not in self._asked, each[0])):
             if name in failures:
                 continue
+            room = BATCH_RECORDS - len(self._batch)
+            if self._asked and name not in self._asked:
+                room = min(room, UNASKED_RECORDS)
             try:
-                is_more |= tail.step()
-                self._moved += tail.moved_records
+                self._batch += tail.read(room)
+            except Exception as error:  # edge: the thread must not end; it is read again from the checkpoint
+                tail.restart()
+                failures[name] = repr(error)
+                continue
+            self._gathered[name] = tail
+            if self._is_apart or len(self._batch) >= BATCH_RECORDS:
+                is_more |= self._store(failures)
+        is_more |= self._store(failures)
+        self._end_flushes()
+        return is_more
+
+    def _store(self, failures: dict[str, str]) -> bool:
+        """Store the batch, and let its writers go on behind it. Returns True if there may be more of them.
+
+        Raises:
+            StoreUnavailable: the database does not answer; call again later.
+        """
+        batch, self._batch = self._batch, []
+        self._moved += len(batch)
+        try:
+            self._delivery.add(batch)
+            del batch  # so that the delivery frees the records, a few at a time
+            self._delivery.run()
+        except StoreUnavailable:
+            for tail in self._gathered.values():
+                tail.make_space()
+            raise
+        except Exception as error:  # edge: as in `_step`
+            self._delivery.clear()
+            self._is_apart = True
+            while self._gathered:
+                name, tail = self._gathered.popitem()
+                tail.restart()
+                failures[name] = repr(error)
+        return self._advance(failures)
+
+    def _advance(self, failures: dict[str, str]) -> bool:
+        """Let the writers go on whose records are stored. Returns True if there may be more of them."""
+        is_more = False
+        while self._gathered:
+            name, tail = next(iter(self._gathered.items()))
+            try:
+                is_more |= tail.advance()
                 self._answer_commit(name, tail)
                 if tail.is_finished:
                     self._forget(name, tail)
             except StoreUnavailable:
                 raise
-            except Exception as error:  # edge: the thread must not end; the records are read again from the checkpoint
+            except Exception as error:  # edge: as in `_step`
                 tail.restart()
                 failures[name] = repr(error)
-        self._end_flushes()
+            del self._gathered[name]
         return is_more
 
     def _forget(self, name: str, tail: WriterTail) -> None:

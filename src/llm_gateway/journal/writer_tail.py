@@ -1,10 +1,12 @@
-"""Ship the journal of one writer, of this process or another, and take its directory over once the writer has ended.
+"""Follow the journal of one writer, of this process or another, and take its directory over once the writer has ended.
 
     following -- the lock is free --> adopted -- everything is stored --> finished
       |   ^                            |   ^
-      '---' step: ship up to the       '---' step: ship up to the end of the last segment,
+      '---' read up to the             '---' read up to the end of the last segment,
             published position               then close the open requests as crashed, and delete the directory (or leave
                                        it to the other reader, `other_reader.py`)
+
+The shipper stores what `read` returned, and then calls `advance`.
 
 While the writer lives nothing beyond its published position is read: zeros, an entry that is being written and damage
 could not be told apart there. A writer whose page cannot be read is not followed: its records wait until it has ended.
@@ -19,10 +21,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_gateway.journal.directory_transfer import DirectoryTransfer
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.journal.directory_records import DirectoryRecords
 from llm_gateway.journal.other_reader import NO_READER, OtherReader
 from llm_gateway.journal.position_page import PAGE_NAME, PageReader, PageUnreadable, Published
-from llm_gateway.journal.record_delivery import Sink
+from llm_gateway.journal.record_delivery import Quarantine
 from llm_gateway.journal.segments import START, LockableDir, Log, Position
 
 MOST_LOOKS = 10_000
@@ -42,13 +45,13 @@ class WriterTail:
     def __init__(
         self,
         path: Path,
-        sink: Sink,
+        quarantine: Quarantine,
         *,
         log: Log,
         pause: Callable[[], None],
         other: OtherReader = NO_READER,
     ) -> None:
-        """Follow the writer with the directory `path`. `log` never raises; the rest as in DirectoryTransfer.
+        """Follow the writer with the directory `path`. `log` never raises; the rest as in DirectoryRecords.
 
         Raises:
             OSError: the directory's lock file cannot be opened.
@@ -56,47 +59,70 @@ class WriterTail:
         self._directory = LockableDir(path)
         self._is_adopted = self._directory.lock()
         self.is_finished = False
-        self.moved_records = 0
-        """Number of records that the last step moved."""
-        self._sink = sink
+        self._quarantine = quarantine
         self._log = log
         self._pause = pause
         self._other = other
         self._page: PageReader | None = None
         self._is_unreadable = False
-        self._transfer: DirectoryTransfer | None = None
+        self._records: DirectoryRecords | None = None
+        self._is_more = False
+        self._read_at = 0.0
+        self._cut_off = 0
         self._shipped = 0
         self._moved = START
         self._looks: deque[tuple[Position, int]] = deque(maxlen=MOST_LOOKS)
         self._complete_at = time.monotonic()
 
-    def step(self) -> bool:
-        """Ship the next batch. Returns True if there may be more.
+    def read(self, room: int) -> list[UsageRecord]:
+        """Read the next records, as DirectoryRecords.read does. Call `advance` once they are stored.
 
         Raises:
-            StoreUnavailable: the database does not answer; the next step continues from here.
             OSError: the journal or the page cannot be read; call `restart`.
         """
-        began = time.monotonic()
-        self.moved_records = 0
+        self._read_at = time.monotonic()
+        self._is_more = False
         self._is_adopted = self._is_adopted or self._directory.lock()
+        limit: Position | None = None
         if not self._is_adopted:
             published = self._published()
             if published is None:
-                return False
-            written = published.written
-            self._looks.append((Position(written.segment, written.offset), written.entries))
-            is_more = self._ship(self._looks[-1][0])
-            while self._looks and self._looks[0][0] <= self._moved:  # of a long backlog, what earlier looks saw
-                self._shipped = self._looks.popleft()[1]
-            if not is_more:
-                self._looks.clear()
-                self._shipped, self._complete_at = written.entries, began
-            return is_more
-        is_more = self._ship(None)
-        if not is_more:
+                return []
+            segment, offset, entries = published.written
+            limit = Position(segment, offset)
+            self._looks.append((limit, entries))
+        if self._records is None:
+            self._records = DirectoryRecords(
+                self._directory, self._quarantine, log=self._log, pause=self._pause, other=self._other
+            )
+        records = self._records.read(limit, room)
+        self._is_more = len(records) >= room
+        if self._is_adopted and not self._is_more:
+            cut_off = self._records.abandon()
+            self._cut_off = len(cut_off)
+            records += cut_off
+        return records
+
+    def advance(self) -> bool:
+        """Go on behind what was read, since all of it is stored. Returns True if there may be more.
+
+        Raises:
+            StoreUnavailable: an entry cannot be quarantined; call again later.
+        """
+        if self._records is None:
+            return False
+        self._records.stored(recycle=not self._is_adopted)
+        self._moved = self._records.position
+        if not self._is_adopted:
+            self._count_shipped()
+        elif not self._is_more:
             self._finish()
-        return is_more
+        return self._is_more
+
+    def make_space(self) -> None:
+        """If the disk is short, delete the free segments: call it while records cannot be stored."""
+        if self._records is not None:
+            self._records.make_space()
 
     def appended(self) -> int:
         """Return the number of entries that the writer has accepted so far; 0 if that cannot be known."""
@@ -136,10 +162,10 @@ class WriterTail:
 
     def restart(self) -> None:
         """Go back to the checkpoint, after an error that leaves open what was shipped."""
-        transfer, self._transfer = self._transfer, None
-        if transfer is not None:
+        records, self._records = self._records, None
+        if records is not None:
             with suppress(OSError):  # the file was only read, so an error at closing loses nothing
-                transfer.close()
+                records.close()
 
     def close(self) -> None:
         """Close all files and release the lock. A second call has no effect."""
@@ -165,25 +191,22 @@ class WriterTail:
                     )
         return None if self._page is None else self._page.read()
 
-    def _ship(self, limit: Position | None) -> bool:
-        if self._transfer is None:
-            self._transfer = DirectoryTransfer(
-                self._directory, self._sink, log=self._log, pause=self._pause, other=self._other
-            )
-        self.moved_records, is_more = self._transfer.step(limit)
-        self._moved = self._transfer.position
-        return is_more
+    def _count_shipped(self) -> None:
+        """Count the writer's entries that are stored: all that it had published at a look, once that is passed."""
+        while self._looks and (self._looks[0][0] <= self._moved or not self._is_more):
+            self._shipped = self._looks.popleft()[1]
+        if not self._is_more:
+            self._complete_at = self._read_at
 
     def _finish(self) -> None:
-        """Store the open requests of the writer that has ended, and delete its directory."""
-        cut_off = 0 if self._transfer is None else self._transfer.abandon()
+        """Delete the directory of the writer that has ended, or leave it to the other reader."""
         published = self._published()
         if published is not None and not published.is_closed:
             self._log(
                 "a process ended without closing its usage journal: its records are stored",
                 level="warning",
                 journal=self._directory.path.name,
-                cut_off=cut_off,
+                cut_off=self._cut_off,
             )
         self.is_finished = True
         try:
