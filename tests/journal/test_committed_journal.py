@@ -29,7 +29,9 @@ class Host:
         self.lost_asks = 0
         self.database = database
         self.shipper = Shipper(directory / "journal", database, log=log, is_awaited=True)
-        self.journal = CommittedJournal.open(directory, fsync="off", log=log, segment_bytes=1_000_000, reserve_bytes=1000)
+        self.journal = CommittedJournal.open(
+            directory, fsync="off", log=log, segment_bytes=1_000_000, reserve_bytes=1000
+        )
         self._loop = asyncio.get_running_loop()
         self.journal.connect(self._ask, lambda: not self.known_away, patience_s)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -111,6 +113,65 @@ def test_a_journal_that_cannot_be_read_stops_no_other_writer(host: Host, databas
     kept.rename(segment)
     wait_until(lambda: len(host.answered()) == WRITERS, 20)
     assert database.numbers() == list(range(12))
+
+
+def test_answers_do_not_wait_for_a_writer_that_fails_again_and_again(
+    host: Host, database: Database, tmp_path: Path
+) -> None:
+    segment, kept = host.journals[1].directory.segment(1), tmp_path / "kept"
+    segment.rename(kept)
+    segment.symlink_to(tmp_path, target_is_directory=True)
+    host.start()
+    wait_until(lambda: host.answered() == {0, 2, 3}, 20)
+    waits: list[float] = []
+    for number in range(100, 110):  # the pause of a writer that fails is a second by then, and more
+        host.journals[0].append(settled_frames(range(number, number + 1)))
+        asked = time.monotonic()
+        told: list[int] = []
+        host.shipper.commit("writer-0", host.journals[0].appended, told.append)
+        wait_until(told.copy, 20)
+        waits.append(time.monotonic() - asked)
+        time.sleep(0.1)
+    assert median(waits) < 0.1
+    kept.rename(segment)
+    assert host.shipper.flush(20)
+    assert set(range(3, 6)) <= set(database.numbers())
+
+
+def test_a_record_is_quarantined_once_however_often_its_writer_starts_again(tmp_path: Path, heard: Heard) -> None:
+    database, looks = Database(), 0
+    database.refused = {request_id(4)}
+
+    def store(records: list[UsageRecord]) -> None:
+        nonlocal looks
+        ids = {record.id for record in records}
+        if request_id(5) in ids and request_id(4) not in ids:  # a batch with both is refused first
+            looks += 1
+            if looks < 4:
+                raise ValueError("a defect")
+        database(records)
+
+    host = Host(tmp_path, store, heard)
+    host.start()
+    wait_until(lambda: len(host.answered()) == WRITERS, 30)
+    [line] = (tmp_path / "journal" / "quarantine.jsonl").read_text("utf-8").splitlines()
+    assert request_id(4) in line
+    host.stop()
+
+
+def test_an_entry_that_cannot_be_quarantined_stops_no_other_writer(
+    host: Host, database: Database, tmp_path: Path
+) -> None:
+    file, folder = tmp_path / "journal" / "quarantine.jsonl", tmp_path / "not there yet"
+    file.symlink_to(folder / "quarantine.jsonl")
+    host.journals[1].append(frame("S", 40, b"{"))
+    host.start()
+    wait_until(lambda: host.answered() >= {0, 2, 3}, 20)
+    host.journals[3].append(settled_frames(range(50, 51)))
+    wait_until(lambda: 50 in database.numbers(), 20)
+    folder.mkdir()
+    wait_until(lambda: 1 in host.answered(), 20)
+    assert request_id(40) in file.read_text("utf-8")
 
 
 def test_a_record_that_shows_a_defect_stops_no_other_writer(tmp_path: Path, heard: Heard) -> None:

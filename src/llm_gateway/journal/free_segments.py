@@ -5,7 +5,7 @@
 The shipper moves a segment here that it has read, closed and stored, while the writer lives. The writer moves it back
 under the number that comes next, and writes over it. Both are renames, so a crash leaves the file in one place: here
 nobody reads it, and there it holds no entry of its new number yet. A segment that is kept as evidence of damage (a hard
-link, `directory_transfer.py`) is never moved here.
+link, `directory_records.py`) is never moved here.
 
 The folder exists from the writer's start: readers know by it that a file may hold stale entries (`frames.py`). Writers
 of version 0.1.0 have none, and their segments are deleted.

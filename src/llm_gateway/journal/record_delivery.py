@@ -128,6 +128,7 @@ class Quarantine:
                 self._known = _digests(self._path)
             if digest not in self._known:
                 _append(self._path, line + b"\n")
+                self._known.add(digest)
         except OSError as error:
             raise StoreUnavailable(
                 f"The quarantine file {self._path} cannot be written ({error.strerror}): free space, or make it "

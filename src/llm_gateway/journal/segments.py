@@ -8,7 +8,7 @@
                   /.new-<writer>          a directory that is being made: its lock may not be held yet
                   /.kept-<writer>         its writer has ended, and the record feed still reads it (`record_feed.py`)
 
-The life of a segment file (`segment_writer.py` and `writer.py` move it on, then `directory_transfer.py`):
+The life of a segment file (`segment_writer.py` and `writer.py` move it on, then `directory_records.py`):
 
     none -- allocated --> spare -- rotate --> current -- rotate --> retired -- synced --> closed -- shipped --> free
      ^ |                  ^ |                                                                |                   | |

@@ -5,20 +5,21 @@ and of others, living and gone. Only one shipper at a time may run on a data dir
 
 What the writers have written is gathered and stored together: an answer that waits for the database waits for one
 transaction, however many writers there are. After a batch that failed with a defect, each writer's records are stored
-apart until all of them are, so that those of one writer do not stop the others.
+apart until all of them are. A writer whose journal cannot be shipped pauses by itself, and the others go on.
 
-While the database is down, records wait in the journal's files; memory holds no more than a
-batch, a chunk of a journal, and the open requests.
-Records are stored once by their id, so starting again at the checkpoint counts nothing twice.
+While the database is down, records wait in the journal's files; memory holds no more than a batch, a chunk of a
+journal, and the open requests. Records are stored once by their id, so starting again at the checkpoint counts nothing
+twice.
 
     start() --> shipping -- everything written is stored ------> idle
                  ^ ^ |                                          |
                  | '-+------ 0.3 or 1 s, flush() or commit() ---'
                  |   |
                  |   | StoreUnavailable: keep the position
-                 |   | any other error: go back to the checkpoint
                  |   v
-                 '-- backing off (0.1 s, doubled up to 5 s), flush() or commit()
+                 '-- backing off (0.1 s, doubled up to 5 s) or flush()
+
+    a writer: shipped -- any other error: back to its checkpoint --> paused (0.1 s, doubled up to 5 s) or flush()
 
     stop(): ends once everything written is stored, or at its timeout. Nothing else ends the thread.
 """
@@ -35,6 +36,7 @@ from typing import Any
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
+from llm_gateway.journal.failed_writers import FailedWriters
 from llm_gateway.journal.other_reader import NO_READER, OtherReader
 from llm_gateway.journal.record_delivery import BATCH_RECORDS, Quarantine, RecordDelivery, Sink, quarantine_file
 from llm_gateway.journal.segments import Log, find_writers
@@ -120,6 +122,7 @@ class Shipper:
         self._ended = ended
         self._tails: dict[str, WriterTail] = {}
         self._finished: set[str] = set()
+        self._failed_writers = FailedWriters()
         self._wake = threading.Event()
         self._stop_by: float | None = None
         self._backoff = 0.0
@@ -179,7 +182,7 @@ class Shipper:
         with self._shared:
             if writer not in self._finished:
                 self._asked[writer] = entries, then
-        if not self._backoff:  # a database that comes back gets no try for each answer
+        if self.is_storing:  # a database that comes back gets no try for each answer
             self._wake.set()
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> bool:
@@ -210,7 +213,7 @@ class Shipper:
         self._end(is_shipped=is_shipped)
 
     def _pause_s(self, *, is_shipped: bool) -> float:
-        if is_shipped:
+        if is_shipped or self.is_storing:  # a writer that failed has a pause of its own
             return PAUSE_S if self._is_awaited else pause_after(self._moved)
         return min(self._backoff, ASKED_BACKOFF_S) if self._asked else self._backoff
 
@@ -219,7 +222,8 @@ class Shipper:
 
         Returns False if some of that failed and must be tried again, or if the time of `stop` is over.
         """
-        failures: dict[str, str] = {}
+        failures = {} if self._flushes or self._stop_by is not None else self._failed_writers.resting()
+        resting = {*failures}
         is_more = True
         while is_more:
             if self._stop_by is not None and time.monotonic() >= self._stop_by:
@@ -235,7 +239,10 @@ class Shipper:
                 return False
         self.is_storing = True
         if failures:
-            self._failed("error", "; ".join(dict.fromkeys(failures.values())))
+            tried = failures.keys() - resting
+            if tried:
+                self._failed("error", "; ".join(dict.fromkeys(failures.values())))
+            self._failed_writers.note(failures, tried, self._backoff)
             return False
         self._is_apart = False
         if self._backoff:
@@ -257,6 +264,8 @@ class Shipper:
             with self._shared:
                 for name in paths.keys() - self._tails.keys() - self._finished:
                     self._tails[name] = self._new_tail(paths[name])
+                for name in self._asked.keys() - self._tails.keys():  # a writer that is newer asks again
+                    del self._asked[name]
             targets = {tail: tail.appended() for tail in self._tails.values()}
         except Exception as error:  # edge: the thread must not end; the next look tries again
             failures[""] = repr(error)
@@ -327,11 +336,9 @@ class Shipper:
                 self._answer_commit(name, tail)
                 if tail.is_finished:
                     self._forget(name, tail)
-            except StoreUnavailable:
-                raise
             except Exception as error:  # edge: as in `_step`
                 tail.restart()
-                failures[name] = repr(error)
+                failures[name] = error.detail if isinstance(error, StoreUnavailable) else repr(error)
             del self._gathered[name]
         return is_more
 

@@ -104,7 +104,8 @@ class RedisBatches:
         """Send what was asked until now if it does not go into one command with what is asked within these limits."""
         has_changed = window.rpm and (window.rpm != rpm or window.tpm != tpm)
         other = self._windows.get(window.packed_key)
-        if has_changed or (len(self._windows) >= MOST_WINDOWS if other is None else other is not window):
+        is_full = len(self._windows) >= MOST_WINDOWS and self._client.is_up
+        if has_changed or (is_full if other is None else other is not window):
             self.send()
 
     def _limit(self, window: RedisWindow, rpm: int, tpm: int) -> bool:
