@@ -103,7 +103,7 @@ class Two:
         await until(lambda: not any(host.client.is_up for host in self.hosts), 10)
 
     async def run(self, seconds: float, share: float = 0.9, largest: int = LARGEST, at_once: int = 4) -> None:
-        """Let time pass under load far above the limit: four calls in each step, of which so many in one turn."""
+        """Let time pass under load far above the limit: four calls in each step, `at_once` of them in one turn."""
         for step in range(int(seconds / STEP_S)):
             self.clock.now += STEP_S
             if step % 2:
@@ -360,7 +360,7 @@ async def test_a_slow_answer_costs_the_calls_of_that_moment_and_no_others(server
     tried.clear()
     server.thaw()
     await until(lambda: tried)
-    assert tried == ["shared"], "who waits in line is told"
+    assert tried == ["shared"], "a request that waits in line is told"
     reservations, none = await waiting
     assert (len(reservations), none) == (1, None)
     assert await a.burst(100) == RPM - 5, "what Redis granted too late was given back"

@@ -185,7 +185,7 @@ LISTING = st.lists(
 
 @given(LISTING)
 def test_who_names_a_provider_gets_it_whatever_others_call_their_models(providers: list[Provider]) -> None:
-    """Models of OpenRouter are called `openai/gpt-4o`: to list them must not move who asks for OpenAI."""
+    """A provider that lists OpenRouter's model `openai/gpt-4o` gets no request that names the provider openai."""
     made = snapshot(providers, override("c", "m1"))
     for one in providers:
         if not one.is_enabled:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from llm_gateway.control.maintenance import always
 from llm_gateway.errors import StoreUnavailable
@@ -24,36 +25,34 @@ async def count_older_usage_forever(
 
     `is_leader` tells whether this host does it.
     """
-    is_failing = False
-    while True:
-        try:
-            while is_leader() and await asyncio.to_thread(_step, backfill, log):
-                pass
-            is_failing = False
-        except StoreUnavailable:  # logged by the health check
-            pass
-        except Exception as error:  # edge: the job logs any failure once and goes on
-            if not is_failing:
-                log("older usage cannot be added to budgets", level="error", exc_info=error)
-            is_failing = True
-        await asyncio.sleep(every_s)
+
+    async def step() -> bool:
+        return is_leader() and await asyncio.to_thread(_step, backfill, log)
+
+    await _repeat(step, partial(log, "older usage cannot be added to budgets"), every_s)
 
 
 async def count_corrections_forever(
     correct: Callable[[], int], log: Callable[..., None], *, every_s: float = LOOK_EVERY_S
 ) -> None:
     """Call `correct`, which returns in how many accounts there was something. Runs until cancelled."""
+    failed = partial(log, "new prices cannot be brought into budgets")
+    await _repeat(partial(asyncio.to_thread, correct), failed, every_s)
+
+
+async def _repeat(step: Callable[[], Awaitable[object]], failed: Callable[..., None], every_s: float) -> None:
+    """Call `step` until it returns nothing more, again every `every_s` seconds; call `failed` once for failures."""
     is_failing = False
     while True:
         try:
-            while await asyncio.to_thread(correct):
+            while await step():
                 pass
             is_failing = False
         except StoreUnavailable:  # logged by the health check
             pass
         except Exception as error:  # edge: the job logs any failure once and goes on
             if not is_failing:
-                log("new prices cannot be brought into budgets", level="error", exc_info=error)
+                failed(level="error", exc_info=error)
             is_failing = True
         await asyncio.sleep(every_s)
 

@@ -83,7 +83,7 @@ async def _budgets(page: Page) -> list[dict[str, Any]]:
 
 
 async def _gateway(page: Page) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]], Any]:
-    """Return providers, health, unpriced models and the journal's state; nothing to who reads only the own usage."""
+    """Return providers, health, unpriced models and the journal's state; nothing for a key with the scope own alone."""
     if not page.may("read"):
         return [], {"status": "ok"}, [], None
     wanted = ("/providers", "/health", "/prices", "/state")
