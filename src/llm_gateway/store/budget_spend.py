@@ -46,7 +46,7 @@ class SpendTable:
     def change(self, connection: Connection, changes: Charges) -> None:
         """Add to accounts that exist, in their order, so that transactions that do so do not wait for each other.
 
-        What is added to `nanos` waits for the hosts, which add it to their memory (`BudgetSpend.take_corrections`).
+        The column `uncounted_nanos` keeps the sum of these `nanos` until the host's memory has it (`take_corrections`).
         """
         if changes:
             more = {name: budget_spend.c[name] + sa.bindparam(f"more_{name}") for name in AMOUNTS}
