@@ -21,7 +21,10 @@ from tests.faults.conftest import Note
 from tests.faults.ledger import Ledger
 from tests.faults.scene import Scene
 
-LOAD_S = 0.5
+JOURNAL_ENTRIES = 300
+"""Entries of a segment to be damaged; several workers write one each."""
+LOAD_S = 60.0
+"""Maximum seconds until there are that many."""
 IN_PROCESS_QUICK, IN_PROCESS_LONG = 75, 3_000
 STARTS_QUICK, STARTS_LONG = 2, 30
 PIECE_ENTRIES = 12
@@ -35,11 +38,21 @@ async def killed_journal(scene: Scene) -> Path:
             database.execute("BEGIN IMMEDIATE")
             load = Load()
             load.start(gateway.port)
-            await asyncio.sleep(LOAD_S)
+            async with asyncio.timeout(LOAD_S):
+                while entries_of(fullest_segment(scene)) < JOURNAL_ENTRIES:  # noqa: ASYNC110 - another process writes it
+                    await asyncio.sleep(0.1)
             gateway.kill()
             await load.done()
             database.execute("ROLLBACK")
-    return max(scene.data.glob("journal/*/*.seg"), key=lambda path: len(scan(path.read_bytes()).entries))
+    return fullest_segment(scene)
+
+
+def fullest_segment(scene: Scene) -> Path:
+    return max(scene.data.glob("journal/*/*.seg"), key=entries_of)
+
+
+def entries_of(segment: Path) -> int:
+    return len(scan(segment.read_bytes()).entries)
 
 
 def damage(segment: Path, written: int) -> range:
