@@ -55,7 +55,7 @@ REFUSED = [
     ({"MAX_IN_FLIGHT": "0"}, r"^LLM_GATEWAY_MAX_IN_FLIGHT must be a whole number of at least 1, not '0'\.$"),
     (
         {"USAGE_RETENTION_DAYS": "0"},
-        r"^LLM_GATEWAY_USAGE_RETENTION_DAYS must be a whole number of at least 1, not '0'\.$",
+        r"^LLM_GATEWAY_USAGE_RETENTION_DAYS must be a whole number from 1 to 36500, not '0'\.$",
     ),
     ({"LOG_LEVEL": "loud"}, r"^LLM_GATEWAY_LOG_LEVEL must be debug, info, warning or error, not 'loud'\.$"),
     ({"LOG_FORMAT": "xml"}, r"^LLM_GATEWAY_LOG_FORMAT must be auto, json or console, not 'xml'\.$"),

@@ -101,7 +101,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_body_bytes_in_flight: Annotated[
         int, Meta(ge=4 * 1024 * 1024, description="bytes of all request bodies at once; beyond it 503")
     ] = 128 * 1024 * 1024
-    usage_retention_days: Annotated[int, Meta(ge=1, description="how long single usage records are kept")] = 90
+    usage_retention_days: Annotated[
+        int, Meta(ge=1, le=36_500, description="how long single usage records are kept")
+    ] = 90
     allowed_private_hosts: Annotated[
         str, Meta(description="upstream hosts that may be private in production, comma-separated")
     ] = ""

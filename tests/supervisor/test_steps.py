@@ -71,3 +71,11 @@ def test_settings_that_cannot_be_read_in_time_replace_nothing(tmp_path: Path) ->
     assert roll.next_time < math.inf
     assert (roll.current, started) == (old, [])
     assert log.lines[1][0] == "reload refused, nothing is replaced"
+
+
+def test_a_time_to_drain_of_months_is_waited_for_in_parts() -> None:
+    code = (
+        "import os; from llm_gateway.supervisor.wakeups import Wakeups; r, w = os.pipe(); os.write(w, b'.');"
+        "print(Wakeups().wait([r], 1e9)[1] == {r})"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"True\n"

@@ -8,6 +8,8 @@ import signal
 from collections.abc import Iterable
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP)
+LONGEST_WAIT_S = 86_400.0
+"""Maximum seconds of one wait: poll(2) takes at most 24 days, and a setting such as the time to drain can be longer."""
 
 
 class Wakeups:
@@ -32,11 +34,15 @@ class Wakeups:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, CAUGHT)
 
     def wait(self, descriptors: Iterable[int], timeout_s: float | None) -> tuple[list[int], set[int]]:
-        """Wait for a signal or a readable descriptor. Returns the numbers of signals, and readable descriptors."""
+        """Wait for a signal or a readable descriptor. Returns the numbers of signals, and readable descriptors.
+
+        It may return before the time is over, with nothing.
+        """
         poll = select.poll()
         for descriptor in (self._reader, *descriptors):
             poll.register(descriptor, select.POLLIN)
-        readable = {descriptor for descriptor, _ in poll.poll(None if timeout_s is None else timeout_s * 1000)}
+        timeout_ms = None if timeout_s is None else min(timeout_s, LONGEST_WAIT_S) * 1000
+        readable = {descriptor for descriptor, _ in poll.poll(timeout_ms)}
         if self._reader not in readable:
             return [], readable
         return self._read(), readable - {self._reader}
