@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ import yaml
 from starlette.types import ASGIApp
 
 from llm_gateway import __version__
+from llm_gateway.cli.exits import SETTINGS
 from llm_gateway.gate.authentication import OPEN_PATHS
 from llm_gateway.settings import PREFIX, Settings
 from llm_gateway.settings_reader import SECRET_FILES, load_settings
@@ -245,6 +247,19 @@ def test_a_host_keeps_its_data_and_has_time_to_stop_without_any_rights() -> None
     unit = (DEPLOY / "llm-gateway.service").read_text("utf-8")
     assert f"\nTimeoutStopSec={GRACE_S:.0f}\n" in unit
     assert f"--stop-timeout {GRACE_S:.0f} " in IMAGE
+
+
+def test_systemd_tries_again_for_long_and_leaves_killed_workers_to_the_supervisor() -> None:
+    unit = ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string((DEPLOY / "llm-gateway.service").read_text("utf-8"))
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+    service = unit["Service"]
+    assert (service["OOMPolicy"], service["Restart"], service["KillMode"]) == ("continue", "on-failure", "mixed")
+    assert service["RestartPreventExitStatus"] == str(SETTINGS)
+    assert " serve --env-file " in service["ExecStart"]
+    assert service["ExecReload"].endswith(" reload --data-dir /var/lib/llm-gateway")
+    assert "LLM_GATEWAY_DATA_DIR=/var/lib/llm-gateway" in service["Environment"].split()
 
 
 def test_services_in_kubernetes_set_no_variables_that_the_gateway_would_refuse() -> None:
