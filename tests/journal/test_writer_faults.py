@@ -10,7 +10,7 @@ from llm_gateway.errors import JournalUnavailable
 from llm_gateway.journal.frames import scan
 from llm_gateway.journal.position_page import WrittenPosition
 from llm_gateway.journal.writer import Fsync
-from tests.journal.disk import ALWAYS, Open, accepts, on_disk, until_async
+from tests.journal.disk import ALWAYS, Open, accepts, on_disk, refuses, until_async
 from tests.journal.samples import FailingFileSystem, Heard, intent, request_id, settled, until, written
 
 
@@ -269,3 +269,25 @@ async def test_a_closed_writer_is_not_writable(open_writer: Open) -> None:
     await until(lambda: writer.is_writable)
     await writer.sync_and_close()
     assert not writer.is_writable
+
+
+async def test_calls_are_refused_while_the_journal_is_not_where_it_is_read(open_writer: Open, heard: Heard) -> None:
+    """Entries in deleted files would be lost without a word: nobody finds them after the next start of control."""
+    writer = open_writer()
+    path = writer.directory.path
+    for taken, back in (
+        (path.parent, path.parent.with_name("elsewhere")),  # as if another disk were mounted there
+        (path / "writer.lock", path / "away"),
+        (path / "000001.seg", path / "away"),
+    ):
+        assert await accepts(writer, 1)
+        taken.rename(back)
+        writer._segments.look()
+        assert await refuses(writer, 2)
+        assert not writer.is_writable
+        back.rename(taken)
+        if back.parent == path:
+            writer._segments.look()
+        await until(lambda: writer.is_writable)  # looked at each second
+    lines = [("the usage journal was deleted or moved", {"level": "error", "directory": str(path)})]
+    assert heard.events == 3 * [*lines, ("the usage journal is in its place again", {})]

@@ -18,13 +18,16 @@ from llm_gateway.journal.file_thread import FileThread
 from llm_gateway.journal.frames import FRAME_BYTES
 from llm_gateway.journal.free_segments import FreeSegments
 from llm_gateway.journal.position_page import create_page
-from llm_gateway.journal.segments import ZEROS, FileSystem, Log, WriterDir
+from llm_gateway.journal.segments import ZEROS, FileSystem, Log, WriterDir, names_file
 
 RETRY_S = 0.5
 """Seconds between two tries to allocate a spare segment, or to write after an error."""
 
 TRIAL_BYTES = 4096
 """Bytes written to find out whether the disk works again: one page."""
+
+LOOK_S = 1.0
+"""Seconds between two looks whether the journal's files are where its readers look for them."""
 
 IDLE_S = 600.0
 """Seconds without a new spare after which free segments are deleted."""
@@ -34,7 +37,8 @@ class SegmentWriter:
     """Appends bytes to one journal's segment files; for its event loop only.
 
     `has_failed` is True while the last try to get a spare failed; the next try comes half a second later.
-    `on_spare` is called whenever there is a new spare.
+    `on_spare` is called whenever there is a new spare. `is_misplaced` is True while the directory, its lock or the
+    current segment is gone from its path: writes succeed, and nobody will read them.
     """
 
     idle_s = IDLE_S
@@ -73,6 +77,8 @@ class SegmentWriter:
         self._retry: asyncio.TimerHandle | None = None
         self._thread = FileThread("journal-allocate")
         self._idle = self._loop.call_later(self.idle_s, self._shrink, 1)
+        self.is_misplaced = False
+        self._look = self._loop.call_later(LOOK_S, self._look_again)
         self._make_spare()
 
     def try_to_write(self) -> None:
@@ -133,6 +139,7 @@ class SegmentWriter:
     async def close(self) -> None:
         """Stop the thread, close the current segment, and delete the spare."""
         self._idle.cancel()
+        self._look.cancel()
         if self._retry is not None:
             self._retry.cancel()
         await self._thread.stop()
@@ -156,6 +163,21 @@ class SegmentWriter:
                 at += count
         except OSError:  # its reader may report stale entries as damage
             self.distrust()
+
+    def look(self) -> None:
+        """Look whether the files are in their place, and log when that changes."""
+        directory = self._directory
+        is_misplaced = not (directory.is_in_place() and names_file(directory.segment(self.number), self.fd))
+        if is_misplaced != self.is_misplaced:
+            self.is_misplaced = is_misplaced
+            if is_misplaced:
+                self._log("the usage journal was deleted or moved", level="error", directory=str(directory.path))
+            else:
+                self._log("the usage journal is in its place again")
+
+    def _look_again(self) -> None:
+        self.look()
+        self._look = self._loop.call_later(LOOK_S, self._look_again)
 
     def _shrink(self, number: int) -> None:
         """Delete the free segments if the current one is still `number`."""

@@ -138,6 +138,10 @@ class LockableDir(JournalDir):
             return False
         return True
 
+    def is_in_place(self) -> bool:
+        """Return False if the directory or its lock file was deleted, moved or replaced: its readers do not find it."""
+        return self._lock is None or names_file(self.path / "writer.lock", self._lock)
+
     def remove(self) -> None:
         """Delete the directory with all its files, and release the lock."""
         try:
@@ -194,6 +198,16 @@ class WriterDir(LockableDir):
             directory.remove()
             raise
         return directory
+
+
+def names_file(path: Path, descriptor: int) -> bool:
+    """Return False if the path leads nowhere, or not to the open file; True also if it cannot be looked at."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def find_writers(root: Path) -> list[Path]:

@@ -18,7 +18,7 @@ requests at once on uvloop: a `pwrite` per intent costs the same 1.4 µs as one 
       The reader may meet an entry twice then: it counts once by its id.
 
 While no spare segment can be made (disk full), the rest of the current one is kept for requests in flight: new intents
-are refused, and records of unbilled requests wait in a bounded memory buffer.
+are refused, and records of unbilled requests wait in a bounded memory buffer; also while the directory is misplaced.
 """
 
 from __future__ import annotations
@@ -239,8 +239,8 @@ class JournalWriter:
         """Return True if `size` bytes now and `promise` bytes later would use space of the requests in flight."""
         if self._is_blocked or (self._has_lost_sync and (self._waiting or self._unsynced)):
             return True
-        if not self._segments.has_failed:
-            return False
+        if not self._segments.has_failed or self._segments.is_misplaced:
+            return self._segments.is_misplaced
         free = self._segments.room - frames_bytes(self._waiting)
         return free - size < self._reserved.bytes_with(promise)
 
