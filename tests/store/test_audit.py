@@ -338,6 +338,25 @@ def test_entries_of_one_transaction_are_stored_with_it_and_then_settled(
     assert HeadFile(tmp_path).read() == report.head
 
 
+def test_each_change_that_is_stored_has_a_log_line(database: Database, tmp_path: Path) -> None:
+    lines: list[tuple[str, dict[str, Any]]] = []
+    trail = AuditTrail(database, tmp_path, lambda event, **fields: lines.append((event, fields)), fsync=False)
+    store = TeamStore(database, trail)
+    with acting(ANN):
+        store.create("core")
+        with pytest.raises(Conflict):
+            store.create("core")
+        with database.write() as connection:
+            part = store.within(OneTransaction(connection))
+            part.create("one")
+            part.create("two")
+            assert len(lines) == 1, "it can still be rolled back"
+        trail.settle()
+        trail.settle()
+    facts = {"level": "warning", "action": "team.create", "by": "ann", "client": "203.0.113.7"}
+    assert lines == [("management change", facts | {"name": name}) for name in ("core", "one", "two")]
+
+
 def test_a_head_that_cannot_be_written_is_logged_and_the_change_stays(database: Database, tmp_path: Path) -> None:
     lines: list[tuple[str, dict[str, Any]]] = []
     head = tmp_path / "audit.head"
@@ -352,7 +371,7 @@ def test_a_head_that_cannot_be_written_is_logged_and_the_change_stays(database: 
         return 1
 
     written(AuditTrail(database, tmp_path, log, clock_ms, fsync=False), 1)
-    [(event, fields)] = lines
+    [_change, (event, fields)] = lines
     assert (event, fields["level"]) == ("audit head cannot be written", "error")
     assert "audit.head cannot be used (Is a directory)" in fields["reason"]
     head.rmdir()

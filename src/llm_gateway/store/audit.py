@@ -29,6 +29,9 @@ from llm_gateway.store.tables import audit_chains, audit_entries
 NOT_SHOWN = frozenset({"id", "created_at_ms", "updated_at_ms", "last_used_at_ms"})
 """Fields that an entry leaves out: they are in the entry itself, or are not what a change is about."""
 
+MOST_TOLD = 1000
+"""Changes of one transaction that have a log line each."""
+_of = audit_entries.c
 Fields: TypeAlias = Mapping[str, Any]
 Log: TypeAlias = Callable[..., None]
 Position: TypeAlias = tuple[int, int, str]
@@ -83,7 +86,7 @@ class AuditTrail:
     Args:
         database: where the entries are.
         directory: the data directory, which must exist when something changes.
-        log: takes a line if the head's file cannot be written after a change was stored.
+        log: takes a line for each change that is stored, and one if the head's file cannot be written afterwards.
         clock_ms: milliseconds UTC.
         fsync: as for `HeadFile`.
     """
@@ -113,10 +116,13 @@ class AuditTrail:
         return part
 
     def settle(self) -> None:
-        """Write the head of the chain, as it is in the database, to the file."""
+        """Log what was stored, and write the head of the chain, as it is in the database, to the file."""
         try:
             known = self._head.read()
             with self._database.read() as connection:
+                query = sa.select(audit_entries).where(_of.chain == known.chain, _of.number > known.number)
+                for entry in connection.execute(query.order_by(_of.number).limit(MOST_TOLD)):
+                    self._tell(entry.action, entry.resource_name, Actor(entry.actor, entry.key_id, entry.address))
                 query = sa.select(audit_chains).where(audit_chains.c.chain == known.chain)
                 row = connection.execute(query).one_or_none()
                 last = Head(known.chain, 0, START) if row is None else Head(**row._mapping)
@@ -145,10 +151,17 @@ class AuditTrail:
                 head, has_gap = self._append(change)
                 notify(connection)
         if head is not None and not self._is_part:
+            self._tell(action, change.resource[1], current_actor())
             try:
                 self._head.advance(head, is_after_gap=has_gap)
             except ConfigurationError as error:  # the change is stored: the next one writes the file again
                 self._log("audit head cannot be written", level="error", reason=str(error))
+
+    def _tell(self, action: str, name: str | None, actor: Actor) -> None:
+        """Log a change that is stored: who, and what. The entry has the rest."""
+        self._log(
+            "management change", level="warning", action=action, name=name, by=actor.name, client=actor.address or None
+        )
 
     def page(self, wanted: AuditFilter, limit: int, before: Position | None = None) -> list[AuditEntry]:
         """Return up to `limit` entries, newest first, those before the position of another one.
