@@ -12,7 +12,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from llm_gateway.control.live_configuration import LiveConfiguration
-from llm_gateway.control.maintenance import delete_old_usage_forever, refresh_prices_forever, save_totals
+from llm_gateway.control.maintenance import (
+    delete_old_usage_forever,
+    log_failed_authentications_forever,
+    refresh_prices_forever,
+    save_totals,
+)
 from llm_gateway.control.management.health import SharedCheck
 from llm_gateway.control.recent_calls import recent_attempts
 from llm_gateway.domain.catalog import Snapshot
@@ -23,6 +28,7 @@ from llm_gateway.store.database import Database
 from llm_gateway.store.retention import Retention
 from llm_gateway.store.tables import usage_rollups
 from llm_gateway.store.usage import UsageStore
+from llm_gateway.telemetry.failed_authentications import FailedTotals
 from llm_gateway.telemetry.report_totals import ReportTotals
 from tests.application.driver import ignore
 from tests.store.histories import DAY_MS, record, stored_ids
@@ -163,3 +169,25 @@ async def test_totals_that_cannot_be_saved_are_logged(tmp_path: Path) -> None:
             {"level": "warning"},
         )
     ]
+
+
+async def test_failed_authentications_have_one_line_for_many_with_counts_and_addresses() -> None:
+    failed, lines = FailedTotals(), list[tuple[str, dict[str, Any]]]()
+
+    def fail(*numbers: int) -> None:
+        for place, number in enumerate(numbers):
+            for _ in range(number):
+                failed.count(f"203.0.113.{place}")
+
+    def log(event: str, **fields: Any) -> None:
+        lines.append((event, fields))
+        fail(2)  # told by the next line
+
+    fail(300, 6, 5, 4, 3, 1)
+    async with asyncio.timeout(5):
+        job = asyncio.create_task(log_failed_authentications_forever(failed.counts, log, every_s=0, pause_s=0))
+        await until(lambda: len(lines) > 1)
+        job.cancel()
+    first = {f"203.0.113.{place}": number for place, number in enumerate((300, 6, 5, 4, 3))}
+    assert lines[0] == ("failed authentications", {"level": "warning", "count": 319, "addresses": first})
+    assert lines[1][1] == {"level": "warning", "count": 2, "addresses": {"203.0.113.0": 2}}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.store.database import LOG_LIMIT
 from llm_gateway.store.retention import Retention
+from llm_gateway.telemetry.failed_authentications import FailedCount
 from llm_gateway.telemetry.report_totals import ReportTotals
 
 DELETE_EVERY_S, DELETE_PAUSE_S = 3600.0, 0.1
@@ -24,6 +26,10 @@ SAVE_EVERY_S = 10.0
 """Seconds between two saves of the metrics' totals."""
 LOOK_AGAIN_S = 60.0
 """Seconds after which a host looks again whether it has to do what only one of the hosts does."""
+FAILED_EVERY_S, FAILED_PAUSE_S = 5.0, 60.0
+"""Seconds between two looks for failed authentications, and between two lines about them."""
+MOST_ADDRESSES = 5
+"""Addresses in such a line: those with most failures."""
 REFRESH_EVERY_S = 300.0
 """Seconds between two rebuilds of the snapshot."""
 
@@ -114,3 +120,25 @@ async def refresh_prices_forever(
             log("prices are not refreshed: the database does not answer", level="warning")
         except Exception as error:  # edge: the job logs any failure and runs again in five minutes
             log("prices cannot be refreshed", level="error", exc_info=error)
+
+
+async def log_failed_authentications_forever(
+    counts: Callable[[], Iterable[tuple[str, FailedCount]]],
+    log: Callable[..., None],
+    *,
+    every_s: float = FAILED_EVERY_S,
+    pause_s: float = FAILED_PAUSE_S,
+) -> None:
+    """Log at most once a minute how many requests had no valid key, and from where. Runs until cancelled.
+
+    `counts` returns the sums since the start by address.
+    """
+    told: Counter[str] = Counter()
+    while True:
+        found = Counter({address: each.number for address, each in counts()})
+        new = found - told
+        if new:
+            addresses = dict(new.most_common(MOST_ADDRESSES))
+            log("failed authentications", level="warning", count=new.total(), addresses=addresses)
+            told = found
+        await asyncio.sleep(pause_s if new else every_s)

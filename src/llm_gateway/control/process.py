@@ -24,6 +24,7 @@ from llm_gateway.control.key_use import store_key_use_forever
 from llm_gateway.control.lease_lifecycle import BudgetSharing
 from llm_gateway.control.maintenance import (
     delete_old_usage_forever,
+    log_failed_authentications_forever,
     refresh_prices_forever,
     save_totals,
     save_totals_forever,
@@ -169,6 +170,7 @@ class ControlProcess(ProcessApplication):
         stack.callback(save_totals, totals, log)
         workers = self._workers = self._follow_workers(stores, hosts, shipper, database, totals, export)
         self._background(save_totals_forever(totals, log))
+        self._background(log_failed_authentications_forever(self._failed.counts, log))
         self._background(store_key_use_forever(control.key_use, log))
         control.configuration.connect(partial(self._distribute, workers, stores))
         control.configuration.reload()
