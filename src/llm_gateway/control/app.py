@@ -55,6 +55,7 @@ from llm_gateway.control.management.spend_limits import spend_limits_router
 from llm_gateway.control.management.state import state_router
 from llm_gateway.control.management.teams import teams_router
 from llm_gateway.control.management.usage import usage_router
+from llm_gateway.control.trouble import DELAYED_S
 from llm_gateway.control.workers import Workers
 from llm_gateway.dashboard.access import Access
 from llm_gateway.dashboard.app import Dashboard, WithDashboard
@@ -301,6 +302,7 @@ class Control:
                 check=database,
                 ready=workers.are_ready,
                 journal_writable=workers.can_record,
+                is_behind=lambda: shipper.behind().seconds > DELAYED_S,
                 snapshot=lambda: configuration.snapshot,
                 metrics=workers.metrics,
                 hosts=self._hosts,

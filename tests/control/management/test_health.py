@@ -6,13 +6,18 @@ import asyncio
 import platform
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from llm_gateway import __version__
-from llm_gateway.control.management.health import SharedCheck
+from llm_gateway.control.hosts import Hosts
+from llm_gateway.control.management.health import SharedCheck, health_router
+from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.usage import encode_record
 from tests.application.driver import Client, assert_problem, until
 from tests.application.fixtures import Start
@@ -47,10 +52,29 @@ async def test_without_its_database_the_gateway_is_degraded_and_serves(
     assert (await nobody.call("GET", "/readyz")).status == 200
     asked = await client.call("POST", "/api/v1/generate", {"user_id": "u", "service": "s", "prompt": "p"})
     assert asked.status == 200
+    assert await gauge(client, "llm_gateway_database_up") == 0
     (data_dir / "moved.db").rename(data_dir / "gateway.db")
     while (await nobody.call("GET", "/api/v1/health")).json["status"] != "ok":  # noqa: ASYNC110 - it looks once a second
         await asyncio.sleep(0.1)
     assert (await client.call("GET", "/api/v1/usage/summary")).json["total_requests"] == 1
+
+
+async def test_the_admin_port_says_degraded_while_usage_does_not_reach_the_database() -> None:
+    waits_s = [60.0]
+    router = health_router(
+        check=SharedCheck(lambda: True),
+        ready=lambda: True,
+        journal_writable=lambda: True,
+        is_behind=lambda: waits_s[0] > 60,
+        snapshot=Snapshot,
+        metrics=partial(asyncio.sleep, 0, (b"", "")),
+        hosts=cast(Hosts, SimpleNamespace(is_shared=False)),
+    )
+    [health] = [route.endpoint for route in router.routes if getattr(route, "path", "") == "/api/v1/health"]  # type: ignore[attr-defined]
+    assert (await health()).status == "ok"
+    waits_s[0] = 61.0
+    answer = await health()
+    assert (answer.status, answer.database) == ("degraded", "ok")
 
 
 async def test_readiness_fails_during_the_stop_and_requests_are_served(app: GatewayInOneLoop, nobody: Client) -> None:
@@ -126,6 +150,25 @@ async def gauge(client: Client, name: str) -> float:
     """Return the value of a metric without labels."""
     text = (await client.call("GET", "/metrics")).body.decode()
     return float(next(line.split()[1] for line in text.splitlines() if line.startswith(f"{name} ")))
+
+
+async def test_a_journal_that_was_moved_away_refuses_calls_until_it_is_back(
+    client: Client, mock: MockUpstream, data_dir: Path
+) -> None:
+    await created(client, base_url=mock.base_url, models=["ok"])
+    body = {"user_id": "u", "service": "s", "prompt": "p"}
+    (data_dir / "journal").rename(data_dir / "elsewhere")
+    async with asyncio.timeout(10):  # a worker looks once a second
+        while (ready := await client.call("GET", "/readyz")).status == 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        assert_problem(ready, 503, "journal_unavailable")
+        assert_problem(await client.call("POST", "/api/v1/generate", body), 503, "journal_unavailable")
+        assert await gauge(client, 'llm_gateway_journal_writable{worker="1"}') == 0
+        (data_dir / "elsewhere").rename(data_dir / "journal")
+        while (await client.call("GET", "/readyz")).status != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert (await client.call("POST", "/api/v1/generate", body)).status == 200
+    assert [call.prompt for call in mock.calls] == ["p"]
 
 
 async def test_metrics_show_the_journals_backlog(client: Client, mock: MockUpstream, data_dir: Path) -> None:

@@ -30,8 +30,9 @@ UNWRITABLE = (
 class Health(BaseModel):
     """Health of the gateway. `degraded`: the database or Redis does not answer, and requests are still served.
 
-    `hosts` is the number of gateways on the database; it is missing if only one can use it. `redis` is there if
-    `LLM_GATEWAY_REDIS_URL` is set; the admin port does not tell it.
+    It is `degraded`, too, while usage has waited for the database for a minute. `hosts` is the number of gateways on
+    the database; it is missing if only one can use it. `redis` is there if `LLM_GATEWAY_REDIS_URL` is set; the admin
+    port does not tell it.
     """
 
     status: Literal["ok", "degraded"]
@@ -115,14 +116,16 @@ def health_router(
     check: SharedCheck,
     ready: Callable[[], bool],
     journal_writable: Callable[[], bool],
+    is_behind: Callable[[], bool],
     snapshot: Callable[[], Snapshot],
     metrics: Callable[[], Awaitable[tuple[bytes, str]]],
     hosts: Hosts,
 ) -> Router:
     """Build the health endpoints of the whole gateway. `degraded` is still a 200: it serves without its database.
 
-    `ready` and `journal_writable` return whether that is true of a worker. A worker answers these requests for itself;
-    those that reach the control plane are answered here.
+    `ready` and `journal_writable` return whether that is true of a worker, `is_behind` whether usage has waited for the
+    database for a minute. A worker answers these requests for itself; those that reach the control plane are answered
+    here.
     """
     router = Router()
 
@@ -130,7 +133,7 @@ def health_router(
     async def health() -> Health:
         database = await check()
         return Health(
-            status="ok" if database else "degraded",
+            status="ok" if database and not is_behind() else "degraded",
             service=SERVICE,
             database="ok" if database else "unavailable",
             hosts=hosts.living if hosts.is_shared else None,
