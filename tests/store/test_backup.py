@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -122,11 +123,31 @@ def test_a_file_that_is_no_backup_is_refused(tmp_path: Path, content: bytes, say
         inspect(tmp_path / "missing.db")
 
 
-def test_a_backup_of_a_newer_version_is_refused(database_file: Path) -> None:
+def test_a_backup_of_a_version_that_cannot_be_used_is_refused(database_file: Path) -> None:
     with closing(sqlite3.connect(database_file)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    assert inspect(database_file).version == "9999", "it says that this version can use it, as the gateway does"
+    with closing(sqlite3.connect(database_file)) as connection, connection:
+        connection.execute("UPDATE compatibility SET oldest = '9998'")
     with pytest.raises(ConfigurationError, match="a newer llm-gateway made"):
         inspect(database_file)
+    with closing(sqlite3.connect(database_file)) as connection, connection:
+        connection.execute("DELETE FROM alembic_version")
+    with pytest.raises(ConfigurationError, match=r"no database of the gateway \(it does not say of which version\)"):
+        inspect(database_file)
+
+
+def test_a_backup_can_go_to_a_file_system_without_hard_links(
+    database: Database, database_file: Path, tmp_path: Path
+) -> None:
+    def no_link(_part: Path, _target: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    target = tmp_path / "stick" / "copy.db"
+    target.parent.mkdir()
+    assert back_up(database_file, target, link=no_link) == inspect(target)
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert names(target.parent) == {"copy.db"}
 
 
 def test_a_backup_takes_the_place_of_a_database_that_is_kept(

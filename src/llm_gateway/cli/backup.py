@@ -75,7 +75,10 @@ def restore(
     ```
     """
     settings = load_settings(env_files=env_file)
-    database = _file_of(settings, "pg_restore --clean --dbname=DATABASE FILE")
+    database = _file_of(
+        settings,
+        "pg_restore --exit-on-error --no-owner --dbname=DATABASE FILE, into an empty database, while no gateway runs",
+    )
     with closing(DataDir(settings.data_dir)), _working("Restoring the database"):
         held = inspect(file)
         if database.exists() and not replace:

@@ -5,6 +5,7 @@ Everything here uses its own connections: a copy takes longer than `Database.rea
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.store import migrations
+from llm_gateway.store.tables import compatibility
 
 WAIT_S = 30.0
 """Maximum seconds of a wait for another writer's lock."""
@@ -25,6 +27,9 @@ SHORTEN_LOG = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 MAGIC = b"SQLite format 3\0"
 """The first bytes of a SQLite file (sqlite.org/fileformat.html)."""
+
+NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
+"""Error numbers of link(2) on a file system that has no hard links."""
 
 PART_SIZE = 8 * 1024 * 1024
 """Bytes that `put_back` copies at a time."""
@@ -40,10 +45,11 @@ class Contents(NamedTuple):
     newest_ms: int | None
 
 
-def back_up(database: Path, target: Path) -> Contents:
+def back_up(database: Path, target: Path, *, link: Callable[[Path, Path], None] = os.link) -> Contents:
     """Write a copy of the database, as it is at one moment, to a new file of mode 0600. Returns what the copy holds.
 
     Writers go on meanwhile. The copy has its name only when it is complete and checked (sqlite.org/lang_vacuum.html).
+    `link` makes a hard link.
 
     Raises:
         ConfigurationError: the target exists or cannot be written, or the database is damaged.
@@ -59,7 +65,7 @@ def back_up(database: Path, target: Path) -> Contents:
                 connection.execute("VACUUM INTO ?", (str(part),))
             contents = inspect(part)
             _keep(part)
-            os.link(part, target)  # unlike a rename, it never replaces a file that was made meanwhile
+            _name(part, target, link)
             _keep(target.parent)
         finally:
             part.unlink(missing_ok=True)
@@ -83,8 +89,7 @@ def inspect(file: Path) -> Contents:
             damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if damage != "ok":
                 raise ConfigurationError(f"{file} is damaged ({damage}): use another backup.")
-            [(version,)] = connection.execute("SELECT version_num FROM alembic_version").fetchall()
-            migrations.refuse_newer(version)
+            version = _version(connection)
             return Contents(
                 version,
                 _one(connection, "SELECT COUNT(*) FROM providers"),
@@ -185,6 +190,41 @@ def _temporary_files_in(directory: Path) -> Iterator[None]:
             del os.environ["SQLITE_TMPDIR"]
         else:
             os.environ["SQLITE_TMPDIR"] = before
+
+
+def _version(connection: sqlite3.Connection) -> str:
+    """Return the version of the tables.
+
+    Raises:
+        ConfigurationError: this code cannot use tables of that version.
+        ValueError: there is none.
+    """
+    found: list[tuple[str]] = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+    if len(found) != 1:
+        raise ValueError("it does not say of which version")
+    [(version,)] = found
+    if version > migrations.HEAD:
+        known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (compatibility.name,)).fetchone()
+        query = f"SELECT oldest FROM {compatibility.name} WHERE oldest <= ?"  # noqa: S608 - the name is a constant
+        if known and connection.execute(query, (migrations.HEAD,)).fetchone():
+            return version
+    migrations.refuse_newer(version)
+    return version
+
+
+def _name(part: Path, target: Path, link: Callable[[Path, Path], None]) -> None:
+    """Give a finished file its name, without ever replacing a file that was made meanwhile.
+
+    Raises:
+        OSError: there is such a file, or the directory cannot be written.
+    """
+    try:
+        link(part, target)
+    except OSError as error:  # a file system without hard links, such as that of a USB stick
+        if error.errno not in NO_LINKS:
+            raise
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        part.replace(target)
 
 
 def _one(connection: sqlite3.Connection, query: str) -> Any:
