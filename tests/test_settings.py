@@ -259,3 +259,8 @@ def test_a_settings_error_ends_the_process_with_78_and_one_line(tmp_path: Path) 
     assert line.startswith("llm-gateway: LLM_GATEWAY_PORT must be ")
     assert "LLM_GATEWAY_WORKERS" in line
     assert KEY not in ended.stderr + ended.stdout
+
+
+def test_a_body_that_never_fits_into_those_in_flight_is_too_large() -> None:
+    assert Settings().largest_body_bytes == Settings().max_body_bytes
+    assert Settings(max_body_bytes_in_flight=5_000_000).largest_body_bytes == 5_000_000

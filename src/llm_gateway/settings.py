@@ -165,6 +165,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         return self.database_url or f"sqlite:///{self.data_dir / 'gateway.db'}"
 
     @property
+    def largest_body_bytes(self) -> int:
+        """Bytes of the largest body of a call. One beyond the cap of all together could not be taken at any time."""
+        return min(self.max_body_bytes, self.max_body_bytes_in_flight)
+
+    @property
     def name_of_host(self) -> str:
         """The name of this host: the setting, or that of the machine."""
         return self.host_name or socket.gethostname()

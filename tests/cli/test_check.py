@@ -166,6 +166,9 @@ def test_a_data_directory_below_a_file_is_not_a_matter_of_owners(
     assert (mark, sentence.startswith(f"{file}/x/gateway.db cannot be made")) == ("failed", True)
     monkeypatch.setenv("LLM_GATEWAY_DATABASE_URL", f"sqlite:///{tmp_path}/own.db")
     assert found(call(capsys, "check"))["database"] == ("ok", f"{tmp_path}/own.db will be made")
+    monkeypatch.setenv("LLM_GATEWAY_DATABASE_URL", "sqlite:////proc/below/own.db")
+    mark, sentence = found(call(capsys, "check"))["database"]
+    assert (mark, sentence.startswith("/proc/below/own.db cannot be made (")) == ("failed", True)
 
 
 def test_a_directory_that_can_be_made_is_not_left_behind(monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:

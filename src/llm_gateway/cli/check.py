@@ -129,6 +129,26 @@ def _data_directory(settings: Settings) -> str:
     return f"{path} can be written"
 
 
+def _check_place(file: Path) -> None:
+    """Check that a file can be made, with its missing directories.
+
+    Raises:
+        ConfigurationError: it cannot be made; the message says why.
+    """
+    folder = file.parent
+    try:
+        there = _nearest(folder)
+        if there != folder:
+            _try_to_make(folder, there)
+        else:
+            with TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"{file} cannot be made ({error.strerror}): set LLM_GATEWAY_DATABASE_URL to a file in a writable directory."
+        ) from None
+
+
 def _try_to_make(path: Path, there: Path) -> None:
     """Create a directory and its missing parents below `there`, which exists, and remove them again.
 
@@ -191,6 +211,7 @@ class _Tables:
         if file is not None and (not file.exists() or file.stat().st_size == 0):
             if not self._can_be_made:
                 raise ConfigurationError(f"{file.absolute()} cannot be made: mend the data directory first.")
+            _check_place(file.absolute())
             return f"{file.absolute()} will be made"
         database = Database.open(self._url)
         try:

@@ -152,7 +152,7 @@ class Worker:
             DrainLimit(settings.on_disconnect),
             timeout_s=settings.request_timeout_seconds,
             log=self._dependencies.log,
-            most_bytes=settings.max_body_bytes,
+            most_bytes=settings.largest_body_bytes,
             forks=Forks(),
         )
         endpoints, below = build_endpoints(dependencies, self._dependencies.snapshot)
