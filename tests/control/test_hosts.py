@@ -159,6 +159,7 @@ def test_a_copied_data_directory_is_refused_while_the_other_one_runs(machines: M
     moved = machines.started("copy")  # the other one is gone: this is its data directory, on another machine
     assert machines.now - started >= WATCH_S
     assert (moved.living, moved.leads()) == (1, True)
+    assert machines.logged[-1] == "waiting whether the last gateway with this host's id still runs"
 
 
 def test_of_two_copies_that_start_at_once_one_is_refused(machines: Machines) -> None:

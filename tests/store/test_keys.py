@@ -15,7 +15,7 @@ from llm_gateway.domain.key_secret import Hashers, Pepper
 from llm_gateway.domain.service_key import SCOPES_OF_BITS, ServiceKey
 from llm_gateway.domain.stored_key import Fixed, KeySettings
 from llm_gateway.domain.usage import UsageRecord
-from llm_gateway.errors import ConfigurationError, Conflict, Invalid
+from llm_gateway.errors import ConfigurationError, Conflict, Invalid, StoreUnavailable
 from llm_gateway.store.database import Database
 from llm_gateway.store.keys import KeyDraft, KeyStore, MadeKey
 from llm_gateway.store.peppers import FILE, open_peppers
@@ -143,12 +143,22 @@ class Broken(KeyStore):
         raise RuntimeError(f"{len(used_at_ms)} keys")
 
 
-async def test_a_last_use_that_cannot_be_stored_is_logged_and_the_job_goes_on(database: Database) -> None:
+class Away(KeyStore):
+    def note_use(self, used_at_ms: Any) -> None:
+        raise StoreUnavailable(f"{len(used_at_ms)} keys")
+
+
+@pytest.mark.parametrize(
+    ("kind", "event"), [(Broken, "last use of keys cannot be stored"), (Away, "last use of keys is not stored")]
+)
+async def test_a_last_use_that_is_not_stored_is_logged_and_the_job_goes_on(
+    database: Database, kind: type[KeyStore], event: str
+) -> None:
     logged: asyncio.Queue[str] = asyncio.Queue()
-    use = KeyUse(lambda _records: None, Broken(database, [PEPPER]))
-    job = asyncio.create_task(store_key_use_forever(use, lambda event, **_: logged.put_nowait(event), every_s=0.001))
+    use = KeyUse(lambda _records: None, kind(database, [PEPPER]))
+    job = asyncio.create_task(store_key_use_forever(use, lambda told, **_: logged.put_nowait(told), every_s=0.001))
     async with asyncio.timeout(5):
-        assert [await logged.get() for _ in range(2)] == ["last use of keys cannot be stored"] * 2
+        assert [await logged.get() for _ in range(2)] == [event] * 2
     job.cancel()
 
 

@@ -113,16 +113,22 @@ def test_a_database_that_cannot_hold_every_character_is_refused(postgres: Postgr
 
 
 def test_a_host_says_that_it_waits_for_another_one_that_migrates(postgres_database: Database) -> None:
-    told = threading.Event()
+    told, lines = threading.Event(), list[str]()
+
+    def log(event: str, **_fields: object) -> None:
+        lines.append(event)
+        told.set()
+
     with postgres_database.write() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0000'")
     with ThreadPoolExecutor(1) as threads, postgres_database.write() as connection:
         wait_for_migration_turn(connection, None)
-        waiting = threads.submit(postgres_database.migrate, lambda _event: told.set())
+        waiting = threads.submit(postgres_database.migrate, log)
         assert told.wait(10)
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = %s", (HEAD,))  # it is done
         connection.commit()
         waiting.result(10)
+    assert lines == ["waiting for another host that migrates the database"]
 
 
 def test_a_host_that_is_gone_while_it_migrates_keeps_no_other_from_it(postgres_database: Database) -> None:

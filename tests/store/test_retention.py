@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_gateway.store.bulk import Pause, no_pause
+from llm_gateway.store.cube_fill import FilledStep
 from llm_gateway.store.database import Database
 from llm_gateway.store.retention import FILE_NAME, TOLERANCE_MS, Belief, BelievedClock, Retention
 from llm_gateway.store.usage import UsageStore
@@ -233,3 +236,26 @@ def test_an_unwritable_data_directory_is_logged_and_does_not_stop_retention(book
         "warning",
         "cannot write retention.json, which protects usage records against a wrong clock",
     )
+
+
+class Filling(UsageStore):
+    """Usage of which 50,000 records at a time are added to the cube, 150,000 in all."""
+
+    steps = 0
+
+    def fill_cube(self, pause: Pause = no_pause) -> FilledStep:
+        del pause
+        self.steps += 1
+        return FilledStep(50_000, NOW_MS, self.steps == 3)
+
+
+def test_a_long_filling_tells_how_far_it_is(sqlite_database: Database, tmp_path: Path) -> None:
+    lines: list[tuple[str, dict[str, Any]]] = []
+    usage = Filling(sqlite_database)
+    retention = Retention(usage, tmp_path, 90, lambda event, **fields: lines.append((event, fields)))
+    assert [retention.step() for _ in range(3)] == [True] * 3
+    up_to = datetime.fromtimestamp(NOW_MS / 1000, UTC).strftime("%Y-%m-%d")
+    assert lines == [
+        ("older usage is being summed by all dimensions", {"records": 100_000, "up_to": up_to}),
+        ("older usage is summed by all dimensions", {"records": 150_000}),
+    ]
