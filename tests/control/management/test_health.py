@@ -6,7 +6,6 @@ import asyncio
 import platform
 import sqlite3
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -60,14 +59,17 @@ async def test_without_its_database_the_gateway_is_degraded_and_serves(
 
 
 async def test_the_admin_port_says_degraded_while_usage_does_not_reach_the_database() -> None:
+    async def no_metrics() -> tuple[bytes, str]:
+        return b"", ""
+
     waits_s = [60.0]
     router = health_router(
         check=SharedCheck(lambda: True),
         ready=lambda: True,
         journal_writable=lambda: True,
         is_behind=lambda: waits_s[0] > 60,
-        snapshot=Snapshot,
-        metrics=partial(asyncio.sleep, 0, (b"", "")),
+        snapshot=lambda: Snapshot(providers={}, tiers=(), overrides={}),
+        metrics=no_metrics,
         hosts=cast(Hosts, SimpleNamespace(is_shared=False)),
     )
     [health] = [route.endpoint for route in router.routes if getattr(route, "path", "") == "/api/v1/health"]  # type: ignore[attr-defined]
