@@ -17,11 +17,13 @@ Capsys = pytest.CaptureFixture[str]
 
 
 def test_refused_records_are_listed_and_move_to_the_database(capsys: Capsys) -> None:
-    assert call(capsys, "usage", "quarantined") == (0, "request_id\tat\tuser_id\tservice\treason\n", "")
+    elsewhere = call(capsys, "usage", "quarantined")
+    assert (elsewhere.code, "There is no journal in" in elsewhere.sentence) == (78, True), "not: nothing was refused"
     assert "There is no database" in call(capsys, "usage", "reimport").sentence
     assert call(capsys, "migrate").code == 0
     file = quarantine_file(Path("data"))
     file.parent.mkdir()
+    assert call(capsys, "usage", "quarantined") == (0, "request_id\tat\tuser_id\tservice\treason\n", "")
     refused = record(NOW_MS, user_id="ann\x1b[2J")
     Quarantine(file, Heard()).add(refused.id, "a value is out of range", record=refused)
     Quarantine(file, Heard()).add("x", "not JSON", payload="{")

@@ -13,8 +13,10 @@ from rich.console import Console
 from llm_gateway.cli.database import current_database
 from llm_gateway.cli.env_files import EnvFiles
 from llm_gateway.cli.output import Column, Json, note, print_json, print_rows
+from llm_gateway.errors import ConfigurationError
 from llm_gateway.journal.quarantined import QuarantinedRecord, list_quarantined
 from llm_gateway.journal.quarantined import reimport as offer_again
+from llm_gateway.journal.record_delivery import quarantine_file
 from llm_gateway.settings_reader import load_settings
 from llm_gateway.store.usage import UsageStore
 
@@ -36,7 +38,10 @@ def quarantined(*, env_file: EnvFiles = None, json: Json = False) -> None:
     llm-gateway usage quarantined
     ```
     """
-    rows = [_row(found) for found in list_quarantined(load_settings(env_files=env_file).data_dir.absolute())]
+    data_dir = load_settings(env_files=env_file).data_dir.absolute()
+    if not quarantine_file(data_dir).parent.is_dir():
+        raise ConfigurationError(f"There is no journal in {data_dir}: check LLM_GATEWAY_DATA_DIR, or give --env-file.")
+    rows = [_row(found) for found in list_quarantined(data_dir)]
     if json:
         print_json(rows)
         return
