@@ -117,7 +117,8 @@ def test_new_children_that_end_before_they_are_ready_leave_the_old_ones(start: S
     reload(gateway)
     logged = wait_for_log(gateway, REFUSED)
     assert re.fullmatch(
-        r"The new (worker 2|control) ended before all were ready \(exit code 78\)\.", str(logged["problem"])
+        r"The new (worker 2|control) ended before all were ready \(exit code 78\)\. Standard error says why\.",
+        str(logged["problem"]),
     )
     wait_until(lambda: running(gateway).ended == 1, START_S)
     assert gateway.process.poll() is None

@@ -22,6 +22,7 @@ from llm_gateway.control.hosts import Hosts, beat_forever, machine_of
 from llm_gateway.control.journal_metrics import journal_gauges
 from llm_gateway.control.key_use import store_key_use_forever
 from llm_gateway.control.lease_lifecycle import BudgetSharing
+from llm_gateway.control.lost_database import note_database, refuse_lost_database
 from llm_gateway.control.maintenance import (
     delete_old_usage_forever,
     log_failed_authentications_forever,
@@ -146,14 +147,14 @@ class ControlProcess(ProcessApplication):
         """
         settings, stack, log = self._settings, self._stack, self._log
         check_settings(settings)
-        self._on_prepared()
-        stack.callback(os.close, await take_control_lock(settings.data_dir))
+        await self._take_turn()
         if settings.env == "dev" and settings.service_keys is None:
             log("dev mode: anyone on this machine may call with the public development key", level="warning")
         export = TelemetryExport(settings, log)
         hosts = Hosts(settings.data_dir.absolute(), log, machine=machine_of(settings))
         sharing = BudgetSharing(self._host, self._balances, hosts, log)
         stores = open_stores(settings, stack, log, self._balances.sink, export.other, sharing.claim, sharing.use)
+        note_database(self._host)
         self._balances.clear_ended(stores.path / "journal")
         await sharing.join()
         local = self._local = await start_embedded_model(settings, stores.providers, stack, log, self._hand_over)
@@ -186,6 +187,19 @@ class ControlProcess(ProcessApplication):
         self._background(export.run())
         self._background(shorten_log_forever(stores.database.shorten_log, log))
         return sharing.answering(control.build(shipper, database, workers, self._balances))
+
+    async def _take_turn(self) -> None:
+        """Wait until no other control process uses the database, and take its lock.
+
+        Raises:
+            ConfigurationError: the lock cannot be taken.
+            StoreUnavailable: the database is gone.
+        """
+        settings = self._settings
+        refuse_lost_database(settings.url, self._host)
+        self._on_prepared()
+        self._stack.callback(os.close, await take_control_lock(settings.data_dir))
+        refuse_lost_database(settings.url, self._host)  # the wait can be long
 
     def _follow_hosts(self, hosts: Hosts, control: Control) -> None:
         """Tell the other hosts that this one lives, and follow what they change."""

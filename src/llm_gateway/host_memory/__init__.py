@@ -30,10 +30,11 @@ VERSION = 8
 """Version of the layout. Raise it with each change of the constants below or of what a word means."""
 WORD = 8
 
-AT_MAGIC, AT_VERSION, AT_SIZE, DIRTY, EPOCH, FILLED, CLAIMS, JOINED, KEYS_FILLED = range(9)
+AT_MAGIC, AT_VERSION, AT_SIZE, DIRTY, EPOCH, FILLED, CLAIMS, JOINED, KEYS_FILLED, HAS_DATABASE = range(10)
 """Words of the header. `DIRTY`: offset of the slot that is being changed. `EPOCH`: a counter of unique numbers.
 `FILLED`: 1 after the calls of an earlier run were counted. `CLAIMS`: a counter of the states that got a slot.
-`JOINED`: id of the worker that joined last. `KEYS_FILLED`: as `FILLED`, for the limits of service keys."""
+`JOINED`: id of the worker that joined last. `KEYS_FILLED`: as `FILLED`, for the limits of service keys.
+`HAS_DATABASE`: 1 after a control process has opened the database; 0 in memory of an earlier version, too."""
 LOCKS_AT, LOCK_WORDS = 16, 16
 """Locks (`lock.py`), each in cache lines of its own: more than a `pthread_mutex_t` of any system, and a word."""
 HEADER_WORDS = 64

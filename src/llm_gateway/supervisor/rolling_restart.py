@@ -106,7 +106,8 @@ class Roll:
                 )
             return True
         if self._new is not None and child in self._new.children:
-            self._give_up(f"The new {child.name} ended before all were ready ({exit_reason(code)}).", now)
+            reason = " Standard error says why." if code > 0 else ""
+            self._give_up(f"The new {child.name} ended before all were ready ({exit_reason(code)}).{reason}", now)
             return True
         return False
 
