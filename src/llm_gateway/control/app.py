@@ -18,7 +18,7 @@ from llm_gateway.control.declared_configuration.declaration import Declaration
 from llm_gateway.control.declared_configuration.sections import ConfigurationStores
 from llm_gateway.control.docs.home import home_router
 from llm_gateway.control.docs.routes import docs_page_router
-from llm_gateway.control.effective_keys import EffectiveKeys
+from llm_gateway.control.effective_keys import EffectiveKeys, stored_line, team_of
 from llm_gateway.control.embedded_model import OnlyModelWarning
 from llm_gateway.control.hosts import Hosts
 from llm_gateway.control.identity_providers import code_flow_of, machine_tokens_of
@@ -293,11 +293,16 @@ class Control:
         kept = (stores.providers, stores.overrides, stores.teams, stores.keys, stores.budgets, stores.alert_targets)
         declared = ConfigurationStores(*kept, rules, self.egress)
         up_to_date = up_to_date_by(shipper.flush)
-        own = OwnUsage(lambda key_id: stores.keys.get(key_id).team_id)
+        own = OwnUsage(lambda key_id: team_of(stored_line(stores.keys, key_id)))
         search, reports = RecordSearch(stores.database), UsageReports(stores.database)
         erasure = Erasure(stores.database, audit=stores.audit, together=balances.correct_stored)
         routers = (
-            home_router(self._dev_key, self._root_path, is_behind_proxy=self._is_behind_proxy),
+            home_router(
+                self._dev_key,
+                self._root_path,
+                is_behind_proxy=self._is_behind_proxy,
+                has_admin_port=self._settings.admin_port != 0,
+            ),
             health_router(
                 check=database,
                 ready=workers.are_ready,

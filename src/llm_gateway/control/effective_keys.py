@@ -87,13 +87,22 @@ def parents_of(key: StoredKey, keys: Mapping[str, StoredKey]) -> Iterator[Stored
         key = parent
 
 
+def stored_line(store: KeyStore, key_id: str) -> list[StoredKey]:
+    """Return a key and all its parents, its own first.
+
+    Raises:
+        NotFound: no key has this id.
+    """
+    line = [store.get(key_id)]
+    while (parent_id := line[-1].parent_id) is not None:
+        line.append(store.get(parent_id))
+    return line
+
+
 def in_force(key: StoredKey, parents: Sequence[StoredKey], secrets: Iterable[StoredSecret]) -> Iterator[ServiceKey]:
     """Yield what workers need of each secret of a key."""
     line = [key, *parents]
-    scopes = scope_bits(key.scopes)
-    for parent in parents:
-        if "admin" not in parent.scopes:
-            scopes &= scope_bits(parent.scopes)
+    scopes = scopes_of(line)
     ends = [each.expires_at_ms for each in line if each.expires_at_ms is not None]
     rights = rights_of(line)
     for secret in secrets:
@@ -107,7 +116,7 @@ def in_force(key: StoredKey, parents: Sequence[StoredKey], secrets: Iterable[Sto
             pepper=secret.pepper,
             until_ms=max(min(until), 1) if until else FOR_EVER,
             is_disabled=any(each.disabled for each in line),
-            team_id=next((each.team_id for each in line if each.team_id is not None), None),
+            team_id=team_of(line),
             rights=None if rights == NO_RIGHTS else rights,
         )
 
@@ -115,6 +124,20 @@ def in_force(key: StoredKey, parents: Sequence[StoredKey], secrets: Iterable[Sto
 def scope_bits(scopes: Iterable[str]) -> int:
     """Return scopes as bits; those that this version does not know are left out."""
     return sum(SCOPE_BITS.get(scope, 0) for scope in set(scopes))
+
+
+def scopes_of(line: Sequence[StoredKey]) -> int:
+    """Return the scopes, as bits, that a key has with its parents; the key comes first in `line`."""
+    scopes = scope_bits(line[0].scopes)
+    for parent in line[1:]:
+        if "admin" not in parent.scopes:
+            scopes &= scope_bits(parent.scopes)
+    return scopes
+
+
+def team_of(line: Sequence[StoredKey]) -> str | None:
+    """Return the id of the team of a key: its own, else that of its nearest parent with one."""
+    return next((each.team_id for each in line if each.team_id is not None), None)
 
 
 def rights_of(line: Sequence[StoredKey]) -> KeyRights:

@@ -1,4 +1,4 @@
-"""Parse the ids of providers and overrides in URL paths."""
+"""Parse the ids of what is stored, such as providers, in URL paths."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ def stored_id(text: str, noun: str) -> str:
     return canonical
 
 
+PATHS = {"person": "people", "alert target": "alert-targets"}
+"""Path below /api/v1 of the lists whose name is not the noun with an s."""
+
+
 def missing(noun: str) -> NotFound:
     """Return the error for an id that does not exist; `noun` is a word such as "provider"."""
-    where = "" if " " in noun else f": GET /api/v1/{noun}s lists those there are"
+    path = PATHS.get(noun, "" if " " in noun else f"{noun}s")
+    where = f": GET /api/v1/{path} lists those there are" if path else ""
     return NotFound(f"There is no {noun} with this id{where}.")

@@ -1,4 +1,4 @@
-"""Responses at `/`: a page for browsers, JSON for other clients."""
+"""Responses at `/`: the way to the dashboard for browsers, or a page with an admin port, and JSON for other clients."""
 
 from __future__ import annotations
 
@@ -15,9 +15,20 @@ from tests.application.driver import DEV_KEY, READS_ONLY, Client, assert_problem
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 
 
+def at_admin_port(dev_key: str | None) -> Client:
+    routers = [home_router(dev_key, has_admin_port=True)]
+    management = build_management(routers, ignore, InFlight(1, 1_000_000))
+    return Client(Gate(management, Keyring([]), local_only=False, log=ignore), key=None)
+
+
 @READS_ONLY
-async def test_a_browser_gets_a_page_that_says_what_this_is_and_where_the_key_goes(reader: Client) -> None:
+async def test_a_browser_is_sent_to_the_dashboard(reader: Client) -> None:
     response = await Client(reader.app, key=None).call("GET", "/", headers=BROWSER)
+    assert (response.status, response.headers["location"], response.headers["vary"]) == (307, "/ui", "accept")
+
+
+async def test_with_an_admin_port_a_browser_gets_a_page_that_says_what_this_is_and_where_the_key_goes() -> None:
+    response = await at_admin_port(DEV_KEY).call("GET", "/", headers=BROWSER)
     page = response.body.decode()
     assert (response.status, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
     for said in ("one HTTP API in front of every LLM vendor", "X-Service-Key", "Authorization: Bearer", "x-api-key",
@@ -46,9 +57,7 @@ async def test_another_method_is_refused(reader: Client) -> None:
 
 @pytest.mark.parametrize("host", ["<script>alert(1)</script>", "a b", "", "x" * 300])
 async def test_without_the_development_key_the_page_names_none_and_repeats_no_odd_host(host: str) -> None:
-    management = build_management([home_router(None)], ignore, InFlight(1, 1_000_000))
-    client = Client(Gate(management, Keyring([]), local_only=False, log=ignore), key=None)
-    page = (await client.call("GET", "/", headers=BROWSER, host=host)).body.decode()
+    page = (await at_admin_port(None).call("GET", "/", headers=BROWSER, host=host)).body.decode()
     assert DEV_KEY not in page
     assert "LLM_GATEWAY_SERVICE_KEYS" in page
     assert "http://localhost:8200/api/v1/generate" in page

@@ -62,7 +62,8 @@ async def test_a_key_from_creation_to_deletion(client: Client, capfd: pytest.Cap
     own = Client(client.app, secret)
     assert (await own.call("POST", "/api/v1/generate", ASK)).status == 200
     spent = {"since": ANY, "cost_usd": ANY, "tokens": ANY, "requests": 1}
-    assert (await own.call("GET", "/api/v1/me")).json == {**key, "last_used_at": ANY, "spend": spent, "budgets": []}
+    mine = {**key, "in_force": ANY, "last_used_at": ANY, "spend": spent, "budgets": []}
+    assert (await own.call("GET", "/api/v1/me")).json == mine
     assert_problem(await own.call("GET", PATH), 403, "forbidden")
     assert (await client.call("DELETE", f"{PATH}/{key['id']}")).status == 204
     await refused(client, {"secret": secret}, "The key is not known: it was deleted or replaced")
@@ -102,7 +103,11 @@ async def until_refused(client: Client, key: Made) -> None:
 
 @pytest.mark.usefixtures("acme")
 async def test_a_key_is_narrowed_by_its_lists_its_limits_and_its_parent(client: Client) -> None:
-    parent = await made(client, "parent", scopes=["call", "read"], models=["m*"], max_tokens=50)
+    team = (await client.call("POST", "/api/v1/teams", {"name": "core"})).json["id"]
+    end = "2999-01-01T00:00:00.000Z"
+    rights = {"scopes": ["call", "read"], "models": ["m*"], "max_tokens": 50, "tpm": 1_000_000}
+    parent = await made(client, "parent", **rights, team_id=team, expires_at=end)
+    assert (parent["team_id"], parent["expires_at"]) == (team, end)
     lists = {"customers": ["team-*"], "services": {"fixed": "batch"}, "tags": {"stage": "beta"}}
     scopes = ["call", "read"]
     key = await made(client, "child", parent_id=parent["id"], scopes=scopes, rpm=5, **lists)
@@ -117,6 +122,7 @@ async def test_a_key_is_narrowed_by_its_lists_its_limits_and_its_parent(client: 
     own = Client(client.app, key["secret"])
     listed = [each["id"] for each in (await own.call("GET", "/v1/models")).json["data"]]
     assert listed == ["auto", "acme/m", "m"]
+    await sees_what_is_in_force(own, parent)
     await count_and_explain(client, own)
     answers = [await ask(client, key, **ours) for _ in range(5)]
     assert [each.status for each in answers][:3] == [200] * 3
@@ -127,6 +133,20 @@ async def test_a_key_is_narrowed_by_its_lists_its_limits_and_its_parent(client: 
     await refused(client, key, "is disabled")
     services = (await client.call("GET", "/api/v1/usage/by-service")).json
     assert {each["service_name"] for each in services} == {"batch"}
+
+
+async def sees_what_is_in_force(own: Client, parent: Made) -> None:
+    """Check that the key `child` learns what its parent leaves it: not only its own fields."""
+    mine = (await own.call("GET", "/api/v1/me")).json
+    assert (mine["max_tokens"], mine["models"], mine["team_id"]) == (None, None, None)
+    assert mine["in_force"] == {
+        "scopes": ["call", "read"], "team_id": parent["team_id"],
+        "customers": [["team-*"]], "services": [], "models": [["m*"]],
+        "fixed_customer": None, "fixed_service": "batch", "fixed_model": None,
+        "rpm": 5, "tpm": 1_000_000, "max_parallel": None, "max_tokens": 50,
+        "max_reasoning_effort": None, "max_request_usd": None, "tags": {"stage": "beta"},
+        "expires_at": parent["expires_at"],
+    }  # fmt: skip
 
 
 async def count_and_explain(client: Client, own: Client) -> None:

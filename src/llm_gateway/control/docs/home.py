@@ -1,13 +1,18 @@
-"""Route `/`: a page for browsers and JSON for programs that say what this server is. Neither needs a key."""
+"""Route `/`: the way to the dashboard for browsers, and JSON for programs that says what this server is.
+
+With an admin port, browsers get a page instead, since the dashboard is at one of the two ports only. Neither needs a
+key.
+"""
 
 from __future__ import annotations
 
 from html import escape
 
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.requests import Request
 
 from llm_gateway.control.management.router import Router
+from llm_gateway.error_format.browser_page import UI_PATH
 from llm_gateway.gate.authentication import DOCS_PATH, HOME_PATH
 from llm_gateway.gate.reverse_proxy import called_host
 from llm_gateway.gate.security_headers import hash_source, security_headers
@@ -62,7 +67,9 @@ HEADERS = {
 }
 
 
-def home_router(dev_key: str | None, root_path: str = "", *, is_behind_proxy: bool = False) -> Router:
+def home_router(
+    dev_key: str | None, root_path: str = "", *, is_behind_proxy: bool = False, has_admin_port: bool = False
+) -> Router:
     """Build the route; `dev_key` is the public development key if it is valid.
 
     `root_path` precedes all paths. `is_behind_proxy`: X-Forwarded-Host is believed if there is one; the worker has
@@ -75,6 +82,8 @@ def home_router(dev_key: str | None, root_path: str = "", *, is_behind_proxy: bo
     async def home(request: Request) -> Response:
         if "text/html" not in request.headers.get("accept", ""):
             return JSONResponse(about, headers={"vary": "accept"})
+        if not has_admin_port:
+            return RedirectResponse(f"{root_path}{UI_PATH}", headers={"vary": "accept", "cache-control": "no-cache"})
         return HTMLResponse(page(request), headers=HEADERS)
 
     def page(request: Request) -> str:

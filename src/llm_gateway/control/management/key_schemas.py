@@ -266,9 +266,40 @@ class KeyBudget(BaseModel):
     resets_at: Timestamp | None
 
 
-class KeyMe(KeyOut):
-    """The key of the request, with what it spent. `spend` is null while older usage is still being summed."""
+AllOf = Annotated[list[list[str]], Field(description="lists of globs: a value must match one of each")]
 
+
+class KeyInForce(BaseModel):
+    """What a key may do with what its parents leave it: the tightest of their limits, and all of their lists.
+
+    The requests of a parent's other descendants count in that parent's `rpm`, `tpm` and `max_parallel`, too.
+    """
+
+    scopes: list[str]
+    team_id: str | None
+    customers: AllOf
+    services: AllOf
+    models: AllOf
+    fixed_customer: str | None
+    fixed_service: str | None
+    fixed_model: str | None
+    rpm: int | None
+    tpm: int | None
+    max_parallel: int | None
+    max_tokens: int | None
+    max_reasoning_effort: str | None
+    max_request_usd: float | None
+    tags: dict[str, str]
+    expires_at: Timestamp | None
+
+
+class KeyMe(KeyOut):
+    """The key of the request, with what is in force of it and what it spent.
+
+    `spend` is null while older usage is still being summed.
+    """
+
+    in_force: KeyInForce
     spend: KeySpend | None
     budgets: list[KeyBudget]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from fastapi import Query
@@ -12,12 +12,22 @@ from starlette.requests import Request
 
 from llm_gateway import wall_clock
 from llm_gateway.control.docs.openapi import problems
+from llm_gateway.control.effective_keys import rights_of, scopes_of, stored_line, team_of
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.fields import Reference, Text, iso
-from llm_gateway.control.management.key_schemas import KeyCreate, KeyMade, KeyMe, KeyOut, KeyPage, KeyPatch, Rotation
+from llm_gateway.control.management.key_schemas import (
+    KeyCreate,
+    KeyInForce,
+    KeyMade,
+    KeyMe,
+    KeyOut,
+    KeyPage,
+    KeyPatch,
+    Rotation,
+)
 from llm_gateway.control.management.key_spending import KeySpending
 from llm_gateway.control.management.router import Router
-from llm_gateway.domain.service_key import SCOPE_BITS
+from llm_gateway.domain.service_key import SCOPE_BITS, SCOPES_OF_BITS
 from llm_gateway.domain.stored_key import Allowed, Fixed, KeySettings, StoredKey
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.errors import Conflict, Invalid
@@ -121,16 +131,55 @@ def me_router(store: KeyStore, environment: EnvironmentKeys, spending: KeySpendi
         context: RequestContext = request.scope[REQUEST_CONTEXT]
         caller = context.caller
         if caller.key_id is not None:
-            shown = shown_key(store.get(caller.key_id))
+            line = stored_line(store, caller.key_id)
+            shown, in_force = shown_key(line[0]), key_in_force(line)
         else:
             named = environment.named(caller.name)
             if not named:
                 raise missing("key")
-            shown = named[0]
+            shown, in_force = named[0], _alone(named[0])
         key = caller.key_id or caller.name
-        return KeyMe(**dict(shown), spend=spending.of_month(key), budgets=spending.budgets(key, caller.key_id))
+        spend, budgets = spending.of_month(key), spending.budgets(key, caller.key_id)
+        return KeyMe(**dict(shown), in_force=in_force, spend=spend, budgets=budgets)
 
     return router
+
+
+def key_in_force(line: Sequence[StoredKey]) -> KeyInForce:
+    """Return what a key may do with what its parents leave it; the key comes first in `line`."""
+    rights, scopes = rights_of(line), SCOPES_OF_BITS[scopes_of(line)]
+    nanos = rights.max_request_nanos
+    ends = [each.expires_at_ms for each in line if each.expires_at_ms is not None]
+
+    def least(name: str) -> int | None:
+        limits = [getattr(each, name) for each in rights.limits]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    return KeyInForce(
+        scopes=[scope for scope in SCOPE_BITS if scope in scopes],
+        team_id=team_of(line),
+        customers=list(map(list, rights.customers)),
+        services=list(map(list, rights.services)),
+        models=list(map(list, rights.models)),
+        fixed_customer=rights.fixed_customer,
+        fixed_service=rights.fixed_service,
+        fixed_model=rights.fixed_model,
+        rpm=least("rpm"),
+        tpm=least("tpm"),
+        max_parallel=least("max_parallel"),
+        max_tokens=rights.max_tokens,
+        max_reasoning_effort=rights.max_reasoning_effort,
+        max_request_usd=None if nanos is None else nanos / NANOS_PER_USD,
+        tags=rights.tags,
+        expires_at=_moment(min(ends, default=None)),
+    )
+
+
+def _alone(key: KeyOut) -> KeyInForce:
+    """Return what a key of the environment may do, which nothing narrows."""
+    absent: dict[str, Any] = dict.fromkeys(KeyInForce.model_fields)
+    lists: dict[str, Any] = {"customers": [], "services": [], "models": []}
+    return KeyInForce(**(absent | lists | {"scopes": key.scopes, "tags": {}}))
 
 
 def shown_key(key: StoredKey) -> KeyOut:

@@ -74,10 +74,11 @@ async def _last_requests(page: Page) -> list[dict[str, Any]]:
 
 
 def _model(key: dict[str, Any] | None, default: str = ANY_MODEL) -> str:
-    """Return the model of the examples: the key's own if it has only one."""
-    models = None if key is None else key["models"]
-    if isinstance(models, dict):
-        return str(models["fixed"])
-    if isinstance(models, list) and "*" not in models[0]:
-        return str(models[0])
-    return default
+    """Return the model of the examples: the first that the key allows by its name."""
+    if key is None:
+        return default
+    rights = key["in_force"]
+    if rights["fixed_model"] is not None:
+        return str(rights["fixed_model"])
+    named = [globs[0] for globs in rights["models"] if "*" not in globs[0]]
+    return str(named[0]) if named else default

@@ -32,8 +32,8 @@
     entered.hidden = forget.hidden = false;
     (known.has(secret) ? entered : forget).hidden = true;
     const key = known.get(secret);
-    hint.textContent = key ? limitsOf(key) : unchosen;
-    offerModels(key?.models);
+    hint.textContent = key ? limitsOf(key.in_force) : unchosen;
+    offerModels(key?.in_force);
     if (known.has(secret)) sessionStorage.setItem(KEPT, secret);
   }
 
@@ -42,20 +42,22 @@
     return key && !key.last4 ? key.name : `${key?.name ?? "key"} …${key?.last4 ?? secret.slice(-4)}`;
   }
 
-  function limitsOf(key) {
+  /** Say what is in force of a key, with what its parents leave it. */
+  function limitsOf(rights) {
     const needed = picker.dataset.keyPicker;
-    if (!key.scopes.some((scope) => scope === needed || scope === "admin")) return `It lacks the scope ${needed}: it has ${key.scopes.join(", ")}.`;
-    const limits = [[key.rpm, "requests a minute"], [key.tpm, "tokens a minute"], [key.max_tokens, "tokens of an answer"], [key.max_request_usd, "USD a request"]];
+    if (!rights.scopes.some((scope) => scope === needed || scope === "admin")) return `It lacks the scope ${needed}: it has ${rights.scopes.join(", ") || "none"}.`;
+    const limits = [[rights.rpm, "requests a minute"], [rights.tpm, "tokens a minute"], [rights.max_tokens, "tokens of an answer"], [rights.max_request_usd, "USD a request"]];
     const words = limits.filter(([limit]) => limit).map(([limit, what]) => `${limit.toLocaleString("en")} ${what}`);
-    const names = key.models && [key.models.fixed ?? key.models.join(", ")];
-    return `Models: ${names ?? "all"}. Limits: ${words.join(", ") || "none of its own"}.`;
+    return `Models: ${listsOf(rights).map((globs) => globs.join(", ")).join("; of these ") || "all"}. Limits: ${words.join(", ") || "none of its own"}.`;
   }
 
-  /** Suggest only models that a key allows: globs, or one that all requests get. */
-  function offerModels(allowed) {
-    const globs = allowed && [allowed.fixed ?? allowed].flat().map((glob) => glob.split("*").map(quoted).join(".*"));
-    const serves = globs ? new RegExp(`^(${globs.join("|")})$`, "s") : /^/;
-    document.querySelector("#models").replaceChildren(...models.filter((name) => serves.test(name)).map((name) => new Option("", name)));
+  const listsOf = (rights) => (rights.fixed_model === null ? rights.models : [[rights.fixed_model]]);
+
+  /** Suggest only models that a key allows: those in each of its lists of globs, or the one that all requests get. */
+  function offerModels(rights) {
+    const patterns = (rights ? listsOf(rights) : []).map((globs) => new RegExp(`^(${globs.map((glob) => glob.split("*").map(quoted).join(".*")).join("|")})$`, "s"));
+    const allowed = models.filter((name) => patterns.every((pattern) => pattern.test(name)));
+    document.querySelector("#models").replaceChildren(...allowed.map((name) => new Option("", name)));
   }
 
   const quoted = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
