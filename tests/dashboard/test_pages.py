@@ -212,6 +212,28 @@ async def test_the_table_of_requests_follows_its_address(browser: Browser, clien
     wrong = await browser.get("/ui/spend?period=custom&from=2026-13-01&to=2026-01-01")
     assert wrong.status == 422
     assert (await browser.get("/ui/requests/no-such-id")).status == 404
+    await assert_keys_and_teams_are_named(browser, client)
+
+
+async def assert_keys_and_teams_are_named(browser: Browser, client: Client) -> None:
+    """A request shows its key and team by their names, and is found by them."""
+    team = (await client.call("POST", "/api/v1/teams", {"name": "core"})).json["id"]
+    key = (await client.call("POST", "/api/v1/keys", {"name": "shop", "team_id": team})).json
+    body = {"user_id": "of-shop", "service": "s", "prompt": "Hello"}
+    assert (await Client(client.app, key["secret"]).call("POST", "/api/v1/generate", body)).status == 200
+    for query, words, others in (
+        ("key=shop", "of-shop", 0),
+        ("team=core", "of-shop", 0),
+        (f"key={key['id']}", "of-shop", 0),
+        ("key=dev", "customer-0", 3),
+        ("key=other", "No requests match", 0),
+    ):
+        table = await text_with(browser, f"/ui/requests?{query}", words)
+        assert table.count("customer-") == others, query
+    record = (await client.call("GET", f"/api/v1/usage/records?key={key['id']}")).json["records"][0]
+    page = unescape((await browser.get(f"/ui/requests/{record['id']}")).body.decode())
+    assert f'href="/ui/requests?key={key["id"]}">shop<' in page
+    assert f'href="/ui/requests?team={team}">core<' in page
 
 
 async def test_reports_are_files_to_save(browser: Browser, client: Client, mock: MockUpstream) -> None:

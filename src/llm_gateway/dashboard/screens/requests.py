@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from llm_gateway.dashboard.named_ids import ids_of, labels_of
 from llm_gateway.dashboard.page import Page
 from llm_gateway.dashboard.period import choices_of, months_of, period_of
 
@@ -40,7 +41,8 @@ async def show(page: Page) -> Response:
     has_period = bool(page.given("period") or page.given("from"))
     period = period_of(page) if has_period else None
     dates = period.query if period else {}
-    found = await page.api.get("/usage/records", {**dates, **kept, "cursor": page.given("cursor"), "limit": PAGE})
+    wanted = {**dates, **await ids_of(page, kept), "cursor": page.given("cursor"), "limit": PAGE}
+    found = await page.api.get("/usage/records", wanted)
     address = {**(period.kept if period else {}), **kept}
     return page.render(
         "requests_table.html" if page.is_fragment else "requests.html",
@@ -69,6 +71,7 @@ async def show_one(page: Page) -> Response:
         "request_details.html" if page.is_fragment else "request.html",
         title="Request",
         record=record,
+        labels=await labels_of(page, record),
         attempts=_waterfall(record),
         in_drawer=page.is_fragment,
     )

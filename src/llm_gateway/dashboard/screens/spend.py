@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from llm_gateway.dashboard.api_client import ApiError, Query
+from llm_gateway.dashboard.named_ids import labels_of
 from llm_gateway.dashboard.page import Page
 from llm_gateway.dashboard.period import WEEK, Period, choices_of, months_of, period_of
 from llm_gateway.dashboard.screens.overview import chart_of
@@ -28,8 +29,6 @@ DIMENSIONS = (
 CHARTED = frozenset({"model", "provider", "key", "team", "service", "task_type", "agent", "customer"})
 PARAMETERS = {name: "user_id" if name == "customer" else name for name, _ in DIMENSIONS}
 """Filters of reports and of the requests table, by the dimension."""
-NAMED = ("key", "team")
-"""Filters by an id, which has a name."""
 NARROWER = {
     "team": "key", "key": "service", "service": "model", "provider": "model", "model": "service", "task_type": "model",
     "agent": "model",
@@ -50,7 +49,7 @@ async def show(page: Page) -> Response:
     breakdown, chart, labels = await asyncio.gather(
         page.api.get("/usage/breakdown", _query(page, period, groups, page.given("cursor"))),
         _chart(page, period, groups[0]),
-        _labels(page, filters),
+        labels_of(page, filters),
     )
     grouped: Query = {"group": groups[0], "then": groups[1] if len(groups) > 1 else ""}
     address = {**chosen.kept, **filters, **grouped}
@@ -102,18 +101,6 @@ async def _chart(page: Page, period: Period, group: str) -> Any:
     if group == "customer":
         return chart_of(await page.api.get("/usage/series", query), period, link, "all customers")
     return chart_of(await page.api.get("/usage/series", {**query, "group_by": group}), period, link)
-
-
-async def _labels(page: Page, filters: Query) -> dict[str, str]:
-    """Return the names of the team and the key that the address chooses by their ids, as far as they may be read."""
-    found = {}
-    for name in NAMED:
-        if name in filters and page.may("read"):
-            try:
-                found[name] = str((await page.api.get(f"/{name}s/{filters[name]}"))["name"])
-            except ApiError:
-                continue  # deleted meanwhile, or a key of the environment, whose id is its name
-    return found
 
 
 def _links(page: Page, group: dict[str, str], period: Period, filters: Query) -> dict[str, str | None]:
