@@ -147,6 +147,7 @@ async def test_a_keys_secret_is_shown_once_and_the_key_works(
     assert (await client.call("GET", f"/api/v1/keys/{key['id']}")).json["services"] == {"fixed": "batch"}
     form = {"name": "shop", "services": ""}
     assert (await browser.post(f"/ui/keys/{key['id']}", form)).status == 303
+    await assert_parent_effort_and_tags(browser, client, key["id"])
     rotated = await browser.post(f"/ui/keys/{key['id']}/rotate", {"overlap_hours": "0"})
     assert "data-secret" in rotated.body.decode()
     assert (await own.call("POST", "/api/v1/generate", ASK)).status == 401
@@ -154,6 +155,28 @@ async def test_a_keys_secret_is_shown_once_and_the_key_works(
     assert "disabled" in text_of(await browser.get("/ui/keys"))
     assert (await browser.post(f"/ui/keys/{key['id']}/remove")).status == 303
     assert (await browser.get(f"/ui/keys/{key['id']}")).status == 404
+
+
+async def assert_parent_effort_and_tags(browser: Browser, client: Client, parent: str) -> None:
+    """Make a key below the key `shop` of this id in the form, and take its parent and tags away again."""
+    form = {"name": "nightly", "parent": "shop", "max_reasoning_effort": "low", "tags": "project=a, stage = b"}
+    assert (await browser.post("/ui/keys", form)).status == 201
+    key = (await client.call("GET", "/api/v1/keys?name=nightly")).json["keys"][0]
+    assert (key["parent_id"], key["max_reasoning_effort"]) == (parent, "low")
+    assert key["tags"] == {"project": "a", "stage": "b"}
+    page = (await browser.get(f"/ui/keys/{key['id']}")).body.decode()
+    for shown in (f'href="/ui/keys/{parent}">shop<', "selected>low<", 'value="project=a, stage=b"', 'value="shop"'):
+        assert shown in page, shown
+    for field, value, words in (
+        ("parent", "nobody", "no key named"),
+        ("tags", "x", "name=value"),
+        ("tags", "a b=c", "tags"),
+    ):
+        refused = await browser.post(f"/ui/keys/{key['id']}", {field: value})
+        assert (refused.status, words in text_of(refused)) == (422, True), text_of(refused)
+    assert (await browser.post(f"/ui/keys/{key['id']}", {"parent": "", "tags": ""})).status == 303
+    key = (await client.call("GET", f"/api/v1/keys/{key['id']}")).json
+    assert (key["parent_id"], key["tags"], key["max_reasoning_effort"]) == (None, {}, "low")
 
 
 async def test_a_provider_is_added_tested_changed_and_removed(

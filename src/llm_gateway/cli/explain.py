@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from llm_gateway.cli.client import HERE, Address, connect
-from llm_gateway.cli.output import Column, Json, note, print_json, print_rows
+from llm_gateway.cli.output import Column, Json, note, print_json, print_rows, printable
 
 COLUMNS = (
     Column("rank", "Rank", "count"),
@@ -19,14 +20,31 @@ COLUMNS = (
 VERDICTS = {"serves": "serves", "available": "if it fails", "passed_over": "passed over"}
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Sender:
+    """The options that say who would send the request."""
+
+    customer: Annotated[str, Parameter(help="whose request (the user_id of /generate)")] = "explain"
+    service: Annotated[str, Parameter(help="the service that sends it")] = "explain"
+    session: Annotated[str | None, Parameter(help="its session, which keeps to one of equal providers")] = None
+    api_key: Annotated[str | None, Parameter(help="name of the key that sends it; yours without it")] = None
+
+    def fields(self) -> dict[str, str]:
+        """Return the fields of the API beside the body."""
+        named = {"session": self.session, "key": self.api_key}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+SOMEBODY = Sender()
+
+
 def explain(
     prompt: Annotated[str, Parameter(help="text of the request; its length counts for limits")] = "Hello",
     /,
     *,
     model: Annotated[str | None, Parameter(help="the model that it names; without it the gateway chooses")] = None,
-    customer: Annotated[str, Parameter(help="whose request (the user_id of /generate)")] = "explain",
-    service: Annotated[str, Parameter(help="the service that sends it")] = "explain",
-    session: Annotated[str | None, Parameter(help="its session, which keeps to one of equal providers")] = None,
+    sender: Sender = SOMEBODY,
     json: Json = False,
     gateway: Address = HERE,
 ) -> None:
@@ -35,14 +53,13 @@ def explain(
     ```sh
     llm-gateway explain
     llm-gateway explain --customer alice --model gpt-4o
+    llm-gateway explain --api-key shop --service docs
     ```
     """
-    body: dict[str, Any] = {"user_id": customer, "service": service, "prompt": prompt}
+    body = {"user_id": sender.customer, "service": sender.service, "prompt": prompt}
     if model is not None:
         body["model"] = model
-    asked: dict[str, Any] = {"body": body}
-    if session is not None:
-        asked["session"] = session
+    asked: dict[str, Any] = {"body": body, **sender.fields()}
     explanation = connect(gateway).post("/routing/explain", asked)
     if json:
         print_json(explanation)
@@ -51,6 +68,8 @@ def explain(
     print_rows(rows, COLUMNS, empty="No provider.")
     cached = "; a cached answer would be served" if explanation["cache"] == "hit" else ""
     note(f"Chosen by: {explanation['route']}{cached}.")
+    if explanation["budgets"]:
+        note(f"It counts in: {', '.join(map(printable, explanation['budgets']))}.")
 
 
 def _why(candidate: dict[str, Any]) -> str:

@@ -297,12 +297,7 @@ class Control:
         search, reports = RecordSearch(stores.database), UsageReports(stores.database)
         erasure = Erasure(stores.database, audit=stores.audit, together=balances.correct_stored)
         routers = (
-            home_router(
-                self._dev_key,
-                self._root_path,
-                is_behind_proxy=self._is_behind_proxy,
-                has_admin_port=self._settings.admin_port != 0,
-            ),
+            home_router(self._settings),
             health_router(
                 check=database,
                 ready=workers.are_ready,

@@ -69,6 +69,10 @@ class ServiceKey(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     team_id: str | None = None
     rights: KeyRights | None = None
 
+    def is_in_force(self, now_ms: float) -> bool:
+        """Return whether the secret is neither disabled nor at its end."""
+        return not self.is_disabled and (self.until_ms == FOR_EVER or now_ms < self.until_ms)
+
     def __repr__(self) -> str:
         return f"ServiceKey({self.name!r}, {self.id!r})"
 

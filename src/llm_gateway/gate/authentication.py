@@ -17,7 +17,7 @@ from llm_gateway import wall_clock
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.explanation import EXPLAIN_PATH
 from llm_gateway.domain.key_secret import PREFIX, is_intact, public_id_of
-from llm_gateway.domain.service_key import FOR_EVER, SCOPES_OF_BITS, ServiceKey
+from llm_gateway.domain.service_key import SCOPES_OF_BITS, ServiceKey
 from llm_gateway.domain.trace_context import without_repeated
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.browser_page import is_dashboard
@@ -137,9 +137,7 @@ class Keyring:
         return stored
 
     def _is_in_force(self, stored: ServiceKey) -> bool:
-        if stored.is_disabled:
-            return False
-        return stored.until_ms == FOR_EVER or self._clock() * 1000 < stored.until_ms
+        return stored.is_in_force(self._clock() * 1000)
 
 
 class Gate:

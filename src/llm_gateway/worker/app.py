@@ -157,7 +157,9 @@ class Worker:
         )
         endpoints, below = build_endpoints(dependencies, self._dependencies.snapshot)
         dispatch = Dispatch({**endpoints, **health}, below, management)
-        dispatch.add(EXPLAIN_PATH, ExplainEndpoint(self._explainer, dispatch.find, self.in_flight, dependencies.log))
+        environment = {name: scopes for name, _, scopes in settings.callers()}
+        explain = ExplainEndpoint(self._explainer, dispatch.find, environment, self.in_flight, dependencies.log)
+        dispatch.add(EXPLAIN_PATH, explain)
         return dispatch
 
     def refill(self, calls: RecentCalls, now_ms: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import pytest
 
@@ -10,13 +11,14 @@ from llm_gateway.control.docs.home import home_router
 from llm_gateway.control.management.app import build_management
 from llm_gateway.gate.authentication import Gate, Keyring
 from llm_gateway.gate.in_flight import InFlight
+from llm_gateway.settings import Settings
 from tests.application.driver import DEV_KEY, READS_ONLY, Client, assert_problem, ignore
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 
 
-def at_admin_port(dev_key: str | None) -> Client:
-    routers = [home_router(dev_key, has_admin_port=True)]
+def with_admin_port(env: Literal["dev", "production"]) -> Client:
+    routers = [home_router(Settings(env=env, admin_port=8201))]
     management = build_management(routers, ignore, InFlight(1, 1_000_000))
     return Client(Gate(management, Keyring([]), local_only=False, log=ignore), key=None)
 
@@ -28,7 +30,7 @@ async def test_a_browser_is_sent_to_the_dashboard(reader: Client) -> None:
 
 
 async def test_with_an_admin_port_a_browser_gets_a_page_that_says_what_this_is_and_where_the_key_goes() -> None:
-    response = await at_admin_port(DEV_KEY).call("GET", "/", headers=BROWSER)
+    response = await with_admin_port("dev").call("GET", "/", headers=BROWSER)
     page = response.body.decode()
     assert (response.status, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
     for said in ("one HTTP API in front of every LLM vendor", "X-Service-Key", "Authorization: Bearer", "x-api-key",
@@ -57,7 +59,7 @@ async def test_another_method_is_refused(reader: Client) -> None:
 
 @pytest.mark.parametrize("host", ["<script>alert(1)</script>", "a b", "", "x" * 300])
 async def test_without_the_development_key_the_page_names_none_and_repeats_no_odd_host(host: str) -> None:
-    page = (await at_admin_port(None).call("GET", "/", headers=BROWSER, host=host)).body.decode()
+    page = (await with_admin_port("production").call("GET", "/", headers=BROWSER, host=host)).body.decode()
     assert DEV_KEY not in page
     assert "LLM_GATEWAY_SERVICE_KEYS" in page
     assert "http://localhost:8200/api/v1/generate" in page

@@ -165,10 +165,19 @@ async def count_and_explain(client: Client, own: Client) -> None:
         (client, EXPLAIN_PATH, {"path": chat_path, "body": {"model": "m", **chat}, "key": "child"}, 403),
         (client, EXPLAIN_PATH, {"path": chat_path, "body": {"model": "m", **chat}, "key": "child", **team}, 200),
         (client, EXPLAIN_PATH, {"path": chat_path, "body": {"model": "other", **chat}, "key": "parent"}, 403),
+        (client, EXPLAIN_PATH, {"body": ASK, "key": "dev"}, 200),
+        (client, EXPLAIN_PATH, {"body": ASK, "key": "reads"}, 403),
+        (client, EXPLAIN_PATH, {"body": ASK, "key": "jwt:somebody"}, 200),
+        (client, EXPLAIN_PATH, {"body": ASK, "key": "ended"}, 422),
     ]
+    await made(client, "reads", scopes=["read"])
+    await made(client, "ended", disabled=True)
     for who, path, body, status in asks:
         response = await who.call("POST", path, body)
         assert response.status == status, (path, body, response.body)
+    refused = await client.call("POST", EXPLAIN_PATH, {"body": ASK, "key": "parnt"})
+    assert "There is no key named 'parnt'" in assert_problem(refused, 422, "validation_error")["detail"]
+    assert refused.json["detail"].endswith("Did you mean parent?")
 
 
 def test_efforts_are_those_of_requests() -> None:

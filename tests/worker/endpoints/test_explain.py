@@ -12,7 +12,7 @@ MESSAGES = [{"role": "user", "content": "Hello"}]
 GENERATE = {"user_id": "customer", "service": "shop", "prompt": "Hello"}
 EXPLAINED: list[dict[str, Any]] = [
     {"body": GENERATE},
-    {"body": {"prompt": "Hello"}, "user_id": "customer", "service": "shop", "session": "s1", "key": "other"},
+    {"body": {"prompt": "Hello"}, "user_id": "customer", "service": "shop", "session": "s1", "key": "dev"},
     {"path": "/v1/chat/completions", "body": {"model": "ok", "messages": MESSAGES}},
     {
         "path": "/v1/messages?beta=true",
@@ -28,6 +28,7 @@ REFUSED: list[tuple[object, int, str]] = [
     ({"path": PATH, "body": {}}, 422, "validation_error"),
     ({"path": "no path", "body": {}}, 422, "validation_error"),
     ({"path": "/v1/chat/completions", "body": {"messages": MESSAGES}}, 422, "validation_error"),
+    ({"body": GENERATE, "key": "other"}, 422, "validation_error"),
     ({"body": "text"}, 422, "validation_error"),
     ({}, 422, "validation_error"),
     ({"body": GENERATE, "unknown": 1}, 422, "validation_error"),

@@ -16,6 +16,7 @@ from llm_gateway.error_format.browser_page import UI_PATH
 from llm_gateway.gate.authentication import DOCS_PATH, HOME_PATH
 from llm_gateway.gate.reverse_proxy import called_host
 from llm_gateway.gate.security_headers import hash_source, security_headers
+from llm_gateway.settings import Settings
 
 PATHS = {"api": "/api/v1", "docs": DOCS_PATH, "health": "/api/v1/health"}
 STYLE = """
@@ -67,14 +68,12 @@ HEADERS = {
 }
 
 
-def home_router(
-    dev_key: str | None, root_path: str = "", *, is_behind_proxy: bool = False, has_admin_port: bool = False
-) -> Router:
-    """Build the route; `dev_key` is the public development key if it is valid.
+def home_router(settings: Settings) -> Router:
+    """Build the route.
 
-    `root_path` precedes all paths. `is_behind_proxy`: X-Forwarded-Host is believed if there is one; the worker has
-    dropped those that no trusted proxy has sent.
+    X-Forwarded-Host is believed if there are trusted proxies; the worker has dropped those that none of them has sent.
     """
+    root_path, dev_key = settings.root_path, settings.dev_key
     router = Router()
     about = {"service": "llm-gateway"} | {name: root_path + path for name, path in PATHS.items()}
 
@@ -82,12 +81,12 @@ def home_router(
     async def home(request: Request) -> Response:
         if "text/html" not in request.headers.get("accept", ""):
             return JSONResponse(about, headers={"vary": "accept"})
-        if not has_admin_port:
+        if not settings.admin_port:
             return RedirectResponse(f"{root_path}{UI_PATH}", headers={"vary": "accept", "cache-control": "no-cache"})
         return HTMLResponse(page(request), headers=HEADERS)
 
     def page(request: Request) -> str:
-        forwarded = request.headers.get("x-forwarded-host", "") if is_behind_proxy else ""
+        forwarded = request.headers.get("x-forwarded-host", "") if settings.proxy_networks else ""
         host = called_host(request.headers.get("host", ""), forwarded)
         origin = f"{request.url.scheme}://{host}{root_path}"
         key = escape(dev_key) if dev_key is not None else "KEY"

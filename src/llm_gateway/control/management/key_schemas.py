@@ -270,7 +270,7 @@ AllOf = Annotated[list[list[str]], Field(description="lists of globs: a value mu
 
 
 class KeyInForce(BaseModel):
-    """What a key may do with what its parents leave it: the tightest of their limits, and all of their lists.
+    """Rights of a key with what its parents leave it: the tightest of their limits, and all of their lists.
 
     The requests of a parent's other descendants count in that parent's `rpm`, `tpm` and `max_parallel`, too.
     """

@@ -7,13 +7,16 @@ from typing import Any
 from starlette.responses import Response
 
 from llm_gateway.dashboard.api_client import ApiError
+from llm_gateway.dashboard.named_ids import id_of as id_of_named
+from llm_gateway.dashboard.named_ids import labels_of
 from llm_gateway.dashboard.page import Form, Page
 from llm_gateway.dashboard.screens.providers import number
 from llm_gateway.dashboard.screens.teams import id_of, names_of
+from llm_gateway.domain.conversation import REASONING_EFFORTS
 
 NUMBERS = ("rpm", "tpm", "max_parallel", "max_tokens")
 LISTS = ("customers", "services", "models")
-REFERENCES = ("parent_id", "owner", "max_reasoning_effort")
+TEXTS = ("owner", "max_reasoning_effort")
 SCOPES = ("call", "read", "admin", "own")
 FIXED = "="
 """Beginning of a field with the one value that all requests get."""
@@ -40,6 +43,7 @@ async def _table(page: Page, status: int = 200, **values: Any) -> Response:
         more=page.link("/keys", {"cursor": more}) if more else None,
         more_teams=page.link("/keys", {"teams": more_teams}) + "#teams" if more_teams else None,
         scopes=SCOPES,
+        efforts=REASONING_EFFORTS,
         **{"problem": None, "form": Form(), "made": None, **values},
     )
 
@@ -63,14 +67,16 @@ async def show_one(page: Page) -> Response:
 
 async def _one(page: Page, status: int = 200, **values: Any) -> Response:
     key = await page.api.get(f"/keys/{page.request.path_params['id']}")
-    names = await names_of(page, [key["team_id"]])
+    labels = await labels_of(page, {"team": key["team_id"], "key": key["parent_id"]})
     return page.render(
         "key.html",
         status,
         title=key["name"],
         key=key,
-        team=names.get(key["team_id"]),
+        team=labels.get("team"),
+        parent=labels.get("key"),
         scopes=SCOPES,
+        efforts=REASONING_EFFORTS,
         **{"problem": None, "form": Form(), "made": None, **values},
     )
 
@@ -120,27 +126,59 @@ async def _fields(page: Page, form: Form, *, is_change: bool = False) -> dict[st
     """Return the body for the API; fields left empty are null in a change, and left out of a new key.
 
     Raises:
-        ApiError: there is no such team.
+        ApiError: there is no such team or parent, or the tags cannot be read.
     """
     body: dict[str, Any] = {}
     if "team" in form:
-        team_id = await id_of(page, form["team"])
-        if team_id is not None or is_change:
-            body["team_id"] = team_id
+        body["team_id"] = await id_of(page, form["team"])
+    if "parent" in form:
+        body["parent_id"] = await _parent_id(page, form["parent"].strip())
     if form.get("name", "").strip() or not is_change:
         body["name"] = form.get("name", "").strip()
     if form.get("scopes"):
         body["scopes"] = form["scopes"].split(",")
-    for name in (*REFERENCES, *NUMBERS, *LISTS, "max_request_usd", "expires_at"):
-        if name not in form:
-            continue
-        value = _value(page, name, form[name].strip())
-        if value is not None or is_change:
-            body[name] = value
-    return body
+    for name in (*TEXTS, "tags", *NUMBERS, *LISTS, "max_request_usd", "expires_at"):
+        if name in form:
+            body[name] = _value(page, name, form[name].strip())
+    return body if is_change else {name: value for name, value in body.items() if value is not None}
+
+
+async def _parent_id(page: Page, name: str) -> str | None:
+    """Return the id of the key that a form names as the parent, None if it names none.
+
+    Raises:
+        ApiError: there is no such key.
+    """
+    if not name:
+        return None
+    found = await id_of_named(page, "key", name)
+    if found is None:
+        raise _unfit("parent", f"There is no key named {name!r} that was made here: name another one as the parent.")
+    return found
+
+
+def _unfit(field: str, sentence: str) -> ApiError:
+    return ApiError(422, "Not valid", sentence, {field: sentence})
+
+
+def _tags(text: str) -> dict[str, str]:
+    """Return tags that are written as `name=value`, with commas or line ends between them.
+
+    Raises:
+        ApiError: one is not.
+    """
+    tags = {}
+    for each in filter(str.strip, text.replace(",", "\n").splitlines()):
+        name, is_pair, value = each.partition("=")
+        if not is_pair:
+            raise _unfit("tags", f"A tag is written as name=value, not {each.strip()!r}.")
+        tags[name.strip()] = value.strip()
+    return tags
 
 
 def _value(page: Page, name: str, text: str) -> Any:
+    if name == "tags":
+        return _tags(text)
     if not text:
         return None
     if name in NUMBERS:

@@ -131,7 +131,7 @@ async function explain(event) {
   }
 }
 
-function explanation({ route, cache, candidates }) {
+function explanation({ route, cache, candidates, budgets }) {
   const table = element("table", "rows");
   const head = table.createTHead().insertRow();
   for (const name of ["", "Provider", "Model", "Verdict", "Why"]) head.append(element("th", "", name));
@@ -140,11 +140,17 @@ function explanation({ route, cache, candidates }) {
     const row = rows.insertRow();
     for (const text of [each.rank, each.provider, each.model]) row.insertCell().textContent = text ?? "";
     row.insertCell().append(element("span", `state ${each.verdict === "serves" ? "good" : "off"}`, each.verdict));
-    row.insertCell().textContent = each.reasons.map((reason) => reason.detail ?? reason.message ?? reason).join("; ");
+    row.insertCell().textContent = each.reasons.map(wordsOf).join("; ");
   }
   const part = document.createDocumentFragment();
-  part.append(element("p", "muted", `Route: ${route}. Cache: ${cache}.`), table);
+  const counted = budgets.length ? ` Budgets: ${budgets.join(", ")}.` : "";
+  part.append(element("p", "muted", `Route: ${route}. Cache: ${cache}.${counted}`), table);
   return part;
+}
+
+function wordsOf({ code, retry_after_s, detail }) {
+  const wait = retry_after_s ? ` for ${retry_after_s} s` : "";
+  return code.replaceAll("_", " ") + wait + (detail ? `: ${detail}` : "");
 }
 
 function element(name, className, text = "") {
