@@ -97,6 +97,7 @@ REQUEST: dict[str, Callable[[UsageRecord], Any]] = {
     "at": lambda record: iso(record.at_ms),
     "client_request_id": _of_record("client_request_id"),
     "key": _of_record("key"),
+    "key_name": _of_record("key_name"),
     "team": _of_record("team_id"),
     **{name: _of_record(name) for name in ("user_id", "service", "task_type", "session", "agent")},
     "tags": lambda record: json.dumps(record.tags, ensure_ascii=False) if record.tags else None,

@@ -126,6 +126,7 @@ class RecordOut(BaseModel):
     traceparent: Annotated[str | None, Field(description="the client's trace context (W3C Trace Context)")]
     at: Timestamp
     key: str
+    key_name: Annotated[str, Field(description="the key's name when the request came")]
     team: str | None
     user_id: str
     service: str

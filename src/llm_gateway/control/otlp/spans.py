@@ -132,8 +132,10 @@ def _caller(record: UsageRecord) -> list[bytes]:
     attributes = [
         names.REQUEST_ID.text(record.id),
         names.CUSTOMER.name_of(record.user_id),
-        *_source(record.key, record.team_id, record.service, record.task_type, record.surface, record.agent),
+        *_source(record.key_name, record.key_id, record.team_id, record.service, record.task_type, record.surface),
     ]
+    if record.agent is not None:
+        attributes.append(names.AGENT.name_of(record.agent))
     if record.session is not None:
         attributes.append(names.CONVERSATION.text(record.session))
     if record.client_request_id is not None:
@@ -143,7 +145,7 @@ def _caller(record: UsageRecord) -> list[bytes]:
 
 @lru_cache(maxsize=512)
 def _source(
-    key: str, team: str | None, service: str, task_type: str, surface: str, agent: str | None
+    key: str, key_id: str | None, team: str | None, service: str, task_type: str, surface: str
 ) -> tuple[bytes, ...]:
     """Return the names that requests of the same client share."""
     attributes = [
@@ -152,10 +154,10 @@ def _source(
         names.TASK_TYPE.name_of(task_type),
         names.SURFACE.name_of(surface),
     ]
+    if key_id is not None:
+        attributes.append(names.KEY_ID.text(key_id))
     if team is not None:
         attributes.append(names.TEAM.name_of(team))
-    if agent is not None:
-        attributes.append(names.AGENT.name_of(agent))
     return tuple(attributes)
 
 

@@ -18,7 +18,9 @@ from llm_gateway.providers.presets import load_presets
 
 NUMBERS = ("priority", "rate_limit_rpm", "rate_limit_tpm")
 MOST_PROVIDERS = 1000
-TEXTS = ("name", "display_name", "base_url", "api_key")
+TEXTS = ("name", "display_name", "base_url", "api_key", "kind")
+KINDS = ("openai", "anthropic", "gemini")
+"""Kinds that a server of one's own can speak, the usual one first."""
 LINES: tuple[tuple[str, Callable[[str], object]], ...] = (("prices", prices_of), ("model_aliases", aliases_of))
 """Fields with a line for each model."""
 
@@ -52,6 +54,7 @@ async def _table(page: Page, status: int = 200, **values: Any) -> Response:
         times={row["name"]: row["latency"] for row in latency["rows"]},
         period=period,
         lately=lately,
+        kinds=KINDS,
         presets={name: preset for name, preset in load_presets().items() if name != "local"},
         **{"problem": None, "form": Form(), **values},
     )
