@@ -20,6 +20,7 @@ from llm_gateway.domain.budget import AccountRef
 from llm_gateway.domain.configuration import Account, Configuration
 from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.domain.public_prices import PublicPrices
+from llm_gateway.domain.stored_key import Fixed, KeySettings
 from llm_gateway.domain.usage import Usage
 from llm_gateway.routing.snapshot import SnapshotBuilder
 from llm_gateway.store.budget_spend import BudgetSpend
@@ -250,9 +251,33 @@ async def test_a_key_sees_what_it_spent_and_its_budgets(world: World) -> None:
     found = {each.name: (each.spent, each.limit, each.remaining) for each in spending.budgets(key.id, key.id)}
     assert found == {"own": (2, 5, 3), "of the team": (None, 5, None)}
     assert [each.name for each in spending.budgets("env-key", None)] == ["own", "of another"]
+    await sees_budgets_of_its_customers_only(world, spending)
     month = spending.of_month(key.id)
     assert month is not None
     assert (month.since, month.cost_usd, month.tokens, month.requests) == ("2024-10-01T00:00:00.000Z", 3e-9, 3, 1)
+
+
+async def sees_budgets_of_its_customers_only(world: World, spending: KeySpending) -> None:
+    """A key learns nothing of budgets that its customers, services and tags cannot count in."""
+    rows: list[tuple[KeySettings, list[str]]] = [
+        (KeySettings(customers=Fixed("ann")), ["a*", "ann", "project"]),
+        (KeySettings(customers=("bo*",)), ["a*", "bob", "project"]),
+        (KeySettings(services=("s",), tags={"project": "x"}), ["a*", "ann", "bob", "project"]),
+        (KeySettings(services=("other",), tags={"project": "y"}), ["a*", "bob"]),
+    ]
+    made = [
+        await world.made(name="a*", match={"user_id": "a*"}, per="user_id"),
+        await world.made(name="ann", match={"user_id": "ann", "service": "s"}),
+        await world.made(name="bob", match={"user_id": "bob"}),
+        await world.made(name="project", match={"tag:project": "x"}),
+    ]
+    names = {each["name"] for each in made}
+    for number, (settings, wanted) in enumerate(rows):
+        key = world.keys.create(KeyDraft(name=f"key {number}", settings=settings)).key
+        world.configuration.reload()
+        found = {each.name: each.spent for each in spending.budgets(key.id, key.id) if each.name in names}
+        assert sorted(found) == wanted
+        assert (found["a*"] is None) is (settings.customers != Fixed("ann"))
 
 
 async def test_spend_limits_are_budgets_in_the_vendors_shape(world: World) -> None:

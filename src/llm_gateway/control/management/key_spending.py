@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from llm_gateway.control.effective_keys import NO_RIGHTS
 from llm_gateway.control.management.budget_fields import shown_amount
 from llm_gateway.control.management.fields import iso
 from llm_gateway.control.management.freshness import UpToDate
 from llm_gateway.control.management.key_schemas import KeyBudget, KeySpend
 from llm_gateway.domain.budget_period import FAR_MS
 from llm_gateway.domain.catalog import Snapshot
-from llm_gateway.domain.model_aliases import matches
+from llm_gateway.domain.model_aliases import is_glob, matches
+from llm_gateway.domain.service_key import AllowLists
 from llm_gateway.domain.stored_budget import StoredBudget
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.errors import StoreUnavailable
@@ -60,14 +62,22 @@ class KeySpending:
         )
 
     def budgets(self, key: str, key_id: str | None) -> list[KeyBudget]:
-        """Return the budgets that requests of a key can count in, by its key and team."""
-        teams = (each.team_id for each in self._snapshot().service_keys.values() if each.id == key_id)
+        """Return the budgets that requests of a key can count in, by its key, team, customers, services and tags."""
+        found = next((each for each in self._snapshot().service_keys.values() if each.id == key_id), None)
+        rights = (None if found is None else found.rights) or NO_RIGHTS
+        fixed = {"user_id": rights.fixed_customer, "service": rights.fixed_service}
+        own = {
+            "key": key,
+            "team": (None if found is None else found.team_id) or "",
+            **{name: value for name, value in fixed.items() if value is not None},
+            **{f"tag:{name}": value for name, value in rights.tags.items()},
+        }
+        lists = {"user_id": rights.customers, "service": rights.services}
         now_ms = self._up_to_date()
-        own = {"key": key, "team": next(teams, None) or ""}
         return [
             self._shown(stored, own, now_ms)
             for stored in self._budgets.list()
-            if all(matches(stored.budget.match.get(name, "*"), value) for name, value in own.items())
+            if all(_can_be(glob, own.get(name), lists.get(name, ())) for name, glob in stored.budget.match.items())
         ]
 
     def _shown(self, stored: StoredBudget, own: dict[str, str], now_ms: int) -> KeyBudget:
@@ -91,3 +101,14 @@ class KeySpending:
             period=budget.period,
             resets_at=None if period.end_ms >= FAR_MS else iso(period.end_ms),
         )
+
+
+def _can_be(glob: str, value: str | None, lists: AllowLists) -> bool:
+    """Return whether a request can have what a budget matches.
+
+    `value` is what all requests of its key have, None if they differ; `lists` are what the key allows then. Whether two
+    globs have a value in common is not looked at.
+    """
+    if value is not None:
+        return matches(glob, value)
+    return is_glob(glob) or all(any(matches(allowed, glob) for allowed in globs) for globs in lists)

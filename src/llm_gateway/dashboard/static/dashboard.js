@@ -139,7 +139,7 @@ function explanation({ route, cache, candidates, budgets }) {
   for (const each of candidates) {
     const row = rows.insertRow();
     for (const text of [each.rank, each.provider, each.model]) row.insertCell().textContent = text ?? "";
-    row.insertCell().append(element("span", `state ${each.verdict === "serves" ? "good" : "off"}`, each.verdict));
+    row.insertCell().append(element("span", `state ${each.verdict === "serves" ? "good" : "off"}`, each.verdict.replace("_", " ")));
     row.insertCell().textContent = each.reasons.map(wordsOf).join("; ");
   }
   const part = document.createDocumentFragment();
