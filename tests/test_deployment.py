@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from llm_gateway import __version__
 from llm_gateway.cli.exits import SETTINGS
 from llm_gateway.gate.authentication import OPEN_PATHS
-from llm_gateway.settings import PREFIX, Settings
+from llm_gateway.settings import PREFIX, SECRETS, Settings
 from llm_gateway.settings_reader import SECRET_FILES, load_settings
 from llm_gateway.worker.endpoints.health import WorkerState, health_endpoints
 from tests.nginx_server import FRAME, find_nginx
@@ -162,6 +162,34 @@ def test_the_charts_values_reach_what_they_are_for() -> None:
     assert claim["spec"]["resources"]["requests"]["storage"] == "8Gi"
 
 
+def test_the_chart_places_pods_and_gives_them_further_secrets_as_files() -> None:
+    place: dict[str, Any] = {
+        "annotations": {"a.example.com/b": "c"},
+        "nodeSelector": {"disk": "fast"},
+        "tolerations": [{"key": "gateways", "operator": "Exists"}],
+        "affinity": {"podAntiAffinity": {}},
+        "priorityClassName": "high",
+    }
+    found = chart(
+        pod=place,
+        service={"type": "LoadBalancer", "port": 443, "annotations": {"internal": "true"}},
+        secretSettings={"LLM_GATEWAY_OIDC_CLIENT_SECRET": "oidc"},
+        secretFiles={"ca.pem": "authority"},
+    )
+    spec, _, variables = pod(found)
+    template = found["StatefulSet", "llm-gateway"]["spec"]["template"]
+    assert template["metadata"]["annotations"] == place.pop("annotations")
+    assert place.items() <= spec.items()
+    assert found["Service", "llm-gateway"]["metadata"]["annotations"] == {"internal": "true"}
+    file = variables["LLM_GATEWAY_OIDC_CLIENT_SECRET_FILE"]
+    assert file == "/run/secrets/llm-gateway/LLM_GATEWAY_OIDC_CLIENT_SECRET"
+    [volume] = [each["projected"] for each in spec["volumes"] if each["name"] == "secrets"]
+    assert volume["sources"][0]["secret"]["items"][3:] == [
+        {"key": "oidc", "path": Path(file).name},
+        {"key": "authority", "path": "ca.pem"},
+    ]
+
+
 def test_the_charts_schema_knows_all_its_values_and_no_others() -> None:
     def same(schema: dict[str, Any], values: dict[str, Any]) -> None:
         assert schema["additionalProperties"] is False
@@ -171,6 +199,9 @@ def test_the_charts_schema_knows_all_its_values_and_no_others() -> None:
                 same(schema["properties"][name], value)
 
     schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
+    further = SECRETS - {"service_keys", "encryption_keys", "key_peppers", "database_url", "redis_url"}
+    named = schema["properties"]["secretSettings"]["propertyNames"]["enum"]
+    assert set(named) == {PREFIX + secret.upper() for secret in further}
     same(schema, yaml.safe_load((CHART / "values.yaml").read_text("utf-8")))
     _, container, variables = pod(chart(admin={"port": 8201}))
     refused = schema["properties"]["settings"]["propertyNames"]["not"]["enum"]
@@ -246,6 +277,7 @@ def test_a_host_keeps_its_data_and_has_time_to_stop_without_any_rights() -> None
     assert container["securityContext"]["readOnlyRootFilesystem"]
     unit = (DEPLOY / "llm-gateway.service").read_text("utf-8")
     assert f"\nTimeoutStopSec={GRACE_S:.0f}\n" in unit
+    assert "\nStartLimitIntervalSec=0\n" in unit.partition("[Service]")[0], "a start is tried until Postgres is there"
     assert f"--stop-timeout {GRACE_S:.0f} " in IMAGE
 
 
@@ -279,6 +311,8 @@ def test_probes_ask_what_the_gateway_answers_without_a_key() -> None:
     answered = health_endpoints(cast(WorkerState, None), cast(ASGIApp, None)).keys()
     assert {get["path"] for get in asked.values()} <= OPEN_PATHS & answered
     assert {get["port"] for get in asked.values()} == {port["name"]}
+    startup = container["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] == 3600, "a start may migrate and replay for long"
     readiness = container["readinessProbe"]
     noticed_s = readiness["periodSeconds"] * readiness["failureThreshold"] + readiness["timeoutSeconds"]
     assert noticed_s < DEFAULTS.accept_seconds
