@@ -124,7 +124,10 @@ def test_requests_that_a_crash_cut_off_are_counted_once_they_are_stored(memory: 
     balances = loaded(memory)
     balances.sink(stored.extend)([record(None, 1), record(CRASHED, 2)])
     assert len(stored) == 3
-    assert amounts(memory, *REFS) == [(100, 0, 0), (14, 0, 0), (1, 0, 0)]
+    once = [(100, 0, 0), (14, 0, 0), (1, 0, 0)]
+    assert amounts(memory, *REFS) == once
+    balances.sink(stored.extend)([record(CRASHED, 2)])
+    assert (len(stored), amounts(memory, *REFS)) == (4, once), "the shipper sends it again after a defect elsewhere"
     balances.add([(REFS[0], Balance(1, 1, 1)), (AccountRef("deleted", "", START_MS), Balance(1, 1, 1))])
     assert amounts(memory, REFS[0]) == [(101, 0, 0)]
 

@@ -5,7 +5,7 @@
     backfill        what older records add to an account is added
     repricing       what it has changed in stored accounts is added, once a second
     erasure         what a customer's stored accounts had is taken from those of the label that it had
-    worker died     its open requests are stored at their bound, then added here, then what it held is cleared
+    worker died     its open requests are stored at their bound, then added here once, then what it held is cleared
 
 An account that the memory has is never copied again: the memory has counted each settled attempt, of which the newest
 are not in the database yet. If this process is killed right after it stored the open requests of a worker, they are
@@ -40,6 +40,8 @@ from llm_gateway.store.budget_spend import Corrections
 
 Balances: TypeAlias = Iterable[tuple[AccountRef, Balance]]
 Sink: TypeAlias = Callable[[list[UsageRecord]], None]
+MOST_CUT_OFF = 20_000
+"""Requests that a crash cut off whose ids are kept, the newest ones. A worker has at most some thousand in flight."""
 AT_ONCE = 64
 """Accounts that are written under one lock."""
 NOT_COUNTED = "balances of budgets are not counted: their memory is full or locked"
@@ -74,6 +76,8 @@ class BudgetBalances:
         """Held while what the database has and what the memory has are compared, or changed together."""
         self._storing = threading.RLock()
         """Held while records are stored."""
+        self._cut_off: dict[str, None] = {}
+        """Ids of the requests that `sink` has added: the shipper sends a writer's records again after a defect."""
         self._budgets: tuple[Budget, ...] = ()
         self.rules: dict[str, BudgetRule] = {}
         """The budgets in force, by the ids of their accounts."""
@@ -206,7 +210,10 @@ class BudgetBalances:
             words[at + CARRIED] = min(found.carried[ref], by_memory)
 
     def sink(self, store: Sink) -> Sink:
-        """Return a sink that stores records with `store`, and then counts those of requests that a crash cut off."""
+        """Return a sink that stores records with `store`, and then counts those of requests that a crash cut off.
+
+        Each is counted once, however often it is stored.
+        """
 
         def write(records: list[UsageRecord]) -> None:
             cut_off = [record for record in records if record.error_code == CRASHED]
@@ -216,10 +223,17 @@ class BudgetBalances:
                 return
             with self._books, self._storing:
                 store(records)
-                if self._words[LOADED]:
-                    self.add(_charges(cut_off))
+                self._add_cut_off(cut_off)
 
         return write
+
+    def _add_cut_off(self, stored: Iterable[UsageRecord]) -> None:
+        new = [record for record in stored if record.id not in self._cut_off]
+        if self._words[LOADED]:
+            self.add(_charges(new))
+        self._cut_off |= dict.fromkeys(record.id for record in new)
+        for oldest in list(islice(self._cut_off, max(0, len(self._cut_off) - MOST_CUT_OFF))):
+            del self._cut_off[oldest]
 
     def held(self, refs: Iterable[AccountRef]) -> dict[AccountRef, int]:
         """Return what is held in accounts for this host's requests in flight, in their units. Takes no lock."""
