@@ -17,7 +17,7 @@ from llm_gateway.domain.usage import Usage, UsageRecord
 from llm_gateway.errors import Conflict, NotFound, RecordsRefused
 from llm_gateway.store.budget_backfill import BudgetBackfill
 from llm_gateway.store.budget_charges import NOTHING
-from llm_gateway.store.budget_spend import BudgetSpend, PeriodSpending
+from llm_gateway.store.budget_spend import BudgetSpend, PeriodSpending, SpendTable
 from llm_gateway.store.budget_tables import budget_backfill, budget_spend
 from llm_gateway.store.budget_verification import verify
 from llm_gateway.store.budgets import BudgetStore
@@ -176,6 +176,18 @@ def test_old_periods_and_accounts_of_deleted_budgets_are_pruned(database: Databa
     spend = BudgetSpend(database)
     assert spend.prune(NOW_MS, NOW_MS) == 2
     assert set(spent(database)) == set(kept)
+    assert spend.prune(NOW_MS, NOW_MS + YEAR_MS) == 2
+
+
+def test_rows_that_a_shipper_holds_are_pruned_later_without_waiting_for_it(postgres_database: Database) -> None:
+    stored = made(postgres_database)
+    refs = [account(stored, start_ms=0), AccountRef("gone", "", 0), AccountRef("gone", "", 1)]
+    stored_records(postgres_database, record(attempts=[charged(*refs)]))
+    spend, shipped = BudgetSpend(postgres_database), Balance(1, 1, 1)
+    with postgres_database.write() as connection:
+        SpendTable(postgres_database).add(connection, dict.fromkeys(refs[:2], shipped))
+        assert spend.prune(NOW_MS, NOW_MS + YEAR_MS) == 1
+    assert set(spent(postgres_database)) == set(refs[:2])
     assert spend.prune(NOW_MS, NOW_MS + YEAR_MS) == 2
 
 
