@@ -11,6 +11,7 @@ import pytest
 from llm_gateway.limiter.base import Reservation, Wanted
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.limiter.redis import RedisLimiter
+from llm_gateway.limiter.redis_batches import MOST_WINDOWS
 from llm_gateway.limiter.redis_membership import Keys, RedisHost
 from llm_gateway.redis_client.client import RedisClient
 from tests.limiter.taking import Clock
@@ -198,6 +199,22 @@ async def test_settles_without_a_connection_wait_for_the_next_one(redis_server: 
         limiter.settle(held[2], tokens=0)
         await until(lambda: limiter._batches._timer is None)
         assert await sums(client, limiter, "a") == (4, 10)
+
+
+async def test_settles_of_many_windows_that_waited_are_sent_in_several_commands(redis_server: RedisServer) -> None:
+    async with connected(path_of(redis_server)) as client:
+        limiter = await joined(client, Clock())
+        names = [f"w{number}" for number in range(2 * MOST_WINDOWS + 1)]
+        held = [await taken(limiter, name, 1, 10) for name in names]
+        before = await scripts(client)
+        assert client._connection is not None
+        client._connection.close("cut off")
+        await until(lambda: not client.is_up)
+        for [reservation] in held:
+            limiter.settle(reservation, tokens=1)
+        await until(lambda: client.is_up and limiter._batches._timer is None)
+        assert {await sums(client, limiter, name) for name in names} == {(1, 1)}
+        assert await scripts(client) - before == 3
 
 
 async def scripts(client: RedisClient) -> int:

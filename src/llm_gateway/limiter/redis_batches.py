@@ -132,8 +132,16 @@ class RedisBatches:
             self._register()
 
     def _changed(self, is_up: bool) -> None:
-        if is_up and self._windows:
-            self._register()
+        if not is_up or not self._windows:
+            return
+        if not self._is_registered:  # nothing is asked: without a connection only settles wait
+            waiting = [*self._windows.values()]
+            for start in range(0, len(waiting) - MOST_WINDOWS, MOST_WINDOWS):
+                part = waiting[start : start + MOST_WINDOWS]
+                for window in part:
+                    del self._windows[window.packed_key]
+                self._send(part, [])
+        self._register()
 
     def _end_turn(self) -> None:
         self._is_registered = False
@@ -143,8 +151,10 @@ class RedisBatches:
         """Send what was asked until now; what cannot be sent is given up, but for settles."""
         windows, self._windows = [*self._windows.values()], {}
         several, self._several = self._several, []
-        if not windows:
-            return
+        if windows:
+            self._send(windows, several)
+
+    def _send(self, windows: list[RedisWindow], several: list[_OfSeveral]) -> None:
         server_clock = self._host.server_clock
         text = "-" if server_clock is None else f"{server_clock() * 1e6:.0f}"
         keys, places = [self._epoch_key], {}
