@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.store.database import Database
 from llm_gateway.store.migrations import HEAD
+from llm_gateway.store.postgres import connect_arguments, parsed_url, place_of
 from tests.store.disturbances import locked
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
@@ -66,6 +67,31 @@ def test_a_refused_url_is_not_repeated() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Database.open("mysql://user:canary-password@localhost/x")
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "place"),
+    [
+        ("postgresql://u:p%40@a:1,b:2/n?sslmode=require", "a,b", "1,2", "a, b"),
+        ("postgresql://u@a,b/n", "a,b", ",", "a, b"),
+        ("postgresql://u@[::1]:5,b/n", "::1,b", "5,", "::1, b"),
+        ("postgresql://u@/n?host=a:1&host=b:2", "a,b", "1,2", "a:1, b:2"),
+        ("postgresql://u@/n?host=/run/pg,/run/other", "/run/pg,/run/other", ",", "this machine"),
+        ("postgresql://u@a:5/n", "a", 5, "a"),
+    ],
+)
+def test_several_hosts_of_one_database_are_tried_by_each_connection(
+    url: str, host: str, port: str | int, place: str
+) -> None:
+    found = connect_arguments(parsed_url(url))
+    assert (found["user"], found["dbname"], found["host"], found["port"]) == ("u", "n", host, port)
+    assert place_of(parsed_url(url)) == f"Postgres on {place}"
+
+
+def test_hosts_and_ports_that_do_not_fit_together_are_refused() -> None:
+    for url in ("postgresql://a,b/n?port=1,2,3", "postgresql://a:x,b/n", "postgresql://a:1,b:2/n?port=3"):
+        with pytest.raises(ConfigurationError, match="give each host its port"):
+            Database.open(url)
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:

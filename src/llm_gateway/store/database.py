@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, DisconnectionError, IntegrityError, ProgrammingError
 from sqlalchemy.pool import NullPool, QueuePool
 from sqlalchemy.util import LRUCache
@@ -30,6 +30,8 @@ from llm_gateway.store.postgres import (
     TimeLimits,
     is_refused_by_server,
     open_postgres,
+    parsed_url,
+    place_of,
     refuse_other_encoding,
     wait_for_migration_turn,
 )
@@ -108,8 +110,7 @@ class Database:
             engines = _open_sqlite(path, busy_timeout_s, fsync)
             return cls(*engines, limits, f"The database file {path}", Path(f"{path}-wal"))
         if parsed.drivername in POSTGRES:
-            place = f"Postgres on {parsed.host or 'this machine'}"
-            return cls(*open_postgres(parsed, busy_timeout_s), limits, place)
+            return cls(*open_postgres(parsed, busy_timeout_s), limits, place_of(parsed))
         raise _unfit_url()
 
     @property
@@ -259,7 +260,7 @@ def check_url(url: str) -> None:
 
 def _parsed(url: str) -> URL:
     try:
-        return make_url(url)
+        return parsed_url(url)
     except (ArgumentError, ValueError):  # ValueError: the port is not a number
         raise _unfit_url() from None
 

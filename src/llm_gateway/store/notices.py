@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.engine import Connection
 
-from llm_gateway.store.postgres import connect_options
+from llm_gateway.store.postgres import connect_arguments, parsed_url
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -40,11 +40,10 @@ async def listen_forever(
     """Call `heard` for each notice, on a connection of its own. Runs until cancelled, or until it finds a pooler."""
     from psycopg import AsyncConnection, Error  # noqa: PLC0415 - not installed where the database is SQLite
 
-    parsed = make_url(url)
-    address = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+    arguments = connect_arguments(parsed_url(url))
     while True:
         try:
-            async with await AsyncConnection.connect(address, autocommit=True, **connect_options(parsed)) as connection:
+            async with await AsyncConnection.connect(autocommit=True, **arguments) as connection:
                 if await _is_pooled(connection):
                     log("changes of other hosts are looked for each second: the database is behind a pooler")
                     return

@@ -7,6 +7,7 @@ option that the pooler would refuse (pgbouncer.org/config.html, "ignore_startup_
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import threading
@@ -17,8 +18,8 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.pool import QueuePool
 
 from llm_gateway.errors import ConfigurationError
@@ -41,16 +42,26 @@ LOOK_EVERY_S = 0.25
 """Seconds between two looks for transactions whose time is over."""
 
 ENCODING = "UTF8"
+DRIVER = "postgresql+psycopg"
 
 DRIVER_MISSING = (
     "LLM_GATEWAY_DATABASE_URL names Postgres, whose driver is missing: install the package psycopg, as the gateway's "
     "extra 'postgres' does."
 )
 
+HOSTS_UNFIT = (
+    "LLM_GATEWAY_DATABASE_URL has hosts and ports that do not fit together: give each host its port, such as "
+    "postgresql://user@host1:5432,host2:5432/name."
+)
+
+_SEVERAL_HOSTS = re.compile(
+    r"(?P<login>postgres(?:ql)?(?:\+psycopg)?://(?:[^@/?]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<name>/[^?]*)?(?:\?(?P<rest>.*))?"
+)
+_HOST = re.compile(r"(?P<host>\[[^]]*\]|[^:]*)(?::(?P<port>.*))?")
+
 _SET_LIMITS = """
 SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true),
     set_config('jit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true),
-    set_config('jit', 'off', true),
     set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true)
 """
 """A record leaves the journal once its commit returns, so that commit must outlast a crash of the server.
@@ -60,11 +71,38 @@ than it saves: on two busy cores they took twice as long.
 """
 
 
+def parsed_url(text: str) -> URL:
+    """Return a database's URL. Several hosts, as libpq takes them (`//a:5432,b:5432/name`), become options of it.
+
+    Raises:
+        ArgumentError, ValueError: it is no URL.
+    """
+    found = _SEVERAL_HOSTS.fullmatch(text)
+    if found is None:
+        return make_url(text)
+    hosts = [_HOST.fullmatch(each) for each in found["hosts"].split(",")]
+    if not all(hosts):
+        raise ArgumentError("a host cannot be read")
+    names = ",".join(each["host"].strip("[]") for each in hosts if each)
+    ports = ",".join(each["port"] or "" for each in hosts if each)
+    ports = f"&port={ports}" if ports.strip(",") else ""
+    rest = f"&{found['rest']}" if found["rest"] else ""
+    return make_url(f"{found['login']}{found['name'] or '/'}?host={names}{ports}{rest}")
+
+
+def place_of(url: URL) -> str:
+    """Return the hosts in a URL, for messages."""
+    options = url.query.get("host", ())
+    hosts = options.split(",") if isinstance(options, str) else options
+    away = [host for host in hosts or [url.host or ""] if host and not host.startswith("/")]
+    return f"Postgres on {', '.join(away) or 'this machine'}"
+
+
 def open_postgres(url: URL, busy_timeout_s: float) -> tuple[Engine, Engine]:
     """Return engines to write and to read with; reads see one state of the database. Nothing is connected yet.
 
     Raises:
-        ConfigurationError: the driver is missing.
+        ConfigurationError: the driver is missing, or the hosts and ports of the URL do not fit together.
     """
     connect_args = connect_options(url, busy_timeout_s)
     try:
@@ -72,6 +110,8 @@ def open_postgres(url: URL, busy_timeout_s: float) -> tuple[Engine, Engine]:
         reader = _engine(url, connect_args, isolation_level="REPEATABLE READ")
     except ModuleNotFoundError:
         raise ConfigurationError(DRIVER_MISSING) from None
+    except ArgumentError:
+        raise ConfigurationError(HOSTS_UNFIT) from None
     return writer, reader.execution_options(postgresql_readonly=True)
 
 
@@ -91,9 +131,16 @@ def connect_options(url: URL, connect_timeout_s: float = 5.0) -> dict[str, Any]:
     return found | {"prepare_threshold": None}
 
 
+def connect_arguments(url: URL) -> dict[str, Any]:
+    """Return all arguments of psycopg for a connection of its own, to the hosts that engines connect to."""
+    dialect = url.set(drivername=DRIVER).get_dialect()
+    _, found = dialect().create_connect_args(url)
+    return {**found, **connect_options(url)}
+
+
 def _engine(url: URL, connect_args: dict[str, Any], **options: Any) -> Engine:
     engine = sa.create_engine(
-        url.set(drivername="postgresql+psycopg"),
+        url.set(drivername=DRIVER),
         connect_args=connect_args,
         use_native_hstore=False,  # a query less for each connection
         poolclass=QueuePool,  # threads are few and bounded, as with SQLite
