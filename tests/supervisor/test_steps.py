@@ -11,9 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from llm_gateway.configuration_error import ConfigurationError
 from llm_gateway.data_dir import DataDir
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import encode_settings
+from llm_gateway.supervisor import run_supervisor
 from llm_gateway.supervisor.child import Child
 from llm_gateway.supervisor.generation import Generation
 from llm_gateway.supervisor.log_lines import SupervisorLog
@@ -37,6 +41,14 @@ class KeptLog(SupervisorLog):
 def generation(data_dir: Path) -> Generation:
     document = encode_settings(Settings(data_dir=data_dir))
     return Generation.new(SupervisorSettings(document, 1.0), store_settings(document))
+
+
+def test_a_command_for_the_command_line_starts_no_gateway() -> None:
+    def launch(_module: str, _arguments: Sequence[str], _descriptors: Mapping[int, int]) -> int:
+        raise AssertionError
+
+    with pytest.raises(ConfigurationError, match="got 'check': run the command llm-gateway"):
+        run_supervisor(launch, arguments=["check"])
 
 
 def test_a_child_that_cannot_be_started_is_logged_and_tried_again(tmp_path: Path) -> None:

@@ -49,11 +49,17 @@ def run_supervisor(
         arguments: arguments of this process.
 
     Raises:
-        ConfigurationError: the data directory or the address cannot be used; the message says what to set.
+        ConfigurationError: the data directory or the address cannot be used; the message says what to set. Or there are
+            arguments, of a command that this is not.
     """
+    is_resumed = arguments[:1] in ([REHEARSE], [RESUME])
+    if arguments and not is_resumed:
+        raise ConfigurationError(
+            f"python -m llm_gateway takes no arguments, but got {arguments[0]!r}: run the command llm-gateway."
+        )
     keep_descriptors_private()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, the system tells no exit code
-    if arguments[:1] in ([REHEARSE], [RESUME]):
+    if is_resumed:
         return _resume(launch, leaving_s, command, arguments)
     try:
         document = read_settings_in_child(launch)
