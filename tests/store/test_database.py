@@ -88,6 +88,13 @@ def test_several_hosts_of_one_database_are_tried_by_each_connection(
     assert place_of(parsed_url(url)) == f"Postgres on {place}"
 
 
+def test_password_and_tls_of_a_url_reach_each_connection() -> None:
+    options = "sslmode=verify-full&sslrootcert=/etc/ca.pem&connect_timeout=2"
+    found = connect_arguments(parsed_url(f"postgresql://u:p%40%2F%2541@a:1,b:2/n?{options}"))
+    wanted = {"password": "p@/%41", "sslmode": "verify-full", "sslrootcert": "/etc/ca.pem", "connect_timeout": "2"}
+    assert wanted.items() <= found.items()
+
+
 def test_hosts_and_ports_that_do_not_fit_together_are_refused() -> None:
     for url in ("postgresql://a,b/n?port=1,2,3", "postgresql://a:x,b/n", "postgresql://a:1,b:2/n?port=3"):
         with pytest.raises(ConfigurationError, match="give each host its port"):
