@@ -242,7 +242,8 @@ def _sums(
         return {}
     columns = (_rollups[counter] for counter in COUNTERS)
     query = _of_customer(sa.select(_rollups.bucket, *columns), number, grain, buckets)
-    rows = connection.execute(query.with_for_update() if lock else query)
+    # Locked in the order in which shippers lock them.
+    rows = connection.execute(query.order_by(_rollups.bucket).with_for_update() if lock else query)
     return {row[0]: Totals(*row[1:]) for row in rows}
 
 
