@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 from llm_gateway.host_memory.lock import BUDGETS as BUDGETS_LOCK
 from llm_gateway.host_memory.lock import HostLock
 from llm_gateway.journal.record_assembler import CRASHED
+from llm_gateway.store.budget_spend import Corrections
 from tests.shared_budgets.holding import hold, settle
 from tests.shared_limiter.processes import end_of, fork
 
@@ -59,6 +61,26 @@ def amounts(memory: HostMemory, *refs: AccountRef) -> list[tuple[int, int, int]]
     places = [AccountPlace(RULES[ref.budget_id].account_name(ref), FAR_MS) for ref in refs]
     assert hold(accounts, [(place, 0, 0, NO_LIMIT, NO_LIMIT) for place in places]) is True
     return [accounts.amounts(place) for place in places]
+
+
+@contextmanager
+def locked_elsewhere(memory: HostMemory) -> Iterator[None]:
+    """Let another thread hold the lock of the accounts, as a stopped process would."""
+    is_held, is_over = threading.Event(), threading.Event()
+
+    def keep() -> None:
+        lock = HostLock(memory, BUDGETS_LOCK)
+        assert lock.acquire()
+        is_held.set()
+        is_over.wait(10)
+        lock.release()
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    assert is_held.wait(10)
+    yield
+    is_over.set()
+    thread.join()
 
 
 def record(error_code: str | None, attempts: int) -> UsageRecord:
@@ -179,6 +201,20 @@ def test_without_memory_nothing_is_counted_and_records_are_stored() -> None:
     balances.clear("worker")
     balances.clear_ended(Path("nowhere"))
     assert len(stored) == 1
+
+
+def test_what_a_stopped_process_kept_from_the_memory_is_added_before_holds_are_released(memory: HostMemory) -> None:
+    place = AccountPlace(RULES["dollars"].account_name(REFS[0]), FAR_MS)
+    assert hold(BudgetAccounts(memory, "dead", lambda: NOW_MS), [(place, 60, 2, NO_LIMIT, NO_LIMIT)])
+    balances = BudgetBalances(memory, log=lambda *_, **__: None, clock_ms=lambda: NOW_MS, patience_s=0.01)
+    balances.load(BUDGETS, tuple)
+    with locked_elsewhere(memory):
+        balances.sink(lambda _: None)([record(CRASHED, 2)])
+        balances.clear("dead")
+        balances.sink(lambda _: None)([record(CRASHED, 2)])
+    assert amounts(memory, REFS[0]) == [(0, 60, 0)], "its bound is held until it is counted"
+    assert balances.correct(lambda: Corrections({}, {})) == 0
+    assert amounts(memory, *REFS) == [(100, 0, 0), (14, 0, 0), (1, 0, 0)]
 
 
 def test_ten_thousand_accounts_take_little_memory(memory: HostMemory) -> None:

@@ -78,6 +78,10 @@ class BudgetBalances:
         """Held while records are stored."""
         self._cut_off: dict[str, None] = {}
         """Ids of the requests that `sink` has added: the shipper sends a writer's records again after a defect."""
+        self._owed: list[tuple[AccountRef, Balance]] = []
+        """Spending that a process which holds the lock has kept from the memory. It is added when the lock is free."""
+        self._unreleased: set[Key] = set()
+        """Workers that have ended, whose rows stay until then."""
         self._budgets: tuple[Budget, ...] = ()
         self.rules: dict[str, BudgetRule] = {}
         """The budgets in force, by the ids of their accounts."""
@@ -135,7 +139,8 @@ class BudgetBalances:
         if self._words is not None:
             rules = self.rules  # another thread may load others meanwhile
             known = ((ref, each) for ref, each in charges if ref.budget_id in rules)
-            self._write(rules, known, {}, only_missing=False)
+            with self._books:
+                self._owed += self._write(rules, known, {}, only_missing=False)
 
     def add_stored(self, store: Callable[[], bool], charges: Balances) -> bool:
         """Store charges by calling `store`, then add them, unless it returns False. Returns what it returned.
@@ -155,11 +160,14 @@ class BudgetBalances:
         Nothing is taken while limits are leased, and before balances are copied: then the database is read.
         If this process is killed in between, the corrections count at the next cold start.
 
+        What could not be added before is added now.
+
         Raises:
             StoreUnavailable: the database does not answer.
         """
         if self._words is None:
             return 0
+        self._catch_up()
         with self._books:
             if not self._counts_stored():
                 return 0
@@ -248,7 +256,8 @@ class BudgetBalances:
     def clear(self, writer: str) -> None:
         """Release what a worker held whose journal has this name, which is in the database now."""
         if self._words is not None:
-            self._clear(key_of(writer))
+            self._unreleased.add(key_of(writer))
+            self._catch_up()
 
     def clear_ended(self, root: Path) -> None:
         """Release what workers held that have no journal in the directory `root` any more."""
@@ -256,16 +265,23 @@ class BudgetBalances:
             return
         holders = owners(self._words)  # before the directories are listed, so that a new one has its directory
         living = {key_of(path.name) for path in find_writers(root)}
-        for owner in holders:
-            if owner not in living:
-                self._clear(owner)
+        self._unreleased |= {owner for owner in holders if owner not in living}
+        self._catch_up()
 
-    def _clear(self, owner: Key) -> None:
-        words = self._words
-        with self.locked() as is_locked:
-            number = find_place(words, owner)
-            if is_locked and number is not None:
-                clear_rows(words, number)
+    def _catch_up(self) -> None:
+        """Add what is owed, and then release what ended workers held; later if a process still holds the lock."""
+        with self._books:
+            if self._owed:
+                owed, self._owed = self._owed, []
+                self.add(owed)
+            for owner in () if self._owed else [*self._unreleased]:
+                with self.locked() as is_locked:
+                    if not is_locked:
+                        return
+                    number = find_place(self._words, owner)
+                    if number is not None:
+                        clear_rows(self._words, number)
+                self._unreleased.discard(owner)
 
     def _write(
         self,
@@ -274,8 +290,12 @@ class BudgetBalances:
         carried: Mapping[AccountRef, int],
         *,
         only_missing: bool,
-    ) -> None:
-        """Write or add balances, some under each lock, so that workers do not wait for long."""
+    ) -> list[tuple[AccountRef, Balance]]:
+        """Write or add balances, some under each lock, so that workers do not wait for long.
+
+        Returns those that a process which holds the lock has kept from the memory.
+        """
+        kept: list[tuple[AccountRef, Balance]] = []
         rest, now_ms, lost = iter(balances), self._clock_ms(), 0
         deadline = time.monotonic() + self._patience_s
         while part := list(islice(rest, AT_ONCE)):
@@ -285,6 +305,7 @@ class BudgetBalances:
                 for rule, ref, balance in named
             ]
             with self.locked(deadline) as is_locked:
+                kept += [] if is_locked else part
                 for key, until_ms, amount, ref in prepared:
                     at = self._slots.find(key) if is_locked else None
                     if at is not None and not only_missing:
@@ -298,6 +319,7 @@ class BudgetBalances:
                     lost += at is None
         if lost:
             self._log(NOT_COUNTED, level="error", count=lost)
+        return kept
 
     @contextmanager
     def locked(self, deadline: float | None = None) -> Iterator[bool]:
