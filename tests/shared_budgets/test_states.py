@@ -13,6 +13,7 @@ from llm_gateway.control.budget_balances import BudgetBalances
 from llm_gateway.domain.budget import AccountRef, Balance, Budget
 from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
+from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.host_memory.account_group import NO_LIMIT, AccountPlace
 from llm_gateway.host_memory.budget_accounts import BudgetAccounts
@@ -46,7 +47,7 @@ def of_crash(cost: int) -> UsageRecord:
         id="a", provider_id="p", provider="p", kind="openai", model="m", started_ms=0, cost_nanos=cost, accounts=REFS
     )
     labels: dict[str, Any] = {"key_name": "k", "user_id": "u", "service": "s", "task_type": "t", "surface": "generate"}
-    return UsageRecord(id="r", at_ms=0, instance="i", error_code=CRASHED, attempts=[attempt], **labels)
+    return UsageRecord(id=new_id(), at_ms=0, instance="i", error_code=CRASHED, attempts=[attempt], **labels)
 
 
 class Host(RuleBasedStateMachine):
