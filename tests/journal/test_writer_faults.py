@@ -290,4 +290,5 @@ async def test_calls_are_refused_while_the_journal_is_not_where_it_is_read(open_
             writer._segments.look()
         await until(lambda: writer.is_writable)  # looked at each second
     lines = [("the usage journal was deleted or moved", {"level": "error", "directory": str(path)})]
-    assert heard.events == 3 * [*lines, ("the usage journal is in its place again", {})]
+    told = [event for event in heard.events if not event[0].startswith("no space for")]  # of a segment made meanwhile
+    assert told == 3 * [*lines, ("the usage journal is in its place again", {})]

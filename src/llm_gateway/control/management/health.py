@@ -123,9 +123,7 @@ def health_router(
 ) -> Router:
     """Build the health endpoints of the whole gateway. `degraded` is still a 200: it serves without its database.
 
-    `ready` and `journal_writable` return whether that is true of a worker, `is_behind` whether usage has waited for the
-    database for a minute. A worker answers these requests for itself; those that reach the control plane are answered
-    here.
+    `ready` and `journal_writable` are of a worker; `is_behind`: usage has waited for the database for a minute.
     """
     router = Router()
 
