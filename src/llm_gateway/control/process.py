@@ -140,6 +140,7 @@ class ControlProcess(ProcessApplication):
         """Open the stores, the embedded model and the shipper, and load the configuration.
 
         The stack closes them in reverse order: the shipper moves the last records before the database closes.
+
         Raises:
             ConfigurationError: the settings or the data directory do not allow a start; the message says what to set.
             StoreUnavailable: the database does not answer.
