@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from time import perf_counter, sleep, thread_time
 from typing import TypeAlias
+from zoneinfo import ZoneInfo
 
 import msgspec
 
 from benchmarks.budget import Row
 from benchmarks.findings import Figure
+from llm_gateway.control.management.calendar_period import Period
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.store.database import Database
 from llm_gateway.store.record_filter import RecordFilter
@@ -29,6 +31,8 @@ FAST, SLOW = (20, 10), (100, 50)
 """Limit and target of the p99 in milliseconds: of reports from few rows, and of those from many."""
 
 BUDGET_DAYS = 90
+
+BERLIN = ZoneInfo("Europe/Berlin")
 
 
 Runs: TypeAlias = dict[str, tuple[tuple[float, float] | None, Callable[[], object]]]
@@ -127,6 +131,11 @@ class Reports:
             grouping = _grouping(*names)
             return lambda: self._reports.series(grouping, _parts(self._last_days(30), part_ms))
 
+        def series_in_berlin(*names: str) -> Callable[[], object]:
+            """Return a series of days that end hours from midnight UTC, one of them an hour short."""
+            grouping = _grouping(*names)
+            return lambda: self._reports.series(grouping, Period(*self._last_days(90), BERLIN).buckets("day"))
+
         return {
             "breakdown by service and model, 30 days": (SLOW, breakdown(30, "service", "model")),
             "breakdown by key and model, 30 days": (SLOW, breakdown(30, "key", "model")),
@@ -137,6 +146,8 @@ class Reports:
             "series by model, 30 days by the day": (SLOW, series(DAY_MS, "model")),
             "series by key, 30 days by the day": (SLOW, series(DAY_MS, "key")),
             "series by model, 30 days by the hour": (None, series(HOUR_MS, "model")),
+            "series by model, 90 days in Berlin": (SLOW, series_in_berlin("model")),
+            "series by key, 90 days in Berlin": (None, series_in_berlin("key")),
         }
 
     def _last_days(self, days: int) -> tuple[int, int]:

@@ -135,12 +135,13 @@ class UsageReports:
             )
         if len(whole) == 1:
             return [self._at_once(connection, grouping, whole[0])]
+        # The average is below a day if a clock was put forward, or if the last day is not over.
         length_ms = (whole[-1][1] - whole[0][0]) / len(whole)
         if length_ms >= 2 * LONG.ms:
             return self._few(self._at_once(connection, grouping, each) for each in whole)
         return (
             self._by_days(connection, grouping, whole)
-            if length_ms >= DAY_MS
+            if length_ms > DAY_MS / 2
             else self._by_hours(connection, grouping, whole)
         )
 
