@@ -11,6 +11,7 @@ import os
 import resource
 import shutil
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,9 @@ READINESS_CHECKS = 8
 """Checks of readiness in a row, each by any of the workers."""
 CLIENTS = 48
 DISK_BYTES = 256 * 1024 * 1024
+"""Size of the small tmpfs for each worker: each fills two segments of its own, three times."""
+LITTLE_BYTES = 48 * 1024 * 1024
+"""Space for each worker that comes back after little was freed: three segments, of which writers would take two."""
 
 
 def allow(gateway: GatewayProcess, file_bytes: int) -> None:
@@ -143,23 +147,23 @@ async def test_a_file_size_limit_refuses_new_requests_and_settles_those_in_fligh
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path: Path, scene: Scene) -> Iterator[Path]:
     """Mount a small tmpfs; skip the test where that is not possible."""
     place = tmp_path / "small"
-    problem = mount_small_disk(place)
+    problem = mount_small_disk(place, scene.workers)
     if problem is not None:
         pytest.skip(problem)
     yield place
     subprocess.run(["umount", str(place)], check=True)
 
 
-def mount_small_disk(place: Path) -> str | None:
-    """Mount a small tmpfs on a new folder. Returns why that is not possible, None if it was."""
+def mount_small_disk(place: Path, workers: int = 1) -> str | None:
+    """Mount a small tmpfs for so many workers on a new folder. Returns why that is not possible, None if it was."""
     place.mkdir()
     mount = shutil.which("mount")
     if mount is None or os.geteuid() != 0:
         return "only root can mount a tmpfs"
-    command = [mount, "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(place)]
+    command = [mount, "-t", "tmpfs", "-o", f"size={DISK_BYTES * workers}", "tmpfs", str(place)]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     return f"no tmpfs can be mounted here: {mounted.stderr.strip()}" if mounted.returncode else None
 
@@ -200,6 +204,32 @@ async def test_a_full_file_system_refuses_new_requests_and_settles_those_in_flig
         f"filled {times} times: {answered.total()} answered and settled, {len(refused)} refused and not sent, "
         f"served again after {slowest:.1f} s"
     )
+
+
+@pytest.mark.fault(
+    "a full file system, and little space comes back", "the same, but the file loses 48 MiB for each worker"
+)
+async def test_usage_that_waits_gets_the_little_space_that_comes_back(
+    scene: Scene, small_disk: Path, note: Note
+) -> None:
+    """Segments are made once the database has what it needs, since it frees those that it has stored."""
+    load = Load(clients=CLIENTS)
+    load.fields, load.headers = lambda: FIELDS, {"x_tags": TAGS}
+    data, filler = small_disk / "data", small_disk / "filler"
+    with scene.gateway(cache_ttl_seconds=0, data_dir=data) as gateway:
+        scene.providers(gateway, "slow-40")
+        await asyncio.to_thread(fill, filler)
+        await until_no_worker_serves(gateway, load)
+        started = time.monotonic()
+        os.truncate(filler, filler.stat().st_size - LITTLE_BYTES * scene.workers)
+        await asyncio.to_thread(scene.books, gateway, data)
+        stored = time.monotonic() - started
+        await seconds_until_ready(gateway)
+        recovery = await seconds_until_served(gateway)
+        ledger = await asyncio.to_thread(scene.books, gateway, data)
+        ledger.check_bills(scene.bills)
+        ledger.check_answers(load.answers, scene.bills)
+    note(f"{len(scene.bills)} answered, all stored after {stored:.1f} s, then served again after {recovery:.1f} s")
 
 
 def fill(file: Path) -> None:

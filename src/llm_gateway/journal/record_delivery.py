@@ -158,8 +158,11 @@ class RecordDelivery:
 
     def add(self, records: list[UsageRecord]) -> None:
         """Queue records after those already queued, split into batches."""
-        starts = range(0, len(records), BATCH_RECORDS)
-        self._parts[:0] = [records[at : at + BATCH_RECORDS] for at in reversed(starts)]
+        self._parts[:0] = _split(records, BATCH_RECORDS)
+
+    def split(self, size: int) -> None:
+        """Deliver what is in the queue in parts of at most `size` records."""
+        self._parts = [piece for part in self._parts for piece in _split(part, size)]
 
     def clear(self) -> None:
         """Forget what is in the queue."""
@@ -187,6 +190,11 @@ class RecordDelivery:
                 while part:
                     del part[-FREED_AT_ONCE:]
                     self._pause()
+
+
+def _split(records: list[UsageRecord], size: int) -> list[list[UsageRecord]]:
+    """Return the records in parts of at most `size`, the first part last."""
+    return [records[at : at + size] for at in reversed(range(0, len(records), size))]
 
 
 def _digests(path: Path) -> set[bytes]:

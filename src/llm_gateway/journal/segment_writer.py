@@ -19,6 +19,7 @@ from llm_gateway.journal.frames import FRAME_BYTES
 from llm_gateway.journal.free_segments import FreeSegments
 from llm_gateway.journal.position_page import create_page
 from llm_gateway.journal.segments import ZEROS, FileSystem, Log, WriterDir, names_file
+from llm_gateway.journal.waiting_usage import leave_space
 
 RETRY_S = 0.5
 """Seconds between two tries to allocate a spare segment, or to write after an error."""
@@ -198,7 +199,7 @@ class SegmentWriter:
         """Return the descriptor of a segment at `path`: a free one, or a new one. Called in the thread.
 
         Raises:
-            OSError: there is no space for a new one.
+            OSError: there is no space for a new one, or the database needs it.
         """
         with suppress(OSError):  # the free ones cannot be listed
             for free in self._directory.free.segments():
@@ -210,6 +211,7 @@ class SegmentWriter:
                 with suppress(OSError):
                     free.unlink(missing_ok=True)
         self._is_spare_used = False
+        leave_space(self._directory.path.parent, self.segment_bytes)
         return self._files.create(path, self.segment_bytes, durable=self._durable)
 
     def _spare_made(self, fd: int, failed: OSError | None) -> None:

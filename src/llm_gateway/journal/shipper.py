@@ -38,8 +38,9 @@ from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal.failed_writers import FailedWriters
 from llm_gateway.journal.other_reader import NO_READER, OtherReader
-from llm_gateway.journal.record_delivery import BATCH_RECORDS, Quarantine, RecordDelivery, Sink, quarantine_file
+from llm_gateway.journal.record_delivery import Quarantine, RecordDelivery, Sink, quarantine_file
 from llm_gateway.journal.segments import Log, find_writers
+from llm_gateway.journal.waiting_usage import BatchSize
 from llm_gateway.journal.writer_tail import ShippingLag, WriterTail
 from llm_gateway.process_setup import schedule_in_background
 
@@ -56,8 +57,8 @@ LOADED_RECORDS = 128
 BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 5.0
 """Seconds before the next try after a failure: first and maximum."""
 
-ASKED_BACKOFF_S = 0.5
-"""The same maximum while answers wait for a commit."""
+HASTY_BACKOFF_S = 0.5
+"""The same maximum while answers wait for a commit, or the disk is short: the writers look as often for space."""
 
 UNASKED_RECORDS = 200
 """Records that a writer for which no answer waits adds to a transaction for which others wait; its backlog waits."""
@@ -114,6 +115,7 @@ class Shipper:
         quarantine = Quarantine(quarantine_file(root.parent), self._safe_log)
         self._new_tail = partial(WriterTail, quarantine=quarantine, log=self._safe_log, pause=pause, other=other)
         self._delivery = RecordDelivery(sink, quarantine, pause)
+        self._size = BatchSize(root)
         self._batch: list[UsageRecord] = []
         self._gathered: dict[str, WriterTail] = {}
         """Writers whose records are in the batch, or were just delivered."""
@@ -215,7 +217,7 @@ class Shipper:
     def _pause_s(self, *, is_shipped: bool) -> float:
         if is_shipped or self.is_storing:  # a writer that failed has a pause of its own
             return PAUSE_S if self._is_awaited else pause_after(self._moved)
-        return min(self._backoff, ASKED_BACKOFF_S) if self._asked else self._backoff
+        return min(self._backoff, HASTY_BACKOFF_S) if self._asked or self._size.is_small else self._backoff
 
     def _ship(self) -> bool:
         """Ship what the writers have written so far.
@@ -285,7 +287,7 @@ class Shipper:
         for name, tail in sorted(self._tails.items(), key=lambda each: (each[0] not in self._asked, each[0])):
             if name in failures:
                 continue
-            room = BATCH_RECORDS - len(self._batch)
+            room = self._size.records - len(self._batch)
             if self._asked and name not in self._asked:
                 room = min(room, UNASKED_RECORDS)
             try:
@@ -295,8 +297,11 @@ class Shipper:
                 failures[name] = repr(error)
                 continue
             self._gathered[name] = tail
-            if self._is_apart or len(self._batch) >= BATCH_RECORDS:
+            is_full = len(self._batch) >= self._size.records
+            if is_full or self._is_apart:
                 is_more |= self._store(failures)
+            if is_full and self._size.is_small:  # then one writer after the other, since a segment is freed as a whole
+                break
         is_more |= self._store(failures)
         self._end_flushes()
         return is_more
@@ -313,9 +318,12 @@ class Shipper:
             self._delivery.add(batch)
             del batch  # so that the delivery frees the records, a few at a time
             self._delivery.run()
+            self._size.note(is_stored=True)
         except StoreUnavailable:
             for tail in self._gathered.values():
                 tail.make_space()
+            self._size.note(is_stored=False)
+            self._delivery.split(self._size.records)
             raise
         except Exception as error:  # edge: as in `_step`
             self._delivery.clear()

@@ -1,0 +1,70 @@
+"""Usage that waits in the journals for the database, and the disk space that is left to the database for it.
+
+When a full disk has space again, the writers would take it first, 16 MiB each, and refuse calls again once that is
+full; the database could never store what waits, and no segment would ever be freed. So a writer makes no new segment in
+space that the database needs. Where the database keeps up, next to nothing waits, and the journal may take all space.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import closing, suppress
+from pathlib import Path
+
+from llm_gateway.journal.free_segments import is_disk_short
+from llm_gateway.journal.position_page import PageReader, PageUnreadable
+from llm_gateway.journal.record_delivery import BATCH_RECORDS
+from llm_gateway.journal.segments import JournalDir, find_writers
+
+LEFT_BYTES = 64 * 1024 * 1024
+"""Most disk space that is left to the database. Its rows take a fifth of what they take in the journal, 1.1 times as
+much if all labels have maximum length, and up to 20 MB more for SQLite's write-ahead log."""
+
+SHORT_BATCH_RECORDS = 250
+"""Records stored at a time while the disk is short: a batch of BATCH_RECORDS, all labels of maximum length, takes 20 MB
+of the write-ahead log, and as much of the database file."""
+
+
+def leave_space(root: Path, size: int) -> None:
+    """Check whether `size` bytes of the disk can be taken and leave enough to the database; `root` is the journal's.
+
+    Raises:
+        OSError: they leave too little (ENOSPC), or the disk does not say.
+    """
+    disk = os.statvfs(root)
+    left = disk.f_bavail * disk.f_frsize - size
+    if 0 <= left < LEFT_BYTES and left < waiting_bytes(root):
+        raise OSError(errno.ENOSPC, "what is left of the disk is for usage that is not in the database yet")
+
+
+def waiting_bytes(root: Path) -> int:
+    """Return the size of what writers have written and the shipper has not passed, by its checkpoints."""
+    total = 0
+    for path in find_writers(root):
+        with suppress(OSError, PageUnreadable), closing(PageReader(path)) as page:  # OSError: it has just been deleted
+            segment, offset = JournalDir(path).checkpoint()
+            written = page.read().written
+            total += (written.segment - segment) * page.segment_bytes + written.offset - offset
+    return total
+
+
+class BatchSize:
+    """Number of records stored at a time: few after a batch that failed, until the disk is not short any more."""
+
+    def __init__(self, root: Path) -> None:
+        """Look at the disk with the directory `root`."""
+        self._root = root
+        self.records = BATCH_RECORDS
+
+    @property
+    def is_small(self) -> bool:
+        """True while the disk is short, and a batch has failed."""
+        return self.records < BATCH_RECORDS
+
+    def note(self, *, is_stored: bool) -> None:
+        """Call it after each batch: it is stored, or the database did not answer."""
+        if is_stored and not self.is_small:
+            return
+        with suppress(OSError):  # the disk does not say
+            self.records = SHORT_BATCH_RECORDS if is_disk_short(self._root) else BATCH_RECORDS

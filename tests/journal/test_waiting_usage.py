@@ -1,0 +1,175 @@
+"""Disk space for the usage that waits in the journals."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.errors import StoreUnavailable
+from llm_gateway.journal import shipper as shipping
+from llm_gateway.journal.free_segments import SHORT_BYTES
+from llm_gateway.journal.record_delivery import BATCH_RECORDS
+from llm_gateway.journal.segments import JournalDir, Position
+from llm_gateway.journal.shipper import Shipper
+from llm_gateway.journal.waiting_usage import LEFT_BYTES, SHORT_BATCH_RECORDS, BatchSize, leave_space, waiting_bytes
+from tests.journal.disk import Open, accepts, refuses, until_async
+from tests.journal.samples import Database, Heard, request_id, settled_frames
+from tests.journal.shipping import SEGMENT_BYTES, Journal, until
+
+Disk = namedtuple("Disk", ["f_bavail", "f_frsize"])
+
+
+class Space:
+    """Free bytes that the disk reports."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.free = 10 * SHORT_BYTES
+        monkeypatch.setattr(os, "statvfs", lambda _path: Disk(self.free, 1))
+
+
+@pytest.fixture
+def space(monkeypatch: pytest.MonkeyPatch) -> Space:
+    return Space(monkeypatch)
+
+
+def test_usage_waits_from_each_writers_checkpoint_to_its_position(journal: Journal, tmp_path: Path) -> None:
+    other = Journal(tmp_path / "journal" / "other")
+    content = settled_frames(range(3))
+    assert waiting_bytes(journal.root) == 0
+
+    journal.append(content)
+    other.rotate()
+    other.append(content)
+    assert waiting_bytes(journal.root) == 2 * len(content) + SEGMENT_BYTES
+
+    other.directory.keep_checkpoint(Position(2, len(content)))
+    (journal.root / "no-page").mkdir()
+    assert waiting_bytes(journal.root) == len(content)
+    other.crash()
+
+
+def test_the_journal_leaves_as_much_space_as_usage_waits(journal: Journal, space: Space) -> None:
+    size = 1000
+    space.free = size
+    leave_space(journal.root, size)
+
+    journal.append(content := settled_frames(range(3)))
+    space.free = size + len(content)
+    leave_space(journal.root, size)
+    space.free -= 1
+    with pytest.raises(OSError, match="not in the database yet") as refused:
+        leave_space(journal.root, size)
+    assert refused.value.errno == errno.ENOSPC
+
+    for _ in range(LEFT_BYTES // SEGMENT_BYTES + 1):
+        journal.rotate()
+    space.free = size + LEFT_BYTES
+    leave_space(journal.root, size)
+
+
+async def test_a_writer_takes_no_segment_that_the_database_needs(open_writer: Open, heard: Heard, space: Space) -> None:
+    space.free = 150_000
+    writer = open_writer()
+    number = 0
+    while await accepts(writer, number):
+        writer.settle(request_id(number), b"x" * 500)
+        await writer.durable()
+        number += 1
+    assert writer.directory.segments() == [1, 2]
+    assert [fields["reason"] for _, fields in heard.events] == [
+        "[Errno 28] what is left of the disk is for usage that is not in the database yet"
+    ]
+    assert await refuses(writer, number)
+
+    JournalDir(writer.directory.path).keep_checkpoint(Position(2, 90_000))
+    await until_async(lambda: accepts(writer, number))
+
+
+def test_batches_are_small_from_a_failure_until_the_disk_is_not_short(tmp_path: Path, space: Space) -> None:
+    size = BatchSize(tmp_path)
+    space.free = SHORT_BYTES - 1
+    size.note(is_stored=True)
+    assert (size.records, size.is_small) == (BATCH_RECORDS, False)
+
+    size.note(is_stored=False)
+    assert (size.records, size.is_small) == (SHORT_BATCH_RECORDS, True)
+    size.note(is_stored=True)
+    assert size.is_small
+
+    space.free = SHORT_BYTES
+    size.note(is_stored=True)
+    assert (size.records, size.is_small) == (BATCH_RECORDS, False)
+    size.note(is_stored=False)
+    assert not size.is_small
+
+
+class LittleSpace(Database):
+    """A database with space for `room` records at a time; each larger batch fails."""
+
+    room = 0
+
+    def __call__(self, records: list[UsageRecord]) -> None:
+        self.is_down = StoreUnavailable("The disk is full.") if len(records) > self.room else None
+        super().__call__(records)
+
+
+def test_usage_is_stored_in_small_batches_where_a_large_one_finds_no_space(journal: Journal, space: Space) -> None:
+    database = LittleSpace()
+    database.room = 2 * SHORT_BATCH_RECORDS
+    shipper = Shipper(journal.root, database, log=Heard())
+    space.free = SHORT_BYTES - 1
+    journal.append(settled_frames(range(BATCH_RECORDS)))
+    shipper.start()
+
+    assert shipper.flush(10)
+    assert database.numbers() == [*range(BATCH_RECORDS)]
+    assert len(database.batches[0]) == BATCH_RECORDS
+    assert {len(batch) for batch in database.batches[1:]} == {SHORT_BATCH_RECORDS}
+    shipper.stop(5)
+
+
+def test_writers_are_shipped_one_after_the_other_while_the_disk_is_short(
+    journal: Journal, tmp_path: Path, space: Space
+) -> None:
+    """A segment is freed as a whole: of two that are half stored, none makes space."""
+    database = LittleSpace()
+    other = Journal(tmp_path / "journal" / "another")
+    shipper = Shipper(journal.root, database, log=Heard())
+    space.free = SHORT_BYTES - 1
+    journal.append(settled_frames(range(1)))
+    shipper.start()
+    assert not shipper.flush(0.1)
+
+    journal.append(settled_frames(range(1, 1000)))
+    other.append(settled_frames(range(1000, 2000)))
+    database.room = BATCH_RECORDS
+    assert shipper.flush(10)
+
+    first = {request_id(number) for number in range(1000, 2000)}
+    writers = ["another" if batch[0] in first else "writer" for batch in database.batches if len(batch) > 1]
+    assert len(writers) > 4
+    assert writers == sorted(writers)
+    shipper.stop(5)
+    other.crash()
+
+
+def test_the_shipper_looks_for_space_as_often_as_the_writers(
+    journal: Journal, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipping, "BACKOFF_S", shipping.LONGEST_BACKOFF_S)
+    database = LittleSpace()
+    shipper = Shipper(journal.root, database, log=Heard())
+    space.free = SHORT_BYTES - 1
+    journal.append(settled_frames(range(1)))
+    shipper.start()
+    until(lambda: database.batches)
+
+    database.room, space.free = 1, 10 * SHORT_BYTES
+    until(lambda: len(database.batches) > 1, timeout_s=2 * shipping.HASTY_BACKOFF_S)
+    assert shipper.flush(5)
+    shipper.stop(5)
