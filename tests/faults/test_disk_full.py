@@ -207,7 +207,8 @@ async def test_a_full_file_system_refuses_new_requests_and_settles_those_in_flig
 
 
 @pytest.mark.fault(
-    "a full file system, and little space comes back", "the same, but the file loses 48 MiB for each worker"
+    "a full file system, and little space comes back",
+    "a small tmpfs that another file fills; load until refused; then that file loses 48 MiB for each worker",
 )
 async def test_usage_that_waits_gets_the_little_space_that_comes_back(
     scene: Scene, small_disk: Path, note: Note
