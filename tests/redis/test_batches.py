@@ -16,7 +16,7 @@ from llm_gateway.limiter.redis_membership import Keys, RedisHost
 from llm_gateway.redis_client.client import RedisClient
 from tests.limiter.taking import Clock
 from tests.redis.test_client import connected, path_of
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, running
 from tests.waiting import until
 
 TPM = 1000
@@ -90,6 +90,58 @@ async def test_of_a_turn_as_much_is_granted_as_fits(redis_server: RedisServer) -
         changed = await asyncio.gather(limiter.take("a", TPM, TPM + 1, 1), limiter.take("a", TPM, TPM + 2, 1))
         assert [each.reservation is not None for each in changed] == [True, True], "of limits that change in a turn"
         assert await sums(client, limiter, "a") == (7, 1002)
+
+
+async def test_calls_of_a_turn_for_several_windows_each_get_all_or_nothing(redis_server: RedisServer) -> None:
+    async with connected(path_of(redis_server)) as client:
+        clock = Clock()
+        prefix = f"{{batches{next(_numbers)}}}"
+        limiter, other = await joined(client, clock, prefix), await joined(client, clock, prefix)
+        assert len(await taken(other, "team", 1, 400)) == 1
+        before = await scripts(client)
+        wanted = [("a", 40), ("b", 30), ("a", 70), ("a", 10), ("b", 25), ("b", 20)]  # of the team's 500, 100 are left
+        calls = [
+            asyncio.ensure_future(limiter.take_all([Wanted(key, TPM, TPM, 2 * n), Wanted("team", TPM, 500, n)]))
+            for key, n in wanted
+        ]
+        await asyncio.sleep(0)
+        calls[3].cancel()
+        came = await asyncio.gather(*calls, return_exceptions=True)
+        assert await scripts(client) - before == 1
+        shown = []
+        for each in came:
+            if isinstance(each, BaseException):
+                shown.append([0])
+                continue
+            reservations, refused = each
+            shown.append([taken.tokens for taken in reservations])
+            is_whole = refused is None
+            for reservation in reservations:
+                limiter.settle(reservation, tokens=int(is_whole), sent=is_whole)
+        assert shown == [[80, 40], [60, 30], [140], [0], [50], [40, 20]]
+        await until(lambda: limiter._batches._timer is None)
+        assert [await sums(client, limiter, window) for window in ("a", "b", "team")] == [(1, 1), (2, 2), (4, 403)]
+        own = [limiter._local.state(window, TPM, TPM).remaining_requests for window in ("a", "b", "team")]
+        assert own == [TPM - 1, TPM - 2, TPM - 3]
+
+
+async def test_what_redis_granted_too_late_in_several_windows_is_given_back() -> None:
+    with running() as server:
+        async with connected(path_of(server), timeout_s=0.05) as client:
+            clock = Clock()
+            prefix = f"{{batches{next(_numbers)}}}"
+            limiter, other = await joined(client, clock, prefix), await joined(client, clock, prefix)
+            await limiter._batches._host.step()
+            assert len(await taken(other, "team", 1, 400)) == 1
+            wanted = [[Wanted("key", TPM, TPM, n), Wanted("team", TPM, 500, n)] for n in (60, 70, 30)]
+            server.freeze()
+            came = await asyncio.gather(*[limiter.take_all(each) for each in wanted])
+            assert [(reservations, each is None) for reservations, each in came] == [([], False)] * 3
+            server.thaw()
+            await until(lambda: client.is_up and limiter._batches._timer is None)
+            await until(lambda: limiter._local.state("key", TPM, TPM).remaining_requests == TPM)
+            assert await sums(client, limiter, "key") == (0, 0)
+            assert await sums(client, limiter, "team") == (1, 400)
 
 
 async def test_a_cancelled_call_of_a_turn_holds_nothing_and_the_others_are_decided(redis_server: RedisServer) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
 from llm_gateway.limiter.base import NOBODY, Before, Decision, Limiter, Reservation, Wanted
 from llm_gateway.limiter.other_hosts_calls import NEVER
-from llm_gateway.limiter.redis_batches import AGAIN_S, RedisBatches, SharedReservation
+from llm_gateway.limiter.redis_batches import AGAIN_S, RedisBatches, SharedReservation, Windows
 from llm_gateway.limiter.redis_membership import RedisHost
 from llm_gateway.limiter.redis_scripts import ADD
 from llm_gateway.limiter.redis_windows import RedisWindow
@@ -95,40 +95,68 @@ class RedisLimiter:
         Raises:
             Overloaded: the limiter of this host cannot tell.
         """
-        for _ in range(round(LONGEST_WAIT_S / LOOK_S)):  # no line to wait in, as there is at providers' limits
-            if not self._mode.is_quiet:
-                break
-            await asyncio.sleep(LOOK_S)
+        mode = self._mode
+        if self._clock() >= mode.shared_until:
+            for _ in range(round(LONGEST_WAIT_S / LOOK_S)):  # no line to wait in, as there is at providers' limits
+                if not mode.is_quiet:
+                    break
+                await asyncio.sleep(LOOK_S)
         if len(wanted) == 1:
             decision = await self.take(*wanted[0])
             return ([decision.reservation], None) if decision.reservation is not None else ([], decision)
         for _ in range(2):
-            held, refused = await self._take_all_here(wanted)
-            if refused is not None or not self._mode.is_up:
-                return held, refused
-            future = self._batches.ask_all([self._window(each.window) for each in wanted], wanted, held)
+            held: list[Reservation] = []
+            windows = self._take_all_now(wanted, held)
+            if windows is None:
+                refused = await self._take_others_here(wanted, held)
+                if refused is not None or not mode.is_up:
+                    return held, refused
+                windows = tuple([self._window(each.window) for each in wanted])
+            future = self._batches.ask_all(windows, wanted, held)
             try:
                 came = await future
             except BaseException:  # edge: cancelled
                 self._cancelled(future, held)
                 raise
             if came is not None:
-                granted = [decision.reservation for decision in came if decision.reservation is not None]
-                return granted, None if len(granted) == len(wanted) else came[-1]
+                return came
         return [], Decision(None, AGAIN_S)
 
-    async def _take_all_here(self, wanted: Sequence[Wanted]) -> tuple[list[Reservation], Decision | None]:
-        held: list[Reservation] = []
+    def _take_all_now(self, wanted: Sequence[Wanted], held: list[Reservation]) -> Windows | None:
+        """Reserve at this host's own limiter in the usual case of `_take_here`. Returns the windows.
+
+        Returns None at the first of them where it is another case; `held` has the reservations before it.
+        """
+        if self._clock() >= self._mode.shared_until:
+            return None
+        windows: list[RedisWindow] = []
         try:
-            for each in wanted:
+            for name, rpm, tpm, tokens, model in wanted:
+                window = self._windows.get(name) or self._window(name)
+                if window.others.full is not None or tokens > tpm or rpm < 1:
+                    return None
+                decision = self._local.take_now(name, rpm, tpm, tokens, model)
+                if decision is None or decision.reservation is None:
+                    return None
+                held.append(decision.reservation)
+                windows.append(window)
+        except BaseException:  # edge: the limiter of this host cannot tell
+            self._batches.give_back(held)
+            raise
+        return tuple(windows)
+
+    async def _take_others_here(self, wanted: Sequence[Wanted], held: list[Reservation]) -> Decision | None:
+        """Reserve at this host's own limiter in the windows after those that `held` is of. Returns the refusal."""
+        try:
+            for each in wanted[len(held) :]:
                 decision = await self._take_here(each)
                 if decision.reservation is None:
-                    return held, decision
+                    return decision
                 held.append(decision.reservation)
         except BaseException:  # edge: cancelled, or the limiter of this host cannot tell
             self._batches.give_back(held)
             raise
-        return held, None
+        return None
 
     async def _take_here(self, wanted: Wanted) -> Decision:
         """Reserve at this host's own limiter, within its bounds."""
@@ -163,10 +191,12 @@ class RedisLimiter:
         if future.cancel() or future.cancelled():
             self._batches.give_back(held)
             return
-        came = future.result() or ()
-        for decision in (came,) if isinstance(came, Decision) else came:
-            if decision.reservation is not None:
-                self.settle(decision.reservation, tokens=0, sent=False)
+        came = future.result()
+        if came is None:
+            return
+        granted = came[0] if came.__class__ is tuple else () if came.reservation is None else (came.reservation,)
+        for reservation in granted:
+            self.settle(reservation, tokens=0, sent=False)
 
     def _window(self, name: str) -> RedisWindow:
         window = self._windows.get(name)

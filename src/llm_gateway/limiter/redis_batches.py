@@ -5,8 +5,9 @@
                   └── no connection ──▶ takes are given up, settles wait for the next connection
 
 So a call costs no command, no reply and no script of its own, neither here nor at the server. The script settles first,
-and then takes in the order of the calls. Settles alone wait `SETTLE_S` for a take that carries them: until then other
-hosts have less room, never more. A call that is cancelled stays in its batch; what it is granted is settled at once.
+and then takes: for the calls of one window, then for those of several, each in their order. Settles alone wait
+`SETTLE_S` for a take that carries them: until then other hosts have less room, never more. A call that is cancelled
+stays in its batch; what it is granted is settled at once.
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ MOST_WINDOWS = 256
 
 _OfWindow: TypeAlias = tuple[RedisWindow, int, int, list[Asked]]
 """A window of which calls asked something, its limits of requests and tokens, and the calls that ask of it alone."""
-_OfSeveral: TypeAlias = tuple[
-    "asyncio.Future[list[Decision] | None]", list[RedisWindow], Sequence[Wanted], Sequence[Reservation]
-]
+Windows: TypeAlias = tuple[RedisWindow, ...]
+OfAll: TypeAlias = tuple[list[Reservation], Decision | None]
+"""What `Limiter.take_all` returns."""
+_OfSeveral: TypeAlias = tuple["asyncio.Future[OfAll | None]", Sequence[Wanted], list[Reservation]]
 """A call that asks for room in several windows, and what it holds in each at this host."""
+_Groups: TypeAlias = dict[Windows, list[_OfSeveral]]
+"""Calls that ask for room in the same several windows."""
 
 
 class SharedReservation(Reservation, frozen=True, gc=False):
@@ -57,7 +61,7 @@ class RedisBatches:
         self._host, self._client = host, host.client
         self._epoch_key = bulk(host.epoch_key.encode())
         self._windows: dict[bytes, RedisWindow] = {}
-        self._several: list[_OfSeveral] = []
+        self._groups: _Groups = {}
         self._is_registered = False
         self._timer: asyncio.TimerHandle | None = None
         self._client.watchers.append(self._changed)
@@ -65,25 +69,30 @@ class RedisBatches:
     def ask(self, window: RedisWindow, rpm: int, tpm: int, own: Reservation) -> asyncio.Future[Decision | None]:
         """Ask for room in one window. The future gets the decision; None if Redis has lost its memory: ask again."""
         future: asyncio.Future[Decision | None] = asyncio.get_running_loop().create_future()
-        if rpm != window.rpm or tpm != window.tpm:
-            self._separate(window, rpm, tpm)
-            if not self._limit(window, rpm, tpm):
-                future.set_result(self.unanswered([own])[0])
-                return future
-        window.asked.append((future, own))
+        if (rpm != window.rpm or tpm != window.tpm) and not self._limit_all((window,), (Wanted("", rpm, tpm, 0),)):
+            future.set_result(self.unanswered([own]) or Decision(own))
+        else:
+            window.asked.append((future, own))
         return future
 
     def ask_all(
-        self, windows: list[RedisWindow], wanted: Sequence[Wanted], held: Sequence[Reservation]
-    ) -> asyncio.Future[list[Decision] | None]:
-        """Ask for room in all of these windows, or in none. The future gets the decisions up to the first refusal."""
-        future: asyncio.Future[list[Decision] | None] = asyncio.get_running_loop().create_future()
-        for window, each in zip(windows, wanted, strict=True):
-            self._separate(window, each.rpm, each.tpm)
-        if all(self._limit(window, each.rpm, each.tpm) for window, each in zip(windows, wanted, strict=True)):
-            self._several.append((future, windows, wanted, held))
-        else:
-            future.set_result(self.unanswered(held))
+        self, windows: Windows, wanted: Sequence[Wanted], held: list[Reservation]
+    ) -> asyncio.Future[OfAll | None]:
+        """Ask for room in all of these windows, or in none.
+
+        The future gets what `take_all` returns; None if Redis has lost its memory: ask again.
+        """
+        future: asyncio.Future[OfAll | None] = asyncio.get_running_loop().create_future()
+        for window, (_, rpm, tpm, _, _) in zip(windows, wanted, strict=True):
+            if rpm != window.rpm or tpm != window.tpm:
+                if self._limit_all(windows, wanted):
+                    break
+                future.set_result(self.undecided(held))
+                return future
+        calls = self._groups.get(windows)
+        if calls is None:
+            calls = self._groups[windows] = []
+        calls.append((future, wanted, held))
         return future
 
     def settle(self, window: RedisWindow, second: int, reserved: int, used: int, unsent: int) -> None:
@@ -108,12 +117,15 @@ class RedisBatches:
         if has_changed or (is_full if other is None else other is not window):
             self.send()
 
-    def _limit(self, window: RedisWindow, rpm: int, tpm: int) -> bool:
-        """Let calls ask of the window within these limits; False if there is no connection."""
-        self._windows[window.packed_key] = window
-        if not self._register():
-            return False
-        window.rpm, window.tpm = rpm, tpm
+    def _limit_all(self, windows: Windows, wanted: Sequence[Wanted]) -> bool:
+        """Let calls ask of the windows within these limits; False if there is no connection."""
+        for window, each in zip(windows, wanted, strict=True):
+            self._separate(window, each.rpm, each.tpm)
+        for window, each in zip(windows, wanted, strict=True):
+            self._windows[window.packed_key] = window
+            if not self._register():
+                return False
+            window.rpm, window.tpm = each.rpm, each.tpm
         return True
 
     def _register(self) -> bool:
@@ -140,7 +152,7 @@ class RedisBatches:
                 part = waiting[start : start + MOST_WINDOWS]
                 for window in part:
                     del self._windows[window.packed_key]
-                self._send(part, [])
+                self._send(part, {})
         self._register()
 
     def _end_turn(self) -> None:
@@ -150,11 +162,11 @@ class RedisBatches:
     def send(self) -> None:
         """Send what was asked until now; what cannot be sent is given up, but for settles."""
         windows, self._windows = [*self._windows.values()], {}
-        several, self._several = self._several, []
+        groups, self._groups = self._groups, {}
         if windows:
-            self._send(windows, several)
+            self._send(windows, groups)
 
-    def _send(self, windows: list[RedisWindow], several: list[_OfSeveral]) -> None:
+    def _send(self, windows: list[RedisWindow], groups: _Groups) -> None:
         server_clock = self._host.server_clock
         text = "-" if server_clock is None else f"{server_clock() * 1e6:.0f}"
         keys, places = [self._epoch_key], {}
@@ -167,13 +179,16 @@ class RedisBatches:
             if window.rpm:
                 asked.append((window, window.rpm, window.tpm, window.asked))
             window.clear()
-        text += f" {len(several)}"
-        for _, of, _, held in several:
-            text += f" {len(of)}"
-            for window, own in zip(of, held, strict=True):
-                text += f" {places[window]} {own.tokens}"
+        text += f" {len(groups)}"
+        for of, calls in groups.items():
+            text += f" {len(of)} {len(calls)}"
+            for window in of:
+                text += f" {places[window]}"
+            for _, _, held in calls:
+                for own in held:
+                    text += f" {own.tokens}"
         packed = TURN.packed(len(keys), b"".join(keys), text.encode())
-        batch = Batch(self, asked, several)
+        batch = Batch(self, asked, groups)
         if self._client.send_packed(packed, TURN, batch, batch.late):
             return
         for window, sums in unsettled:
@@ -183,14 +198,19 @@ class RedisBatches:
             self._settle_soon()
         batch.set_result(None)
 
-    def unanswered(self, held: Sequence[Reservation]) -> list[Decision]:
-        """Decide without Redis: a host that is the only one knows all calls."""
+    def unanswered(self, held: Sequence[Reservation]) -> Decision | None:
+        """Decide without Redis. Returns the refusal; None if this host is the only one, which knows all calls."""
         if self.mode.hosts == 1:
             for own in held:
                 self._note(own)
-            return [Decision(own) for own in held]
+            return None
         self.give_back(held)
-        return [Decision(None, self.mode.again_s() if self.mode.is_quiet else AGAIN_S)]
+        return Decision(None, self.mode.again_s() if self.mode.is_quiet else AGAIN_S)
+
+    def undecided(self, held: list[Reservation]) -> OfAll:
+        """Decide without Redis about a call for several windows."""
+        refusal = self.unanswered(held)
+        return (held, None) if refusal is None else ([], refusal)
 
     def give_back(self, held: Sequence[Reservation]) -> None:
         """Release at this host what is not used."""
@@ -205,12 +225,12 @@ class RedisBatches:
 class Batch:
     """Calls that were sent in one command. They get its reply as a future does; `late` gets one that came too late."""
 
-    __slots__ = ("_asked", "_asked_at", "_batches", "_is_done", "_several")
+    __slots__ = ("_asked", "_asked_at", "_batches", "_groups", "_is_done")
 
-    def __init__(self, batches: RedisBatches, asked: list[_OfWindow], several: list[_OfSeveral]) -> None:
+    def __init__(self, batches: RedisBatches, asked: list[_OfWindow], groups: _Groups) -> None:
         self._batches = batches
         self._asked = asked
-        self._several = several
+        self._groups = groups
         self._asked_at = batches.clock()
         self._is_done = False
 
@@ -239,7 +259,7 @@ class Batch:
             self._forget(reply)
 
     def _is_answer(self, reply: Reply) -> bool:
-        return reply.__class__ is list and len(reply) == 2 + 4 * len(self._asked) + len(self._several)
+        return reply.__class__ is list and len(reply) == 2 + 4 * len(self._asked) + len(self._groups)
 
     def late(self, reply: Reply) -> None:
         """Settle what Redis granted after the calls were given up."""
@@ -252,20 +272,21 @@ class Batch:
             seconds[window] = second
             for _, own in _parted(asked, full)[0]:
                 self._batches.settle(window, second, own.tokens, 0, 1)
-        for (_, windows, _, held), place in zip(self._several, reply[at:], strict=True):
-            if not place:
-                for window, own in zip(windows, held, strict=True):
-                    self._batches.settle(window, seconds[window], own.tokens, 0, 1)
+        for (windows, calls), places in zip(self._groups.items(), reply[at:], strict=True):
+            for number, (_, _, held) in enumerate(calls):
+                if not places or not places[number]:
+                    for window, own in zip(windows, held, strict=True):
+                        self._batches.settle(window, seconds[window], own.tokens, 0, 1)
 
     def _decide(self, reply: list[Any]) -> None:
         """Decide by the sums of each window, after all calls of the batch, and by what Redis refused."""
         batches, at, memory = self._batches, 2, self._batches.mode.memory
-        told: dict[RedisWindow, tuple[int, bool]] = {}
+        seconds: dict[RedisWindow, int] = {}
         for window, rpm, tpm, asked in self._asked:
             second, requests, tokens, full = reply[at : at + 4]
             at += 4
             is_crowded = requests * 2 > rpm or tokens * 2 > tpm
-            told[window] = second, is_crowded
+            seconds[window] = second
             granted, refused = _parted(asked, full)
             if full:
                 batches.give_back([own for future, own in refused if not future.done()])
@@ -282,43 +303,45 @@ class Batch:
                     batches.settle(window, second, own.tokens, 0, 1)
                 else:
                     future.set_result(Decision(_shared(own, second, memory), 0.0, False, is_crowded))
-        for of_several, place in zip(self._several, reply[at:], strict=True):
-            self._decide_several(of_several, place, told)
+        for (windows, calls), places in zip(self._groups.items(), reply[at:], strict=True):
+            self._decide_group(windows, calls, places, [seconds[window] for window in windows])
 
-    def _decide_several(self, of_several: _OfSeveral, place: int, told: dict[RedisWindow, tuple[int, bool]]) -> None:
-        """Decide a call for several windows; `place` is that of the first one without room, from 1, or 0."""
-        future, windows, wanted, held = of_several
+    def _decide_group(
+        self, windows: Windows, calls: list[_OfSeveral], places: list[int] | int, seconds: list[int]
+    ) -> None:
+        """Decide the calls for these windows; `places` has for each that of the first one without room, from 1."""
         batches = self._batches
-        if place:
-            if not future.done():
-                batches.give_back(held[place - 1 :])
-                each = wanted[place - 1]
-                refusal = self._full(windows[place - 1], each.rpm, each.tpm, held[place - 1].tokens)
-                future.set_result([*[Decision(own) for own in held[: place - 1]], refusal])
-            return
-        decisions = []
-        for window, own in zip(windows, held, strict=True):
-            second, is_crowded = told[window]
-            if future.done():  # it was cancelled
-                batches.settle(window, second, own.tokens, 0, 1)
-            shared = _shared(own, second, batches.mode.memory)
-            decisions.append(Decision(shared, 0.0, False, is_crowded))
-        if not future.done():
-            future.set_result(decisions)
+        memory = batches.mode.memory
+        for number, (future, wanted, held) in enumerate(calls):
+            place = places[number] if places.__class__ is list else 0
+            if place:
+                if not future.done():
+                    batches.give_back(held[place - 1 :])
+                    each = wanted[place - 1]
+                    refusal = self._full(windows[place - 1], each.rpm, each.tpm, held[place - 1].tokens)
+                    future.set_result((held[: place - 1], refusal))
+            elif future.done():  # it was cancelled
+                for window, own, second in zip(windows, held, seconds, strict=True):
+                    batches.settle(window, second, own.tokens, 0, 1)
+            else:
+                future.set_result(
+                    ([_shared(own, second, memory) for own, second in zip(held, seconds, strict=True)], None)
+                )
 
     def _full(self, window: RedisWindow, rpm: int, tpm: int, tokens: int) -> Decision:
         return Decision(None, window.others.full_s(self._batches.clock(), rpm, tpm, tokens) or STEP_S)
 
     def _give_up(self) -> None:
         """Decide the calls without Redis."""
-        unanswered = self._batches.unanswered
+        batches = self._batches
         for _, _, _, asked in self._asked:
             for future, own in asked:
                 if not future.done():
-                    future.set_result(unanswered([own])[0])
-        for several, _, _, held in self._several:
-            if not several.done():
-                several.set_result(unanswered(held))
+                    future.set_result(batches.unanswered([own]) or Decision(own))
+        for calls in self._groups.values():
+            for several, _, held in calls:
+                if not several.done():
+                    several.set_result(batches.undecided(held))
 
     def _forget(self, reply: list[Any]) -> None:
         """Let all calls ask again, since a server that forgot has granted them."""
@@ -327,10 +350,11 @@ class Batch:
                 if not future.done():
                     self._batches.give_back([own])
                     future.set_result(None)
-        for several, _, _, held in self._several:
-            if not several.done():
-                self._batches.give_back(held)
-                several.set_result(None)
+        for calls in self._groups.values():
+            for several, _, held in calls:
+                if not several.done():
+                    self._batches.give_back(held)
+                    several.set_result(None)
         self.late(reply)
 
 

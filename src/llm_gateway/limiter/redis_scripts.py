@@ -62,10 +62,10 @@ TURN = Script(
     + """
 -- KEYS: epoch, windows. ARGV, with blanks between: microseconds or -; of each window rpm and tpm, or 0 and 0 if nothing
 -- is asked of it, how many seconds are settled, and of each second itself, reserved and used tokens and requests given
--- back, how many calls ask of it alone, and the tokens of each; how many calls ask of several windows, and of each how
--- many, and the number of the key and the tokens of each.
+-- back, how many calls ask of it alone, and the tokens of each; how many groups of windows are asked of together, and
+-- of each how many windows, how many calls, the numbers of the keys, and of each call the tokens in each window.
 -- Returns {epoch, now, then of each window that calls ask of second, sums, then 0, or {the whole hash, the numbers of
--- the calls that are refused}, then of each call for several windows the place of the first one that is full, or 0}.
+-- the calls that are refused}, then of each group 0, or of each call the place of the first window that is full, or 0}.
 local given = {}
 for number in string.gmatch(ARGV[1], '%S+') do given[#given + 1] = tonumber(number) or '' end
 local now = clock(given[1])
@@ -109,15 +109,22 @@ for place = 2, #KEYS do
     end
     at = at + given[at] + 1
 end
-for call = 1, given[at] do
-    local size, full = given[at + 1], 0
-    for place = size, 1, -1 do
-        if not fits(windows[given[at + 2 * place]], given[at + 2 * place + 1]) then full = place end
+for group = 1, given[at] do
+    local size, calls, keys, is_full, places = given[at + 1], given[at + 2], at + 2, false, {}
+    for call = 1, calls do
+        local tokens, full = keys + size * call, 0
+        for place = size, 1, -1 do
+            if not fits(windows[given[keys + place]], given[tokens + place]) then full = place end
+        end
+        if full > 0 then
+            windows[given[keys + full]].is_full, is_full = true, true
+        else
+            for place = 1, size do take(windows[given[keys + place]], given[tokens + place]) end
+        end
+        places[call] = full
     end
-    if full > 0 then windows[given[at + 2 * full]].is_full = true end
-    for place = 1, full > 0 and 0 or size do take(windows[given[at + 2 * place]], given[at + 2 * place + 1]) end
-    several[call] = full
-    at = at + 1 + 2 * size
+    several[group] = is_full and places or 0
+    at = keys + size * (calls + 1)
 end
 local reply = {epoch, now}
 for place = 2, #KEYS do
@@ -138,7 +145,7 @@ for place = 2, #KEYS do
         reply[size + 4] = window.is_full and {redis.call('HGETALL', key), window.refused} or 0
     end
 end
-for call = 1, #several do reply[#reply + 1] = several[call] end
+for group = 1, #several do reply[#reply + 1] = several[group] end
 return reply
 """
 )
