@@ -81,6 +81,8 @@ class BudgetTable:
         self._fields = attrgetter(*fields, *_ALWAYS)
         self._used = attrgetter(*(fields or _ALWAYS[:1]))
         self._others = [_getter(dimension) for dimension in others]
+        self.fields: Callable[[Request], object] = self._all_fields if others else self._used
+        """Returns what the values of a request depend on, beside the model; it is hashable."""
         order = ("provider", "model", *fields, *_ALWAYS, *others)
         places = {dimension: place for place, dimension in enumerate(order)}
         self.uses_model = bool({"provider", "model"} & used.keys())
@@ -95,10 +97,7 @@ class BudgetTable:
             else:
                 self._always.append(rule)
 
-    def fields(self, request: Request) -> object:
-        """Return what the values of a request depend on, beside the model; it is hashable."""
-        if not self._others:
-            return self._used(request)
+    def _all_fields(self, request: Request) -> object:
         return self._used(request), *[value(request) for value in self._others]
 
     def values(self, request: Request, provider: str, model: str) -> Values:

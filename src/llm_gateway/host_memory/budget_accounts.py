@@ -198,7 +198,8 @@ class BudgetAccounts:
                 words[spent_at] += cost
                 place.held = own = place.held - held
                 words[row] = own
-                words[taken_at] += cost - held
+                if cost != held:
+                    words[taken_at] += cost - held
             elif cost:
                 words[taken_at] += cost
                 words[spent_at] += cost

@@ -44,7 +44,11 @@ class MemoryLimiter(OneByOne):
         if tokens > tpm or rpm < 1:
             return _EXCEEDS
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
-        window = self._window(provider_id)
+        now, window = self._clock() + self._behind, self._windows.get(provider_id)
+        if window is None or now < self._now or now >= window.second + 1:
+            window = self._window(provider_id)
+        else:
+            self._now = now
         wait_s, use = 0.0, None
         if self._has_models:
             use = window.models.get(model)
@@ -55,7 +59,7 @@ class MemoryLimiter(OneByOne):
             window.take(tokens)
             is_crowded = window.request_sum * 2 > rpm or window.token_sum * 2 > tpm
             if use is None:
-                return Decision(Reservation(provider_id, window.second, tokens), is_crowded=is_crowded)
+                return Decision(Reservation(provider_id, window.second, tokens), 0.0, False, is_crowded)
             use.take(self._now, tokens)
             reservation = Reservation(provider_id, window.second, tokens, model, use.calls, use.tokens)
             return Decision(reservation, 0.0, False, is_crowded)

@@ -83,9 +83,6 @@ class SharedLimiter(OneByOne):
     async def take(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision:
         """Reserve one request and `tokens` if both fit into the limits `rpm` and `tpm`; otherwise reserve nothing.
 
-        `exceeds` is True if waiting cannot help: `tokens` is above `tpm`, or `rpm` is 0. Otherwise `retry_after_s` is
-        the time until the request fits if no other comes; it is above 0.
-
         Raises:
             Overloaded: another process held the lock for 250 ms, or the memory has no room for another window.
         """
@@ -111,8 +108,12 @@ class SharedLimiter(OneByOne):
     def _take(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str) -> Decision:
         """Reserve a request if it fits. Needs the lock, and gives it back."""
         try:
-            window = self._window(provider_id)
-            now, calls, model_tokens, wait_s, sums = self._now, 0, 0, 0.0, None
+            now, window = self._clock() + self._behind, self._windows.get(provider_id)
+            if window is None or now < self._now or not window.ends_at(int(now)):
+                window = self._window(provider_id)
+                now = self._now
+            self._now = now
+            calls, model_tokens, wait_s, sums = 0, 0, 0.0, None
             if not self._has_models:
                 sums = window.take_if_fits(rpm, tpm, tokens)
             else:
@@ -151,9 +152,10 @@ class SharedLimiter(OneByOne):
         window = self._known(reservation.provider_id)
         if window is None:
             return
-        now = self._clock() + self._behind
-        window.durations.add(now - reservation.bucket)
-        if now < reservation.bucket + BUCKETS and window.settle(reservation.bucket, reservation.tokens, tokens, sent):
+        bucket = reservation.bucket
+        lasted_s = self._clock() + self._behind - bucket
+        window.durations.add(lasted_s)
+        if lasted_s < BUCKETS and window.settle(bucket, reservation.tokens, tokens, sent):
             if self._has_models:
                 window.free_room()
             if self._watchers:
@@ -374,8 +376,6 @@ class SharedLimiter(OneByOne):
         """Return the provider's window, advanced to the current second of the limiter's time, which is now `_now`."""
         second = int(self._time())
         window = self._windows.get(provider_id)
-        if window is not None and window.ends_at(second):
-            return window
         if window is None:
             if len(self._windows) >= self._most:
                 self._drop_idle(second)

@@ -22,7 +22,9 @@ def largest_cost(request: Request, attempt: AttemptRecord) -> Cost:
     inputs = request.input_length if request.input_length > known else known  # noqa: FURB136 - faster
     if price is None:
         return 0, inputs + output
-    nanos, least = dearest_cost(price, inputs, output), attempt.cost_nanos
+    has_cache_price = price.cache_write or price.cache_write_1h
+    nanos = dearest_cost(price, inputs, output) if has_cache_price else plain_cost(price, inputs, output)
+    least = attempt.cost_nanos
     return least if least > nanos else nanos, inputs + output  # noqa: FURB136 - as above
 
 

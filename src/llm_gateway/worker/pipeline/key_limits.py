@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Sequence
 
+import msgspec
+
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.service_key import KeyLimit
 from llm_gateway.domain.usage import KeyCall, UsageRecord
@@ -23,15 +25,12 @@ BUSY_RETRY_S = 1.0
 """Seconds after which a request is worth another try that found too many others of its key in flight."""
 
 
-class _Held:
+class _Held(msgspec.Struct, eq=False):
     """Places of a request among the requests at once of its keys, and its reservations."""
 
-    __slots__ = ("reservations", "running", "shared")
-
-    def __init__(self) -> None:
-        self.running: list[str] | None = None
-        self.shared: list[int] | None = None
-        self.reservations: list[Reservation] = []
+    running: list[str] | None = None
+    shared: list[int] | None = None
+    reservations: list[Reservation] = []
 
 
 class KeyLimits:
