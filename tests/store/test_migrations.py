@@ -319,6 +319,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0021_budget_corrections.py",
         "0022_budgets_of_leases.py",
         "0023_audit_resources.py",
+        "0024_customer_days.py",
     }
     with database.read() as connection:
         assert sorted(sa.inspect(connection).get_table_names()) == [

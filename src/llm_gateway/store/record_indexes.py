@@ -1,10 +1,11 @@
-"""The partial indexes of usage_records (migrations 0006 and 0008), as conditions that a query repeats word for word.
+"""The indexes of usage_records (migrations 0006, 0008, 0024), as conditions that a query repeats word for word.
 
 They are no part of `tables.py`: SQLAlchemy cannot read indexes of expressions back from SQLite to compare them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -30,3 +31,12 @@ CLIENT_IDS = TextIndex("client_request_id", 6)
 FREQUENT_OUTCOMES = frozenset({"ok", "cached"})
 IS_FAILURE = sa.text("outcome NOT IN ('ok', 'cached')")
 """Condition of the index of failures. The other outcomes are frequent: a page of them is found without an index."""
+
+
+def customer_days(days: Sequence[int], customer: str) -> sa.TextClause:
+    """Return the condition that finds a customer's rows of some days (since 1970) on Postgres.
+
+    Rows of other customers with the same hash are found as well.
+    """
+    condition = "at_ms / 86400000 = ANY(:days) AND hashtext(user_id) = hashtext(CAST(:customer AS text))"
+    return sa.text(condition).bindparams(days=list(days), customer=customer)

@@ -23,6 +23,7 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.store.attempts_json import AttemptTexts
+from llm_gateway.store.customer_days import Columns, CustomerDays, DaysEnd
 from llm_gateway.store.database import Database
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS, HourFinder, RecordFilter, conditions, of_values
 from llm_gateway.store.record_indexes import CLIENT_IDS, FREQUENT_OUTCOMES, IS_FAILURE, SESSIONS
@@ -61,7 +62,7 @@ _COLUMNS = (
     *(usage_records.c[name] for name in _KINDS),
     *(usage_records.c[name] for name in ("instance", "tags", "attempts")),
 )
-_TIMING_COLUMNS = tuple(usage_records.c[name] for name in ("at_ms", *AnswerTiming._fields))
+_TIMING_COLUMNS = tuple(usage_records.c[name] for name in ("id", "at_ms", *AnswerTiming._fields))
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -123,8 +124,7 @@ class RecordSearch:
                 query = self._indexed(wanted, first_id(wanted.start_ms - CLOCK_SLACK_MS), end_id)
                 rows = list(connection.execute(query.limit(limit + 1)).all())
             else:
-                ids, until_ms = self._scan(connection, wanted, end_id, limit + 1, deadline)
-                rows = self._rows(connection, ids)
+                rows, until_ms = self._scan(connection, wanted, end_id, limit + 1, deadline)
             records = self._records(connection, rows[:limit])
         if len(rows) > limit:
             return RecordPage(records, rows[limit - 1].id)
@@ -138,14 +138,12 @@ class RecordSearch:
         deadline = self._clock() + SEARCH_S
         with self._database.read() as connection:
             end_id = first_id(wanted.end_ms + CLOCK_SLACK_MS)
-            ids, until_ms = self._scan(connection, wanted, end_id, most, deadline)
-            query = sa.select(*_TIMING_COLUMNS).where(usage_records.c.id.in_(ids))
-            rows = connection.execute(query).all()
+            rows, until_ms = self._scan(connection, wanted, end_id, most, deadline, _TIMING_COLUMNS)
         timings = [
             AnswerTiming(row.provider or "", row.model or "", row.latency_ms, row.first_token_ms) for row in rows
         ]
         oldest_ms = min((row.at_ms for row in rows), default=None)
-        return TimingSample(timings, oldest_ms, until_ms is None and len(ids) < most)
+        return TimingSample(timings, oldest_ms, until_ms is None and len(rows) < most)
 
     def in_order(self, start_ms: int, end_ms: int, values: Mapping[str, str] = NO_VALUES) -> Iterator[UsageRecord]:
         """Yield the records of a period, oldest first; `values` are those that they must have.
@@ -189,21 +187,34 @@ class RecordSearch:
         query = query.where(usage_records.c.id >= start_id, usage_records.c.id < end_id)
         return query.order_by(usage_records.c.id.desc())
 
-    def _rows(self, connection: Connection, ids: Sequence[str]) -> list[sa.Row[Any]]:
-        query = sa.select(*_COLUMNS).where(usage_records.c.id.in_(ids))
+    def _rows(self, connection: Connection, ids: Sequence[str], columns: Columns) -> list[sa.Row[Any]]:
+        query = sa.select(*columns).where(usage_records.c.id.in_(ids))
         return list(connection.execute(query.order_by(usage_records.c.id.desc())).all())
 
     def _scan(
-        self, connection: Connection, wanted: RecordFilter, end_id: str, most: int, deadline: float
-    ) -> tuple[list[str], int | None]:
-        """Return up to `most` ids before `end_id`, and how far back the search came; None if it is over."""
+        self,
+        connection: Connection,
+        wanted: RecordFilter,
+        end_id: str,
+        most: int,
+        deadline: float,
+        columns: Columns = _COLUMNS,
+    ) -> tuple[list[sa.Row[Any]], int | None]:
+        """Return up to `most` rows before `end_id`, and how far back the search came; None if it is over."""
         oldest_ms = self._oldest_ms(connection)
         if oldest_ms is None:
             return [], None
         wanted = msgspec.structs.replace(wanted, start_ms=max(wanted.start_ms, oldest_ms))
+        rows: list[sa.Row[Any]] = []
+        if "customer" in wanted.values and not self._database.is_sqlite:
+            days = CustomerDays(wanted, end_id, most, columns)
+            rows, end_id, end = days.run(connection, lambda: self._clock() <= deadline)
+            if end is not DaysEnd.CROWDED:
+                return rows, None if end is DaysEnd.FOUND else time_of(end_id)
         hours = HourFinder(connection, wanted, is_cube_whole=_is_cube_whole(connection))
-        scan = RecordScan(self._database, wanted, end_id, most, deadline=deadline, clock=self._clock)
-        return scan.run(connection, hours.stretches())
+        scan = RecordScan(self._database, wanted, end_id, most - len(rows), deadline=deadline, clock=self._clock)
+        ids, until_ms = scan.run(connection, hours.stretches())
+        return rows + self._rows(connection, ids, columns), until_ms
 
     def _oldest_ms(self, connection: Connection) -> int | None:
         ids = usage_records.c.id
