@@ -13,8 +13,8 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.store.cube import ALL, BY_KEY, DIMENSIONS, KEY_DAYS, LONG
 from llm_gateway.store.cube_table import COLUMNS as CUBE_COLUMNS
+from llm_gateway.store.rollup_rows import NUMBERS
 from llm_gateway.store.rollup_table import COLUMNS as ROLLUP_COLUMNS
-from llm_gateway.store.rollup_table import NUMBERS
 from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY, DAY_MS, HOUR, PROVIDER, SERVICE
 from llm_gateway.store.tables import usage_cube, usage_records, usage_rollups
 

@@ -13,7 +13,7 @@ from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import fetch_rows
-from llm_gateway.store.rollup_table import NUMBERS
+from llm_gateway.store.rollup_rows import NUMBERS
 from tests.faults.client import Answer
 from tests.upstream import Bill
 

@@ -15,7 +15,8 @@ from llm_gateway.domain.usage import FREE, AttemptRecord, Price, Usage, UsageRec
 from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.cube import ALL, DIMENSIONS, KEY_DAYS, LONG
 from llm_gateway.store.database import Database
-from llm_gateway.store.rollup_table import NUMBERS, names_of
+from llm_gateway.store.rollup_rows import NUMBERS
+from llm_gateway.store.rollup_table import names_of
 from llm_gateway.store.rollups import COUNTERS, DAY, Totals
 from llm_gateway.store.tables import usage_cube, usage_names, usage_records, usage_rollups
 from llm_gateway.store.usage import CustomerTotals, NamedTotals, UsageStore

@@ -30,7 +30,8 @@ from llm_gateway.store.budget_thresholds import forget_customer
 from llm_gateway.store.database import Database
 from llm_gateway.store.erased_leases import rename_customer_leases
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS
-from llm_gateway.store.rollup_table import NUMBERS, RollupTable, customer_days, number_of
+from llm_gateway.store.rollup_rows import NUMBERS
+from llm_gateway.store.rollup_table import RollupTable, customer_days, number_of
 from llm_gateway.store.rollups import BLOCKS, COUNTERS, CUSTOMER, DAY, ERRORS, HOUR, HOUR_MS, TO_DATE, Grain, Totals
 from llm_gateway.store.tables import usage_records, usage_rollups
 from llm_gateway.store.usage import first_id

@@ -12,7 +12,8 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.store.cube_table import LONGEST_NAME
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, Source, tag_value
-from llm_gateway.store.rollup_table import NUMBERS, SUMS, UNKNOWN_MINUTES, number_of
+from llm_gateway.store.rollup_rows import NUMBERS
+from llm_gateway.store.rollup_table import SUMS, UNKNOWN_MINUTES, number_of
 from llm_gateway.store.rollups import CUSTOMER, DAY, ERRORS, HOUR, MINUTE_MS, Grain
 from llm_gateway.store.tables import usage_cube, usage_names, usage_records, usage_rollups
 

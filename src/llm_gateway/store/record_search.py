@@ -23,7 +23,7 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.store.attempts_json import AttemptTexts
-from llm_gateway.store.customer_days import Columns, CustomerDays, DaysEnd
+from llm_gateway.store.customer_days import Columns, CustomerDays, DaysEnd, Rows
 from llm_gateway.store.database import Database
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS, HourFinder, RecordFilter, conditions, of_values
 from llm_gateway.store.record_indexes import CLIENT_IDS, FREQUENT_OUTCOMES, IS_FAILURE, SESSIONS
@@ -187,8 +187,8 @@ class RecordSearch:
         query = query.where(usage_records.c.id >= start_id, usage_records.c.id < end_id)
         return query.order_by(usage_records.c.id.desc())
 
-    def _rows(self, connection: Connection, ids: Sequence[str], columns: Columns) -> list[sa.Row[Any]]:
-        query = sa.select(*columns).where(usage_records.c.id.in_(ids))
+    def _rows(self, connection: Connection, ids: Sequence[str], columns: Columns) -> Rows:
+        query: sa.Select[Any] = sa.select(*columns).where(usage_records.c.id.in_(ids))
         return list(connection.execute(query.order_by(usage_records.c.id.desc())).all())
 
     def _scan(
@@ -199,13 +199,13 @@ class RecordSearch:
         most: int,
         deadline: float,
         columns: Columns = _COLUMNS,
-    ) -> tuple[list[sa.Row[Any]], int | None]:
+    ) -> tuple[Rows, int | None]:
         """Return up to `most` rows before `end_id`, and how far back the search came; None if it is over."""
         oldest_ms = self._oldest_ms(connection)
         if oldest_ms is None:
             return [], None
         wanted = msgspec.structs.replace(wanted, start_ms=max(wanted.start_ms, oldest_ms))
-        rows: list[sa.Row[Any]] = []
+        rows: Rows = []
         if "customer" in wanted.values and not self._database.is_sqlite:
             days = CustomerDays(wanted, end_id, most, columns)
             rows, end_id, end = days.run(connection, lambda: self._clock() <= deadline)

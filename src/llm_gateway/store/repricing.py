@@ -27,7 +27,8 @@ from llm_gateway.store.cube import cube_change
 from llm_gateway.store.cube_table import CubeTable
 from llm_gateway.store.database import Database
 from llm_gateway.store.record_rows import SUMMED_COLUMNS, summed_records
-from llm_gateway.store.rollup_table import NUMBERS, RollupTable
+from llm_gateway.store.rollup_rows import NUMBERS
+from llm_gateway.store.rollup_table import RollupTable
 from llm_gateway.store.rollups import HOUR, HOUR_MS, SERVICE, change
 from llm_gateway.store.tables import usage_records, usage_rollups
 from llm_gateway.store.usage import first_id

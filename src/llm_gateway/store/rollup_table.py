@@ -24,6 +24,7 @@ from llm_gateway.store.bulk import Pause, adding, no_pause, with_pauses
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery, change_rows
 from llm_gateway.store.numbered_texts import NumberedTexts
+from llm_gateway.store.rollup_rows import NUMBERS, between, rows_of
 from llm_gateway.store.rollups import (
     BLOCKS,
     COUNTERS,
@@ -43,9 +44,6 @@ from llm_gateway.store.rollups import (
 from llm_gateway.store.set_insert import row_insert
 from llm_gateway.store.tables import usage_customers, usage_names, usage_rollups
 
-NUMBERS = {SERVICE: 1, CUSTOMER: 2, PROVIDER: 3}
-"""Values of the column `dimension`."""
-
 DAYS_AT_ONCE = 2
 """Days that one call adds to the totals to date, as many as a block has parts."""
 
@@ -61,9 +59,6 @@ SUMS = {name: sa.cast(func.coalesce(func.sum(sa.literal_column(name)), 0), BigIn
 
 Built once: building expressions takes SQLAlchemy longer than the database needs for a small report.
 """
-
-NEGATED = {name: sa.type_coerce(-usage_rollups.c[name], BigInteger).label(name) for name in COUNTERS}
-"""SQL expression for the negated value of each counter, to subtract hours from a day."""
 
 
 RANKED_BY = ("requests", "cost_nanos")
@@ -152,7 +147,7 @@ class RollupTable:
             first = _first_bucket(connection, part, built_until_ms)
             if first is not None and (start := first // block.ms * block.ms) + block.ms <= part_until_ms:
                 bucket, parts = start // block.ms, block.hours // part.hours
-                days = _between(part.hours, bucket * parts, (bucket + 1) * parts)
+                days = between(part.hours, bucket * parts, (bucket + 1) * parts)
                 connection.execute(_sum_of_customers((block.hours, bucket), days))
                 return True
             part, part_until_ms = block, built_until_ms
@@ -167,13 +162,13 @@ class RollupTable:
         busy_ms = _first_bucket(connection, DAY, max(summed, first) * DAY.ms)
         if busy_ms is not None:
             until_day = min(until_day, busy_ms // DAY.ms + DAYS_AT_ONCE)
-        parts = [_between(DAY.hours, max(summed, first), until_day)]
+        parts = [between(DAY.hours, max(summed, first), until_day)]
         if summed > first:
-            parts.append(_between(TO_DATE.hours, summed, summed + 1))
+            parts.append(between(TO_DATE.hours, summed, summed + 1))
         summing = _sum_of_customers((TO_DATE.hours, until_day), *parts).execution_options(preserve_rowcount=True)
         rows = connection.execute(summing).rowcount
         old = sa.delete(usage_rollups).where(usage_rollups.c.dimension == NUMBERS[CUSTOMER])
-        connection.execute(old.where(_between(TO_DATE.hours, 0, until_day)))
+        connection.execute(old.where(between(TO_DATE.hours, 0, until_day)))
         return rows > 0
 
     def sums(
@@ -184,7 +179,7 @@ class RollupTable:
         The period is (start of an hour, midnight), milliseconds UTC, the end excluded. Sums of a name may all be 0.
         """
         stretches = self._cover(connection, dimension, period)
-        return sa.union_all(*(_select(dimension, stretch, counters) for stretch in stretches)).subquery()
+        return rows_of(dimension, stretches, counters, is_sqlite=self._is_sqlite).subquery()
 
     def names_and_sums(
         self, connection: Connection, dimension: str, period: tuple[int, int], name: str | None = None
@@ -198,8 +193,7 @@ class RollupTable:
             return {}
         names = names_of(dimension)
         query = sa.select(names.c.name, *(sums.c[counter] for counter in COUNTERS)).where(names.c.id == sums.c.name)
-        found = ((each[0], Totals(*each[1:])) for each in connection.execute(query))
-        return {each: totals for each, totals in found if totals != Totals()}
+        return {each: Totals(*sums) for each, *sums in connection.execute(query).all() if any(sums)}
 
     def largest(
         self, connection: Connection, dimension: str, period: tuple[int, int], start: int, limit: int
@@ -252,7 +246,7 @@ class RollupTable:
             stretches.append(Stretch(HOUR, max(start_ms, midnight_ms), end_ms))
         if not stretches:
             return None
-        rows = sa.union_all(*(_select(dimension, stretch, counters, numbers) for stretch in stretches)).subquery()
+        rows = rows_of(dimension, stretches, counters, numbers, is_sqlite=self._is_sqlite).subquery()
         sums = (SUMS[counter] for counter in counters)
         return sa.select(rows.c.name, *sums).select_from(rows).group_by(rows.c.name).subquery()
 
@@ -284,19 +278,6 @@ def number_of(connection: Connection, dimension: str, name: str) -> int | None:
     names = names_of(dimension)
     number: int | None = connection.execute(sa.select(names.c.id).where(names.c.name == name)).scalar()
     return number
-
-
-def _select(
-    dimension: str, stretch: Stretch, counters: tuple[str, ...], numbers: Collection[int] | None = None
-) -> sa.Select[Any]:
-    rollups, (grain, start_ms, end_ms, sign) = usage_rollups.c, stretch
-    figures = [rollups[name] if sign > 0 else NEGATED[name] for name in counters]
-    if grain is TO_DATE:
-        buckets = _between(grain.hours, end_ms // DAY.ms, end_ms // DAY.ms + 1)
-    else:
-        buckets = _between(grain.hours, start_ms // grain.ms, end_ms // grain.ms)
-    query = sa.select(rollups.name, *figures).where(rollups.dimension == NUMBERS[dimension], buckets)
-    return query if numbers is None else query.where(rollups.name.in_(numbers))
 
 
 def _late(days: Mapping[Key, Totals], built_until_ms: Sequence[int]) -> dict[Grain, Mapping[Key, Totals]]:
@@ -349,11 +330,6 @@ def _sum_of_customers(into: tuple[int, int], *parts: sa.ColumnElement[bool]) -> 
         .group_by(rollups.name)
     )
     return sa.insert(usage_rollups).from_select(COLUMNS, sums)
-
-
-def _between(hours: int, first: int, end: int) -> sa.ColumnElement[bool]:
-    rollups = usage_rollups.c
-    return sa.and_(rollups.hours == hours, rollups.bucket >= first, rollups.bucket < end)
 
 
 def _number(value: int, kind: type[sa.Integer] = sa.Integer) -> sa.ColumnElement[int]:

@@ -222,12 +222,14 @@ class UsageReports:
         width = 1 + len(columns)
         names = self._names.texts(connection, {number for row in rows for number in row[1:width]})
 
-        def totals(sums: Sequence[int]) -> Totals:
-            return Totals(**dict(zip(grouping.counters, sums, strict=True)))
-
-        found = [(row[0], tuple(names[each] for each in row[1:width]), totals(row[width:])) for row in rows]
-        nothing = Totals()
-        return [each for each in found if each[2] != nothing]
+        counters = grouping.counters
+        is_whole = counters == COUNTERS
+        found = []
+        for row in rows:
+            if any(row[width:]):
+                totals = Totals(*row[width:]) if is_whole else Totals(**dict(zip(counters, row[width:], strict=True)))
+                found.append((row[0], tuple(map(names.__getitem__, row[1:width])), totals))
+        return found
 
     def _few(self, parts: Iterable[dict[Group, Totals]]) -> list[dict[Group, Totals]]:
         """Return the totals of all parts.
