@@ -12,16 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import UsageRecord
+from llm_gateway.store import customer_days
 from llm_gateway.store.database import Database
 from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.record_filter import HourFinder, RecordFilter
+from llm_gateway.store.record_indexes import customer_days as days_of_customer
 from llm_gateway.store.record_search import SEARCH_S, RecordPage, RecordSearch
 from llm_gateway.store.rollups import ERRORS
-from llm_gateway.store.tables import usage_cube_fill, usage_rollups
+from llm_gateway.store.tables import usage_cube_fill, usage_records, usage_rollups
 from llm_gateway.store.usage import UsageStore
-from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS, attempt, clear, made_records, record
+from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS, attempt, clear, id_at, made_records, record
 
 FAR_MS = NOW_MS + 100 * DAY_MS
+SKEWS = (-59_000, -25_000, 0, 25_000, 59_000)
+"""Milliseconds from the time of a record to that in its id."""
+
 SOME: dict[str, list[Any]] = {
     "sessions": [None, "s-1", "other-1"],
     "agents": [None, "codex"],
@@ -206,6 +211,48 @@ def test_minutes_that_lie_far_apart_are_read_in_pages(database: Database) -> Non
     for limit in (3, 40, 500):
         found = [each.id for page in pages(search, wanted, limit) for each in page.records]
         assert found == sorted((each.id for each in mine), reverse=True)
+
+
+@pytest.mark.parametrize("most_rows", [2, 500])
+@pytest.mark.parametrize("slow", [True, False])
+def test_days_of_a_customer_with_many_records_are_searched_otherwise(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch, most_rows: int, slow: bool
+) -> None:
+    """Some requests come within a minute of midnight, and their ids are of another day."""
+    monkeypatch.setattr(customer_days, "MOST_ROWS", most_rows)
+    midnight_ms = NOW_MS // DAY_MS * DAY_MS
+    near = [(midnight_ms - day * DAY_MS + at, skew) for day in range(3) for at in (-20_000, 20_000) for skew in SKEWS]
+    far = [(midnight_ms - hours * HOUR_MS, 0) for hours in range(5, 24 * 70, 31)]
+    crowd = [(midnight_ms - 9 * DAY_MS + second * 1000, 0) for second in range(40)]
+    mine = [
+        record(at_ms, id=id_at(at_ms + skew), user_id="mine", outcome="failed" if at_ms % 3 else "ok")
+        for at_ms, skew in near + far + crowd
+    ]
+    UsageStore(postgres_database).write([*mine, *(record(at_ms) for at_ms, _ in near + far)])
+    ticks = count()
+    search = RecordSearch(postgres_database, clock=lambda: next(ticks) * SEARCH_S if slow else 0.0)
+    for values in ({"customer": "mine"}, {"customer": "mine", "key": "k"}, {"customer": "nobody"}):
+        expected = [each.id for each in mine if values["customer"] == each.user_id]
+        for limit in (3, 40):
+            wanted = RecordFilter(start_ms=0, end_ms=FAR_MS, values=values)
+            found = [each.id for page in pages(search, wanted, limit) for each in page.records]
+            assert found == sorted(expected, reverse=True)
+    wanted = RecordFilter(
+        start_ms=midnight_ms - 12 * DAY_MS, end_ms=midnight_ms, outcome="ok", values={"customer": "mine"}
+    )
+    found = [each.id for page in pages(search, wanted, 7) for each in page.records]
+    assert found == sorted((each.id for each in mine if matches(each, wanted)), reverse=True)
+
+
+def test_an_index_finds_the_days_of_a_customer(postgres_database: Database) -> None:
+    """Shown where no other index can be used, since the planner reads a small table as a whole."""
+    with postgres_database.read() as connection:
+        connection.execute(sa.text("SET LOCAL enable_seqscan = off"))
+        query = sa.select(usage_records.c.id).where(days_of_customer([20_000, 20_001], "mine"))
+        compiled = query.compile(connection)
+        plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {compiled}", compiled.params).scalars())
+    assert "usage_records_customers" in plan
+    assert "Filter" not in plan
 
 
 def test_records_that_are_not_in_the_cube_yet_are_found(database: Database) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from llm_gateway.store.database import Database
-from llm_gateway.store.rollups import COUNTERS
+from llm_gateway.store.rollup_rows import buckets
+from llm_gateway.store.rollup_table import RollupTable
+from llm_gateway.store.rollups import COUNTERS, CUSTOMER
 from llm_gateway.store.tables import usage_rollups
-from llm_gateway.store.usage import CustomerTotals, UsageStore
+from llm_gateway.store.usage import CustomerTotals, UsageStore, recent_period
 from tests.store.histories import DAY_MS, HOUR_MS, attempt, record, rollup_rows
 
 BLOCK_MS = 2 * DAY_MS
@@ -104,28 +105,24 @@ def test_the_report_by_customer_reads_blocks_where_they_are_built(store: UsageSt
     now_ms = START_MS + 43 * DAY_MS + 14 * HOUR_MS
     store.write([record(START_MS + day * DAY_MS + 13 * HOUR_MS) for day in range(-2, 44)])
     build_all(store, now_ms)
-    statements: list[tuple[str, str]] = []
-    with database.read() as connection:
-        sa.event.listen(
-            connection.engine,
-            "before_cursor_execute",
-            lambda _connection, _cursor, text, parameters, *_: statements.append(
-                (text, str(tuple(parameters.values()) if isinstance(parameters, dict) else parameters))
-            ),
-        )
+
+    def read(days: int, at_ms: int) -> list[tuple[int, ...]]:
+        with database.read() as connection:
+            stretches = RollupTable(database).stretches(connection, CUSTOMER, recent_period(days, at_ms))
+        values = buckets(stretches)
+        found: list[tuple[int, ...]] = []
+        for at, (grain, _, _, sign) in enumerate(stretches):
+            first, end = (values[f"{edge}_{at}"] * (grain.hours or 24) for edge in ("first", "end"))
+            found.append((grain.hours * sign, first - START_MS // HOUR_MS, end - START_MS // HOUR_MS))
+        return found
+
     assert store.by_customer(44, now_ms, 5) == [CustomerTotals("u", requests=44, cost_nanos=0)]
     assert store.by_customer(43, now_ms - 3 * HOUR_MS, 5) == [CustomerTotals("u", requests=44, cost_nanos=0)]
-    read = [
-        [
-            (int(hours), *(int(bucket) * (int(hours) or 24) - START_MS // HOUR_MS for bucket in (start, end)))
-            for hours, start, end in re.findall(r"\b2, (\d+), (\d+), (\d+)", parameters)
-        ]
-        for text, parameters in statements
-        if "GROUP BY" in text
-    ]
     rest = [(768, 0, 32 * 24), (0, 43 * 24, 44 * 24), (24, 43 * 24, 44 * 24)]
-    assert read[0] == [(1, 14 - 24, 0), *rest], "totals to date have the bucket in which they end"
-    assert sorted(read[1]) == sorted([(1, 0, 11), *rest]), "the hours are subtracted from the block of 32 days"
+    assert read(44, now_ms) == [(1, 14 - 24, 0), *rest], "totals to date have the bucket in which they end"
+    assert sorted(read(43, now_ms - 3 * HOUR_MS)) == sorted([(-1, 0, 11), *rest]), (
+        "the hours are subtracted from the block of 32 days"
+    )
 
 
 def test_totals_to_date_follow_each_day_and_late_records(store: UsageStore, database: Database) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import BigInteger
@@ -17,6 +17,9 @@ NUMBERS = {SERVICE: 1, CUSTOMER: 2, PROVIDER: 3}
 NEGATED = {name: sa.type_coerce(-usage_rollups.c[name], BigInteger).label(name) for name in COUNTERS}
 """SQL expression for the negated value of each counter, to subtract hours from a day."""
 
+_Numbered: TypeAlias = tuple[int, Stretch]
+"""A stretch with its place in the query."""
+
 
 def rows_of(
     dimension: str,
@@ -26,30 +29,42 @@ def rows_of(
     *,
     is_sqlite: bool,
 ) -> sa.Select[Any] | sa.CompoundSelect[Any]:
-    """Return a query for rows of (number of a name, counters) of all stretches, of some names or of all."""
+    """Return a query for rows of (number of a name, counters) of all stretches, of some names or of all.
+
+    Its bind parameters have the values of `buckets`, so that it fits other stretches of the same grains and signs.
+    """
+    numbered = list(enumerate(stretches))
     if is_sqlite:  # it reads each stretch in the order of the table
-        return sa.union_all(*(_select(dimension, [each], counters, numbers) for each in stretches))
-    return _select(dimension, stretches, counters, numbers)
+        return sa.union_all(*(_select(dimension, [each], counters, numbers) for each in numbered))
+    return _select(dimension, numbered, counters, numbers)
 
 
-def between(hours: int, first: int, end: int) -> sa.ColumnElement[bool]:
+def buckets(stretches: Sequence[Stretch]) -> dict[str, int]:
+    """Return the values of the bind parameters of `rows_of`."""
+    values = {}
+    for at, each in enumerate(stretches):
+        values[f"first_{at}"], values[f"end_{at}"] = _limits(each)
+    return values
+
+
+def between(hours: int, first: int | sa.BindParameter[int], end: int | sa.BindParameter[int]) -> sa.ColumnElement[bool]:
     """Return the condition for the buckets of a length from `first` to before `end`."""
     rollups = usage_rollups.c
     return sa.and_(rollups.hours == hours, rollups.bucket >= first, rollups.bucket < end)
 
 
 def _select(
-    dimension: str, stretches: Sequence[Stretch], counters: tuple[str, ...], numbers: Collection[int] | None = None
+    dimension: str, stretches: Sequence[_Numbered], counters: tuple[str, ...], numbers: Collection[int] | None
 ) -> sa.Select[Any]:
     """Return a query for the rows of stretches that have no bucket in common.
 
     Postgres reads all of them by one bitmap: page after page, and several pages at a time from a disk.
     """
-    rollups = usage_rollups.c
+    rollups, signs = usage_rollups.c, [each.sign for _, each in stretches]
     figures: list[sa.ColumnElement[int]] = [rollups[name] for name in counters]
-    if all(each.sign < 0 for each in stretches):
+    if max(signs) < 0:
         figures = [NEGATED[name] for name in counters]
-    elif any(each.sign < 0 for each in stretches):
+    elif min(signs) < 0:
         is_negative = _is_negative(stretches)
         figures = [sa.case((is_negative, NEGATED[name]), else_=rollups[name]).label(name) for name in counters]
     # The dimension is in each part, since the index begins with it.
@@ -58,20 +73,31 @@ def _select(
     return query if numbers is None else query.where(rollups.name.in_(numbers))
 
 
-def _is_negative(stretches: Sequence[Stretch]) -> sa.ColumnElement[bool]:
+def _is_negative(stretches: Sequence[_Numbered]) -> sa.ColumnElement[bool]:
     """Return the condition for the rows to subtract, in one comparison for each grain if that will do."""
-    added = {each.grain for each in stretches if each.sign > 0}
+    added = {each.grain for _, each in stretches if each.sign > 0}
     return sa.or_(
         *(
-            _buckets_of(each) if each.grain in added else usage_rollups.c.hours == each.grain.hours
-            for each in stretches
+            _buckets_of((at, each)) if each.grain in added else usage_rollups.c.hours == each.grain.hours
+            for at, each in stretches
             if each.sign < 0
         )
     )
 
 
-def _buckets_of(stretch: Stretch) -> sa.ColumnElement[bool]:
+def _buckets_of(numbered: _Numbered) -> sa.ColumnElement[bool]:
+    at, stretch = numbered
+    first, end = _limits(stretch)
+    return between(
+        stretch.grain.hours,
+        sa.bindparam(f"first_{at}", first, sa.Integer),
+        sa.bindparam(f"end_{at}", end, sa.Integer),
+    )
+
+
+def _limits(stretch: Stretch) -> tuple[int, int]:
+    """Return the first bucket of a stretch, and the one after its last."""
     grain, start_ms, end_ms, _ = stretch
     if grain is TO_DATE:
-        return between(grain.hours, end_ms // DAY.ms, end_ms // DAY.ms + 1)
-    return between(grain.hours, start_ms // grain.ms, end_ms // grain.ms)
+        return end_ms // DAY.ms, end_ms // DAY.ms + 1
+    return start_ms // grain.ms, end_ms // grain.ms

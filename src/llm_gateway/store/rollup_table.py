@@ -171,16 +171,6 @@ class RollupTable:
         connection.execute(old.where(between(TO_DATE.hours, 0, until_day)))
         return rows > 0
 
-    def sums(
-        self, connection: Connection, dimension: str, period: tuple[int, int], counters: tuple[str, ...]
-    ) -> sa.Subquery:
-        """Return a query for rows of (number of a name, counters) that, summed by name, are the totals of the period.
-
-        The period is (start of an hour, midnight), milliseconds UTC, the end excluded. Sums of a name may all be 0.
-        """
-        stretches = self._cover(connection, dimension, period)
-        return rows_of(dimension, stretches, counters, is_sqlite=self._is_sqlite).subquery()
-
     def names_and_sums(
         self, connection: Connection, dimension: str, period: tuple[int, int], name: str | None = None
     ) -> dict[str, Totals]:
@@ -241,7 +231,7 @@ class RollupTable:
         """Return a query for the totals by number over whole hours, of some or of all; None if there are no hours."""
         start_ms, end_ms = period
         midnight_ms = end_ms // DAY.ms * DAY.ms
-        stretches = self._cover(connection, dimension, (start_ms, midnight_ms))
+        stretches = self.stretches(connection, dimension, (start_ms, midnight_ms))
         if max(start_ms, midnight_ms) < end_ms:
             stretches.append(Stretch(HOUR, max(start_ms, midnight_ms), end_ms))
         if not stretches:
@@ -250,7 +240,8 @@ class RollupTable:
         sums = (SUMS[counter] for counter in counters)
         return sa.select(rows.c.name, *sums).select_from(rows).group_by(rows.c.name).subquery()
 
-    def _cover(self, connection: Connection, dimension: str, period: tuple[int, int]) -> list[Stretch]:
+    def stretches(self, connection: Connection, dimension: str, period: tuple[int, int]) -> list[Stretch]:
+        """Return the buckets that cover a period: (start of an hour, midnight), milliseconds UTC, the end excluded."""
         start_ms, end_ms = period
         if dimension != CUSTOMER:
             return cover(start_ms, end_ms, [(DAY, end_ms)])

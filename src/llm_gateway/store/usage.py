@@ -27,8 +27,9 @@ from llm_gateway.store.cube_fill import CubeFill, FilledStep
 from llm_gateway.store.cube_table import CubeTable
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery
+from llm_gateway.store.last_days import LastDays
 from llm_gateway.store.numbered_texts import NumberedTexts
-from llm_gateway.store.rollup_table import SUMS, RollupTable, names_of
+from llm_gateway.store.rollup_table import RollupTable
 from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY_MS, HOUR_MS, PROVIDER, SERVICE, Totals
 from llm_gateway.store.set_insert import row_insert, stored_ids
 from llm_gateway.store.tables import usage_names, usage_records
@@ -95,6 +96,7 @@ class UsageStore:
         self._attempts = AttemptTexts(database)
         self._names = NumberedTexts(database, usage_names)
         self._rollups = RollupTable(database)
+        self._last_days = LastDays(database, self._rollups)
         self._cube = CubeTable(database)
         self._spend = SpendTable(database)
         self._cube_fill = CubeFill(database)
@@ -178,8 +180,7 @@ class UsageStore:
     def summary(self, days: int, now_ms: int) -> Totals:
         """Return the totals of all requests in the period."""
         with self._database.read() as connection:
-            sums = self._rollups.sums(connection, SERVICE, recent_period(days, now_ms), COUNTERS)
-            return Totals(*tuple(connection.execute(sa.select(*SUMS.values()).select_from(sums)).one()))
+            return self._last_days.summary(connection, recent_period(days, now_ms))
 
     def by_provider(self, days: int, now_ms: int) -> list[NamedTotals]:
         """Return each provider's billed tokens, cost and requests; sorted by cost, then count, highest first."""
@@ -203,21 +204,7 @@ class UsageStore:
         limit: int | None = None,
     ) -> list[tuple[Any, ...]]:
         with self._database.read() as connection:
-            rows = self._rollups.sums(connection, dimension, recent_period(days, now_ms), counters)
-            sums = (
-                sa.select(rows.c.name, *(SUMS[counter] for counter in counters))
-                .group_by(rows.c.name)
-                .having(sa.or_(*(func.sum(sa.literal_column(counter)) != 0 for counter in counters)))
-                .subquery()
-            )
-            names = names_of(dimension)
-            query = (
-                sa.select(names.c.name, *(sums.c[counter] for counter in counters))
-                .where(names.c.id == sums.c.name)
-                .order_by(sums.c.cost_nanos.desc(), sums.c.requests.desc(), names.c.name)
-                .limit(limit)
-            )
-            return [tuple(row) for row in connection.execute(query)]
+            return self._last_days.by_name(connection, dimension, recent_period(days, now_ms), counters, limit)
 
     def _write(self, connection: Connection, by_id: dict[str, UsageRecord], pause: Pause) -> None:
         filling = self._cube.filling(connection)

@@ -1,0 +1,90 @@
+"""Reports over the last days: the rollups of one dimension, summed by name or altogether.
+
+Their queries are compiled once for each way in which buckets cover a period: to build and compile one takes longer
+than the database needs to sum a few hundred rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import func
+from sqlalchemy.engine import Connection
+
+from llm_gateway.store.database import Database
+from llm_gateway.store.driver_sql import CompiledQuery
+from llm_gateway.store.rollup_rows import buckets, rows_of
+from llm_gateway.store.rollup_table import SUMS, RollupTable, names_of
+from llm_gateway.store.rollups import COUNTERS, SERVICE, Stretch, Totals
+
+MOST_QUERIES = 200
+"""Compiled queries that are kept. There are some for each hour of the day, and for customers others each day."""
+
+
+class LastDays:
+    """The reports. Periods are (start of an hour, midnight), milliseconds UTC, the end excluded."""
+
+    def __init__(self, database: Database, rollups: RollupTable) -> None:
+        self._database = database
+        self._rollups = rollups
+        self._queries: dict[tuple[object, ...], CompiledQuery] = {}
+
+    def summary(self, connection: Connection, period: tuple[int, int]) -> Totals:
+        """Return the totals of all requests."""
+        stretches = self._rollups.stretches(connection, SERVICE, period)
+        query = self._queries.get(key := ("", *_shape(stretches)))
+        if query is None:
+            rows = rows_of(SERVICE, stretches, COUNTERS, is_sqlite=self._database.is_sqlite).subquery()
+            made: sa.Select[Any] = sa.select(*SUMS.values()).select_from(rows)
+            query = self._keep(key, made)
+        (row,) = query.rows(connection, **buckets(stretches))
+        return Totals(*row)
+
+    def by_name(
+        self,
+        connection: Connection,
+        dimension: str,
+        period: tuple[int, int],
+        counters: tuple[str, ...] = COUNTERS,
+        limit: int | None = None,
+    ) -> list[tuple[Any, ...]]:
+        """Return (name, counters) of up to `limit` names, sorted by cost, then count, highest first.
+
+        Names whose counters are all 0 are left out.
+        """
+        stretches = self._rollups.stretches(connection, dimension, period)
+        most = {} if limit is None else {"most": limit}
+        query = self._queries.get(key := (dimension, counters, *most, *_shape(stretches)))
+        if query is None:
+            made = _by_name(dimension, stretches, counters, is_sqlite=self._database.is_sqlite)
+            query = self._keep(key, made.limit(sa.bindparam("most", type_=sa.Integer)) if most else made)
+        return query.rows(connection, **buckets(stretches), **most)
+
+    def _keep(self, key: tuple[object, ...], query: sa.Select[Any]) -> CompiledQuery:
+        if len(self._queries) >= MOST_QUERIES:
+            self._queries.clear()
+        self._queries[key] = compiled = CompiledQuery(self._database, query)
+        return compiled
+
+
+def _shape(stretches: Sequence[Stretch]) -> tuple[tuple[int, int], ...]:
+    return tuple((each.grain.hours, each.sign) for each in stretches)
+
+
+def _by_name(
+    dimension: str, stretches: Sequence[Stretch], counters: tuple[str, ...], *, is_sqlite: bool
+) -> sa.Select[Any]:
+    rows, names = rows_of(dimension, stretches, counters, is_sqlite=is_sqlite).subquery(), names_of(dimension)
+    sums = (
+        sa.select(rows.c.name, *(SUMS[counter] for counter in counters))
+        .group_by(rows.c.name)
+        .having(sa.or_(*(func.sum(sa.literal_column(counter)) != 0 for counter in counters)))
+        .subquery()
+    )
+    return (
+        sa.select(names.c.name, *(sums.c[counter] for counter in counters))
+        .where(names.c.id == sums.c.name)
+        .order_by(sums.c.cost_nanos.desc(), sums.c.requests.desc(), names.c.name)
+    )
