@@ -33,7 +33,7 @@ _by_id = attrgetter("id")
 
 
 class DaysEnd(Enum):
-    """Why a search ended: enough rows or all were found, it took too long, or a day has too many rows."""
+    """Reason why a search ended: enough rows or all were found, it took too long, or a day has too many rows."""
 
     FOUND = "found"
     LATE = "late"

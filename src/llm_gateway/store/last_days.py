@@ -37,8 +37,8 @@ class LastDays:
         query = self._queries.get(key := ("", *_shape(stretches)))
         if query is None:
             rows = rows_of(SERVICE, stretches, COUNTERS, is_sqlite=self._database.is_sqlite).subquery()
-            made: sa.Select[Any] = sa.select(*SUMS.values()).select_from(rows)
-            query = self._keep(key, made)
+            sums: list[Any] = list(SUMS.values())
+            query = self._keep(key, sa.select(*sums).select_from(rows))
         (row,) = query.rows(connection, **buckets(stretches))
         return Totals(*row)
 
