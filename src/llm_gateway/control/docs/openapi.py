@@ -18,6 +18,7 @@ from llm_gateway.control.docs.protocol_paths import (
     PROVIDER_HEADERS,
     ROUTE,
     WAITING,
+    describe_errors_of_vendor,
     header_key_requirements,
     header_references,
     headers_if_known,
@@ -32,7 +33,7 @@ from llm_gateway.errors import GatewayError
 from llm_gateway.gate.authentication import OPEN_PATHS, scope_needed
 from llm_gateway.gate.headers import TAGS_PATTERN
 from llm_gateway.protocols.generate import GenerateAnswer, GenerateBody
-from llm_gateway.protocols.registry import GENERATE_PATH
+from llm_gateway.protocols.registry import GENERATE_PATH, MANAGEMENT_PREFIXES
 
 Document: TypeAlias = dict[str, Any]
 
@@ -238,6 +239,8 @@ def openapi_document(routes: Sequence[BaseRoute], version: str, root_path: str =
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _complete(path, method.upper(), operation)
+            if path.startswith(MANAGEMENT_PREFIXES):
+                describe_errors_of_vendor(path, operation)
     answered = document["paths"][GENERATE_PATH]["post"]["responses"]["200"]
     limits = [name for name in HEADERS if name.startswith("x-ratelimit-")]
     answered["headers"] |= header_references(
@@ -274,7 +277,8 @@ def _complete(path: str, method: str, operation: Document) -> None:
     operation["responses"] = dict(sorted(responses.items()))
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "path":
-            if "maxLength" not in parameter["schema"]:  # a client's own id, or a customer
+            is_uuid = not path.startswith(MANAGEMENT_PREFIXES) and "maxLength" not in parameter["schema"]
+            if is_uuid:  # not a client's own id, a customer or a vendor's kind of id
                 parameter["schema"] |= {"format": "uuid"}
         elif alternatives := parameter["schema"].pop("anyOf", None):  # a query parameter cannot be null
             parameter["schema"] |= alternatives[0]

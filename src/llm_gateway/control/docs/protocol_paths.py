@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from llm_gateway.protocols.descriptor import Descriptor, ModelList, Route
-from llm_gateway.protocols.registry import PROTOCOLS
+from llm_gateway.protocols.registry import PROTOCOLS, protocol_of
 
 Document: TypeAlias = dict[str, Any]
 
@@ -28,6 +28,14 @@ ERRORS = {
     503: "No provider is available, or the gateway is stopping or at its limit of requests in flight.",
     504: "The request's deadline passed.",
 }
+MANAGEMENT_ERRORS = {
+    400: "A field or parameter is not valid.",
+    403: "The key lacks the scope, or the host is not allowed.",
+    404: "There is no such limit.",
+    409: "Others change the same limit all the time.",
+    503: "The database is not available, or the gateway is stopping or at its limit of requests in flight.",
+}
+"""Errors of operations that manage the gateway in a vendor's shape, where they mean something else than for calls."""
 SERVER_STATUSES = (408, 431)
 WAITING = (429, 503)
 """Statuses with the headers that say how long to wait."""
@@ -108,6 +116,19 @@ def protocol_paths(keys: list[dict[str, list[str]]]) -> Document:
     return paths
 
 
+def describe_errors_of_vendor(path: str, operation: Document) -> None:
+    """Replace the problem documents of an operation that manages the gateway in a vendor's shape by that vendor's.
+
+    What is not valid is 400 there, as at the vendor.
+    """
+    protocol = protocol_of(path, {}, b"")
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{protocol.error_schema['title']}"}}}
+    for status in [each for each in operation["responses"] if each >= "400" and int(each) not in SERVER_STATUSES]:
+        text = MANAGEMENT_ERRORS.get(int(status), ERRORS.get(int(status)))
+        headers = _own_error_headers(int(status))
+        operation["responses"][status] = {"description": text, "headers": headers, "content": content}
+
+
 def _scheme_name(header: str) -> str:
     return "".join(word.title() for word in header.removeprefix("x-").split("-"))
 
@@ -161,9 +182,13 @@ def header_references(*names: str) -> Document:
 
 
 def _error_headers(status: int) -> Document:
-    waits = ("retry-after", "retry-after-ms") if status in WAITING else ()
-    own = header_references("x-request-id", "x-gateway-request-id", "x-should-retry", *waits)
+    own = _own_error_headers(status)
     return own if status in OWN_STATUSES else own | headers_if_known()
+
+
+def _own_error_headers(status: int) -> Document:
+    waits = ("retry-after", "retry-after-ms") if status in WAITING else ()
+    return header_references("x-request-id", "x-gateway-request-id", "x-should-retry", *waits)
 
 
 def _models(protocol: Descriptor, models: ModelList, path: str, keys: list[dict[str, list[str]]]) -> Document:

@@ -15,9 +15,10 @@ from decimal import Decimal
 from hashlib import sha256
 from typing import Annotated, Any, Literal
 
-from fastapi import Query
+from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from llm_gateway.control.docs.openapi import problems
 from llm_gateway.control.live_configuration import LiveConfiguration
 from llm_gateway.control.management.budget_fields import changed_budget, new_budget
 from llm_gateway.control.management.fields import Label, iso
@@ -59,19 +60,57 @@ class SpendLimitBody(BaseModel):
     period: Literal["daily", "weekly", "monthly"] = "monthly"
 
 
-def spend_limits_router(store: BudgetStore, config: LiveConfiguration) -> Router:
-    """Build the endpoints. They are no part of the OpenAPI document, as the paths of the vendor's own API."""
-    router = Router(MANAGEMENT_PREFIXES[0])
+class ScopeOfLimit(BaseModel):
+    """Scope of a limit that is set; `user_id` is absent if it is that of each customer."""
 
-    @router.get("", include_in_schema=False)
+    type: Literal["organization", "user"]
+    user_id: str = ""
+
+
+class SpendLimit(BaseModel):
+    """A limit that is set: cents as text."""
+
+    type: Literal["spend_limit"]
+    id: str
+    created_at: str
+    updated_at: str
+    scope: ScopeOfLimit
+    amount: Annotated[str, Field(pattern=r"^[0-9]+([.][0-9]+)?$", description="cents")]
+    currency: Literal["USD"]
+    period: Literal["daily", "weekly", "monthly"]
+
+
+class SpendLimitPage(BaseModel):
+    """A page of the limits."""
+
+    data: list[SpendLimit]
+    next_page: Annotated[str | None, Field(description="for `page`; null on the last page")]
+
+
+class DeletedSpendLimit(BaseModel):
+    """The answer to the deletion of a limit."""
+
+    type: Literal["spend_limit_deleted"]
+    id: str
+
+
+SpendLimitId = Annotated[str, Path(description="`spl_` and the id of its budget")]
+
+
+def spend_limits_router(store: BudgetStore, config: LiveConfiguration) -> Router:
+    """Build the endpoints."""
+    router = Router(MANAGEMENT_PREFIXES[0], tag="budgets")
+
+    @router.get("", responses=problems(404), response_model=SpendLimitPage, response_model_exclude_unset=True)
     def list_spend_limits(
         limit: Annotated[int, Query(ge=1, le=1000)] = 20, page: Annotated[str | None, Query(max_length=64)] = None
     ) -> dict[str, Any]:
+        """List the budgets that are spend limits in the shape of Anthropic's Admin API."""
         found = [each for each in store.list(after="" if page is None else _id(page)) if _scope(each.budget)]
         next_page = f"{PREFIX}{uuid.UUID(found[limit - 1].id).hex}" if len(found) > limit else None
         return {"data": [_shown(each) for each in found[:limit]], "next_page": next_page}
 
-    @router.post("", include_in_schema=False)
+    @router.post("", responses=problems(404, 409), response_model=SpendLimit, response_model_exclude_unset=True)
     def set_spend_limit(body: SpendLimitBody) -> dict[str, Any]:
         """Make the limit of a scope and period, or replace its amount."""
         if (body.scope.type == "user") != (body.scope.user_id is not None):
@@ -83,12 +122,17 @@ def spend_limits_router(store: BudgetStore, config: LiveConfiguration) -> Router
         config.reload()
         return _shown(stored)
 
-    @router.get("/{spend_limit_id}", include_in_schema=False)
-    def get_spend_limit(spend_limit_id: str) -> dict[str, Any]:
+    @router.get(
+        "/{spend_limit_id}", responses=problems(404), response_model=SpendLimit, response_model_exclude_unset=True
+    )
+    def get_spend_limit(spend_limit_id: SpendLimitId) -> dict[str, Any]:
+        """Return one limit."""
         return _shown(_find(store, spend_limit_id))
 
-    @router.delete("/{spend_limit_id}", include_in_schema=False)
-    def delete_spend_limit(spend_limit_id: str) -> dict[str, Any]:
+    @router.delete("/{spend_limit_id}", responses=problems(404, 409), response_model=DeletedSpendLimit)
+    def delete_spend_limit(spend_limit_id: SpendLimitId) -> dict[str, Any]:
+        """Delete a limit, and the budget that it is."""
+
         def delete() -> StoredBudget:
             stored = _find(store, spend_limit_id)
             store.delete(stored.id, unchanged_since_ms=stored.updated_at_ms)
