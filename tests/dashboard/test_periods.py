@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 import pytest
@@ -63,8 +64,39 @@ async def test_a_month_is_chosen_by_its_name(shared: Client) -> None:
     page = (await browser.get("/ui/spend?period=2024-12")).body.decode()
     assert FIELD.findall(page) == [("from", "2024-12-01"), ("to", "2025-01-01")]
     assert "period=2024-12" in page  # links keep it
-    for odd in ("2024-13", "0000-01", "9999-12"):
-        assert (await browser.get(f"/ui/spend?period={odd}")).status in (200, 422), odd
+
+
+@in_module
+async def test_a_period_that_does_not_exist_is_refused_with_those_that_do(shared: Client) -> None:
+    browser = await signed_in(shared)
+    for path in (
+        "/ui",
+        "/ui/requests",
+        "/ui/spend",
+        "/ui/providers",
+        "/ui/spend/breakdown.csv",
+        "/ui/spend/export.csv",
+    ):
+        for odd in ("2024-13", "0000-01", "9999-12", "30", "Today", "x" * 500):
+            page = await browser.get(f"{path}?period={odd}")
+            assert page.status == 422, (path, odd)
+            assert re.search(
+                rf"'{odd[:20]}' is not a period: use today, 7d, 30d, month, last-month, a month such as "
+                r"20\d\d-\d\d, or custom with from and to\.",
+                text_of(page).replace("&#39;", "'"),
+            ), (path, odd)
+            assert f'<a href="{path}">To this page without periods and filters</a>' in page.body.decode()
+        assert (await browser.get(f"{path}?period=")).status == 200, path
+        both = await browser.get(f"{path}?period=7d&to=2026-01-01")
+        assert (both.status, "to goes with period=custom only" in text_of(both)) == (422, True), path
+    for path in ("/ui", "/ui/requests", "/ui/spend"):  # one end of a custom period is a period
+        assert "to must be a date" in text_of(await browser.get(f"{path}?to=x")), path
+        assert (await browser.get(f"{path}?period=custom")).status == 200
+    export = await browser.get("/ui/spend/export.csv?format=xlsx")
+    assert (export.status, "format must be" in text_of(export)) == (422, True)
+    end = (datetime.now(UTC).date() + timedelta(days=3)).isoformat()
+    shown = (await browser.get(f"/ui/requests?to={end}")).body.decode()
+    assert ("to", end) in FIELD.findall(shown)
 
 
 @in_module

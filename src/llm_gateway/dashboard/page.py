@@ -192,7 +192,10 @@ class Page:
     def refused(self, error: ApiError) -> Response:
         """Return a page that shows what the API said."""
         template = "fragment_error.html" if self.is_fragment else "error.html"
-        return self.render(template, error.status, title=error.title, problem=error)
+        url = self.request.url
+        is_of_address = error.status == 422 and self.request.method in ("GET", "HEAD") and url.query
+        plain = f"{self._pages.root}{url.path}" if is_of_address else None
+        return self.render(template, error.status, title=error.title, problem=error, plain=plain)
 
     async def form(self) -> Form:
         """Return the fields of the form that was sent; of a repeated field, the values are separated by a comma.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from llm_gateway import wall_clock
+from llm_gateway.dashboard.api_client import ApiError
 from llm_gateway.dashboard.page import Page
 
 CHOICES = (
@@ -28,6 +30,10 @@ WEEK = 7
 """Days of the longest report that is summed from single records."""
 MONTHS = 12
 """Months to choose from, this one included."""
+ENDS = ("from", "to")
+"""Parameters of a page's address with the ends of a custom period."""
+LONGEST = 20
+"""Characters of a period that does not exist, as the message about it shows it."""
 _MONTH = re.compile(r"\d{4}-\d{2}")
 
 
@@ -76,15 +82,32 @@ class Period(NamedTuple):
         return "hour" if 0 < self.days <= 2 else "day" if self.days <= 92 else "month"
 
 
+def has_period(page: Page) -> bool:
+    """Return whether a page's address has a period."""
+    return any(page.given(name) for name in ("period", *ENDS))
+
+
 def period_of(page: Page, default: str = "30d") -> Period:
-    """Return the period in a page's address. Dates that are not valid are left to the API, which says what is wrong."""
+    """Return the period in a page's address. Dates that are not valid are left to the API, which says what is wrong.
+
+    Raises:
+        ApiError: the address has a period that does not exist, or a date beside one that is not custom.
+    """
     today = wall_clock.now(ZoneInfo(page.timezone)).date()
-    choice = page.given("period") or ("custom" if page.given("from") else "7d" if page.is_of_customer else default)
+    ends = [name for name in ENDS if page.given(name)]
+    choice = page.given("period") or ("custom" if ends else "7d" if page.is_of_customer else default)
+    if choice != "custom" and ends:
+        raise ApiError(
+            422, "Invalid request", f"{ends[0]} goes with period=custom only, not with {choice[:LONGEST]!r}."
+        )
     if choice == "custom":
         start = page.given("from") or (today - timedelta(days=29)).isoformat()
         end = page.given("to") or (today + timedelta(days=1)).isoformat()
         return Period("custom", start, end, page.timezone)
-    first, after = _days(choice, today)
+    days = _days(choice, today)
+    if days is None:
+        raise ApiError(422, "Invalid request", f"{choice[:LONGEST]!r} is not a period: {_allowed(page, today)}.")
+    first, after = days
     return Period(choice, first.isoformat(), after.isoformat(), page.timezone)
 
 
@@ -103,7 +126,8 @@ def choices_of(page: Page) -> list[tuple[str, str]]:
     return [each for each in CHOICES if not page.is_of_customer or each[0] in OF_CUSTOMERS]
 
 
-def _days(choice: str, today: date) -> tuple[date, date]:
+def _days(choice: str, today: date) -> tuple[date, date] | None:
+    """Return the first day of a choice and the day after its last one, None if there is no such choice."""
     tomorrow, month = today + timedelta(days=1), today.replace(day=1)
     if choice == "today":
         return today, tomorrow
@@ -113,13 +137,19 @@ def _days(choice: str, today: date) -> tuple[date, date]:
         return month, tomorrow
     if choice == "last-month":
         return _month_before(month), month
+    if choice == "30d":
+        return today - timedelta(days=29), tomorrow
     if _MONTH.fullmatch(choice):
-        try:
+        with suppress(ValueError, OverflowError):  # no month of the calendar
             chosen = date.fromisoformat(f"{choice}-01")
             return chosen, (chosen + timedelta(days=31)).replace(day=1)
-        except (ValueError, OverflowError):
-            pass  # no month of the calendar
-    return today - timedelta(days=29), tomorrow
+    return None
+
+
+def _allowed(page: Page, today: date) -> str:
+    named = ", ".join(name for name, _ in choices_of(page) if name != "custom")
+    month = "" if page.is_of_customer else f", a month such as {today:%Y-%m},"
+    return f"use {named}{month} or custom with from and to"
 
 
 def _month_before(month: date) -> date:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from llm_gateway.dashboard.named_ids import ids_of, labels_of
 from llm_gateway.dashboard.page import Page
-from llm_gateway.dashboard.period import choices_of, months_of, period_of
+from llm_gateway.dashboard.period import choices_of, has_period, months_of, period_of
 
 FILTERS = (
     ("outcome", "Outcome"),
@@ -38,8 +38,7 @@ async def show(page: Page) -> Response:
     """Show a page of the table, or only its rows if the page's script asks for them."""
     filters = {name: page.given(name) for name, _ in FILTERS}
     kept = {name: value for name, value in filters.items() if value}
-    has_period = bool(page.given("period") or page.given("from"))
-    period = period_of(page) if has_period else None
+    period = period_of(page) if has_period(page) else None
     dates = period.query if period else {}
     wanted = {**dates, **await ids_of(page, kept), "cursor": page.given("cursor"), "limit": PAGE}
     found = await page.api.get("/usage/records", wanted)

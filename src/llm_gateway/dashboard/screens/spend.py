@@ -131,9 +131,8 @@ async def download(page: Page) -> Response:
 
 
 async def export(page: Page) -> Response:
-    """Send the records of the period, or their charges by FOCUS, as a CSV file."""
-    kind = "focus" if page.given("format") == "focus" else "csv"
-    query = {**period_of(page).query, **_filters(page), "format": kind}
+    """Send the records of the period, or their charges by FOCUS, as a CSV file. The API refuses other formats."""
+    query = {**period_of(page).query, **_filters(page), "format": page.given("format") or "csv"}
     return _File(page, "/usage/export", query)
 
 
