@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from llm_gateway.identity.machine_tokens import MachineTokens, TokenRules
@@ -84,3 +85,49 @@ async def test_a_gateway_takes_tokens_as_keys_and_known_ones_while_control_is_aw
             unknown = await Client(app, second).call("POST", "/api/v1/generate", ask)
             assert_problem(unknown, 503, "management_unavailable")
             assert "retry-after" in unknown.headers
+
+
+async def test_a_token_sees_itself_what_it_spent_and_its_budgets(start: Start, mock: MockUpstream) -> None:
+    async with identity_provider() as served:
+        settings = {
+            "jwt_issuer": served.issuer,
+            "jwt_audience": "the api",
+            "jwt_customer_claim": "customer",
+            "jwt_team_claim": "team",
+        }
+        async with start(**settings) as app:
+            admin = Client(app)
+            await created(admin, base_url=mock.base_url, models=["m"], prices={"m": {"input": 1000, "output": 1000}})
+            team = (await admin.call("POST", "/api/v1/teams", {"name": "core"})).json["id"]
+            claims = served.claims(aud="the api", customer="acme", team="core")
+            client = Client(app, served.signed(claims))
+            ask = {"user_id": "somebody", "service": "s", "prompt": "Hello"}
+            assert (await client.call("POST", "/api/v1/generate", ask)).status == 200
+            for name, match in (
+                ("of the token", {"key": "jwt:1"}),
+                ("of the team", {"team": team}),
+                ("of the customer", {"user_id": "acme"}),
+                ("of others", {"user_id": "other"}),
+                ("of another token", {"key": "jwt:2"}),
+            ):
+                budget = {"name": name, "match": match, "limit_usd": 5, "period": "month"}
+                made = await admin.call("POST", "/api/v1/budgets", budget)
+                assert made.status == 201, made.body
+
+            response = await client.call("GET", "/api/v1/me")
+
+            assert response.status == 200, response.body
+            me = response.json
+            ends = datetime.fromtimestamp(claims["exp"] + 60, UTC)
+            assert (me["name"], me["source"], me["scopes"], me["team_id"]) == ("jwt:1", "jwt", ["call"], team)
+            assert me["customers"] == {"fixed": "acme"}
+            in_force = me["in_force"]
+            assert (in_force["scopes"], in_force["team_id"], in_force["fixed_customer"]) == (["call"], team, "acme")
+            assert [in_force[limit] for limit in ("rpm", "tpm", "max_parallel", "max_request_usd")] == [None] * 4
+            assert {datetime.fromisoformat(each["expires_at"]) for each in (me, in_force)} == {ends}
+            assert me["spend"]["requests"] == 1
+            assert me["spend"]["cost_usd"] > 0
+            names = {each["name"] for each in me["budgets"]}
+            assert names == {"of the token", "of the team", "of the customer"}
+            assert (await admin.call("GET", "/api/v1/keys")).json["keys"][0]["source"] == "env"
+            assert (await admin.call("GET", f"/api/v1/keys/{me['id']}")).status == 404

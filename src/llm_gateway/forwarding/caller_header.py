@@ -9,9 +9,11 @@ from collections.abc import Callable
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from llm_gateway.domain.jwt_verdict import TokenCaller
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.error_format.send_error import send_error
 from llm_gateway.errors import Forbidden
+from llm_gateway.gate.jwt_callers import caller_of, token_of
 from llm_gateway.gate.request_context import NOBODY, REQUEST_CONTEXT, Caller, RequestContext
 
 IDENTITY = b"x-gateway-internal-identity"
@@ -27,7 +29,7 @@ class ForwardedIdentity(msgspec.Struct, frozen=True, kw_only=True):
 
     Fields that this version does not know are skipped, and new ones need a default: while a gateway is replaced, its
     processes are of two versions. `has_host`: the client sent a Host header, which HTTP/1.0 does not require. `key_id`
-    is that of a key made over the API.
+    is that of a key made over the API, `token` the caller of a token of an identity provider.
     """
 
     name: str
@@ -39,6 +41,7 @@ class ForwardedIdentity(msgspec.Struct, frozen=True, kw_only=True):
     scheme: str = "http"
     has_host: bool = True
     key_id: str | None = None
+    token: TokenCaller | None = None
 
 
 def write_identity(scope: Scope) -> bytes:
@@ -54,6 +57,7 @@ def write_identity(scope: Scope) -> bytes:
         scheme=scope.get("scheme", "http"),
         has_host=b"host" in context.headers,
         key_id=context.caller.key_id,
+        token=token_of(context.caller),
     )
     return base64.b64encode(msgspec.json.encode(identity))  # base64: a key's name may hold what headers may not
 
@@ -66,6 +70,12 @@ def read_identity(values: list[bytes]) -> ForwardedIdentity | None:
         return msgspec.json.decode(base64.b64decode(values[0], validate=True), type=ForwardedIdentity)
     except (binascii.Error, msgspec.MsgspecError, UnicodeError):
         return None
+
+
+def _caller_of(identity: ForwardedIdentity) -> Caller:
+    if identity.token is not None:
+        return caller_of(identity.token)
+    return Caller(identity.name, identity.scopes, identity.key_id)
 
 
 class RestoreCaller:
@@ -96,7 +106,7 @@ class RestoreCaller:
             await send_error(send, {**scope, REQUEST_CONTEXT: context}, Forbidden(NO_IDENTITY))
             return
         context = RequestContext(
-            Caller(identity.name, identity.scopes, identity.key_id),
+            _caller_of(identity),
             identity.request_id,
             identity.client_request_id,
             (identity.client_request_id or identity.request_id).encode(),

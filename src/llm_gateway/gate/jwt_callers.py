@@ -138,8 +138,19 @@ def caller_of(found: TokenCaller) -> Caller:
     """Return the caller of a token as a key would have it. Reports know it by its name."""
     rights = None if found.customer is None else KeyRights(fixed_customer=found.customer)
     bits = sum(SCOPE_BITS[scope] for scope in found.scopes)
-    key = ServiceKey(b"", b"", found.name, found.name, bits, team_id=found.team_id, rights=rights)
+    key = ServiceKey(
+        b"", b"", found.name, found.name, bits, until_ms=found.until_ms, team_id=found.team_id, rights=rights
+    )
     return Caller(found.name, found.scopes, None, key)
+
+
+def token_of(caller: Caller) -> TokenCaller | None:
+    """Return what `caller_of` made a caller from, None if it is not one of a token."""
+    key = caller.key
+    if key is None or caller.key_id is not None:
+        return None
+    customer = None if key.rights is None else key.rights.fixed_customer
+    return TokenCaller(caller.name, caller.scopes, key.until_ms, key.team_id, customer)
 
 
 def _error(verdict: Verdict) -> GatewayError:

@@ -24,8 +24,8 @@ LONGEST_PATH = 200
 class Caller(msgspec.Struct, frozen=True):
     """The owner of a service key: the key's name and its scopes (`call`, `read`, `admin`, `own`).
 
-    `key_id` is None for keys of the environment. `key` has the rights of a key that was made over the API; it is None
-    for others, and in the control process.
+    `key_id` is that of a key made over the API, else None. `key` has the rights of such a key, but not in the control
+    process, and of a token of an identity provider; it is None for keys of the environment.
     """
 
     name: str

@@ -212,11 +212,14 @@ class KeyCreate(KeyPatch):
 
 
 class KeyOut(BaseModel):
-    """A key as the API returns it, without its secret. Those with `source` `env` cannot be changed here."""
+    """A key as the API returns it, without its secret. Those with `source` `env` cannot be changed here.
+
+    `source` is `jwt` for a token of an identity provider, which `/me` shows as a key; lists have none.
+    """
 
     id: Id
     name: str
-    source: Literal["api", "env"]
+    source: Literal["api", "env", "jwt"]
     scopes: list[str]
     team_id: str | None
     parent_id: str | None

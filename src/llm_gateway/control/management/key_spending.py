@@ -13,7 +13,7 @@ from llm_gateway.control.management.key_schemas import KeyBudget, KeySpend
 from llm_gateway.domain.budget_period import FAR_MS
 from llm_gateway.domain.catalog import Snapshot
 from llm_gateway.domain.model_aliases import is_glob, matches
-from llm_gateway.domain.service_key import AllowLists
+from llm_gateway.domain.service_key import AllowLists, ServiceKey
 from llm_gateway.domain.stored_budget import StoredBudget
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.errors import StoreUnavailable
@@ -61,9 +61,13 @@ class KeySpending:
             requests=totals.requests,
         )
 
-    def budgets(self, key: str, key_id: str | None) -> list[KeyBudget]:
-        """Return the budgets that requests of a key can count in, by its key, team, customers, services and tags."""
-        found = next((each for each in self._snapshot().service_keys.values() if each.id == key_id), None)
+    def budgets(self, key: str, key_id: str | None, token: ServiceKey | None = None) -> list[KeyBudget]:
+        """Return the budgets that requests of a key can count in, by its key, team, customers, services and tags.
+
+        `token` is that of an identity provider if the request has one in the place of a key.
+        """
+        keys = self._snapshot().service_keys.values()
+        found = token if key_id is None else next((each for each in keys if each.id == key_id), None)
         rights = (None if found is None else found.rights) or NO_RIGHTS
         fixed = {"user_id": rights.fixed_customer, "service": rights.fixed_service}
         own = {

@@ -27,7 +27,7 @@ from llm_gateway.control.management.key_schemas import (
 )
 from llm_gateway.control.management.key_spending import KeySpending
 from llm_gateway.control.management.router import Router
-from llm_gateway.domain.service_key import SCOPE_BITS, SCOPES_OF_BITS
+from llm_gateway.domain.service_key import FOR_EVER, SCOPE_BITS, SCOPES_OF_BITS, ServiceKey
 from llm_gateway.domain.stored_key import Allowed, Fixed, KeySettings, StoredKey
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.errors import Conflict, Invalid
@@ -122,7 +122,7 @@ def keys_router(store: KeyStore, config: LiveConfiguration, environment: Environ
 
 
 def me_router(store: KeyStore, environment: EnvironmentKeys, spending: KeySpending) -> Router:
-    """Build the endpoint that shows the key of the request. Any key may call it."""
+    """Build the endpoint that shows the key or token of the request. Any may call it."""
     router = Router("/api/v1/me", "keys")
 
     @router.get("", responses=problems(404))
@@ -133,13 +133,15 @@ def me_router(store: KeyStore, environment: EnvironmentKeys, spending: KeySpendi
         if caller.key_id is not None:
             line = stored_line(store, caller.key_id)
             shown, in_force = shown_key(line[0]), key_in_force(line)
+        elif caller.key is not None:
+            shown, in_force = _of_token(caller.key)
         else:
             named = environment.named(caller.name)
             if not named:
                 raise missing("key")
             shown, in_force = named[0], _alone(named[0])
         key = caller.key_id or caller.name
-        spend, budgets = spending.of_month(key), spending.budgets(key, caller.key_id)
+        spend, budgets = spending.of_month(key), spending.budgets(key, caller.key_id, caller.key)
         return KeyMe(**dict(shown), in_force=in_force, spend=spend, budgets=budgets)
 
     return router
@@ -180,6 +182,20 @@ def _alone(key: KeyOut) -> KeyInForce:
     absent: dict[str, Any] = dict.fromkeys(KeyInForce.model_fields)
     lists: dict[str, Any] = {"customers": [], "services": [], "models": []}
     return KeyInForce(**(absent | lists | {"scopes": key.scopes, "tags": {}}))
+
+
+def _of_token(token: ServiceKey) -> tuple[KeyOut, KeyInForce]:
+    """Return a token of an identity provider as a key, which nothing but its claims narrows, and what it may do."""
+    customer = None if token.rights is None else token.rights.fixed_customer
+    ends = {"expires_at": None if token.until_ms == FOR_EVER else iso(token.until_ms)}
+    key = _of_environment(token.name, SCOPES_OF_BITS[token.scopes])
+    of_claims = {
+        "source": "jwt",
+        "team_id": token.team_id,
+        "customers": None if customer is None else {"fixed": customer},
+    }
+    shown = key.model_copy(update=of_claims | ends)
+    return shown, _alone(key).model_copy(update=ends | {"team_id": token.team_id, "fixed_customer": customer})
 
 
 def shown_key(key: StoredKey) -> KeyOut:
