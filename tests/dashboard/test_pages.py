@@ -243,7 +243,9 @@ async def assert_keys_and_teams_are_named(browser: Browser, client: Client) -> N
     team = (await client.call("POST", "/api/v1/teams", {"name": "core"})).json["id"]
     key = (await client.call("POST", "/api/v1/keys", {"name": "shop", "team_id": team})).json
     body = {"user_id": "of-shop", "service": "s", "prompt": "Hello"}
-    assert (await Client(client.app, key["secret"]).call("POST", "/api/v1/generate", body)).status == 200
+    headers = {"x-session-id": "thread 7"}
+    asked = await Client(client.app, key["secret"]).call("POST", "/api/v1/generate", body, headers=headers)
+    assert asked.status == 200
     for query, words, others in (
         ("key=shop", "of-shop", 0),
         ("team=core", "of-shop", 0),
@@ -257,6 +259,10 @@ async def assert_keys_and_teams_are_named(browser: Browser, client: Client) -> N
     page = unescape((await browser.get(f"/ui/requests/{record['id']}")).body.decode())
     assert f'href="/ui/requests?key={key["id"]}">shop<' in page
     assert f'href="/ui/requests?team={team}">core<' in page
+    assert 'href="/ui/routing?user_id=of-shop&service=s&session=thread%207&as=shop#explain"' in page
+    routing = (await browser.get("/ui/routing?user_id=of-shop&service=s&session=thread%207&as=shop")).body.decode()
+    for name, value in (("user_id", "of-shop"), ("service", "s"), ("session", "thread 7"), ("as", "shop")):
+        assert re.search(f'<input name="{name}"[^>]* value="{value}"', routing), name
 
 
 async def test_reports_are_files_to_save(browser: Browser, client: Client, mock: MockUpstream) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.process import KEY, GatewayProcess
+from tests.e2e.process import KEY, GatewayProcess, Response
 from tests.ui.conftest import Watched, filled_gateway
 from tests.upstream.forked import ForkedUpstream
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Request
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 MOST_CLICKS = 6
+SESSION = "thread 7 & 8"
 
 
 def test_a_first_answer_takes_six_clicks_and_a_key_one_more_form(chromium: Browser, tmp_path: Path) -> None:
@@ -70,8 +72,39 @@ def test_a_first_answer_takes_six_clicks_and_a_key_one_more_form(chromium: Brows
         page.click("text=Explain >> nth=-1")
         page.wait_for_selector("[data-explanation] table")
         assert "acme" in page.inner_text("[data-explanation]")
+        explain_again(watched, gateway.call("POST", "/api/v1/generate", body, key=secret, **{"x-session-id": SESSION}))
         assert watched.problems == []
         page.close()
+
+
+def explain_again(watched: Watched, answered: Response) -> None:
+    """Follow a request's link to Explain, which fills in its session and the name of its key."""
+    page = watched.page
+    page.goto(f"{watched.root}/ui/requests/{answered.headers['x-gateway-request-id']}")
+    page.click("text=explain it again")
+    page.wait_for_selector("[data-chosen] option:checked", state="attached")
+    fields = [page.input_value(f"[data-explain] [name={name}]") for name in ("user_id", "service", "session", "as")]
+    assert fields == ["u", "s", SESSION, "shop"]
+    page.select_option("[data-chosen] select", label="dev")
+    page.click("[data-explain] button.main")
+    page.wait_for_selector("[data-explanation] >> text=Session: thread 7")
+    page.fill("[data-explain] [name=as]", "nobody")
+    page.route("**/routing/explain", lambda route: route.fulfill(status=200, json=explained(route.request)))
+    page.click("[data-explain] button.main")
+    page.wait_for_selector("[data-explanation] >> text=Route: nobody.")
+    page.unroute("**/routing/explain")
+
+
+def explained(request: Request) -> dict[str, object]:
+    """Return an explanation whose route is the name of the key that a request to explain has."""
+    none: list[object] = []
+    return {
+        "route": json.loads(request.post_data or "")["key"],
+        "session": None,
+        "cache": "miss",
+        "candidates": none,
+        "budgets": none,
+    }
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -27,7 +27,7 @@ async def _page(page: Page, status: int = 200, **values: Any) -> Response:
         providers=enabled,
         models=sorted({model for each in enabled for model in each["models"]}),
         overrides=overrides,
-        explained={name: page.given(name) for name in ("user_id", "service", "model")},
+        explained={name: page.given(name) for name in ("user_id", "service", "model", "session", "as")},
         **{"problem": None, "form": Form(), **values},
     )
 

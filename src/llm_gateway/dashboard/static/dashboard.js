@@ -118,12 +118,15 @@ async function explain(event) {
   event.preventDefault();
   const form = event.target;
   const answer = document.querySelector("[data-explanation]");
-  const { user_id, service, model, prompt, key } = Object.fromEntries(new FormData(form));
+  const { user_id, service, model, session, prompt, key, ...named } = Object.fromEntries(new FormData(form));
   const body = { user_id, service, prompt };
   if (model) body.model = model;
+  const asked = { path: "/api/v1/generate", body };
+  if (session) asked.session = session;
+  if (named.as) asked.key = named.as;
   answer.replaceChildren();
   try {
-    const response = await callApi("/api/v1/routing/explain", key, { path: "/api/v1/generate", body });
+    const response = await callApi("/api/v1/routing/explain", key, asked);
     answer.append(explanation(await response.json()));
     setUp(answer);
   } catch (error) {
@@ -131,7 +134,7 @@ async function explain(event) {
   }
 }
 
-function explanation({ route, cache, candidates, budgets }) {
+function explanation({ route, session, cache, candidates, budgets }) {
   const table = element("table", "rows");
   const head = table.createTHead().insertRow();
   for (const name of ["", "Provider", "Model", "Verdict", "Why"]) head.append(element("th", "", name));
@@ -144,7 +147,8 @@ function explanation({ route, cache, candidates, budgets }) {
   }
   const part = document.createDocumentFragment();
   const counted = budgets.length ? ` Budgets: ${budgets.join(", ")}.` : "";
-  part.append(element("p", "muted", `Route: ${route}. Cache: ${cache}.${counted}`), table);
+  const kept = session ? ` Session: ${session}.` : "";
+  part.append(element("p", "muted", `Route: ${route}.${kept} Cache: ${cache}.${counted}`), table);
   return part;
 }
 
