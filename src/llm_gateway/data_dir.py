@@ -7,6 +7,9 @@ Two locks tell a running gateway from the children that outlive a killed supervi
     free              held           its supervisor was killed, and its children still drain
     free              free           nobody uses the directory
 
+Files can be deleted, and others made at their paths. So the supervisor locks the directory itself, too. Version 0.1.0
+does not.
+
 supervisor.lock also says who is running, for `llm-gateway reload`: the process id; how many reloads have begun, and how
 many are over; why the last one failed, empty if it did not. Each is a line.
 """
@@ -22,14 +25,18 @@ from collections.abc import Callable, Sequence
 from llm_gateway.configuration_error import ConfigurationError
 
 LOCK = "supervisor.lock"
+IN_USE = "Another gateway uses the data directory {path}: stop it, or set LLM_GATEWAY_DATA_DIR to another."
 RETRY_S = 0.05
 """Seconds between two attempts to take the lock of draining processes."""
+DIRECTORY_TRIES = 3
+"""Attempts to lock the directory: a command that only looks (`is_directory_locked`) holds its lock for a moment."""
 
 
 class DataDir:
     """The data directory, locked until `close`; the kernel releases the locks however the process ends (flock(2)).
 
     `path` is absolute. `shared_lock` is the descriptor of gateway.lock: processes that inherit it keep that lock.
+    `directory_lock` is that of the directory itself, None on a file system that locks only files (NFS).
     """
 
     def __init__(
@@ -49,6 +56,7 @@ class DataDir:
         with contextlib.ExitStack() as opened:
             own_lock = self._open(LOCK, opened)
             self._take(own_lock)
+            self.directory_lock = self._lock_directory(opened)
             self.shared_lock = self._open("gateway.lock", opened)
             self._wait_for(self.shared_lock, wait_s, on_wait)
             self._own_lock = own_lock
@@ -56,14 +64,22 @@ class DataDir:
             self._opened = opened.pop_all()
 
     @classmethod
-    def inherited(cls, path: str, locks: Sequence[int]) -> DataDir:
-        """Return a data directory that this process has locked before it ran this code; `locks` as in the property."""
+    def inherited(cls, path: str, locks: Sequence[int], directory_lock: int | None) -> DataDir:
+        """Return a data directory that this process has locked before it ran this code; `locks` as in the property.
+
+        `directory_lock` is None if the code before has not locked the directory itself.
+        """
         found = cls.__new__(cls)
         found.path = path
         found._own_lock, found.shared_lock = locks
         found._opened = contextlib.ExitStack()
-        for descriptor in locks:
-            found._opened.callback(os.close, descriptor)
+        found.directory_lock = directory_lock
+        if directory_lock is None:
+            with contextlib.suppress(BlockingIOError):
+                found.directory_lock = lock_directory(path)
+        for descriptor in (*locks, found.directory_lock):
+            if descriptor is not None:
+                found._opened.callback(os.close, descriptor)
         return found
 
     @property
@@ -95,6 +111,18 @@ class DataDir:
         opened.callback(os.close, descriptor)
         return descriptor
 
+    def _lock_directory(self, opened: contextlib.ExitStack) -> int | None:
+        for _ in range(DIRECTORY_TRIES):
+            try:
+                descriptor = lock_directory(self.path)
+            except BlockingIOError:
+                time.sleep(RETRY_S)
+                continue
+            if descriptor is not None:
+                opened.callback(os.close, descriptor)
+            return descriptor
+        raise AnotherGateway(IN_USE.format(path=self.path))
+
     def _write_pid(self, lock: int) -> None:
         """Write the process id into the lock file; a full disk or a limit of file sizes is found here."""
         try:
@@ -124,14 +152,50 @@ class DataDir:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AnotherGateway(
-                f"Another gateway uses the data directory {self.path}: stop it, or set LLM_GATEWAY_DATA_DIR to another."
-            ) from None
+            raise AnotherGateway(IN_USE.format(path=self.path)) from None
         except OSError as error:
             raise ConfigurationError(
                 f"The data directory {self.path} cannot be locked ({error.strerror}): "
                 "set LLM_GATEWAY_DATA_DIR to a directory on a file system that supports locks."
             ) from None
+
+
+def lock_directory(path: str) -> int | None:
+    """Lock a directory itself. Returns the descriptor that holds the lock, None if its file system locks only files.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def is_directory_locked(path: str | os.PathLike[str]) -> bool:
+    """Return whether a supervisor holds the lock of the directory itself."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # this file system locks only files
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 class RunningGateway:

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.data_dir import RunningGateway, running_gateway
+from llm_gateway.data_dir import DataDir, RunningGateway, running_gateway
+from llm_gateway.errors import ConfigurationError
 from tests.e2e.process import KEY, CommandProcess, GatewayProcess, free_port, send, until
 from tests.e2e.streaming_vendor import BEGIN, DONE, Pause, StreamingVendor, delta, finish, usage
 from tests.fork_server import COMMAND_LINE, fork_server
@@ -276,6 +277,24 @@ def test_reload_without_a_gateway_says_so(tmp_path: Path) -> None:
     code, output, errors = reload(gateway)
     assert (code, output) == (1, "")
     assert errors == "llm-gateway: No gateway runs on the data directory data: start it, or give its --data-dir.\n"
+
+
+def test_a_gateway_whose_lock_files_were_deleted_keeps_its_directory_and_is_reloaded_by_its_process(
+    tmp_path: Path,
+) -> None:
+    with GatewayProcess(tmp_path) as gateway:
+        for file in (tmp_path / "data").glob("*.lock"):
+            file.unlink()
+        code, _, errors = reload(gateway)
+        assert (code, "send SIGHUP to the process yourself" in errors) == (1, True)
+        with pytest.raises(ConfigurationError, match="Another gateway uses the data directory"):
+            DataDir(tmp_path / "data")
+        before = gateway.worker_pid
+        gateway.process.send_signal(signal.SIGHUP)
+        until(lambda: before not in gateway.worker_pids)
+        assert gateway.call("GET", "/api/v1/providers").status == 200
+        with pytest.raises(ConfigurationError, match="Another gateway uses the data directory"):
+            DataDir(tmp_path / "data")
 
 
 def test_an_idle_connection_is_used_once_more_after_a_replacement(tmp_path: Path) -> None:

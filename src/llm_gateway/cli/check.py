@@ -19,6 +19,7 @@ from llm_gateway.cli.exits import FAILED, SETTINGS, CommandFailed
 from llm_gateway.cli.output import Json, is_terminal, print_json, printable
 from llm_gateway.control.hosts import FILE as HOST_FILE
 from llm_gateway.control.hosts import id_of_machine, load_or_create_id, machine_of, refuse_other_secrets
+from llm_gateway.data_dir import is_directory_locked
 from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.listening import ADMIN_SETTINGS, bind
@@ -122,7 +123,7 @@ def _data_directory(settings: Settings) -> str:
         raise ConfigurationError(
             f"{str(path)!r} cannot be made or written ({reason}): set LLM_GATEWAY_DATA_DIR to a writable directory."
         ) from None
-    if _is_locked(path / LOCK_FILE):
+    if _is_locked(path / LOCK_FILE) or is_directory_locked(path):
         raise ConfigurationError(
             f"Another gateway uses {path}: stop it, or set LLM_GATEWAY_DATA_DIR to another directory."
         )

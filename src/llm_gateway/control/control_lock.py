@@ -1,10 +1,16 @@
-"""Lock of the one control process that may use the database: a new one waits until the one before it has ended."""
+"""Lock of the one control process that may use the database: a new one waits until the one before it has ended.
+
+Who deletes the file lets a new process lock another file with its name. So the process that holds the lock looks each
+second whether its file is still there, and locks the new one as well.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
 import os
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from llm_gateway.errors import ConfigurationError
@@ -12,6 +18,8 @@ from llm_gateway.errors import ConfigurationError
 NAME = "control.lock"
 """The locked file in the data directory."""
 RETRY_S = 0.01
+LOOK_S = 1.0
+"""Seconds between two looks at the file."""
 
 
 async def take_control_lock(data_dir: Path) -> int:
@@ -23,18 +31,57 @@ async def take_control_lock(data_dir: Path) -> int:
         ConfigurationError: the file cannot be made or locked.
     """
     try:
-        descriptor = os.open(data_dir / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            await _take(descriptor)
-        except BaseException:  # edge: the descriptor has no owner yet
-            os.close(descriptor)
-            raise
+        while True:
+            descriptor = os.open(data_dir / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                await _take(descriptor)
+            except BaseException:  # edge: the descriptor has no owner yet
+                os.close(descriptor)
+                raise
+            if _is_at(data_dir / NAME, descriptor):
+                return descriptor
+            os.close(descriptor)  # its file was deleted meanwhile
     except OSError as error:
         raise ConfigurationError(
             f"The file {data_dir / NAME} cannot be locked ({error.strerror}): "
             "set LLM_GATEWAY_DATA_DIR to a writable directory on a file system that supports locks."
         ) from None
+
+
+async def keep_control_lock(data_dir: Path, descriptor: int, log: Callable[..., None]) -> None:
+    """Keep the lock, which `descriptor` holds, also if its file is deleted; log each time that it is. Never returns."""
+    with ExitStack() as held:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if _is_at(data_dir / NAME, descriptor):
+                continue
+            with suppress(OSError):  # a full disk, or the directory is away: the next look tries again
+                descriptor = _locked_again(data_dir / NAME, held)
+                log("the control process's lock file was deleted, and is made again", level="warning", file=NAME)
+
+
+def _locked_again(path: Path, held: ExitStack) -> int:
+    """Make the file again, and lock it until `held` ends.
+
+    Raises:
+        OSError: that is not possible, or another process has locked it already.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    held.callback(os.close, descriptor)
     return descriptor
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Return whether the open file is the one at this path."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 async def _take(descriptor: int) -> None:

@@ -16,7 +16,7 @@ from llm_gateway.channel.server import ChannelServer
 from llm_gateway.control.app import Control, Stores, check_settings, open_stores
 from llm_gateway.control.budget_balances import BudgetBalances
 from llm_gateway.control.budget_upkeep import count_corrections_forever, count_older_usage_forever
-from llm_gateway.control.control_lock import take_control_lock
+from llm_gateway.control.control_lock import keep_control_lock, take_control_lock
 from llm_gateway.control.embedded_model import start_embedded_model
 from llm_gateway.control.hosts import Hosts, beat_forever, machine_of
 from llm_gateway.control.journal_metrics import journal_gauges
@@ -197,7 +197,9 @@ class ControlProcess(ProcessApplication):
         settings = self._settings
         refuse_lost_database(settings.url, self._host)
         self._on_prepared()
-        self._stack.callback(os.close, await take_control_lock(settings.data_dir))
+        lock = await take_control_lock(settings.data_dir)
+        self._stack.callback(os.close, lock)
+        self._background(keep_control_lock(settings.data_dir, lock, self._log))
         refuse_lost_database(settings.url, self._host)  # the wait can be long
 
     def _follow_hosts(self, hosts: Hosts, control: Control) -> None:

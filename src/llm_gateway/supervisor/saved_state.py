@@ -71,6 +71,7 @@ class State:
             self.memory,
             *self.model.descriptors,
             *self.data_dir.locks,
+            self.data_dir.directory_lock,
             *leashes,
         )
         return [descriptor for descriptor in found if descriptor is not None]
@@ -90,6 +91,7 @@ class State:
                 "children": [child.save() for child in self.current.children],
                 "path": self.data_dir.path,
                 "locks": self.data_dir.locks,
+                "directory_lock": self.data_dir.directory_lock,
                 "listener": self.listener.fileno(),
                 "admin": self.admin.fileno() if self.admin is not None else None,
                 "memory": self.memory,
@@ -119,7 +121,7 @@ def restore(descriptor: int, leaving_s: float) -> State:
     control, *workers = [Child.restore(saved, settings_file) for saved in values["children"]]
     state = State(
         Generation(settings, settings_file, control, workers),
-        DataDir.inherited(values["path"], values["locks"]),
+        DataDir.inherited(values["path"], values["locks"], values.get("directory_lock")),
         socket.socket(fileno=values["listener"]),
         values["memory"],
         socket.socket(fileno=admin) if admin is not None else None,
