@@ -15,6 +15,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import starmap
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from llm_gateway.store.budget_spend import Corrections, rename_customer
 from llm_gateway.store.budget_thresholds import forget_customer
 from llm_gateway.store.database import Database
 from llm_gateway.store.erased_leases import rename_customer_leases
+from llm_gateway.store.one_transaction import take_turn_to_change_records
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS
 from llm_gateway.store.rollup_rows import NUMBERS
 from llm_gateway.store.rollup_table import RollupTable, customer_days, number_of
@@ -114,8 +116,14 @@ class Erasure:
         self._note("customer.erased", run.label, records=changed)
         return Erased(changed, run.label)
 
-    def _rename_accounts(self, run: _Run) -> Corrections:
+    @contextmanager
+    def _changing(self) -> Iterator[Connection]:
         with self._database.write() as connection:
+            take_turn_to_change_records(connection)
+            yield connection
+
+    def _rename_accounts(self, run: _Run) -> Corrections:
+        with self._changing() as connection:
             now_ms = self._clock_ms()
             found = rename_customer(connection, run.customer, run.label, now_ms)
             rename_customer_leases(connection, run.customer, run.label, found.charges, now_ms)
@@ -162,7 +170,7 @@ class Erasure:
         rest = {hour: totals for hour, totals in rest.items() if totals != Totals()}
         if not rest:
             return
-        with self._database.write() as connection:
+        with self._changing() as connection:
             now = _sums(connection, run.customer, HOUR, list(rest), lock=True)
             # Another run for this customer may have moved it meanwhile.
             is_there = {hour: hour in now and now[hour].requests >= totals.requests for hour, totals in rest.items()}
@@ -186,7 +194,7 @@ class Erasure:
                 .values(user_id=run.label, override_id=None)
                 .returning(_HOUR, _records.outcome, _records.cost_status, sa.literal_column("1"), *figures)
             )
-            with self._database.write() as connection:
+            with self._changing() as connection:
                 rows = connection.execute(update).all()
                 self._move(connection, run, _added(rows))
             changed += len(rows)

@@ -23,6 +23,9 @@ from llm_gateway.store.tables import alert_targets, api_keys, overrides, provide
 CONFIGURATION = (teams, providers, overrides, api_keys, budgets, alert_targets)
 """Tables of what a configuration document holds. A change of a row changes its `updated_at_ms`."""
 
+RECORDS_LOCK = 0x75736167
+"""Key of the advisory lock of transactions that change stored records ("usag")."""
+
 
 class Transactions(Protocol):
     """Contract of a database for stores: transactions to read and to write in."""
@@ -73,6 +76,17 @@ def lock_configuration(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         names = ", ".join(table.name for table in CONFIGURATION)
         connection.execute(sa.text(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE"))
+
+
+def take_turn_to_change_records(connection: Connection) -> None:
+    """Wait until no other transaction changes stored usage records, and keep others from that until this one ends.
+
+    Erasure and repricing call it before anything else of a transaction: each locks records and totals of several
+    customers and hours, and not in the same order. Shippers only add, in the order of the keys (`set_insert.py`), and
+    retention deletes only what nobody holds; they do not wait here. SQLite has one writer.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(RECORDS_LOCK)))
 
 
 def lock_for_count(connection: Connection, table: sa.Table) -> None:

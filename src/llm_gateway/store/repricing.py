@@ -26,6 +26,7 @@ from llm_gateway.store.budget_spend import SpendTable
 from llm_gateway.store.cube import cube_change
 from llm_gateway.store.cube_table import CubeTable
 from llm_gateway.store.database import Database
+from llm_gateway.store.one_transaction import take_turn_to_change_records
 from llm_gateway.store.record_rows import SUMMED_COLUMNS, summed_records
 from llm_gateway.store.rollup_rows import NUMBERS
 from llm_gateway.store.rollup_table import RollupTable
@@ -203,6 +204,7 @@ class Repricing:
         )
         try:
             with self._database.write() as connection:
+                take_turn_to_change_records(connection)
                 filling = self._cube.filling(connection)
                 stored = summed_records(connection, self._attempts, connection.execute(query).all())
                 repriced = [self._repriced(record, wanted) for record in stored]

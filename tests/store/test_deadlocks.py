@@ -1,0 +1,77 @@
+"""Erasure and repricing at the same time on one Postgres, which lock the same rows: neither ends in a deadlock."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from llm_gateway.store.database import Database
+from llm_gateway.store.erasure import Erasure
+from llm_gateway.store.repricing import Repricing
+from llm_gateway.store.usage import UsageStore
+from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS
+from tests.store.test_concurrent_hosts import together
+from tests.store.test_repricing import EVERYTHING, NOW, bought, made, provider, quoted
+from tests.waiting import wait_until
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+FIRST_MS = NOW_MS // DAY_MS * DAY_MS + HOUR_MS
+SECOND_MS = FIRST_MS + HOUR_MS
+
+
+@pytest.fixture
+def databases(postgres_url: str) -> Iterator[list[Database]]:
+    with ExitStack() as opened:
+        yield [opened.enter_context(closing(Database.open(postgres_url, fsync=False))) for _ in range(3)]
+
+
+class Halting(Erasure):
+    """Erasure to the label `new` that halts in its first transaction, with rows locked, until another one waits."""
+
+    def __init__(self, database: Database, is_waiting: Callable[[], bool]) -> None:
+        super().__init__(database, sleep=lambda _: None)
+        self.has_locked = threading.Event()
+        self._is_waiting = is_waiting
+
+    def _move(self, connection: sa.Connection, run: Any, sums: Any) -> None:
+        if not self.has_locked.is_set():
+            self.has_locked.set()
+            wait_until(self._is_waiting, 10)
+        super()._move(connection, run, sums)
+
+
+def others_wait(database: Database) -> bool:
+    with database.read() as connection:
+        return bool(connection.execute(sa.text(WAITING)).scalar())
+
+
+def reprice(database: Database, after: threading.Event) -> None:
+    after.wait(10)
+    run = Repricing(database, [provider("p")], lambda *_: quoted(NOW), sleep=lambda _: None)
+    assert run.run(EVERYTHING, dry_run=False, progress=lambda _: None).changed
+
+
+def test_an_erasure_that_moves_old_totals_lets_repricing_wait(
+    databases: list[Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It locks the old label's hours, then the new label's; repricing locks both labels' rows hour by hour."""
+    store = UsageStore(databases[0])
+    store.write([made(bought(at_ms=at), at_ms=at, user_id="u") for at in (FIRST_MS, SECOND_MS)])
+    assert store.prune(NOW_MS + DAY_MS, 10) == 2  # the totals stay
+    monkeypatch.setattr("llm_gateway.store.erasure.PREFIX", "new")
+    monkeypatch.setattr("llm_gateway.store.erasure.LENGTH", 0)
+    late = [(FIRST_MS, "new"), (SECOND_MS, "u")]
+    store.write([made(bought(at_ms=at), at_ms=at, user_id=user) for at, user in late])
+    erasure = Halting(databases[1], partial(others_wait, databases[0]))
+
+    together(lambda: erasure.run("u", NOW_MS + DAY_MS), lambda: reprice(databases[2], erasure.has_locked))
+
+    [customer] = store.by_customer(2, NOW_MS, 10)
+    assert (customer.name, customer.requests) == ("new", 4)
+    assert customer.cost_nanos == store.summary(2, NOW_MS).cost_nanos == 2 * (15 + 40)
