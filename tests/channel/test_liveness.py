@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from llm_gateway.channel.messages import NAME, Applied, ControlBeat, Goodbye, encode
+from llm_gateway.forwarding.stopped_process import is_stopped
 from llm_gateway.wall_clock import CLOCK
 from tests.channel.harness import configuration, control, counter, raw_worker, worker
 from tests.waiting import until
@@ -46,6 +48,16 @@ async def worker_process(data_dir: Path) -> AsyncIterator[asyncio.subprocess.Pro
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.communicate()
+
+
+@contextlib.asynccontextmanager
+async def sleeping() -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "import time; time.sleep(60)")
+    try:
+        yield process
+    finally:
+        process.kill()
+        await process.wait()
 
 
 async def test_control_counts_as_dead_one_second_after_its_connection_ended(tmp_path: Path) -> None:
@@ -98,6 +110,25 @@ async def test_a_frozen_control_counts_as_dead_after_three_silent_seconds(tmp_pa
         now[0] += 0.2
         await until(lambda: running.client._ran_at == now[0])
         assert not running.client.is_alive()
+
+
+async def test_a_control_that_a_signal_has_stopped_counts_as_dead_after_one_silent_second(tmp_path: Path) -> None:
+    now = [100.0]
+    async with control(tmp_path) as own, worker(tmp_path, clock=lambda: now[0]) as running, sleeping() as process:
+        client = running.client
+        await until(lambda: client.last_beat == own.beat)
+        assert client._control_pid == os.getpid()
+        for task in own.server._tasks:
+            task.cancel()
+        client._control_pid = process.pid
+        process.send_signal(signal.SIGSTOP)
+        await until(lambda: is_stopped(process.pid))
+        assert client.is_alive()
+        now[0] += 1.1
+        await until(lambda: client._ran_at == now[0])
+        assert not client.is_alive()
+        process.send_signal(signal.SIGCONT)  # it is late, no more
+        await until(client.is_alive)
 
 
 async def test_silence_does_not_count_while_the_worker_itself_did_not_run(tmp_path: Path) -> None:

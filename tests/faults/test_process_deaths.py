@@ -30,8 +30,8 @@ BACK_S = 10.0
 """Maximum seconds until a killed process is replaced: it takes a second, if other tests leave it a processor."""
 LONGEST_PAUSE_S = 5.0
 """Seconds that the supervisor waits before it starts a process again that has died again and again."""
-UNNOTICED_S = 4.0
-"""Maximum seconds until workers notice that control is frozen: its beats are missing for three."""
+UNNOTICED_S = 2.0
+"""Maximum seconds until workers notice that control is frozen: it is stopped, and its beats are missing for one."""
 AT_ONCE_S = 2.0
 ORPHANED_S = 3.0
 """Maximum seconds until an orphaned worker refuses connections; one that it drops is tried again after a second."""

@@ -44,6 +44,7 @@ from llm_gateway.domain.metric_families import MetricFamily
 from llm_gateway.domain.usage import RecentCalls
 from llm_gateway.errors import reason_without_key
 from llm_gateway.forwarding.control_socket import ControlSocket
+from llm_gateway.forwarding.stopped_process import is_stopped, listener_of
 from llm_gateway.wall_clock import CLOCK
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 0.2
@@ -56,7 +57,8 @@ HANDED_OVER_S = 2.0
 """Seconds after the announcement of another control process for which it is waited for."""
 SILENT_S = 3.0
 """Seconds without a message after which a connected control counts as stopped. Libraries keep the lock of its
-interpreter for up to a second: the first use of the public price lists, say, on a busy machine."""
+interpreter for up to a second: the first use of the public price lists, say, on a busy machine. A process that a signal
+or a debugger has stopped is no such case: the system knows it, so `ALIVE_S` are enough."""
 CLOSE_S = 1.0
 """Seconds in which the last messages of a worker that ends must be read."""
 
@@ -109,6 +111,7 @@ class ChannelClient:
         self._refill = RecentCalls([], [])
         self._wants_refill = True
         self._writer: asyncio.StreamWriter | None = None
+        self._control_pid: int | None = None
         self._task: asyncio.Task[None] | None = None
         self._receiver = ConfigurationAssembler()
         self._wait_s = FIRST_WAIT_S
@@ -133,9 +136,13 @@ class ChannelClient:
         """
         now = self._clock()
         silent_s = now - self._heard_at
+        if silent_s < ALIVE_S:
+            return True
         if self._writer is None:
-            return silent_s < ALIVE_S
-        return silent_s < SILENT_S or now - self._ran_at > ALIVE_S
+            return False
+        if now - self._ran_at > ALIVE_S:
+            return True
+        return silent_s < SILENT_S and not is_stopped(self._control_pid)
 
     def has_heard(self, within_s: float) -> bool:
         """Return whether control sent anything in the last `within_s` seconds."""
@@ -186,6 +193,7 @@ class ChannelClient:
             number=self._number, pid=os.getpid(), started_ns=self._started_ns, wants_refill=self._wants_refill
         )
         self._send(writer, hello)
+        self._control_pid = listener_of(writer.get_extra_info("socket"))
         self._writer = writer
         beats = asyncio.get_running_loop().create_task(self._beat(writer))
         try:
