@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from llm_gateway.settings import Settings
+from llm_gateway.settings_reader import encode_settings
+from llm_gateway.supervisor.settings_file import SupervisorSettings
 from tests.supervisor.conftest import START_S, Order, Start
 from tests.waiting import wait_until
 
@@ -126,3 +129,23 @@ def test_a_child_that_does_not_stop_in_time_is_killed(start: Start, order: Order
     assert gateway.ended() == 1
     assert 1.4 < time.monotonic() - started < 10
     assert [line["event"] for line in gateway.log] == ["process did not stop in time, it is killed", "process ended"]
+
+
+def test_a_stop_is_over_in_time_if_no_process_stops_by_itself(start: Start, order: Order) -> None:
+    """Control gets what is left of the whole time: it does not accept for as long as the workers once more."""
+    for name in ("control", "worker1"):
+        order(name, ignores=True)
+    gateway = start(accept_seconds=3, drain_seconds=0.5, leaving_s=0.5)
+    gateway.wait_for("control ready")
+    gateway.wait_for("worker1 ready")
+    started = time.monotonic()
+    gateway.process.send_signal(signal.SIGTERM)
+    assert gateway.ended() == 1
+    assert 4.9 < time.monotonic() - started < 7.5
+    killed = [line["process"] for line in gateway.log if line["event"] == "process did not stop in time, it is killed"]
+    assert killed == ["worker 1", "control"]
+
+
+def test_the_default_times_to_stop_fit_into_those_of_process_managers() -> None:
+    settings = SupervisorSettings(encode_settings(Settings()))
+    assert (settings.workers_stop_seconds, settings.whole_stop_seconds) == (39, 74)  # deploy/: 75 (test_deployment.py)

@@ -42,13 +42,16 @@ class Supervisor:
         self._command = command
         self._is_resumed = is_resumed
         self._leaving_s = settings.leaving_seconds
-        self._stop_s = settings.stop_seconds
+        self._slowest = settings
+        """The settings, of all running children, with the longest time to stop."""
         self._has_started = is_resumed
         """Whether all children were ready once."""
         self._rehearsal: Rehearsal | None = None
         self._roll: Roll | None = None
         self._deadline: float | None = None
         """Time at which children that still run are killed; None until the stop."""
+        self._stopped_by = math.inf
+        """Time at which control, the last one, is killed."""
         self._code = 0
 
     def run(self) -> int:
@@ -179,7 +182,8 @@ class Supervisor:
         """Begin to stop; if that has begun, pass the signal on to the children that are stopping."""
         is_first = not self._is_stopping
         if is_first:
-            self._deadline = time.monotonic() + self._stop_s
+            now, settings = time.monotonic(), self._slowest
+            self._deadline, self._stopped_by = now + settings.workers_stop_seconds, now + settings.whole_stop_seconds
             self._state.close_listeners()
             if self._roll is not None:
                 self._roll.stop_reading()
@@ -192,7 +196,7 @@ class Supervisor:
                 child.stop(number)
 
     def _stop_control(self) -> None:
-        self._deadline = time.monotonic() + self._stop_s
+        self._deadline = min(time.monotonic() + self._slowest.stop_seconds, self._stopped_by)
         for child in self._stopping_children():
             if not child.is_retiring:
                 child.signal(signal.SIGTERM)
@@ -245,11 +249,11 @@ class Supervisor:
         roll.act(now)
         if self._state.current is not roll.current:
             self._state.current = roll.current
-            self._stop_s = max(self._stop_s, self._state.current.settings.stop_seconds)
+            self._slowest = max(self._slowest, roll.current.settings, key=lambda each: each.stop_seconds)
         if roll.is_over:
             roll.close()
             self._roll = None
-            self._stop_s = self._state.current.settings.stop_seconds
+            self._slowest = self._state.current.settings
             self.log.configure(self._state.current.settings.log_level, self._state.current.settings.log_format)
             self._state.data_dir.write_reloads(self._state.rolls, self._state.rolls, roll.problem)
             if not roll.problem:
@@ -279,4 +283,4 @@ class Supervisor:
             for child in self._stopping_children():
                 self.log("process did not stop in time, it is killed", level="error", process=child.name)
                 child.signal(signal.SIGKILL)
-            self._deadline = now + self._stop_s
+            self._deadline = now + self._slowest.stop_seconds

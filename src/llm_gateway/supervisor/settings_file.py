@@ -11,6 +11,10 @@ from llm_gateway.supervisor.launcher import Launch, exit_reason, failure_reason
 
 LEAVING_S = 15.0
 """Seconds that a child can take to end, beyond its time to accept and drain."""
+WORKERS_LEAVING_S, WHOLE_LEAVING_S = 4.0, 9.0
+"""Seconds that workers, and all children together, can take at the stop of the gateway, beyond their times to accept
+and drain. Process managers wait for 10 (docs/SETUP.md): what is not over by then would be killed anyway,
+and without a line in the log."""
 SETTINGS_MODULE = "llm_gateway.settings_child"
 FIXED = ("host", "port", "admin_host", "admin_port", "data_dir", "database_url")
 """Settings that cannot change while the gateway runs."""
@@ -21,7 +25,8 @@ ADDED: dict[str, object] = {"admin_host": "127.0.0.1", "admin_port": 0}
 class SupervisorSettings:
     """The settings that the supervisor itself uses, from the document with all; see `Settings` for their meaning.
 
-    `stop_seconds` is the longest time in which a child can stop, `leaving_seconds` the part of it that is no setting.
+    `stop_seconds` is the longest time in which a child can stop while others serve, `leaving_seconds` the part of it
+    that is no setting. `whole_stop_seconds` is the time of the whole gateway, `workers_stop_seconds` the workers' part.
     """
 
     def __init__(self, document: bytes, leaving_s: float = LEAVING_S) -> None:
@@ -33,7 +38,10 @@ class SupervisorSettings:
         self.workers: int = values["workers"]
         self.data_dir: str = values["data_dir"]
         self.leaving_seconds = leaving_s
-        self.stop_seconds: float = values["accept_seconds"] + values["drain_seconds"] + leaving_s
+        accept_s, drain_s = float(values["accept_seconds"]), float(values["drain_seconds"])
+        self.stop_seconds = accept_s + drain_s + leaving_s
+        self.workers_stop_seconds = accept_s + drain_s + min(leaving_s, WORKERS_LEAVING_S)
+        self.whole_stop_seconds = accept_s + 2 * drain_s + min(2 * leaving_s, WHOLE_LEAVING_S)
         self.log_level: str = values["log_level"]
         self.log_format: str = values["log_format"]
         self.fixed: dict[str, object] = {name: values[name] for name in FIXED}
