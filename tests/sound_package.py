@@ -25,6 +25,7 @@ SOUND_PACKAGE = {
     "worker/serve.py": "import llm_gateway.child_process, llm_gateway.server, llm_gateway.worker.process",
     "worker/process.py": "import llm_gateway.process_application, llm_gateway.worker.measurements",
     "worker/loop_lag.py": "",
+    "worker/lost_journal.py": "import llm_gateway.journal",
     "worker/shared_redis.py": "import llm_gateway.cache, llm_gateway.limiter",
     "worker/measurements.py": "import llm_gateway.worker.app",
     "docs_page.py": "",

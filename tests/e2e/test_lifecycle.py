@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import http.client
 import os
+import shutil
 import signal
 import threading
 import time
@@ -220,3 +221,21 @@ def test_a_full_log_pipe_stops_no_request(tmp_path: Path, mock: UpstreamProcess)
     finally:
         gateway.kill()
         os.close(read_end)
+
+
+def test_a_journal_that_was_deleted_and_made_again_needs_no_reload(tmp_path: Path) -> None:
+    with UpstreamProcess() as vendor, GatewayProcess(tmp_path) as gateway:
+        gateway.provider("acme", vendor.base_url)
+        assert [gateway.ask().status for _ in range(3)] == [200] * 3
+        until(lambda: gateway.summary()["total_requests"] == 3)
+        before, journal = gateway.worker_pid, tmp_path / "data" / "journal"
+        shutil.rmtree(journal)
+        until(lambda: gateway.ask().status == 503)
+        journal.mkdir(mode=0o700)
+        until(lambda: gateway.ask().status == 200)
+        assert gateway.worker_pid != before
+        assert "the usage journal is lost: this worker ends, and another one makes a new journal" in gateway.log
+        stored = gateway.summary()["total_requests"]
+        assert gateway.ask().status == 200
+        until(lambda: gateway.summary()["total_requests"] == stored + 1)
+        assert gateway.call("GET", "/readyz").status == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ from llm_gateway.worker.dispatch import ManagementElsewhere
 from llm_gateway.worker.endpoints.health import health_endpoints
 from llm_gateway.worker.endpoints.metrics import METRICS_PATH, MetricsEndpoint
 from llm_gateway.worker.loop_lag import LoopLag
+from llm_gateway.worker.lost_journal import wait_until_lost
 from llm_gateway.worker.measurements import call_gauges, commit_metrics, process_gauges
 
 if TYPE_CHECKING:
@@ -59,7 +61,10 @@ BEHIND_S = 60.0
 
 
 class WorkerProcess(ProcessApplication):
-    """The application of a worker process, which `Server` serves. It starts once control has sent a configuration."""
+    """The application of a worker process, which `Server` serves. It starts once control has sent a configuration.
+
+    `on_lost_journal` is called when only another worker can record usage.
+    """
 
     def __init__(self, settings: Settings, output: ProcessLog, *, number: int = 1, memory: int | None = None) -> None:
         super().__init__()
@@ -69,6 +74,7 @@ class WorkerProcess(ProcessApplication):
         self._output = output
         self._log = output.log if settings.workers == 1 else partial(output.log, worker=number)
         self._serving = False
+        self.on_lost_journal: Callable[[], None] = lambda: None
         self._journal: JournalWriter | None = None
         self._committed: CommittedJournal | None = None
         self._channel: ChannelClient | None = None
@@ -171,6 +177,7 @@ class WorkerProcess(ProcessApplication):
         worker.changed(self._snapshot)
         self._background(worker.transport.recheck())
         self._background(self._loop_lag.run())
+        self._background(self._leave_lost_journal(journal, worker))
         management: ASGIApp = DashboardLimit(self._open_forwarder(channel))
         # A forwarder of its own: calls with a new token must not wait for requests of the management API.
         tokens = TokenCallers(TokenQuestions(self._open_forwarder(channel))) if settings.jwt_issuer else None
@@ -198,6 +205,15 @@ class WorkerProcess(ProcessApplication):
 
         journal.connect(partial(channel.ask_commit, journal.name), has_database)
         return journal
+
+    async def _leave_lost_journal(self, journal: JournalWriter, worker: Worker) -> None:
+        await wait_until_lost(journal.directory, lambda: worker.in_flight.count)
+        self._log(
+            "the usage journal is lost: this worker ends, and another one makes a new journal",
+            level="warning",
+            directory=str(journal.directory.path),
+        )
+        self.on_lost_journal()
 
     def _stored(self, entries: int) -> None:
         """Let the answers leave whose records are in the database."""

@@ -49,6 +49,8 @@ def build(settings: Settings, output: ProcessLog, inherited: Inherited) -> Child
         place=app.place if settings.workers > 1 else None,
     )
 
+    app.on_lost_journal = server.retire
+
     async def start() -> None:
         accept_new_connections(sock)
         await server.start(sock)
