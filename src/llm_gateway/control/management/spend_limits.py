@@ -75,7 +75,7 @@ class SpendLimit(BaseModel):
     created_at: str
     updated_at: str
     scope: ScopeOfLimit
-    amount: Annotated[str, Field(pattern=r"^[0-9]+([.][0-9]+)?$", description="cents")]
+    amount: Annotated[str, Field(description="cents")]
     currency: Literal["USD"]
     period: Literal["daily", "weekly", "monthly"]
 
