@@ -7,7 +7,8 @@ reads in some milliseconds, so that it can end after 200 ms wherever it is:
     not searched yet      |   searched, rows returned
 
 The sums say in which hours a customer, key, service, … had requests, and in which minutes a customer; others are passed
-over. An index finds sessions, failures and the client's own ids (`record_indexes.py`).
+over. An index finds sessions, failures, the client's own ids (`record_indexes.py`), and on Postgres a customer's
+records (`customer_days.py`).
 """
 
 from __future__ import annotations
