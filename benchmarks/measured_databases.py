@@ -81,7 +81,8 @@ class PostgresCluster:
         if self._note.exists():
             server = PostgresServer(Path(self._note.read_text()))
         else:
-            self.folder.chmod(0o755)  # the server runs as another user if root starts it
+            # The server runs as another user if root starts it. Whoever may write here may still do so: it can be /tmp.
+            self.folder.chmod(self.folder.stat().st_mode | 0o055)
             server = new_cluster(self.folder, POSTGRES_SETTINGS)
             self._note.write_text(str(server.directory))
         self._pid = server.start()
