@@ -34,7 +34,7 @@ def test_draining_children_are_waited_for_and_a_running_gateway_is_not(tmp_path:
         DataDir(tmp_path, wait_s=60, on_wait=lambda: waits.append("for a running gateway"))
     first.close()
     with pytest.raises(ConfigurationError, match="Another gateway"):
-        DataDir(tmp_path, wait_s=0.01, on_wait=lambda: waits.append("too short"))
+        DataDir(tmp_path, wait_s=0.5, on_wait=lambda: waits.append("too short"))
     DataDir(tmp_path, wait_s=60, on_wait=lambda: os.close(inherited)).close()
     assert waits == ["too short"]
     assert (tmp_path / "supervisor.lock").read_text() == f"{os.getpid()}\n"

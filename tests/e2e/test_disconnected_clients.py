@@ -65,6 +65,7 @@ def test_a_request_leaves_the_line_when_its_client_disconnects(
         first = pool.submit(call, gateway)
         until(lambda: bool(mock.seen().calls))
         leaving = send(gateway, surface, stream=stream)
+        until(lambda: metric(gateway, "llm_gateway_requests_in_flight") == 2)
         time.sleep(0.15)
         leaving.close()
         until(lambda: metric(gateway, "llm_gateway_requests_in_flight") <= 1)
