@@ -148,4 +148,4 @@ def test_a_stop_is_over_in_time_if_no_process_stops_by_itself(start: Start, orde
 
 def test_the_default_times_to_stop_fit_into_those_of_process_managers() -> None:
     settings = SupervisorSettings(encode_settings(Settings()))
-    assert (settings.workers_stop_seconds, settings.whole_stop_seconds) == (39, 74)  # deploy/: 75 (test_deployment.py)
+    assert (settings.workers_stop_seconds, settings.whole_stop_seconds) == (43, 74)  # deploy/: 75 (test_deployment.py)

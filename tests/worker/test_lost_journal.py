@@ -54,3 +54,10 @@ async def test_a_journal_that_comes_back_is_not_lost(
         await asyncio.sleep(0.1)
     assert not await is_lost(waiting)
     waiting.cancel()
+
+
+def test_another_file_system_in_its_place_does_not_make_a_journal_lost(journal: WriterDir, tmp_path: Path) -> None:
+    journal.path.parent.rename(tmp_path / "away")
+    assert not is_replaced(journal), "nothing is there"
+    journal.path.parent.symlink_to("/proc", target_is_directory=True)
+    assert not is_replaced(journal)

@@ -142,6 +142,14 @@ class LockableDir(JournalDir):
         """Return False if the directory or its lock file was deleted, moved or replaced: its readers do not find it."""
         return self._lock is None or names_file(self.path / "writer.lock", self._lock)
 
+    def is_on_file_system_of(self, folder: Path) -> bool:
+        """Return whether the directory is, or was before it was deleted, on the file system of an existing folder.
+
+        Raises:
+            OSError: the folder does not exist.
+        """
+        return self._lock is not None and os.fstat(self._lock).st_dev == folder.stat().st_dev
+
     def remove(self) -> None:
         """Delete the directory with all its files, and release the lock."""
         try:

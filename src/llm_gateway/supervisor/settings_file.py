@@ -11,10 +11,10 @@ from llm_gateway.supervisor.launcher import Launch, exit_reason, failure_reason
 
 LEAVING_S = 15.0
 """Seconds that a child can take to end, beyond its time to accept and drain."""
-WORKERS_LEAVING_S, WHOLE_LEAVING_S = 4.0, 9.0
+WORKERS_LEAVING_S, WHOLE_LEAVING_S = 8.0, 9.0
 """Seconds that workers, and all children together, can take at the stop of the gateway, beyond their times to accept
-and drain. Process managers wait for 10 (docs/SETUP.md): what is not over by then would be killed anyway,
-and without a line in the log."""
+and drain. Workers cancel what still runs then (`server.CANCEL_S`) and sync their journals. Process managers wait for 10
+(docs/SETUP.md): what is not over by then would be killed anyway, and without a line in the log."""
 SETTINGS_MODULE = "llm_gateway.settings_child"
 FIXED = ("host", "port", "admin_host", "admin_port", "data_dir", "database_url")
 """Settings that cannot change while the gateway runs."""

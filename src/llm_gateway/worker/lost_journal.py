@@ -42,6 +42,14 @@ async def wait_until_lost(
 
 
 def is_replaced(journal: LockableDir) -> bool:
-    """Return whether the journal is not in its place, and another one can be made there."""
+    """Return whether the journal is not in its place, and another one can be made there.
+
+    That is on the same file system: one that is not mounted any more, or is mounted over, can come back.
+    """
     folder = journal.path.parent
-    return not journal.is_in_place() and folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+    try:
+        return (
+            not journal.is_in_place() and journal.is_on_file_system_of(folder) and os.access(folder, os.W_OK | os.X_OK)
+        )
+    except OSError:  # there is no folder
+        return False
