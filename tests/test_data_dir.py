@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_gateway.data_dir import DataDir, is_directory_locked
+from llm_gateway.data_dir import DataDir, is_locked
 from llm_gateway.errors import ConfigurationError
 
 
@@ -58,7 +58,7 @@ def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path: Path, name: str)
 
 def test_a_directory_whose_lock_files_were_deleted_is_still_locked(tmp_path: Path) -> None:
     first = DataDir(tmp_path)
-    assert is_directory_locked(tmp_path)
+    assert is_locked(tmp_path)
     for file in tmp_path.glob("*.lock"):
         file.unlink()
     with pytest.raises(ConfigurationError, match="Another gateway uses the data directory"):
@@ -66,7 +66,7 @@ def test_a_directory_whose_lock_files_were_deleted_is_still_locked(tmp_path: Pat
     for descriptor in first.locks:
         assert not os.get_inheritable(descriptor)
     first.close()
-    assert not is_directory_locked(tmp_path)
+    assert not is_locked(tmp_path)
     DataDir(tmp_path).close()
 
 
@@ -75,14 +75,14 @@ def test_a_supervisor_whose_code_before_locked_only_files_locks_the_directory(tm
     fcntl.flock(own, fcntl.LOCK_EX)
     with pytest.raises(ConfigurationError, match="Another gateway"):  # the running gateway has the code before
         DataDir(tmp_path)
-    assert not is_directory_locked(tmp_path)
+    assert not is_locked(tmp_path)
     taken_over = DataDir.inherited(str(tmp_path), [own, shared], None)
-    assert is_directory_locked(tmp_path)
+    assert is_locked(tmp_path)
     assert taken_over.directory_lock is not None
     again = DataDir.inherited(str(tmp_path), taken_over.locks, taken_over.directory_lock)
     assert again.directory_lock == taken_over.directory_lock
     again.close()
-    assert not is_directory_locked(tmp_path)
+    assert not is_locked(tmp_path)
 
 
 def test_a_look_at_the_lock_does_not_keep_a_gateway_from_starting(
@@ -108,7 +108,7 @@ def test_a_file_system_that_locks_only_files_is_used_without_the_lock_of_the_dir
     monkeypatch.setattr(fcntl, "flock", of_files)
     data_dir = DataDir(tmp_path)
     assert data_dir.directory_lock is None
-    assert not is_directory_locked(tmp_path)
+    assert not is_locked(tmp_path)
     with pytest.raises(ConfigurationError, match="Another gateway"):
         DataDir(tmp_path)
     data_dir.close()

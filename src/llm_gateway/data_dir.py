@@ -29,7 +29,7 @@ IN_USE = "Another gateway uses the data directory {path}: stop it, or set LLM_GA
 RETRY_S = 0.05
 """Seconds between two attempts to take the lock of draining processes."""
 DIRECTORY_TRIES = 3
-"""Attempts to lock the directory: a command that only looks (`is_directory_locked`) holds its lock for a moment."""
+"""Attempts to lock the directory: a command that only looks (`is_locked`) holds its lock for a moment."""
 
 
 class DataDir:
@@ -160,18 +160,38 @@ class DataDir:
             ) from None
 
 
-def lock_directory(path: str) -> int | None:
+def lock_directory(path: str | os.PathLike[str]) -> int | None:
     """Lock a directory itself. Returns the descriptor that holds the lock, None if its file system locks only files.
 
     Raises:
         BlockingIOError: another process holds it.
     """
+    return _lock(path, fcntl.LOCK_EX)
+
+
+def is_locked(path: str | os.PathLike[str]) -> bool:
+    """Return whether a process has locked a file or a directory: a shared lock, released at once, cannot be taken."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = _lock(path, fcntl.LOCK_SH)
+    except BlockingIOError:
+        return True
+    if descriptor is not None:
+        os.close(descriptor)
+    return False
+
+
+def _lock(path: str | os.PathLike[str], operation: int) -> int | None:
+    """Lock a file or directory. Returns the descriptor, None if it cannot be opened or its file system has no locks.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         raise
@@ -179,23 +199,6 @@ def lock_directory(path: str) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
-
-
-def is_directory_locked(path: str | os.PathLike[str]) -> bool:
-    """Return whether a supervisor holds the lock of the directory itself."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # this file system locks only files
-        return False
-    finally:
-        os.close(descriptor)
-    return False
 
 
 class RunningGateway:

@@ -158,7 +158,7 @@ def small_disk(tmp_path: Path, scene: Scene) -> Iterator[Path]:
 
 
 def mount_small_disk(place: Path, workers: int = 1) -> str | None:
-    """Mount a small tmpfs for so many workers on a new folder. Returns why that is not possible, None if it was."""
+    """Mount a tmpfs of DISK_BYTES for each worker on a new folder. Returns an error message, None on success."""
     place.mkdir()
     mount = shutil.which("mount")
     if mount is None or os.geteuid() != 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from llm_gateway.cli.exits import FAILED, SETTINGS, CommandFailed
 from llm_gateway.cli.output import Json, is_terminal, print_json, printable
 from llm_gateway.control.hosts import FILE as HOST_FILE
 from llm_gateway.control.hosts import id_of_machine, load_or_create_id, machine_of, refuse_other_secrets
-from llm_gateway.data_dir import is_directory_locked
+from llm_gateway.data_dir import is_locked
 from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.errors import ConfigurationError, StoreUnavailable
 from llm_gateway.listening import ADMIN_SETTINGS, bind
@@ -123,7 +122,7 @@ def _data_directory(settings: Settings) -> str:
         raise ConfigurationError(
             f"{str(path)!r} cannot be made or written ({reason}): set LLM_GATEWAY_DATA_DIR to a writable directory."
         ) from None
-    if _is_locked(path / LOCK_FILE) or is_directory_locked(path):
+    if is_locked(path / LOCK_FILE) or is_locked(path):
         raise ConfigurationError(
             f"Another gateway uses {path}: stop it, or set LLM_GATEWAY_DATA_DIR to another directory."
         )
@@ -173,21 +172,6 @@ def _try_to_make(path: Path, there: Path) -> None:
 def _nearest(path: Path) -> Path:
     """Return the path if it exists, else its nearest parent that exists."""
     return next(place for place in (path, *path.parents) if place.exists())
-
-
-def _is_locked(path: Path) -> bool:
-    """Return True if a gateway holds the directory's lock: a shared lock, released at once, cannot be taken then."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 class _Tables:

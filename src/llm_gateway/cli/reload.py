@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from llm_gateway.cli.env_files import EnvFiles
 from llm_gateway.cli.exits import CommandFailed
-from llm_gateway.data_dir import LOCK, RunningGateway, is_directory_locked, running_gateway
+from llm_gateway.data_dir import LOCK, RunningGateway, is_locked, running_gateway
 from llm_gateway.settings_reader import load_settings
 
 LOOK_S = 0.05
@@ -82,7 +82,7 @@ def _running(path: Path) -> RunningGateway:
             f"The data directory {path} cannot be read ({error.strerror}): run this command as the gateway's user, or "
             "give its --data-dir."
         ) from None
-    if found is None and is_directory_locked(path):
+    if found is None and is_locked(path):
         raise CommandFailed(
             f"A gateway runs on the data directory {path}, but its file {LOCK} was deleted, which names its process: "
             "send SIGHUP to the process yourself, or restart it."
