@@ -189,7 +189,7 @@ def test_a_period_is_covered_once_by_few_existing_buckets(
     grains = [(grain, hours * HOUR_MS) for grain, hours in until.items()]
     to_date = None if summed is None else (summed[0] * BLOCKS[-1].ms, summed[0] * BLOCKS[-1].ms + summed[1] * DAY.ms)
     stretches = cover(start * HOUR_MS, end * HOUR_MS, grains, to_date)
-    covered = Counter[int]()
+    covered, read = Counter[int](), Counter[tuple[int, int]]()
     for grain, first, last, sign in stretches:
         assert first < last
         if grain is TO_DATE:
@@ -197,8 +197,10 @@ def test_a_period_is_covered_once_by_few_existing_buckets(
         else:
             assert first % grain.ms == last % grain.ms == 0
             assert grain is HOUR or last <= until[grain] * HOUR_MS
+            read.update((grain.hours, bucket) for bucket in range(first // grain.ms, last // grain.ms))
         for hour in range(first // HOUR_MS, last // HOUR_MS):
             covered[hour] += sign
+    assert set(read.values()) <= {1}, "Postgres reads all stretches by one condition (rollup_rows.py)"
     assert +covered == Counter(range(start, end))
     assert min(covered.values()) >= 0
     assert sum((last - first) // grain.ms for grain, first, last, _ in stretches if grain is HOUR) <= 12
