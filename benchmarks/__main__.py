@@ -18,6 +18,7 @@ from benchmarks import (
     hosts,
     instructions,
     overload,
+    processes,
     reports,
     shipping,
     side_by_side,
@@ -51,7 +52,8 @@ benchmarks streams` what a streamed chunk costs, `python -m benchmarks tail` lat
 of this project against this one, and `python -m benchmarks instructions` the same by counting instructions, which no
 busy machine disturbs. `python -m benchmarks budgets` measures what budgets add to a request, and
 `python -m benchmarks telemetry` what telemetry adds. `python -m benchmarks peers` measures other gateways beside it,
-`python -m benchmarks hosts` what several hosts, their PostgreSQL and their Redis take for a request.
+`python -m benchmarks hosts` what several hosts, their PostgreSQL and their Redis take for a request, and `python -m
+benchmarks processes` what several workers and many service keys cost.
 """
 
 
@@ -115,6 +117,7 @@ def main(arguments: Sequence[str] | None = None, gateway: type[Gateway] = Gatewa
         "telemetry": telemetry.main,
         "peers": side_by_side.main,
         "hosts": hosts.main,
+        "processes": processes.main,
     }
     if said and said[0] in others:
         return others[said[0]](said[1:])

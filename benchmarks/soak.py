@@ -61,7 +61,7 @@ class Samples(msgspec.Struct):
             name = process_name(pid)
             if name:
                 self.at.setdefault(name, []).append(seconds)
-                self.mib.setdefault(name, []).append(_resident(pid))
+                self.mib.setdefault(name, []).append(resident_mib(pid))
 
     def rows(self, warm_s: float) -> list[list[str]]:
         """Return a row for each process: memory after the warm-up and at the end, and MiB a minute in between."""
@@ -83,7 +83,8 @@ def process_name(pid: int) -> str:
     return ""
 
 
-def _resident(pid: int) -> float:
+def resident_mib(pid: int) -> float:
+    """Return the resident memory of a process in MiB; 0 if it has ended."""
     with contextlib.suppress(OSError):
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / MIB
     return 0.0

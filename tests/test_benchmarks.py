@@ -84,6 +84,18 @@ def test_a_quick_comparison_of_two_trees_measures_both_and_the_accounting_adds_u
     assert [row[-1] for row in accounting] == ["OK"] * 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the bench needs /proc")
+def test_a_brief_bench_of_the_processes_measures_workers_memory_and_keys() -> None:
+    sizes = ("--seconds", "1.2", "--rounds", "1", "--rate", "50", "--keys", "20")
+    speeds, memory, keys = _tables(_run_forked("processes", *sizes)[0])
+    assert [row[:2] for row in speeds] == [[load, n] for load in ("at the rate", "as fast as it can") for n in "12"]
+    assert [row[0] for row in memory] == ["control", "supervisor", "worker", "worker"]
+    assert all(float(row[1]) > 0 for row in memory)
+    assert [row[0] for row in keys] == ["nothing changes", "a key is made each second"]
+    figures = [cell for row in speeds for cell in row[2:5]] + [cell for row in keys for cell in row[1:5]]
+    assert all(float(cell.split(" ")[0].replace(",", "")) > 0 for cell in figures)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -15,12 +15,13 @@ from llm_gateway.channel.client import ChannelClient, ChannelHandlers
 from llm_gateway.channel.messages import NAME, ControlBeat, Hello, encode
 from llm_gateway.channel.server import ChannelServer
 from llm_gateway.domain.catalog import Override
-from llm_gateway.domain.configuration import Account, Configuration, by_key
+from llm_gateway.domain.configuration import Account, Configuration
 from llm_gateway.domain.metric_families import MetricFamily, Sample
 from llm_gateway.domain.public_prices import PricedModel, PublicPrices, Rule, TimedPrice, VendorPrices
 from llm_gateway.domain.service_key import ServiceKey, ServiceKeys
 from llm_gateway.domain.usage import Price, RecentCalls
 from llm_gateway.forwarding.control_socket import ControlSocket
+from tests.override_keys import by_key
 from tests.worker.pipeline.fakes import override, provider
 
 Event = tuple[str, dict[str, Any]]

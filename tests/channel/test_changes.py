@@ -26,10 +26,11 @@ from llm_gateway.channel.messages import (
 )
 from llm_gateway.channel.splitter import ROWS
 from llm_gateway.domain.budget import Budget
-from llm_gateway.domain.configuration import Configuration, by_key
+from llm_gateway.domain.configuration import Configuration
 from llm_gateway.domain.key_secret import Pepper
 from llm_gateway.domain.public_prices import PublicPrices
 from tests.channel.harness import account, configuration, control, prices, raw_worker, rule, service_keys, worker
+from tests.override_keys import by_key
 from tests.waiting import until
 
 

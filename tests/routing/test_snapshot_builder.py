@@ -8,11 +8,12 @@ import msgspec
 import pytest
 
 from llm_gateway.domain.catalog import Provider, UpstreamAuthorizer
-from llm_gateway.domain.configuration import Account, Configuration, by_key
+from llm_gateway.domain.configuration import Account, Configuration
 from llm_gateway.domain.public_prices import PublicPrices, VendorPrices
 from llm_gateway.providers.account_assembler import AccountAssembler
 from llm_gateway.providers.registry import DIALECTS
 from llm_gateway.routing.snapshot import SnapshotBuilder
+from tests.override_keys import by_key
 from tests.worker.pipeline.fakes import override, provider
 
 

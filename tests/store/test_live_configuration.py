@@ -10,6 +10,7 @@ import pytest
 
 from llm_gateway.control.effective_keys import EffectiveKeys
 from llm_gateway.control.live_configuration import LiveConfiguration, Sources
+from llm_gateway.control.overrides_in_force import OverridesInForce
 from llm_gateway.domain.catalog import Provider, Snapshot, Target
 from llm_gateway.domain.configuration import Account
 from llm_gateway.domain.key_secret import Pepper
@@ -46,7 +47,7 @@ class House:
         self.configuration = LiveConfiguration(
             Sources(
                 self.providers,
-                self.overrides,
+                OverridesInForce(self.overrides),
                 EffectiveKeys(KeyStore(database, [Pepper(1, b"pepper")])),
                 BudgetStore(database),
             ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
@@ -20,6 +20,7 @@ ROWS = 500
 """Rows of a message at most, so that its reader decodes it in about a millisecond: overrides, keys, budgets, models."""
 
 Row = TypeVar("Row")
+Key = TypeVar("Key")
 
 
 class Published(NamedTuple):
@@ -75,24 +76,36 @@ def changes_between(before: Published, after: Published) -> Changes:
     old, new = before.configuration, after.configuration
     old_accounts = {account.provider.id: account for account in old.accounts}
     new_accounts = {account.provider.id: account for account in new.accounts}
-    same_keys = old.service_keys is new.service_keys
+    accounts, removed_accounts = _differences(old_accounts, new_accounts)
+    overrides, removed_overrides = _differences(old.overrides, new.overrides)
+    keys, removed_keys = _differences(old.service_keys, new.service_keys)
     return Changes(
         version=after.version,
         base=before.version,
         has_vendor=new.has_vendor,
         format=new.format,
-        accounts=[account for key, account in new_accounts.items() if old_accounts.get(key) != account],
-        removed_accounts=[key for key in old_accounts if key not in new_accounts],
-        overrides=[rule for key, rule in new.overrides.items() if old.overrides.get(key) != rule],
-        removed_overrides=[key for key in old.overrides if key not in new.overrides],
-        keys=[]
-        if same_keys
-        else [key for public_id, key in new.service_keys.items() if old.service_keys.get(public_id) != key],
-        removed_keys=[] if same_keys else [key for key in old.service_keys if key not in new.service_keys],
+        accounts=accounts,
+        removed_accounts=removed_accounts,
+        overrides=overrides,
+        removed_overrides=removed_overrides,
+        keys=keys,
+        removed_keys=removed_keys,
         peppers=new.peppers,
         prices=None if new.public_prices == old.public_prices else new.public_prices,
         budgets=None if new.budgets == old.budgets else new.budgets,
     )
+
+
+def _differences(old: Mapping[Key, Row], new: Mapping[Key, Row]) -> tuple[list[Row], list[Key]]:
+    """Return the rows that are new or others than before, and the keys of those that are gone.
+
+    Rows that did not change are mostly the same objects, of 50,000 all but a few: only others are compared.
+    """
+    if new is old:
+        return [], []
+    get = old.get
+    others = [(before, row) for key, row in new.items() if (before := get(key)) is not row]
+    return [row for before, row in others if before != row], [key for key in old if key not in new]
 
 
 def changes_of(changes: Changes) -> Iterator[Message]:

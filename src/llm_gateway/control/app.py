@@ -55,6 +55,7 @@ from llm_gateway.control.management.spend_limits import spend_limits_router
 from llm_gateway.control.management.state import state_router
 from llm_gateway.control.management.teams import teams_router
 from llm_gateway.control.management.usage import usage_router
+from llm_gateway.control.overrides_in_force import OverridesInForce
 from llm_gateway.control.trouble import DELAYED_S
 from llm_gateway.control.workers import Workers
 from llm_gateway.dashboard.access import Access
@@ -230,8 +231,7 @@ class Control:
         self._code_flow = code_flow_of(settings)
         self.tokens = machine_tokens_of(settings, self._team_id)
         self.sign_in_page = build_page(settings.dev_key)
-        self._stores, self._hosts = stores, hosts
-        self._local = local
+        self._stores, self._hosts, self._local = stores, hosts, local
         self._redact = redact
         self._log = log
         self._in_flight = InFlight(settings.max_in_flight, settings.max_body_bytes_in_flight)
@@ -248,12 +248,13 @@ class Control:
             local_endpoint=lambda: (local.base_url, local.api_key) if local else None,
             learn=redact.learn,
         )
-        assembler = AccountAssembler(dialects=DIALECTS, learn=redact.learn)
+        assemble = AccountAssembler(dialects=DIALECTS, learn=redact.learn).assemble
+        overrides, keys = OverridesInForce(stores.overrides), EffectiveKeys(stores.keys)
         self.configuration = LiveConfiguration(
-            Sources(stores.providers, stores.overrides, EffectiveKeys(stores.keys), stores.budgets, hosts.changes),
+            Sources(stores.providers, overrides, keys, stores.budgets, hosts.changes),
             resolver.resolve,
             lambda: prices.public,
-            SnapshotBuilder(assembler.assemble, self._cannot_be_used).build,
+            SnapshotBuilder(assemble, self._cannot_be_used).build,
             self._cannot_be_used,
         )
         self.configuration.subscribe(OnlyModelWarning(log))

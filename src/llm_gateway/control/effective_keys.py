@@ -16,6 +16,8 @@ from llm_gateway.domain.service_key import (
 )
 from llm_gateway.domain.stored_key import Allowed, Fixed, StoredKey, StoredSecret
 from llm_gateway.store.keys import KeyStore
+from llm_gateway.store.row_versions import RowVersions
+from llm_gateway.store.tables import api_keys
 
 NO_RIGHTS = KeyRights()
 
@@ -26,8 +28,9 @@ class EffectiveKeys:
     def __init__(self, store: KeyStore) -> None:
         self.peppers = tuple(store.peppers)
         self._store = store
-        self._versions: dict[str, int] = {}
+        self._versions = RowVersions(api_keys)
         self._keys: dict[str, StoredKey] = {}
+        self._children: dict[str, set[str]] = {}
         self._secrets: dict[str, list[StoredSecret]] = {}
         self._in_force: dict[str, list[ServiceKey]] = {}
         self._by_public_id: ServiceKeys = {}
@@ -38,41 +41,52 @@ class EffectiveKeys:
         Raises:
             StoreUnavailable: the database does not answer; nothing changes.
         """
-        versions = self._store.versions()
-        if versions == self._versions:
+        changes = self._store.changes(self._versions)
+        ids = changes.changed.keys() | changes.gone
+        if not ids:
             return self._by_public_id
-        changed = {key_id for key_id, version in versions.items() if self._versions.get(key_id) != version}
-        gone = self._versions.keys() - versions.keys()
-        keys, secrets = self._store.load(changed)
-        for key_id in changed | gone:
-            self._keys.pop(key_id, None)
-            self._secrets.pop(key_id, None)
-        self._keys.update((key.id, key) for key in keys)
+        keys, secrets = self._store.load(changes.changed)
+        for key_id in ids:
+            self._forget(key_id)
+        for key in keys:
+            self._keys[key.id] = key
+            if key.parent_id is not None:
+                self._children.setdefault(key.parent_id, set()).add(key.id)
         for secret in secrets:
             self._secrets.setdefault(secret.key_id, []).append(secret)
-        self._by_public_id = self._replaced(changed | gone)
-        self._versions = versions
+        self._by_public_id = self._replaced(ids)
+        self._versions.accept(changes)
         return self._by_public_id
+
+    def _forget(self, key_id: str) -> None:
+        before = self._keys.pop(key_id, None)
+        self._secrets.pop(key_id, None)
+        if before is not None and before.parent_id is not None:
+            siblings = self._children[before.parent_id]
+            siblings.discard(key_id)
+            if not siblings:
+                del self._children[before.parent_id]
 
     def _replaced(self, changed: set[str]) -> ServiceKeys:
         """Return the keys in force after a change of those with these ids, which concerns their descendants, too."""
-        heirs = {key.id for key in self._keys.values() if key.parent_id is not None and self._descends(key, changed)}
         by_public_id = self._by_public_id.copy()
-        for key_id in changed | heirs:
+        for key_id in self._with_descendants(changed):
             for each in self._in_force.pop(key_id, ()):
                 del by_public_id[each.public_id]
             key = self._keys.get(key_id)
             if key is not None:
-                made = list(in_force(key, list(self._parents(key)), self._secrets.get(key_id, ())))
+                made = list(in_force(key, list(parents_of(key, self._keys)), self._secrets.get(key_id, ())))
                 self._in_force[key_id] = made
                 by_public_id.update((each.public_id, each) for each in made)
         return by_public_id
 
-    def _descends(self, key: StoredKey, ids: set[str]) -> bool:
-        return any(parent.id in ids for parent in self._parents(key))
-
-    def _parents(self, key: StoredKey) -> Iterator[StoredKey]:
-        return parents_of(key, self._keys)
+    def _with_descendants(self, ids: set[str]) -> set[str]:
+        found, new = set(ids), list(ids)
+        while new:
+            children = self._children.get(new.pop(), set()) - found
+            found |= children
+            new += children
+        return found
 
 
 def parents_of(key: StoredKey, keys: Mapping[str, StoredKey]) -> Iterator[StoredKey]:

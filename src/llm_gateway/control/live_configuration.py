@@ -9,12 +9,12 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from llm_gateway.control.effective_keys import EffectiveKeys
+from llm_gateway.control.overrides_in_force import OverridesInForce
 from llm_gateway.domain.catalog import Provider, Snapshot
-from llm_gateway.domain.configuration import Account, Configuration, by_key
+from llm_gateway.domain.configuration import Account, Configuration
 from llm_gateway.domain.public_prices import PublicPrices
 from llm_gateway.errors import reason_without_key
 from llm_gateway.store.budgets import BudgetStore
-from llm_gateway.store.overrides import OverrideStore
 from llm_gateway.store.providers import ProviderStore
 
 Resolve: TypeAlias = Callable[[Provider, str], Account]
@@ -31,7 +31,7 @@ class Sources(NamedTuple):
     """
 
     providers: ProviderStore
-    overrides: OverrideStore
+    overrides: OverridesInForce
     keys: EffectiveKeys
     budgets: BudgetStore
     changes: Callable[[], int] = lambda: 0
@@ -96,7 +96,7 @@ class LiveConfiguration:
         loaded = self._providers.load()
         configuration = Configuration(
             accounts=tuple(self._account(provider, sealed) for provider, sealed in loaded),
-            overrides=by_key(self._overrides.list()),
+            overrides=self._overrides.refresh(),
             public_prices=self._public_prices(),
             has_vendor=has_enabled_vendor(provider for provider, _ in loaded),  # an unusable one counts as well
             service_keys=self._keys.refresh(),

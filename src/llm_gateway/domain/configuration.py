@@ -7,7 +7,6 @@ It holds no functions and no open connections, so that it can be encoded (msgspe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TypeAlias
 
 import msgspec
@@ -66,8 +65,3 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
 def override_key(override: Override) -> OverrideKey:
     """Return the user and the service that an override is for."""
     return override.user_id, override.service_name
-
-
-def by_key(overrides: Iterable[Override]) -> dict[OverrideKey, Override]:
-    """Return the overrides by user and service."""
-    return {override_key(override): override for override in overrides}

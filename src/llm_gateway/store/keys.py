@@ -20,6 +20,7 @@ from llm_gateway.store.audit import AuditTrail, Changes, Unaudited
 from llm_gateway.store.identifiers import missing, stored_id
 from llm_gateway.store.key_family import check_family
 from llm_gateway.store.one_transaction import Transactions
+from llm_gateway.store.row_versions import RowChanges, RowVersions
 from llm_gateway.store.sessions import end_of_key
 from llm_gateway.store.tables import api_key_secrets, api_keys
 
@@ -271,24 +272,27 @@ class KeyStore:
         with self._database.read() as connection:
             return [_key(row) for row in connection.execute(query.order_by(ends).limit(limit))]
 
-    def versions(self) -> dict[str, int]:
-        """Return the time of the last change of each key (`updated_at_ms`), by its id."""
+    def changes(self, known: RowVersions) -> RowChanges:
+        """Return which keys have changed since those that are known."""
+        return known.look(self._database)
+
+    def ids(self) -> Collection[str]:
+        """Return the ids of all keys."""
         with self._database.read() as connection:
-            rows = connection.execute(sa.select(api_keys.c.id, api_keys.c.updated_at_ms)).all()
-        return {row.id: row.updated_at_ms for row in rows}
+            return connection.execute(sa.select(api_keys.c.id)).scalars().all()
 
     def load(self, ids: Collection[str]) -> tuple[Keys, Secrets]:
-        """Return the keys with these ids, and all their secrets."""
+        """Return the keys with these ids, and all their secrets. Each part of `ROWS` keys has its own time limit."""
         keys: Keys = []
         found: Secrets = []
         wanted = list(ids)
-        with self._database.read() as connection:
-            for start in range(0, len(wanted), ROWS):
-                part = wanted[start : start + ROWS]
+        for start in range(0, len(wanted), ROWS):
+            part = wanted[start : start + ROWS]
+            with self._database.read() as connection:
                 rows = connection.execute(sa.select(api_keys).where(api_keys.c.id.in_(part))).all()
-                keys += [_key(row) for row in rows]
                 hashes = connection.execute(sa.select(api_key_secrets).where(api_key_secrets.c.key_id.in_(part))).all()
-                found += [StoredSecret(**row._mapping) for row in hashes]
+            keys += [_key(row) for row in rows]
+            found += [StoredSecret(**row._mapping) for row in hashes]
         return keys, found
 
     def note_use(self, used_at_ms: Mapping[str, int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Any, Self, TypeAlias
 
 import msgspec
@@ -17,10 +18,14 @@ from llm_gateway.errors import Conflict, Invalid
 from llm_gateway.store.audit import AuditTrail, Changes, Unaudited
 from llm_gateway.store.identifiers import missing, stored_id
 from llm_gateway.store.one_transaction import Transactions
+from llm_gateway.store.row_versions import RowChanges, RowVersions
 from llm_gateway.store.tables import overrides, providers
 from llm_gateway.suggestions import if_meant
 
 Overrides: TypeAlias = list[Override]
+
+ROWS = 500
+"""Overrides that are read at once."""
 
 
 class OverrideDraft(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +59,20 @@ class OverrideStore:
             query = query.where(overrides.c.user_id == user_id)
         with self._database.read() as connection:
             return [_override(row) for row in connection.execute(query).all()]
+
+    def changes(self, known: RowVersions) -> RowChanges:
+        """Return which overrides have changed since those that are known."""
+        return known.look(self._database)
+
+    def load(self, ids: Collection[str]) -> Overrides:
+        """Return the overrides with these ids. Each part of `ROWS` has its own time limit."""
+        found: Overrides = []
+        wanted = list(ids)
+        for start in range(0, len(wanted), ROWS):
+            query = sa.select(overrides).where(overrides.c.id.in_(wanted[start : start + ROWS]))
+            with self._database.read() as connection:
+                found += [_override(row) for row in connection.execute(query).all()]
+        return found
 
     def create(self, draft: OverrideDraft) -> Override:
         """Store a new override.

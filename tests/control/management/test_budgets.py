@@ -16,6 +16,7 @@ from llm_gateway.control.management.budgets import accounts_router, budget_overr
 from llm_gateway.control.management.key_spending import KeySpending
 from llm_gateway.control.management.keys import EnvironmentKeys
 from llm_gateway.control.management.spend_limits import spend_limits_router
+from llm_gateway.control.overrides_in_force import OverridesInForce
 from llm_gateway.domain.budget import AccountRef
 from llm_gateway.domain.configuration import Account, Configuration
 from llm_gateway.domain.key_secret import Pepper
@@ -58,7 +59,7 @@ class World:
         providers.create(
             ProviderDraft(name="acme", display_name="A", api_key="k", kind="openai", models=("gpt-4o", "gpt-4o-mini"))
         )
-        sources = Sources(providers, OverrideStore(database), EffectiveKeys(self.keys), self.store)
+        sources = Sources(providers, OverridesInForce(OverrideStore(database)), EffectiveKeys(self.keys), self.store)
         self.configuration = LiveConfiguration(
             sources,
             lambda provider, _: Account(provider=provider),

@@ -10,7 +10,6 @@ import msgspec
 
 from llm_gateway.control.live_configuration import has_enabled_vendor
 from llm_gateway.domain.catalog import Candidate, Override, Provider, Snapshot, Target
-from llm_gateway.domain.configuration import by_key
 from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.public_prices import PublicPrices
 from llm_gateway.domain.reply import Reply
@@ -38,6 +37,7 @@ from llm_gateway.worker.pipeline.translation import Translation
 from llm_gateway.worker.pipeline.transport import Transport
 from llm_gateway.worker.pipeline.upstream_events import UpstreamEvents
 from llm_gateway.worker.pipeline.usage_recorder import UsageRecorder
+from tests.override_keys import by_key
 
 NOW = 1000.0
 KEY = "configured-key-0123456789"

@@ -39,7 +39,7 @@ class KeySection(Section):
 
     def read(self) -> dict[str, Stored]:
         """Return the stored keys, by name. The section `teams` must have been read."""
-        keys, secrets = self._store.load(self._store.versions())
+        keys, secrets = self._store.load(self._store.ids())
         labels = {key.id: key.name for key in keys}
         last4 = {key.id: key.last4 for key in keys}
         self._owners = {each.public_id: labels[each.key_id] for each in secrets if each.key_id in labels}
