@@ -14,18 +14,19 @@ import contextlib
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import linear_regression
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import msgspec
 
 from benchmarks import calls, open_loop
 from benchmarks.jobs import OpenJob
-from benchmarks.machine import PAGE, Cores, facts
+from benchmarks.machine import PAGE, Cores, ProcessTree, facts
 from benchmarks.measured_databases import PostgresCluster
 from benchmarks.mischief import FLAKY, HUGE, Mischief
 from benchmarks.overload import calls_apart, closed_loop_peak
@@ -40,8 +41,8 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 TITLE = "Soak"
 CONNECTIONS = 64
 SHARE = 0.7
-PIECE_S = 10.0
-"""Seconds between two looks at the memory."""
+PIECE_S, SAMPLE_S = 10.0, 0.25
+"""Seconds of a piece of the load, whose least memory counts, and between two looks at the memory."""
 WARM_SHARE = 0.2
 """Part of the run that is not counted: caches and pools fill in it."""
 CACHE_BYTES = "8388608"
@@ -50,28 +51,61 @@ MIB = 2**20
 
 
 class Samples(msgspec.Struct):
-    """Resident memory in MiB of each process by its name, with the seconds at which it was read."""
+    """Resident memory of each process by its name: the least of each piece of the run, and the most of all, in MiB.
+
+    A process holds bodies and answers for a moment and gives them back. What it never gives back is in the least.
+    """
 
     at: dict[str, list[float]] = {}
-    mib: dict[str, list[float]] = {}
+    least: dict[str, list[float]] = {}
+    most: dict[str, float] = {}
 
-    def read(self, processes: Sequence[int], seconds: float) -> None:
-        """Add the memory of these processes."""
-        for pid in processes:
-            name = process_name(pid)
-            if name:
-                self.at.setdefault(name, []).append(seconds)
-                self.mib.setdefault(name, []).append(resident_mib(pid))
+    def add(self, name: str, seconds: float, mib: float) -> None:
+        """Add the memory of a process at a time, in seconds since the start."""
+        at, least = self.at.setdefault(name, []), self.least.setdefault(name, [])
+        if at and at[-1] // PIECE_S == seconds // PIECE_S:
+            least[-1] = min(least[-1], mib)
+        else:
+            at.append(seconds)
+            least.append(mib)
+        self.most[name] = max(self.most.get(name, 0.0), mib)
 
     def rows(self, warm_s: float) -> list[list[str]]:
-        """Return a row for each process: memory after the warm-up and at the end, and MiB a minute in between."""
+        """Return a row for each process: memory after the warm-up and at the end, MiB a minute in between, the most."""
         rows = []
         for name in sorted(self.at):
-            pairs = [pair for pair in zip(self.at[name], self.mib[name], strict=True) if pair[0] >= warm_s]
+            pairs = [pair for pair in zip(self.at[name], self.least[name], strict=True) if pair[0] >= warm_s]
             if len(pairs) > 1:
                 slope = linear_regression([at / 60 for at, _ in pairs], [mib for _, mib in pairs]).slope
-                rows.append([name, f"{pairs[0][1]:.1f}", f"{pairs[-1][1]:.1f}", f"{slope:+.2f}", "≤ 1"])
+                ends = [f"{pairs[0][1]:.1f}", f"{pairs[-1][1]:.1f}"]
+                rows.append([name, *ends, f"{slope:+.2f}", "≤ 1", f"{self.most[name]:.1f}"])
         return rows
+
+
+class MemoryWatch:
+    """Thread that reads the memory of a gateway's processes several times a second within its block."""
+
+    def __init__(self, tree: ProcessTree) -> None:
+        self.samples = Samples()
+        self._tree = tree
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        began = perf_counter()
+        while not self._ended.wait(SAMPLE_S):
+            for pid in self._tree.processes():
+                name = process_name(pid)
+                if name:
+                    self.samples.add(name, perf_counter() - began, resident_mib(pid))
 
 
 def process_name(pid: int) -> str:
@@ -97,11 +131,10 @@ def soak(gateway: Gateway, options: argparse.Namespace) -> tuple[list[list[str]]
     )
     rate = closed_loop_peak(job, min(PIECE_S, options.seconds)) * options.share
     _say(f"{rate:,.0f} requests/s for {options.seconds:g} s …")
-    samples, failures, began = Samples(), [], perf_counter()
-    with Mischief(gateway.port, large=options.large) as mischief:
+    failures, began = [], perf_counter()
+    with Mischief(gateway.port, large=options.large) as mischief, MemoryWatch(gateway.tree) as watch:
         number = 2
         while (seconds := perf_counter() - began) < options.seconds:
-            samples.read(gateway.tree.processes(), seconds)
             piece = OpenJob(
                 **msgspec.structs.asdict(msgspec.structs.replace(job, seconds=min(PIECE_S, options.seconds))),
                 rate=rate,
@@ -112,10 +145,9 @@ def soak(gateway: Gateway, options: argparse.Namespace) -> tuple[list[list[str]]
                 failures.append(f"{load.failed:,} of {load.requests:,}: {load.failure!r}")
             number += 1
             _say(f"{seconds:5.0f} s: p99 {load.p99_us / 1000:.0f} ms, {gateway.tree.resident_mb():.0f} MB in all")
-        samples.read(gateway.tree.processes(), perf_counter() - began)
     others = ", ".join(f"{kind} {count:,}" for kind, count in sorted(mischief.answers.items()))
     _say(f"other requests: {others}")
-    return samples.rows(options.seconds * WARM_SHARE), failures + mischief.failures()
+    return watch.samples.rows(options.seconds * WARM_SHARE), failures + mischief.failures()
 
 
 class Servers(NamedTuple):
@@ -193,8 +225,9 @@ def main(arguments: Sequence[str], gateway: type[Gateway] = Gateway) -> int:
             return 1
         known = [*facts(Path(name)), str(cores)]
     known.append(f"{datetime.now(UTC):%Y-%m-%d}, `{' '.join(['python -m benchmarks soak', *arguments])}`")
-    head = ("process", "MiB after the warm-up", "MiB at the end", "MiB a minute", "must")
-    text = table(head, rows) + "\n\n" + "\n".join(f"- {fact}" for fact in known) + "\n"
+    head = ("process", "MiB after the warm-up", "MiB at the end", "MiB a minute", "must", "most MiB")
+    least = f"Memory is the least of each {PIECE_S:g} s, but for the last column, where bodies and answers count."
+    text = f"{table(head, rows)}\n\n{least}\n\n" + "\n".join(f"- {fact}" for fact in known) + "\n"
     print(text)
     for failure in failures:
         _say(f"FAILED: {failure}")

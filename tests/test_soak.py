@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.mischief import LARGE, SMALL, Mischief
-from benchmarks.soak import Samples
+from benchmarks.soak import PIECE_S, Samples
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -19,7 +19,10 @@ def test_each_kind_of_request_must_get_the_answer_that_it_is_for(large: bool) ->
     assert mischief.failures() == []
 
 
-def test_growth_is_counted_after_the_warm_up() -> None:
-    samples = Samples({"worker 1": [0.0, 60.0, 120.0, 180.0]}, {"worker 1": [10.0, 50.0, 50.5, 51.0]})
-    assert samples.rows(30.0) == [["worker 1", "50.0", "51.0", "+0.50", "≤ 1"]]
+def test_growth_is_that_of_the_least_memory_of_each_piece_after_the_warm_up() -> None:
+    samples = Samples()
+    for piece, least in ((0, 10.0), (6, 50.0), (12, 50.5), (18, 51.0)):
+        for after_s, more in ((0.0, 30.0), (1.0, 0.0), (2.0, 70.0)):
+            samples.add("worker 1", piece * PIECE_S + after_s, least + more)
+    assert samples.rows(30.0) == [["worker 1", "50.0", "51.0", "+0.50", "≤ 1", "121.0"]]
     assert samples.rows(170.0) == [], "a line needs two points"
