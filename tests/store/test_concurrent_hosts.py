@@ -6,8 +6,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from llm_gateway.domain.budget import AccountRef
 from llm_gateway.domain.usage import UsageRecord
@@ -15,8 +17,10 @@ from llm_gateway.store.database import Database
 from llm_gateway.store.usage import ROWS_AT_ONCE_ON_POSTGRES, UsageStore
 from llm_gateway.store.webhook_messages import WebhookMessages
 from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS, attempt, clear, cube_rows, record, rollup_rows, stored_ids
+from tests.waiting import wait_until
 
 HOSTS = 4
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 @pytest.fixture
@@ -44,6 +48,12 @@ def together(*works: Callable[[], object]) -> None:
         thread.join(60)
     if failures:
         raise failures[0]
+
+
+def others_wait(database: Database) -> bool:
+    """Return whether a transaction waits for another one."""
+    with database.read() as connection:
+        return bool(connection.execute(sa.text(WAITING)).scalar())
 
 
 def of_host(host: int, count: int, until_ms: int = NOW_MS) -> list[UsageRecord]:
@@ -97,6 +107,42 @@ def test_new_origins_of_large_batches_are_stored_in_one_order(databases: list[Da
         works = zip(databases[:2], (history(0, batch), history(1, batch)), strict=True)
         together(*(partial(UsageStore(database).write, records) for database, records in works))
     assert len(stored_ids(databases[0])) == 2 * 2 * 2 * size
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(lambda a, z: {"key_name": z, "service": a}, id="a key's is a service's"),
+        pytest.param(lambda a, z: {"key_name": a, "service": z}, id="a service's is a key's"),
+        pytest.param(lambda a, z: {"instance": z, "service": a}, id="an instance's is a service's"),
+    ],
+)
+def test_new_names_of_several_columns_are_stored_in_one_order(
+    databases: list[Database], names: Callable[[str, str], dict[str, Any]]
+) -> None:
+    """The second host has the names of the first in one column, and runs between any two statements of the first."""
+    first, second = (UsageStore(database) for database in databases[:2])
+    first.write([record()])
+    at, is_over = 0, False
+    while not is_over:
+        a, z, left = f"a{at}", f"z{at}", at
+        others = [record(key_name=name) for name in (a, z)]
+        running = threading.Thread(target=partial(second.write, others))
+
+        def halt(running: threading.Thread = running) -> None:
+            nonlocal left
+            left -= 1
+            if left == -1:
+                running.start()
+                wait_until(lambda: not running.is_alive() or others_wait(databases[2]), 10)
+
+        first.write([record(**names(a, z))], halt)
+        is_over = left >= 0
+        if not is_over:
+            running.join(20)
+            assert not {each.id for each in others} - {*stored_ids(databases[2])}
+        at += 1
+    assert at > 10
 
 
 def test_two_hosts_that_both_clean_up_delete_and_sum_once(databases: list[Database]) -> None:

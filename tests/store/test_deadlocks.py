@@ -16,11 +16,10 @@ from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.repricing import Repricing
 from llm_gateway.store.usage import UsageStore
 from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS
-from tests.store.test_concurrent_hosts import together
+from tests.store.test_concurrent_hosts import others_wait, together
 from tests.store.test_repricing import EVERYTHING, NOW, bought, made, provider, quoted
 from tests.waiting import wait_until
 
-WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 FIRST_MS = NOW_MS // DAY_MS * DAY_MS + HOUR_MS
 SECOND_MS = FIRST_MS + HOUR_MS
 
@@ -44,11 +43,6 @@ class Halting(Erasure):
             self.has_locked.set()
             wait_until(self._is_waiting, 10)
         super()._move(connection, run, sums)
-
-
-def others_wait(database: Database) -> bool:
-    with database.read() as connection:
-        return bool(connection.execute(sa.text(WAITING)).scalar())
 
 
 def reprice(database: Database, after: threading.Event) -> None:

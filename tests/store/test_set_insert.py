@@ -103,9 +103,7 @@ def test_a_batch_is_one_statement_with_one_value_for_each_table(postgres_databas
     UsageStore(postgres_database).write([record(NOW_MS - number, user_id=f"u{number}") for number in range(200)])
     raw.cursor_factory = factory
     inserts = [(text.split()[2], values) for text, values in seen if text.startswith("INSERT")]
-    assert sorted(inserts) == [
-        (f"usage_{name}", 1) for name in ("cube", "customers", *["names"] * 3, "records", "rollups")
-    ]
+    assert sorted(inserts) == [(f"usage_{name}", 1) for name in ("cube", "customers", "names", "records", "rollups")]
     assert len(stored_ids(postgres_database)) == 200
     assert UsageStore(postgres_database).summary(1, NOW_MS + DAY_MS // 24).requests == 200
 

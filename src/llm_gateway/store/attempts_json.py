@@ -101,11 +101,15 @@ class BudgetPlace(NamedTuple):
 
 
 class Places(dict[tuple[Any, ...], Place]):
-    """The origins of a transaction, by their names, or by names and price (`_placed`); and its budgets by their id."""
+    """The origins of a transaction, by their names, or by names and price (`_placed`); and its budgets by their id.
+
+    `names` has the numbers that names are known to have, as in `NumberedTexts.numbers`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.budgets: dict[str, BudgetPlace] = {}
+        self.names: dict[str, int] = {}
 
 
 Text: TypeAlias = tuple[int, str | None, str]
@@ -135,18 +139,15 @@ class AttemptTexts:
         attempts = [attempt for record in records for attempt in record.attempts]
         places = Places() if places is None else places
         numbers = iter(self._numbered(connection, attempts, pause, places))
-        self._find_budgets(connection, attempts, pause, places.budgets)
+        self._find_budgets(connection, attempts, pause, places)
         known = places.budgets
         return [_text(record, numbers, known) if record.attempts else None for record in with_pauses(records, pause)]
 
     def number(self, connection: Connection, records: Sequence[UsageRecord], pause: Pause, places: Places) -> None:
-        """Look up all origins and budgets, and store new ones, before `write` gets the records in parts.
-
-        So transactions on Postgres store new ones in one order, and none waits for another one that waits for it.
-        """
+        """Look up all origins and budgets, and store new ones, before `write` gets the records in parts."""
         attempts = [attempt for record in records for attempt in record.attempts]
         self._numbered(connection, attempts, pause, places)
-        self._find_budgets(connection, attempts, pause, places.budgets)
+        self._find_budgets(connection, attempts, pause, places)
 
     def read(self, connection: Connection, texts: Iterable[Text]) -> list[list[AttemptRecord]]:
         """Return the attempts in each text."""
@@ -172,14 +173,13 @@ class AttemptTexts:
         connection: Connection,
         attempts: Sequence[AttemptRecord],
         pause: Pause,
-        known: dict[str, BudgetPlace],
+        places: Places,
     ) -> None:
-        """Add the budgets of the attempts' accounts to `known`."""
-        ids = {account.budget_id for attempt in attempts if attempt.accounts for account in attempt.accounts}
-        if missing := ids - known.keys():
+        """Add the budgets of the attempts' accounts to `places`."""
+        if missing := budget_ids(attempts) - places.budgets.keys():
             by_customer = {found for (found,) in self._by_customer.rows(connection)}
-            for budget_id, number in self._budgets.numbers(connection, missing, pause).items():
-                known[budget_id] = BudgetPlace(number, budget_id in by_customer)
+            for budget_id, number in self._budgets.numbers(connection, missing, pause, known=places.names).items():
+                places.budgets[budget_id] = BudgetPlace(number, budget_id in by_customer)
 
     def _numbered(
         self, connection: Connection, attempts: Sequence[AttemptRecord], pause: Pause, places: Places
@@ -193,6 +193,11 @@ class AttemptTexts:
             for place, text in texts.items():
                 place.shown, place.is_looked_up = numbers.get(text) or place.origin, True
         return [place.shown for place in found]
+
+
+def budget_ids(attempts: Iterable[AttemptRecord]) -> set[str]:
+    """Return the ids of the budgets that attempts were charged to; their numbers are those of names."""
+    return {account.budget_id for attempt in attempts if attempt.accounts for account in attempt.accounts}
 
 
 def _placed(places: Places, attempt: AttemptRecord) -> Place:

@@ -11,7 +11,7 @@ a record between the last one added and the newest one of then is left to it, ev
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -80,9 +80,18 @@ class CubeTable:
         """Set the id up to which records are in the cube."""
         connection.execute(sa.update(usage_cube_fill).values(filled=filled))
 
-    def add(self, connection: Connection, sums: Mapping[CubeKey, Totals], pause: Pause = no_pause) -> None:
-        """Add hourly sums to the rows of all grains. `pause` is called after every few rows."""
-        places = self._places(connection, {values for _, values in sums}, pause)
+    def add(
+        self,
+        connection: Connection,
+        sums: Mapping[CubeKey, Totals],
+        pause: Pause = no_pause,
+        names: dict[str, int] | None = None,
+    ) -> None:
+        """Add hourly sums to the rows of all grains. `pause` is called after every few rows.
+
+        `names` are the known ones of `NumberedTexts.numbers`.
+        """
+        places = self._places(connection, {values for _, values in sums}, pause, names)
         added: dict[tuple[int, ...], Totals] = {}
         for (hour, values), totals in with_pauses(sums.items(), pause):
             place = places[values]
@@ -95,13 +104,11 @@ class CubeTable:
         self._insert.run(connection, rows, pause)
 
     def _places(
-        self, connection: Connection, combinations: Collection[Values], pause: Pause
+        self, connection: Connection, combinations: Collection[Values], pause: Pause, known: dict[str, int] | None
     ) -> dict[Values, tuple[int, ...]]:
         """Return the numbers of each combination's names."""
-        if not combinations:
-            return {}
         names = {value: _name(value) for value in set(chain.from_iterable(combinations))}
-        numbers = self._names.numbers(connection, names.values(), pause)
+        numbers = self._names.numbers(connection, names.values(), pause, known=known)
         number_of = {value: numbers[name] for value, name in names.items()}
         return {values: tuple(map(number_of.__getitem__, values)) for values in combinations}
 
@@ -124,6 +131,11 @@ class CubeTable:
         width = len(dimensions)
         names = self._names.texts(connection, {number for row in rows for number in row[:width]})
         return {tuple(names[number] for number in row[:width]): Totals(*row[width:]) for row in rows}
+
+
+def cube_names(keys: Iterable[CubeKey]) -> set[str]:
+    """Return the names of sums, of all dimensions."""
+    return {_name(value) for value in set(chain.from_iterable(values for _, values in keys))}
 
 
 def _name(value: str | None) -> str:

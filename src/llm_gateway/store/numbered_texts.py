@@ -47,20 +47,29 @@ class NumberedTexts:
         self._by_number = f"{select} WHERE {number.name} IN "
 
     def numbers(
-        self, connection: Connection, texts: Iterable[str], pause: Pause = no_pause, most: int | None = None
+        self,
+        connection: Connection,
+        texts: Iterable[str],
+        pause: Pause = no_pause,
+        most: int | None = None,
+        known: dict[str, int] | None = None,
     ) -> dict[str, int]:
         """Return the number of each text; those that have none get one, unless the table holds `most` texts already.
 
-        `pause` is called before each statement.
+        `known` has numbers that were found in the same transaction, which are not looked up again, and gets those that
+        are found now. On Postgres, transactions that give new texts their numbers wait for each other: they do not
+        deadlock if each gives all of a table's at once. `pause` is called before each statement.
         """
+        known = {} if known is None else known
         wanted = set(texts)
-        found = self._found(connection, wanted, pause)
-        missing = sorted(wanted - found.keys())  # sorted: transactions on Postgres wait for each other in one order
-        pause()
-        if missing and (most is None or self._newest(connection) < most):
-            self._insert.run(connection, [(text,) for text in missing], pause)
-            found |= self._found(connection, missing, pause)
-        return found
+        if unknown := wanted - known.keys():
+            known |= self._found(connection, unknown, pause)
+            missing = sorted(unknown - known.keys())  # sorted: so transactions wait for each other in one order
+            pause()
+            if missing and (most is None or self._newest(connection) < most):
+                self._insert.run(connection, [(text,) for text in missing], pause)
+                known |= self._found(connection, missing, pause)
+        return {text: known[text] for text in wanted & known.keys()}
 
     def texts(self, connection: Connection, numbers: Iterable[int]) -> dict[int, str]:
         """Return the texts of these numbers."""

@@ -90,13 +90,15 @@ class RollupTable:
         hours: Mapping[Key, Totals],
         pause: Pause = no_pause,
         minutes: Mapping[Key, int] = NO_KEYS,
+        names: dict[str, int] | None = None,
     ) -> None:
         """Add hourly sums to the rows of their hours and days, and to blocks that are already built.
 
         `pause` is called after every few rows. `minutes` are those of customers' hours as bits, unknown without.
+        `names` are the known ones of `NumberedTexts.numbers`.
         """
         self._lock(connection, "ROW EXCLUSIVE")  # from here on no number can lose its name (`forget_customer`)
-        numbers = self._numbered(connection, hours, pause)
+        numbers = self._numbered(connection, hours, pause, names)
         days = coarser(with_pauses(hours.items(), pause), DAY.hours)
         rows = _rows(HOUR.hours, numbers, with_pauses(hours.items(), pause), minutes)
         rows += _rows(DAY.hours, numbers, with_pauses(days.items(), pause))
@@ -111,11 +113,13 @@ class RollupTable:
             rows = [row for block, sums in late.items() for row in _rows(block.hours, numbers, sums.items())]
             self._insert.run(connection, rows, pause)
 
-    def _numbered(self, connection: Connection, keys: Iterable[Key], pause: Pause) -> _Numbers:
+    def _numbered(
+        self, connection: Connection, keys: Iterable[Key], pause: Pause, known: dict[str, int] | None
+    ) -> _Numbers:
         customers, others = set[str](), set[str]()
         for dimension, _, name in with_pauses(keys, pause):
             (customers if dimension == CUSTOMER else others).add(name)
-        names = self._names.numbers(connection, others, pause) if others else {}
+        names = self._names.numbers(connection, others, pause, known=known)
         return {CUSTOMER: self._customers.numbers(connection, customers, pause), SERVICE: names, PROVIDER: names}
 
     def forget_customer(self, connection: Connection, customer: str) -> None:
@@ -248,6 +252,11 @@ class RollupTable:
         day, built_until_ms = _built(connection, self._newest)
         grains = [(DAY, end_ms), *zip(BLOCKS, built_until_ms, strict=True)]
         return cover(start_ms, end_ms, grains, (_block_of(day) * DAY.ms, day * DAY.ms) if day else None)
+
+
+def rollup_names(keys: Iterable[Key]) -> set[str]:
+    """Return the names of sums, without those of customers, which have a table of their own."""
+    return {name for dimension, _, name in keys if dimension != CUSTOMER}
 
 
 def names_of(dimension: str) -> sa.Table:

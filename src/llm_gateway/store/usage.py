@@ -5,7 +5,7 @@ The journal's shipper writes the batches. Each is one transaction, which counts 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -17,19 +17,19 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from llm_gateway.domain.usage import KeyCall, SentAttempt, Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
-from llm_gateway.store.attempts_json import AttemptTexts, Places
+from llm_gateway.store.attempts_json import AttemptTexts, Places, budget_ids
 from llm_gateway.store.batch_sums import BatchSums
 from llm_gateway.store.budget_charges import Charges, charges_of
 from llm_gateway.store.budget_spend import BudgetSpend, SpendTable
 from llm_gateway.store.bulk import Pause, no_pause, with_pauses
 from llm_gateway.store.cube import cube_sums
 from llm_gateway.store.cube_fill import CubeFill, FilledStep
-from llm_gateway.store.cube_table import CubeTable
+from llm_gateway.store.cube_table import CubeTable, cube_names
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.last_days import LastDays
 from llm_gateway.store.numbered_texts import NumberedTexts
-from llm_gateway.store.rollup_table import RollupTable
+from llm_gateway.store.rollup_table import RollupTable, rollup_names
 from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY_MS, HOUR_MS, PROVIDER, SERVICE, Totals
 from llm_gateway.store.set_insert import row_insert, stored_ids
 from llm_gateway.store.tables import usage_names, usage_records
@@ -211,10 +211,10 @@ class UsageStore:
         for known in self._stored_already(connection, by_id):
             del by_id[known]
         records, inserted = [by_id[each] for each in sorted(by_id)], 0
-        instances = self._names.numbers(connection, {record.instance for record in records}, pause)
-        sums, places = BatchSums(), Places()
-        if not self._database.is_sqlite and len(records) > self._rows_at_once:
-            self._attempts.number(connection, records, pause, places)
+        sums, places, is_sqlite = BatchSums(), Places(), self._database.is_sqlite
+        if not is_sqlite:
+            self._sum_and_number(connection, records, sums, places, pause)
+        instances = self._names.numbers(connection, _instances(records), pause, known=places.names)
         for start in range(0, len(records), self._rows_at_once):
             part = records[start : start + self._rows_at_once]
             texts = self._attempts.write(connection, part, pause, places)
@@ -223,17 +223,34 @@ class UsageStore:
                 for record, text in with_pauses(zip(part, texts, strict=True), pause)
             ]
             inserted += self._records.run(connection, rows, pause)
-            sums.add(with_pauses(part, pause))
+            if is_sqlite:
+                sums.add(with_pauses(part, pause))
         if inserted != len(by_id):
             raise StoreUnavailable("Another writer stores the same usage records at this moment; try again.")
-        sums.finish(pause)
-        self._rollups.add(connection, sums.rollups, pause, sums.minutes)
+        if is_sqlite:
+            sums.finish(pause)
+        self._rollups.add(connection, sums.rollups, pause, sums.minutes, places.names)
         counted = sums.cube if filling.is_over else cube_sums(filter(filling.is_counted, with_pauses(records, pause)))
-        self._cube.add(connection, counted, pause)
+        self._cube.add(connection, counted, pause, places.names)
         charges = charges_of(with_pauses(records, pause))
         self._spend.add(connection, charges, pause)
         if charges:
             self._also_charge(connection, records, charges, pause)
+
+    def _sum_and_number(
+        self, connection: Connection, records: Sequence[UsageRecord], sums: BatchSums, places: Places, pause: Pause
+    ) -> None:
+        """Sum the records, and give all of their new names and origins numbers, before any other row is stored.
+
+        So transactions on Postgres store new ones in one order, and none waits for another one that waits for it: a
+        service's name may be that of a key, too.
+        """
+        sums.add(with_pauses(records, pause))
+        sums.finish(pause)
+        budgets = budget_ids(chain.from_iterable(record.attempts for record in with_pauses(records, pause)))
+        names = _instances(records) | budgets | rollup_names(sums.rollups) | cube_names(sums.cube)
+        self._names.numbers(connection, names, pause, known=places.names)
+        self._attempts.number(connection, records, pause, places)
 
     def _stored_already(self, connection: Connection, by_id: dict[str, UsageRecord]) -> list[str]:
         """Return the ids that are stored. Ids ascend with time, so that only those up to the newest are looked up."""
@@ -244,6 +261,10 @@ class UsageStore:
 
 _encoder = msgspec.json.Encoder()
 _values = msgspec.structs.astuple
+
+
+def _instances(records: Iterable[UsageRecord]) -> set[str]:
+    return {record.instance for record in records}
 
 
 def _record_row(record: UsageRecord, instance: int, texts: str | None, store_bool: type) -> list[Any]:
