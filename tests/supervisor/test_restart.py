@@ -12,7 +12,7 @@ import pytest
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import encode_settings
 from llm_gateway.supervisor.settings_file import SupervisorSettings
-from tests.supervisor.conftest import START_S, Order, Start
+from tests.supervisor.conftest import START_S, DummyGateway, Order, Start
 from tests.waiting import wait_until
 
 
@@ -149,3 +149,51 @@ def test_a_stop_is_over_in_time_if_no_process_stops_by_itself(start: Start, orde
 def test_the_default_times_to_stop_fit_into_those_of_process_managers() -> None:
     settings = SupervisorSettings(encode_settings(Settings()))
     assert (settings.workers_stop_seconds, settings.whole_stop_seconds) == (43, 74)  # deploy/: 75 (test_deployment.py)
+
+
+def stop_during(gateway: DummyGateway, event: str) -> tuple[float, list[object]]:
+    """Replace the children, and stop after an event. Returns the seconds of the stop, and the names of the killed."""
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.wait_for(event)
+    started = time.monotonic()
+    assert gateway.stop() == 1
+    seconds = time.monotonic() - started
+    logged = [line["process"] for line in gateway.log if line["event"] == "process did not stop in time, it is killed"]
+    return seconds, logged
+
+
+def write_times(file: Path, accept_s: float, drain_s: float) -> None:
+    file.write_text(f"LLM_GATEWAY_ACCEPT_SECONDS={accept_s}\nLLM_GATEWAY_DRAIN_SECONDS={drain_s}\n")
+
+
+def test_each_child_has_its_own_time_if_a_reload_swaps_the_times_to_accept_and_to_drain(
+    start: Start, order: Order, tmp_path: Path
+) -> None:
+    """The old worker drains to the end of its time to accept, and the new control has twice its time to drain."""
+    times = tmp_path / "times.env"
+    write_times(times, 2, 0)
+    (tmp_path / "drain").touch()
+    gateway = start(env_file=times, leaving_s=0.4)
+    gateway.wait_for("worker1 ready")
+    gateway.wait_for("control ready")
+    write_times(times, 0, 1.6)
+    order("control", ignores=True)
+    seconds, killed = stop_during(gateway, "worker1 retired")
+    assert killed == ["worker 1", "control"]
+    assert 3.9 < seconds < 9
+
+
+def test_new_children_that_have_not_taken_over_yet_have_their_own_time(
+    start: Start, order: Order, tmp_path: Path
+) -> None:
+    times = tmp_path / "times.env"
+    write_times(times, 0, 0)
+    gateway = start(env_file=times, leaving_s=0.4)
+    gateway.wait_for("worker1 ready")
+    gateway.wait_for("control ready")
+    write_times(times, 0, 2)
+    order("worker2", ignores=True)
+    order("control", late_s=10)
+    seconds, killed = stop_during(gateway, "worker2 ready")
+    assert killed == ["worker 2"]
+    assert 2.3 < seconds < 7

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from llm_gateway.host_memory import release_place
 from llm_gateway.inherited import Inherited
@@ -17,6 +17,7 @@ from llm_gateway.supervisor.log_lines import SupervisorLog
 from llm_gateway.supervisor.renewal import Rehearsal, become_new_code
 from llm_gateway.supervisor.rolling_restart import READY_S, Roll
 from llm_gateway.supervisor.saved_state import State
+from llm_gateway.supervisor.settings_file import SupervisorSettings
 from llm_gateway.supervisor.wakeups import Wakeups
 
 
@@ -42,8 +43,6 @@ class Supervisor:
         self._command = command
         self._is_resumed = is_resumed
         self._leaving_s = settings.leaving_seconds
-        self._slowest = settings
-        """The settings, of all running children, with the longest time to stop."""
         self._has_started = is_resumed
         """Whether all children were ready once."""
         self._rehearsal: Rehearsal | None = None
@@ -182,8 +181,9 @@ class Supervisor:
         """Begin to stop; if that has begun, pass the signal on to the children that are stopping."""
         is_first = not self._is_stopping
         if is_first:
-            now, settings = time.monotonic(), self._slowest
-            self._deadline, self._stopped_by = now + settings.workers_stop_seconds, now + settings.whole_stop_seconds
+            now = time.monotonic()
+            self._deadline = now + self._longest(lambda settings: settings.workers_stop_seconds)
+            self._stopped_by = now + self._longest(lambda settings: settings.whole_stop_seconds)
             self._state.close_listeners()
             if self._roll is not None:
                 self._roll.stop_reading()
@@ -195,8 +195,20 @@ class Supervisor:
             if not (is_first and child.is_retiring):  # it stops already, and a second signal would make it hurry
                 child.stop(number)
 
+    @property
+    def _longest_stop_s(self) -> float:
+        return self._longest(lambda settings: settings.stop_seconds)
+
+    def _longest(self, seconds: Callable[[SupervisorSettings], float]) -> float:
+        """Return the longest of a time in the settings of all children, which are of two generations in a replacement.
+
+        None of the settings has all the longest times: of two, one may accept for longer and the other drain.
+        """
+        settings = [self._state.current.settings] if self._roll is None else self._roll.settings
+        return max(map(seconds, settings))
+
     def _stop_control(self) -> None:
-        self._deadline = min(time.monotonic() + self._slowest.stop_seconds, self._stopped_by)
+        self._deadline = min(time.monotonic() + self._longest_stop_s, self._stopped_by)
         for child in self._stopping_children():
             if not child.is_retiring:
                 child.signal(signal.SIGTERM)
@@ -249,11 +261,9 @@ class Supervisor:
         roll.act(now)
         if self._state.current is not roll.current:
             self._state.current = roll.current
-            self._slowest = max(self._slowest, roll.current.settings, key=lambda each: each.stop_seconds)
         if roll.is_over:
             roll.close()
             self._roll = None
-            self._slowest = self._state.current.settings
             self.log.configure(self._state.current.settings.log_level, self._state.current.settings.log_format)
             self._state.data_dir.write_reloads(self._state.rolls, self._state.rolls, roll.problem)
             if not roll.problem:
@@ -283,4 +293,4 @@ class Supervisor:
             for child in self._stopping_children():
                 self.log("process did not stop in time, it is killed", level="error", process=child.name)
                 child.signal(signal.SIGKILL)
-            self._deadline = now + self._slowest.stop_seconds
+            self._deadline = now + self._longest_stop_s

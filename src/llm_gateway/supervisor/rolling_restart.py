@@ -50,6 +50,8 @@ class Roll:
         now: float,
     ) -> None:
         self.current = current
+        self.settings = [current.settings]
+        """The settings of all children, of one generation or two."""
         self.problem = ""
         self._start = start
         self._log = log
@@ -150,6 +152,7 @@ class Roll:
             )
         taken = [worker.number for worker in self.current.workers if worker.number is not None]
         self._new = new = Generation.new(settings, store_settings(document), taken)
+        self.settings.append(settings)
         for child in new.children:
             self._start(child)
 
