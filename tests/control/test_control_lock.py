@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from llm_gateway.control import control_lock
-from llm_gateway.control.control_lock import NAME, keep_control_lock, take_control_lock
+from llm_gateway.control.control_lock import (
+    DELETED,
+    DELETED_AT_RELOAD,
+    DIRECTORY,
+    NAME,
+    keep_control_lock,
+    lock_control_directory,
+    take_control_lock,
+)
 from llm_gateway.errors import ConfigurationError
 from tests.waiting import until
 
@@ -58,7 +66,7 @@ async def test_a_lock_whose_file_is_deleted_is_kept(tmp_path: Path, monkeypatch:
         await until(partial(has_lines, lines, deleted))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(take_control_lock(tmp_path), 0.1)
-    assert set(lines) == {"the control process's lock file was deleted, and is made again"}
+    assert set(lines) == {DELETED}
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
     os.close(first)
@@ -76,3 +84,34 @@ async def test_a_file_that_was_deleted_during_the_wait_is_not_the_lock(tmp_path:
         second = await waiting
     assert os.path.samestat(os.fstat(second), (tmp_path / NAME).stat())
     os.close(second)
+
+
+async def test_a_file_that_another_process_has_locked_meanwhile_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_lock, "LOOK_S", 0.01)
+    lines: list[str] = []
+    first = await take_control_lock(tmp_path)
+    directory = await lock_control_directory(tmp_path)
+    assert directory is not None
+    (tmp_path / NAME).unlink()
+    second = await take_control_lock(tmp_path)
+    waiting = asyncio.create_task(lock_control_directory(tmp_path))
+    keeping = asyncio.create_task(keep_control_lock(tmp_path, first, lambda event, **_: lines.append(event)))
+    await until(partial(has_lines, lines, 1))
+    await asyncio.sleep(0.1)
+    assert (lines, waiting.done()) == ([DELETED_AT_RELOAD], False)
+
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    os.close(directory)
+    async with asyncio.timeout(5):
+        taken = await waiting
+    assert taken is not None
+    for descriptor in (taken, second, first):
+        os.close(descriptor)
+
+
+async def test_a_directory_that_cannot_be_made_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / DIRECTORY).symlink_to(tmp_path / "missing" / "too")
+    assert await lock_control_directory(tmp_path) is None

@@ -181,8 +181,13 @@ class GatewayProcess:
     @property
     def control_pid(self) -> int:
         """Process id of the control process; waits while it is started again."""
-        [pid] = self._children("control")
+        [pid] = self.control_pids
         return pid
+
+    @property
+    def control_pids(self) -> list[int]:
+        """Process ids of the control processes: two during a replacement."""
+        return self._children("control")
 
     def _children(self, role: str) -> list[int]:
         found: list[int] = []

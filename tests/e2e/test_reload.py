@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from tests.e2e.process import KEY, CommandProcess, GatewayProcess, free_port, se
 from tests.e2e.streaming_vendor import BEGIN, DONE, Pause, StreamingVendor, delta, finish, usage
 from tests.fork_server import COMMAND_LINE, fork_server
 from tests.upstream import UpstreamProcess
+from tests.waiting import wait_until
 
 ROLLS = int(os.environ.get("RELOAD_ROLLS", "2"))
 """Replacements under load."""
@@ -295,6 +297,37 @@ def test_a_gateway_whose_lock_files_were_deleted_keeps_its_directory_and_is_relo
         assert gateway.call("GET", "/api/v1/providers").status == 200
         with pytest.raises(ConfigurationError, match="Another gateway uses the data directory"):
             DataDir(tmp_path / "data")
+
+
+def has_open(pid: int, file: Path) -> bool:
+    """Return whether a process has opened a file, be it deleted or not."""
+    links = [path.readlink() for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+    return any(str(link).startswith(str(file)) for link in links)
+
+
+def test_a_control_process_waits_for_the_one_before_it_also_if_the_lock_file_was_deleted(tmp_path: Path) -> None:
+    """The file is deleted again and again until the new one opens it; a vendor lets a request of the old one wait."""
+    lock = tmp_path / "data" / "control.lock"
+    silent, calls = socket.create_server(("127.0.0.1", 0)), ThreadPoolExecutor(1)
+    with silent, calls, GatewayProcess(tmp_path) as gateway:
+        provider = gateway.provider("silent", f"http://127.0.0.1:{silent.getsockname()[1]}/v1")
+        old = gateway.control_pid
+        testing = calls.submit(gateway.call, "POST", f"{provider}/test")
+        waiting, _ = silent.accept()
+        gateway.process.send_signal(signal.SIGHUP)
+
+        def is_opened() -> bool:
+            lock.unlink(missing_ok=True)
+            return any(has_open(pid, lock) for pid in gateway.control_pids if pid != old)
+
+        wait_until(is_opened, 20)
+        until(lambda: "new processes serve, the old ones end" in gateway.log)
+        until(lambda: "the next control process has made it again" in gateway.log)
+        assert gateway.call("GET", "/api/v1/providers").status == 503
+        waiting.close()
+        assert testing.result().json["success"] is False
+        until(lambda: state(gateway).ended == 1)
+        assert gateway.call("GET", "/api/v1/providers").status == 200
 
 
 def test_an_idle_connection_is_used_once_more_after_a_replacement(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Lock of the one control process that may use the database: a new one waits until the one before it has ended.
 
 Who deletes the file lets a new process lock another file with its name. So the process that holds the lock looks each
-second whether its file is still there, and locks the new one as well.
+second whether its file is still there, and locks the new one as well. A process that is faster waits for the lock of a
+directory, which `rm` does not delete.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from llm_gateway.data_dir import lock_directory
 from llm_gateway.errors import ConfigurationError
 
 NAME = "control.lock"
 """The locked file in the data directory."""
+DIRECTORY = "control-lock"
+"""The locked directory in the data directory."""
+DELETED = "the control process's lock file was deleted, and is made again"
+DELETED_AT_RELOAD = "the control process's lock file was deleted, and the next control process has made it again"
 RETRY_S = 0.01
 LOOK_S = 1.0
 """Seconds between two looks at the file."""
@@ -48,16 +54,41 @@ async def take_control_lock(data_dir: Path) -> int:
         ) from None
 
 
+async def lock_control_directory(data_dir: Path) -> int | None:
+    """Wait until no other process holds the lock of the directory, and take it. Returns the descriptor that holds it.
+
+    Call it with the lock of the file: a process that locked an earlier file with that name is waited for here. None if
+    the directory cannot be made (the disk may be full), or if its file system locks only files.
+    """
+    path = data_dir / DIRECTORY
+    with suppress(OSError):
+        path.mkdir(mode=0o700, exist_ok=True)
+    while True:
+        try:
+            return lock_directory(path)
+        except BlockingIOError:
+            await asyncio.sleep(RETRY_S)
+
+
 async def keep_control_lock(data_dir: Path, descriptor: int, log: Callable[..., None]) -> None:
     """Keep the lock, which `descriptor` holds, also if its file is deleted; log each time that it is. Never returns."""
+    is_told = False
     with ExitStack() as held:
         while True:
             await asyncio.sleep(LOOK_S)
             if _is_at(data_dir / NAME, descriptor):
+                is_told = False
                 continue
-            with suppress(OSError):  # a full disk, or the directory is away: the next look tries again
+            try:
                 descriptor = _locked_again(data_dir / NAME, held)
-                log("the control process's lock file was deleted, and is made again", level="warning", file=NAME)
+            except BlockingIOError:
+                if not is_told:
+                    is_told = True
+                    log(DELETED_AT_RELOAD, level="warning", file=NAME)
+            except OSError:
+                continue  # a full disk, or the directory is away: the next look tries again
+            else:
+                log(DELETED, level="warning", file=NAME)
 
 
 def _locked_again(path: Path, held: ExitStack) -> int:

@@ -16,7 +16,7 @@ from llm_gateway.channel.server import ChannelServer
 from llm_gateway.control.app import Control, Stores, check_settings, open_stores
 from llm_gateway.control.budget_balances import BudgetBalances
 from llm_gateway.control.budget_upkeep import count_corrections_forever, count_older_usage_forever
-from llm_gateway.control.control_lock import keep_control_lock, take_control_lock
+from llm_gateway.control.control_lock import keep_control_lock, lock_control_directory, take_control_lock
 from llm_gateway.control.embedded_model import start_embedded_model
 from llm_gateway.control.hosts import Hosts, beat_forever, machine_of
 from llm_gateway.control.journal_metrics import journal_gauges
@@ -200,6 +200,9 @@ class ControlProcess(ProcessApplication):
         lock = await take_control_lock(settings.data_dir)
         self._stack.callback(os.close, lock)
         self._background(keep_control_lock(settings.data_dir, lock, self._log))
+        directory = await lock_control_directory(settings.data_dir)
+        if directory is not None:
+            self._stack.callback(os.close, directory)
         refuse_lost_database(settings.url, self._host)  # the wait can be long
 
     def _follow_hosts(self, hosts: Hosts, control: Control) -> None:
