@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,9 +40,9 @@ LITTLE_BYTES = 48 * 1024 * 1024
 """Space for each worker that comes back after little was freed: three segments, of which writers would take two."""
 
 
-def allow(gateway: GatewayProcess, file_bytes: int) -> None:
-    """Limit the size of the files of all the gateway's processes from now on."""
-    for pid in gateway.pids:
+def allow(pids: Iterable[int], file_bytes: int) -> None:
+    """Limit the size of the files of these processes from now on."""
+    for pid in pids:
         _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (file_bytes, hard))
 
@@ -131,14 +131,14 @@ async def test_a_file_size_limit_refuses_new_requests_and_settles_those_in_fligh
         scene.providers(gateway, "slow-40")
         load = Load(clients=CLIENTS)
         load.fields, load.headers = lambda: FIELDS, {"x_tags": TAGS}
-        allow(gateway, SEGMENT_BYTES - 1)
+        allow(gateway.pids, SEGMENT_BYTES - 1)
         await until_one_alone_is_refused(gateway, load)
         bills = Counter(bill.marker for bill in scene.bills)
         refused = [answer for answer in load.answers if answer.status != 200]
         assert {(answer.status, answer.code) for answer in refused} == {(503, "journal_unavailable")}
         assert not load.broken
         assert Counter(answer.marker for answer in load.answers if answer.status == 200) == bills
-        allow(gateway, resource.RLIM_INFINITY)
+        allow(gateway.pids, resource.RLIM_INFINITY)
         recovery = await seconds_until_served(gateway)
         ledger = await asyncio.to_thread(scene.books, gateway)
         ledger.check_bills(scene.bills)
@@ -269,7 +269,7 @@ async def fail_and_recover(scene: Scene, gateway: GatewayProcess, load: Load) ->
     """Let all writes fail for a while under load. Returns the seconds from their end to the first answer."""
     load.start(gateway.port)
     await asyncio.sleep(0.5)
-    allow(gateway, 0)
+    allow(gateway.pids, 0)
     await until_refused(load)
     before = len(scene.bills)
     for number in range(3):
@@ -278,5 +278,25 @@ async def fail_and_recover(scene: Scene, gateway: GatewayProcess, load: Load) ->
         await asyncio.sleep(0.3)
         assert await readiness(gateway) == (503, "journal_unavailable")
     assert len(scene.bills) == before
-    allow(gateway, resource.RLIM_INFINITY)
+    allow(gateway.pids, resource.RLIM_INFINITY)
     return await seconds_until_served(gateway)
+
+
+@pytest.mark.fault("a report while no worker can write", "by RLIMIT_FSIZE, under load; a report then, and right after")
+async def test_a_report_lacks_no_answer_that_a_worker_could_not_write(scene: Scene, note: Note) -> None:
+    """Workers cannot even publish how much they have in memory, so that no report may be given."""
+    load = Load(clients=CLIENTS)
+    with scene.gateway(cache_ttl_seconds=0) as gateway:
+        scene.providers(gateway, "slow-40")
+        load.start(gateway.port)
+        await asyncio.sleep(0.5)
+        allow(gateway.worker_pids, 0)
+        await until_refused(load)
+        report = await asyncio.to_thread(gateway.call, "GET", "/api/v1/usage/summary")
+        assert (report.status, report.json["code"]) == (503, "database_unavailable")
+        allow(gateway.worker_pids, resource.RLIM_INFINITY)
+        ledger = await asyncio.to_thread(scene.books, gateway)
+        ledger.check_bills(scene.bills)
+        ledger.check_answers(load.answers, scene.bills)
+        assert ledger.count("ok") == len(scene.bills)
+    note(f"{load.statuses[200]} answered, {load.statuses[503]} refused or failed: 503, then all are in the report")

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import fcntl
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from llm_gateway.data_dir import is_locked
 from llm_gateway.journal.position_page import (
     PAGE_BYTES,
     PAGE_NAME,
@@ -77,6 +80,7 @@ def test_the_position_is_stored_before_the_number_of_entries(tmp_path: Path) -> 
 
         def release(self) -> None: ...
 
+    (tmp_path / PAGE_NAME).touch()
     PageWriter(tmp_path / PAGE_NAME, Watched()).publish(1, 2, 3, 3)
     assert order == [("store", 3), ("store", 4), ("store", 5)]
 
@@ -128,6 +132,37 @@ def test_counts_of_a_page_that_is_gone_are_not_published(tmp_path: Path, page: P
     page.close()
 
     assert reader.read() == (WrittenPosition(1, 0, 0), 0, False)
+
+
+def test_readers_learn_that_counts_could_not_be_published(tmp_path: Path, page: PageWriter) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / PAGE_NAME).hardlink_to(tmp_path / PAGE_NAME)
+    (tmp_path / PAGE_NAME).unlink()  # so that it cannot be written
+    reader = PageReader(other)
+    assert not reader.is_behind()
+
+    for entries in (3, 5):
+        page.publish_counts(entries - 1, entries)
+        assert reader.is_behind()
+        assert reader.read().appended < entries
+        page.publish(1, 100 * entries, entries, entries)
+        assert not reader.is_behind()
+        assert reader.read().appended == entries
+
+    page.publish_counts(5, 6)
+    page.close()
+    assert not reader.is_behind()
+
+
+def test_a_reader_that_looks_for_the_lock_does_not_keep_the_writer_from_it(tmp_path: Path, page: PageWriter) -> None:
+    (tmp_path / "page").hardlink_to(tmp_path / PAGE_NAME)
+    (tmp_path / PAGE_NAME).unlink()
+    with (tmp_path / "page").open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.002, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
+        page.publish_counts(0, 1)
+        assert is_locked(tmp_path / "page")
 
 
 def test_closing_leaves_no_file_open(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import threading
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm_gateway.errors import StoreUnavailable
+from llm_gateway.journal.position_page import PAGE_NAME
 from llm_gateway.journal.segments import Position, WriterDir
 from llm_gateway.journal.shipper import Shipper, pause_after
 from llm_gateway.journal.writer import JournalWriter
@@ -34,6 +36,15 @@ def test_records_are_shipped_without_a_flush(journal: Journal, database: Databas
 @pytest.mark.parametrize(("records", "seconds"), [(0, 0.3), (127, 0.3), (128, 1.0), (100_000, 1.0)])
 def test_looks_are_rarer_under_load_so_that_batches_are_larger(records: int, seconds: float) -> None:
     assert pause_after(records) == seconds
+
+
+def test_a_flush_waits_while_a_writer_cannot_publish_what_it_has_accepted(journal: Journal, shipper: Shipper) -> None:
+    """The writer has locked its page (`PageWriter`): its numbers are too low."""
+    with (journal.directory.path / PAGE_NAME).open("rb") as page:
+        fcntl.flock(page, fcntl.LOCK_EX)
+        assert not shipper.flush(1)
+        fcntl.flock(page, fcntl.LOCK_UN)
+        assert shipper.flush(5)
 
 
 def test_a_flush_ships_what_was_appended_before(journal: Journal, database: Database, shipper: Shipper) -> None:

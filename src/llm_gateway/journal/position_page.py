@@ -21,18 +21,23 @@ before position. So a reader sees no position beyond what is written, wherever t
   next look. (A processor that reorders the two loads may make a flush end one write too early; nothing is lost.)
 
 After an error of the disk, and at closing, the words are written with `pwrite`: it raises, where a store into the
-mapping of a file that cannot be written ends the process (SIGBUS).
+mapping of a file that cannot be written ends the process (SIGBUS). While that fails, too, the writer locks the file
+(flock(2)), for which no disk is needed: it has accepted more entries than the page shows.
 """
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import struct
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from llm_gateway.data_dir import is_locked
 
 PAGE_NAME = "position"
 PAGE_BYTES = 4096
@@ -43,6 +48,9 @@ READABLE = (1, VERSION)
 _SIGNATURE = int.from_bytes(b"llmgwpos", sys.byteorder)
 _SEGMENT_BYTES, _POSITION, _ENTRIES, _APPENDED, _CLOSED = range(2, 7)
 """Numbers of the 8-byte words after signature and version."""
+
+_LOCK_TRIES, _LOCK_PAUSE_S = 20, 0.0005
+"""Tries to lock the page, and seconds between them: a reader that looks for the lock holds it for some microseconds."""
 
 _OFFSET_BITS = 32
 _OFFSET = (1 << _OFFSET_BITS) - 1
@@ -108,10 +116,16 @@ class PageWriter:
     """Publisher of one writer's position; for the writer's event loop only."""
 
     def __init__(self, path: Path, words: PageWords) -> None:
-        """Publish in the page at `path`, whose mapping is `words`."""
+        """Publish in the page at `path`, whose mapping is `words`.
+
+        Raises:
+            OSError: the page cannot be opened.
+        """
         self._path = path
         self._words = words
         self._is_closed = False
+        self._is_behind = False
+        self._lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def publish(self, segment: int, offset: int, entries: int, appended: int) -> None:
         """Publish a new position, after the entries before it were written."""
@@ -119,13 +133,16 @@ class PageWriter:
         words[_POSITION] = segment << _OFFSET_BITS | offset
         words[_ENTRIES] = entries
         words[_APPENDED] = appended
+        if self._is_behind:
+            self._note_behind(is_behind=False)
 
     def publish_counts(self, entries: int, appended: int) -> None:
         """Publish other numbers of entries at the same position, without a store into the mapping.
 
-        Call it after an error of the disk. If the page cannot be written either, the numbers stay as they were.
+        Call it after an error of the disk. If the page cannot be written either, the numbers stay as they were, and
+        readers learn that they are too low (`PageReader.is_behind`).
         """
-        self._write(_ENTRIES, entries, appended)
+        self._note_behind(is_behind=not self._write(_ENTRIES, entries, appended))
 
     def close(self) -> None:
         """Publish that nothing more will be written, and unmap the page. A second call has no effect."""
@@ -133,15 +150,35 @@ class PageWriter:
             return
         self._write(_CLOSED, 1)
         self._words.release()
+        os.close(self._lock)
         self._is_closed = True
 
-    def _write(self, number: int, *values: int) -> None:
-        with suppress(OSError):
+    def _write(self, number: int, *values: int) -> bool:
+        """Write words into the file. Returns False if that is not possible."""
+        try:
             fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
             try:
                 os.pwrite(fd, struct.pack(f"{len(values)}Q", *values), 8 * number)
             finally:
                 os.close(fd)
+        except OSError:
+            return False
+        return True
+
+    def _note_behind(self, *, is_behind: bool) -> None:
+        """Lock the file while the page shows too little, and unlock it afterwards."""
+        if is_behind == self._is_behind:
+            return
+        if not is_behind:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self._is_behind = False
+            return
+        for _ in range(_LOCK_TRIES):
+            with suppress(BlockingIOError):
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._is_behind = True
+                return
+            time.sleep(_LOCK_PAUSE_S)
 
 
 class Published(NamedTuple):
@@ -170,7 +207,7 @@ class PageReader:
             OSError: the file does not exist or cannot be opened.
             PageUnreadable: it has another version or size, or is not a page at all.
         """
-        path = folder / PAGE_NAME
+        path = self._path = folder / PAGE_NAME
         size = path.stat().st_size
         if size != PAGE_BYTES:
             raise PageUnreadable(f"it has {size} bytes instead of {PAGE_BYTES}")
@@ -185,6 +222,10 @@ class PageReader:
     def read(self) -> Published:
         """Return the current state."""
         return load(self._words)
+
+    def is_behind(self) -> bool:
+        """Return True while the writer has accepted entries that it cannot publish. Call it before `read`."""
+        return is_locked(self._path)
 
     def close(self) -> None:
         """Unmap the page. A second call has no effect."""

@@ -37,6 +37,7 @@ from typing import Any
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal.failed_writers import FailedWriters
+from llm_gateway.journal.flushes import Flushes, set_targets
 from llm_gateway.journal.other_reader import NO_READER, OtherReader
 from llm_gateway.journal.record_delivery import Quarantine, RecordDelivery, Sink, quarantine_file
 from llm_gateway.journal.segments import Log, find_writers
@@ -70,19 +71,6 @@ STOP_TIMEOUT_S, GRACE_S = 10.0, 1.0
 def pause_after(records: int) -> float:
     """Return the seconds until the next look, after one that moved `records` records."""
     return PAUSE_S if records < LOADED_RECORDS else LOADED_PAUSE_S
-
-
-class _Flush:
-    """A call of `flush`: wait until every writer's entries up to its number in `targets` are stored."""
-
-    def __init__(self) -> None:
-        self.targets: dict[WriterTail, int] | None = None
-        self.has_ended = threading.Event()
-        self.is_stored = False
-
-    def end(self, *, is_stored: bool) -> None:
-        self.is_stored = is_stored
-        self.has_ended.set()
 
 
 class Shipper:
@@ -131,10 +119,9 @@ class Shipper:
         self._reason = ""
         self._moved = 0
         self._shared = threading.Lock()
-        self._flushes: list[_Flush] = []
+        self._flushes = Flushes()
         self._asked: dict[str, tuple[int, Callable[[int], None]]] = {}
         self._is_complete = True
-        self._has_ended = False
         self.is_storing = True
         """False while the database does not store what is shipped."""
         self._thread = threading.Thread(target=self._run, name="journal-shipper", daemon=True)
@@ -163,17 +150,7 @@ class Shipper:
 
         Returns False after `timeout_s` seconds, or if the shipper has ended.
         """
-        flush = _Flush()
-        with self._shared:
-            if self._has_ended:
-                return False
-            self._flushes.append(flush)
-        self._wake.set()
-        flush.has_ended.wait(timeout_s)
-        with self._shared:
-            if flush in self._flushes:
-                self._flushes.remove(flush)
-        return flush.is_stored
+        return self._flushes.wait(timeout_s, self._wake)
 
     def commit(self, writer: str, entries: int, then: Callable[[int], None]) -> None:
         """Ship at once, until the first `entries` entries of a writer are in the database. Thread-safe; does not wait.
@@ -259,8 +236,7 @@ class Shipper:
         If that fails (no descriptor is free, say), it is noted in `failures`, and the writers known so far go on.
         """
         try:
-            with self._shared:  # before the listing, so that every writer a flush can know of is in it
-                flushes = [flush for flush in self._flushes if flush.targets is None]
+            flushes = self._flushes.without_targets()
             paths = {path.name: path for path in find_writers(self._root)}
             self._finished &= paths.keys()
             with self._shared:
@@ -268,12 +244,9 @@ class Shipper:
                     self._tails[name] = self._new_tail(paths[name])
                 for name in self._asked.keys() - self._tails.keys():  # a writer that is newer asks again
                     del self._asked[name]
-            targets = {tail: tail.appended() for tail in self._tails.values()}
+            set_targets(flushes, self._tails.values())
         except Exception as error:  # edge: the thread must not end; the next look tries again
             failures[""] = repr(error)
-            return
-        for flush in flushes:
-            flush.targets = targets
 
     def _step(self, failures: dict[str, str]) -> bool:
         """Ship up to a batch of each writer whose name is not in `failures`. Returns True if there may be more.
@@ -303,7 +276,7 @@ class Shipper:
             if is_full and self._size.is_small:  # then one writer after the other, since a segment is freed as a whole
                 break
         is_more |= self._store(failures)
-        self._end_flushes()
+        self._flushes.end_stored()
         return is_more
 
     def _store(self, failures: dict[str, str]) -> bool:
@@ -360,14 +333,6 @@ class Shipper:
             tail.close()
         self._ended(name)
 
-    def _end_flushes(self) -> None:
-        with self._shared:
-            for flush in [*self._flushes]:
-                targets = flush.targets
-                if targets is not None and all(tail.has_shipped(entries) for tail, entries in targets.items()):
-                    self._flushes.remove(flush)
-                    flush.end(is_stored=True)
-
     def _answer_commit(self, name: str, tail: WriterTail) -> None:
         """Tell how far this writer is stored, if its worker has requested a commit."""
         with self._shared:
@@ -381,13 +346,11 @@ class Shipper:
     def _end(self, *, is_shipped: bool) -> None:
         """Close all directories, and end the flushes that wait. `is_shipped`: the last look did not fail."""
         with self._shared:
-            self._has_ended = True
             self._is_complete &= is_shipped
             for tail in self._tails.values():
                 self._is_complete &= tail.is_complete()
                 tail.close()
-            for flush in self._flushes:
-                flush.end(is_stored=False)
+        self._flushes.end()
 
     def _failed(self, level: str, reason: str) -> None:
         if reason != self._reason:

@@ -124,10 +124,15 @@ class WriterTail:
         if self._records is not None:
             self._records.make_space()
 
-    def appended(self) -> int:
-        """Return the number of entries that the writer has accepted so far; 0 if that cannot be known."""
+    def appended(self) -> int | None:
+        """Return the number of entries that the writer has accepted so far; 0 if its page cannot be read.
+
+        None while a failing disk keeps the writer from publishing the number: ask again later.
+        """
         published = self._published()
-        return 0 if published is None else published.appended
+        if published is None or self._page is None or self._is_adopted:
+            return 0 if published is None else published.appended
+        return None if self._page.is_behind() else self._page.read().appended
 
     def has_shipped(self, entries: int) -> bool:
         """Return True if the first `entries` entries are in the database, or all that there ever will be."""
