@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import threading
+import time
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
+from llm_gateway.data_dir import lock_directory
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal import shipper as shipping
+from llm_gateway.journal import waiting_usage
 from llm_gateway.journal.free_segments import SHORT_BYTES
 from llm_gateway.journal.record_delivery import BATCH_RECORDS
 from llm_gateway.journal.segments import JournalDir, Position
 from llm_gateway.journal.shipper import Shipper
-from llm_gateway.journal.waiting_usage import LEFT_BYTES, SHORT_BATCH_RECORDS, BatchSize, leave_space, waiting_bytes
+from llm_gateway.journal.waiting_usage import LEFT_BYTES, SHORT_BATCH_RECORDS, BatchSize, taking_space, waiting_bytes
 from tests.journal.disk import Open, accepts, refuses, until_async
 from tests.journal.samples import Database, Heard, request_id, settled_frames
 from tests.journal.shipping import SEGMENT_BYTES, Journal, until
@@ -53,6 +58,11 @@ def test_usage_waits_from_each_writers_checkpoint_to_its_position(journal: Journ
     other.crash()
 
 
+def leave_space(root: Path, size: int) -> None:
+    with taking_space(root, size):
+        pass
+
+
 def test_the_journal_leaves_as_much_space_as_usage_waits(journal: Journal, space: Space) -> None:
     size = 1000
     space.free = size
@@ -70,6 +80,54 @@ def test_the_journal_leaves_as_much_space_as_usage_waits(journal: Journal, space
         journal.rotate()
     space.free = size + LEFT_BYTES
     leave_space(journal.root, size)
+
+
+def test_two_writers_do_not_take_the_same_space(journal: Journal, space: Space) -> None:
+    size, taken, refused = 1000, list[int](), list[int | None]()
+    journal.append(content := settled_frames(range(3)))
+    space.free = 2 * size + len(content) - 1
+    both = threading.Barrier(2)
+
+    def take() -> None:
+        both.wait(5)
+        try:
+            with taking_space(journal.root, size):
+                time.sleep(0.1)  # while the file is made
+                space.free -= size
+                taken.append(space.free)
+        except OSError as error:
+            refused.append(error.errno)
+
+    threads = [threading.Thread(target=take) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+
+    assert (taken, refused) == ([size + len(content) - 1], [errno.ENOSPC])
+
+
+def test_a_writer_that_is_stopped_in_its_turn_stops_no_other(
+    journal: Journal, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting_usage, "TURN_S", 0.05)
+    space.free = SEGMENT_BYTES
+    stopped = lock_directory(journal.root)
+    assert stopped is not None
+    leave_space(journal.root, SEGMENT_BYTES)
+    os.close(stopped)
+
+
+def test_where_directories_cannot_be_locked_writers_have_no_turns(
+    journal: Journal, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    space.free = SEGMENT_BYTES
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", refuse)
+        leave_space(journal.root, SEGMENT_BYTES)
 
 
 async def test_a_writer_takes_no_segment_that_the_database_needs(open_writer: Open, heard: Heard, space: Space) -> None:
@@ -154,6 +212,41 @@ def test_writers_are_shipped_one_after_the_other_while_the_disk_is_short(
     writers = ["another" if batch[0] in first else "writer" for batch in database.batches if len(batch) > 1]
     assert len(writers) > 4
     assert writers == sorted(writers)
+    shipper.stop(5)
+    other.crash()
+
+
+def test_a_writer_whose_segments_are_freed_leaves_the_others_their_turn(
+    journal: Journal, tmp_path: Path, space: Space
+) -> None:
+    """It fills each at once: by its name it would be the first one again and again."""
+
+    class Following(LittleSpace):
+        def __call__(self, records: list[UsageRecord]) -> None:
+            super().__call__(records)
+            if records[0].id in own and len(own) < 100 * SHORT_BATCH_RECORDS:
+                fill()
+
+    database, own, other = Following(), set[str](), Journal(tmp_path / "journal" / "another")
+
+    def fill() -> None:
+        numbers = range(10_000 + len(own), 10_000 + len(own) + SHORT_BATCH_RECORDS)
+        own.update(map(request_id, numbers))
+        other.append(settled_frames(numbers))
+        other.rotate()
+
+    shipper = Shipper(journal.root, database, log=Heard())
+    space.free = SHORT_BYTES - 1
+    journal.append(settled_frames(range(1)))
+    shipper.start()
+    assert not shipper.flush(0.1)
+
+    fill()
+    fill()
+    journal.append(settled_frames(range(1, 10)))
+    database.room = BATCH_RECORDS
+    until(lambda: request_id(9) in database.stored)
+    assert len(own) < 100 * SHORT_BATCH_RECORDS
     shipper.stop(5)
     other.crash()
 

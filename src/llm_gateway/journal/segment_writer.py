@@ -19,7 +19,7 @@ from llm_gateway.journal.frames import FRAME_BYTES
 from llm_gateway.journal.free_segments import FreeSegments
 from llm_gateway.journal.position_page import create_page
 from llm_gateway.journal.segments import ZEROS, FileSystem, Log, WriterDir, names_file
-from llm_gateway.journal.waiting_usage import leave_space
+from llm_gateway.journal.waiting_usage import taking_space
 
 RETRY_S = 0.5
 """Seconds between two tries to allocate a spare segment, or to write after an error."""
@@ -211,8 +211,8 @@ class SegmentWriter:
                 with suppress(OSError):
                     free.unlink(missing_ok=True)
         self._is_spare_used = False
-        leave_space(self._directory.path.parent, self.segment_bytes)
-        return self._files.create(path, self.segment_bytes, durable=self._durable)
+        with taking_space(self._directory.path.parent, self.segment_bytes):
+            return self._files.create(path, self.segment_bytes, durable=self._durable)
 
     def _spare_made(self, fd: int, failed: OSError | None) -> None:
         if failed is None:

@@ -111,6 +111,7 @@ class Shipper:
         self._log = log
         self._ended = ended
         self._tails: dict[str, WriterTail] = {}
+        """In the order in which they are read."""
         self._finished: set[str] = set()
         self._failed_writers = FailedWriters()
         self._wake = threading.Event()
@@ -240,7 +241,7 @@ class Shipper:
             paths = {path.name: path for path in find_writers(self._root)}
             self._finished &= paths.keys()
             with self._shared:
-                for name in paths.keys() - self._tails.keys() - self._finished:
+                for name in sorted(paths.keys() - self._tails.keys() - self._finished):
                     self._tails[name] = self._new_tail(paths[name])
                 for name in self._asked.keys() - self._tails.keys():  # a writer that is newer asks again
                     del self._asked[name]
@@ -257,7 +258,7 @@ class Shipper:
             StoreUnavailable: the database does not answer; the next step stores the batch before it reads another.
         """
         is_more = self._store(failures)
-        for name, tail in sorted(self._tails.items(), key=lambda each: (each[0] not in self._asked, each[0])):
+        for name, tail in sorted(self._tails.items(), key=lambda each: each[0] not in self._asked):
             if name in failures:
                 continue
             room = self._size.records - len(self._batch)
@@ -270,14 +271,21 @@ class Shipper:
                 failures[name] = repr(error)
                 continue
             self._gathered[name] = tail
-            is_full = len(self._batch) >= self._size.records
+            is_full, segment = len(self._batch) >= self._size.records, tail.segment
             if is_full or self._is_apart:
                 is_more |= self._store(failures)
             if is_full and self._size.is_small:  # then one writer after the other, since a segment is freed as a whole
+                if tail.segment > segment:
+                    self._let_others_go_first(name)
                 break
         is_more |= self._store(failures)
         self._flushes.end_stored()
         return is_more
+
+    def _let_others_go_first(self, name: str) -> None:
+        """Put a writer behind all others: it has freed a segment, which it may have filled again by now."""
+        with self._shared:
+            self._tails[name] = self._tails.pop(name)
 
     def _store(self, failures: dict[str, str]) -> bool:
         """Store the batch, and let its writers go on behind it. Returns True if there may be more of them.

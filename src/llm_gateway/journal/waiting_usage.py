@@ -3,13 +3,18 @@
 When a full disk has space again, the writers would take it first, 16 MiB each, and refuse calls again once that is
 full; the database could never store what waits, and no segment would ever be freed. So a writer makes no new segment in
 space that the database needs. Where the database keeps up, next to nothing waits, and the journal may take all space.
+
+Writers look and take in turns: all at once, each would see the same space as free.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
-from contextlib import closing, suppress
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from llm_gateway.journal.free_segments import is_disk_short
@@ -21,21 +26,72 @@ LEFT_BYTES = 64 * 1024 * 1024
 """Most disk space that is left to the database. Its rows take a fifth of what they take in the journal, 1.1 times as
 much if all labels have maximum length, and up to 20 MB more for SQLite's write-ahead log."""
 
+MOST_WRITERS = 64
+"""Writers of a host: two generations of workers. Where all can take a segment at once, none waits for its turn."""
+
+TURN_S = 2.0
+"""Seconds for which a writer waits for its turn. Another one that is stopped meanwhile must not stop all."""
+
+LOOK_S = 0.01
+"""Seconds between two looks whether it is a writer's turn."""
+
 SHORT_BATCH_RECORDS = 250
 """Records stored at a time while the disk is short: a batch of BATCH_RECORDS, all labels of maximum length, takes 20 MB
 of the write-ahead log, and as much of the database file."""
 
 
-def leave_space(root: Path, size: int) -> None:
+@contextmanager
+def taking_space(root: Path, size: int) -> Iterator[None]:
     """Check whether `size` bytes of the disk can be taken and leave enough to the database; `root` is the journal's.
+
+    Take them in the `with` block: other writers wait for its end.
 
     Raises:
         OSError: they leave too little (ENOSPC), or the disk does not say.
     """
-    disk = os.statvfs(root)
-    left = disk.f_bavail * disk.f_frsize - size
-    if 0 <= left < LEFT_BYTES and left < waiting_bytes(root):
-        raise OSError(errno.ENOSPC, "what is left of the disk is for usage that is not in the database yet")
+    if _free_bytes(root) - MOST_WRITERS * size >= LEFT_BYTES:
+        yield
+        return
+    with _turn(root):
+        left = _free_bytes(root) - size
+        if 0 <= left < LEFT_BYTES and left < waiting_bytes(root):
+            raise OSError(errno.ENOSPC, "what is left of the disk is for usage that is not in the database yet")
+        yield
+
+
+def _free_bytes(path: Path) -> int:
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize
+
+
+@contextmanager
+def _turn(root: Path) -> Iterator[None]:
+    """Lock a directory, once no other writer has or after `TURN_S`; on a file system that locks only files, do nothing.
+
+    Raises:
+        OSError: the directory cannot be opened.
+    """
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + TURN_S
+        while _is_taken(descriptor) and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+        yield
+    finally:
+        with suppress(OSError):  # not closed alone: a process that was forked meanwhile has a copy of the descriptor
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def _is_taken(descriptor: int) -> bool:
+    """Lock a directory. Returns True if another process has locked it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no locks here
+        return False
+    return False
 
 
 def waiting_bytes(root: Path) -> int:

@@ -142,6 +142,11 @@ class WriterTail:
         return published is not None and self._shipped >= min(entries, published.appended)
 
     @property
+    def segment(self) -> int:
+        """Number of the segment up to which everything is stored."""
+        return self._moved.segment
+
+    @property
     def shipped(self) -> int:
         """Number of the writer's entries from which all finished requests are in the database."""
         return self._shipped
