@@ -31,6 +31,7 @@ TAGS = ",".join(f"{number}{'k' * 63}={'v' * 64}" for number in range(10))
 """Fields and tags that make records as large as they get, so that segments fill quickly."""
 RECOVERY_S = 5.0
 FILLING_S = 60.0
+"""Seconds for each worker in which all are full: each has two segments, for 4,000 calls, and the cores may be few."""
 READINESS_CHECKS = 8
 """Checks of readiness in a row, each by any of the workers."""
 CLIENTS = 48
@@ -70,20 +71,20 @@ async def seconds_until_ready(gateway: GatewayProcess) -> float:
     return loop.time() - started
 
 
-async def until_refused(load: Load) -> None:
+async def until_refused(load: Load, workers: int) -> None:
     before = load.statuses[503]
-    async with asyncio.timeout(FILLING_S):
+    async with asyncio.timeout(FILLING_S * workers):
         while load.statuses[503] == before:  # noqa: ASYNC110 - another process must be polled
             await asyncio.sleep(0.02)
     load.stop()
     await load.done()
 
 
-async def until_one_alone_is_refused(gateway: GatewayProcess, load: Load) -> None:
+async def until_one_alone_is_refused(gateway: GatewayProcess, load: Load, workers: int) -> None:
     """Send load until a single request is refused, too. Concurrent ones are refused earlier: each reserves space."""
     for _ in range(1_000):
         load.start(gateway.port)
-        await until_refused(load)
+        await until_refused(load, workers)
         answer = await ask_once(gateway, "single.alone")
         load.answers.append(answer)
         if answer.status != 200:
@@ -91,11 +92,11 @@ async def until_one_alone_is_refused(gateway: GatewayProcess, load: Load) -> Non
     raise AssertionError("it goes on serving")
 
 
-async def until_no_worker_serves(gateway: GatewayProcess, load: Load) -> None:
+async def until_no_worker_serves(gateway: GatewayProcess, load: Load, workers: int) -> None:
     """Send load until the readiness check fails whoever answers it: each worker fills a segment of its own."""
-    async with asyncio.timeout(FILLING_S):
+    async with asyncio.timeout(FILLING_S * workers):
         while True:
-            await until_one_alone_is_refused(gateway, load)
+            await until_one_alone_is_refused(gateway, load, workers)
             answers = {await readiness(gateway) for _ in range(READINESS_CHECKS)}
             if answers == {(503, "journal_unavailable")}:
                 return
@@ -132,7 +133,7 @@ async def test_a_file_size_limit_refuses_new_requests_and_settles_those_in_fligh
         load = Load(clients=CLIENTS)
         load.fields, load.headers = lambda: FIELDS, {"x_tags": TAGS}
         allow(gateway.pids, SEGMENT_BYTES - 1)
-        await until_one_alone_is_refused(gateway, load)
+        await until_one_alone_is_refused(gateway, load, scene.workers)
         bills = Counter(bill.marker for bill in scene.bills)
         refused = [answer for answer in load.answers if answer.status != 200]
         assert {(answer.status, answer.code) for answer in refused} == {(503, "journal_unavailable")}
@@ -188,7 +189,7 @@ async def test_a_full_file_system_refuses_new_requests_and_settles_those_in_flig
             load.stop()
             await load.done()
             await asyncio.to_thread(fill, filler)
-            await until_no_worker_serves(gateway, load)
+            await until_no_worker_serves(gateway, load, scene.workers)
             bills = Counter(bill.marker for bill in scene.bills if bill.marker != "single.back")
             filler.unlink()
             slowest = max(slowest, await seconds_until_ready(gateway), await seconds_until_served(gateway))
@@ -220,7 +221,7 @@ async def test_usage_that_waits_gets_the_little_space_that_comes_back(
     with scene.gateway(cache_ttl_seconds=0, data_dir=data) as gateway:
         scene.providers(gateway, "slow-40")
         await asyncio.to_thread(fill, filler)
-        await until_no_worker_serves(gateway, load)
+        await until_no_worker_serves(gateway, load, scene.workers)
         started = time.monotonic()
         os.truncate(filler, filler.stat().st_size - LITTLE_BYTES * scene.workers)
         await asyncio.to_thread(scene.books, gateway, data)
@@ -270,7 +271,7 @@ async def fail_and_recover(scene: Scene, gateway: GatewayProcess, load: Load) ->
     load.start(gateway.port)
     await asyncio.sleep(0.5)
     allow(gateway.pids, 0)
-    await until_refused(load)
+    await until_refused(load, scene.workers)
     before = len(scene.bills)
     for number in range(3):
         answer = await ask_once(gateway, f"single.refused{number}")
@@ -291,7 +292,7 @@ async def test_a_report_lacks_no_answer_that_a_worker_could_not_write(scene: Sce
         load.start(gateway.port)
         await asyncio.sleep(0.5)
         allow(gateway.worker_pids, 0)
-        await until_refused(load)
+        await until_refused(load, scene.workers)
         report = await asyncio.to_thread(gateway.call, "GET", "/api/v1/usage/summary")
         assert (report.status, report.json["code"]) == (503, "database_unavailable")
         allow(gateway.worker_pids, resource.RLIM_INFINITY)

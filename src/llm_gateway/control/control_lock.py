@@ -21,8 +21,7 @@ NAME = "control.lock"
 """The locked file in the data directory."""
 DIRECTORY = "control-lock"
 """The locked directory in the data directory."""
-DELETED = "the control process's lock file was deleted, and is made again"
-DELETED_AT_RELOAD = "the control process's lock file was deleted, and the next control process has made it again"
+REPLACED = "the control process's lock file was deleted, and the next control process has made it again"
 RETRY_S = 0.01
 LOOK_S = 1.0
 """Seconds between two looks at the file."""
@@ -84,11 +83,14 @@ async def keep_control_lock(data_dir: Path, descriptor: int, log: Callable[..., 
             except BlockingIOError:
                 if not is_told:
                     is_told = True
-                    log(DELETED_AT_RELOAD, level="warning", file=NAME)
+                    event = (
+                        "the control process's lock file was deleted, and the next control process has made it again"
+                    )
+                    log(event, level="warning", file=NAME)
             except OSError:
                 continue  # a full disk, or the directory is away: the next look tries again
             else:
-                log(DELETED, level="warning", file=NAME)
+                log("the control process's lock file was deleted, and is made again", level="warning", file=NAME)
 
 
 def _locked_again(path: Path, held: ExitStack) -> int:
