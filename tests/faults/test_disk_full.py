@@ -290,7 +290,9 @@ async def test_a_report_lacks_no_answer_that_a_worker_could_not_write(scene: Sce
     with scene.gateway(cache_ttl_seconds=0) as gateway:
         scene.providers(gateway, "slow-40")
         load.start(gateway.port)
-        await asyncio.sleep(0.5)
+        async with asyncio.timeout(FILLING_S):
+            while load.statuses[200] < CLIENTS:  # noqa: ASYNC110 - another process must be polled
+                await asyncio.sleep(0.02)
         allow(gateway.worker_pids, 0)
         await until_refused(load, scene.workers)
         report = await asyncio.to_thread(gateway.call, "GET", "/api/v1/usage/summary")
