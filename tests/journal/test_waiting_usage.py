@@ -18,10 +18,18 @@ from llm_gateway.errors import StoreUnavailable
 from llm_gateway.journal import shipper as shipping
 from llm_gateway.journal import waiting_usage
 from llm_gateway.journal.free_segments import SHORT_BYTES
+from llm_gateway.journal.quarantined import reimport
 from llm_gateway.journal.record_delivery import BATCH_RECORDS
 from llm_gateway.journal.segments import JournalDir, Position
 from llm_gateway.journal.shipper import Shipper
-from llm_gateway.journal.waiting_usage import LEFT_BYTES, SHORT_BATCH_RECORDS, BatchSize, taking_space, waiting_bytes
+from llm_gateway.journal.waiting_usage import (
+    LEFT_BYTES,
+    SHORT_BATCH_RECORDS,
+    TURN,
+    BatchSize,
+    taking_space,
+    waiting_bytes,
+)
 from tests.journal.disk import Open, accepts, refuses, until_async
 from tests.journal.samples import Database, Heard, request_id, settled_frames
 from tests.journal.shipping import SEGMENT_BYTES, Journal, until
@@ -112,10 +120,17 @@ def test_a_writer_that_is_stopped_in_its_turn_stops_no_other(
 ) -> None:
     monkeypatch.setattr(waiting_usage, "TURN_S", 0.05)
     space.free = SEGMENT_BYTES
-    stopped = lock_directory(journal.root)
+    leave_space(journal.root, SEGMENT_BYTES)
+    stopped = lock_directory(journal.root / TURN)
     assert stopped is not None
     leave_space(journal.root, SEGMENT_BYTES)
     os.close(stopped)
+
+
+def test_a_reimport_runs_while_a_writer_takes_space(journal: Journal, tmp_path: Path, space: Space) -> None:
+    space.free = SEGMENT_BYTES
+    with taking_space(journal.root, SEGMENT_BYTES):
+        assert reimport(tmp_path, LittleSpace()) == (0, 0, 0)
 
 
 def test_where_directories_cannot_be_locked_writers_have_no_turns(

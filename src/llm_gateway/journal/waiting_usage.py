@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from llm_gateway.data_dir import lock_directory
 from llm_gateway.journal.free_segments import is_disk_short
 from llm_gateway.journal.position_page import PageReader, PageUnreadable
 from llm_gateway.journal.record_delivery import BATCH_RECORDS
@@ -25,6 +26,9 @@ from llm_gateway.journal.segments import JournalDir, find_writers
 LEFT_BYTES = 64 * 1024 * 1024
 """Most disk space that is left to the database. Its rows take a fifth of what they take in the journal, 1.1 times as
 much if all labels have maximum length, and up to 20 MB more for SQLite's write-ahead log."""
+
+TURN = ".turn"
+"""Directory in the journal's root that the writer whose turn it is has locked; a reimport locks the root itself."""
 
 MOST_WRITERS = 64
 """Writers of a host: two generations of workers. Where all can take a segment at once, none waits for its turn."""
@@ -66,32 +70,21 @@ def _free_bytes(path: Path) -> int:
 
 @contextmanager
 def _turn(root: Path) -> Iterator[None]:
-    """Lock a directory, once no other writer has or after `TURN_S`; on a file system that locks only files, do nothing.
-
-    Raises:
-        OSError: the directory cannot be opened.
-    """
-    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Lock a directory, once no other writer has or after `TURN_S`; do nothing where none can be made or locked."""
+    descriptor, deadline = None, time.monotonic() + TURN_S
+    with suppress(OSError):  # it exists, or the disk is full
+        (root / TURN).mkdir(mode=0o700)
+    while time.monotonic() < deadline:
+        with suppress(BlockingIOError):
+            descriptor = lock_directory(root / TURN)
+            break
+        time.sleep(LOOK_S)
     try:
-        deadline = time.monotonic() + TURN_S
-        while _is_taken(descriptor) and time.monotonic() < deadline:
-            time.sleep(LOOK_S)
         yield
     finally:
-        with suppress(OSError):  # not closed alone: a process that was forked meanwhile has a copy of the descriptor
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
-
-
-def _is_taken(descriptor: int) -> bool:
-    """Lock a directory. Returns True if another process has locked it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no locks here
-        return False
-    return False
+        if descriptor is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that was forked meanwhile has a copy of the descriptor
+            os.close(descriptor)
 
 
 def waiting_bytes(root: Path) -> int:
