@@ -83,10 +83,7 @@ async def keep_control_lock(data_dir: Path, descriptor: int, log: Callable[..., 
             except BlockingIOError:
                 if not is_told:
                     is_told = True
-                    event = (
-                        "the control process's lock file was deleted, and the next control process has made it again"
-                    )
-                    log(event, level="warning", file=NAME)
+                    log(REPLACED, level="warning", file=NAME)
             except OSError:
                 continue  # a full disk, or the directory is away: the next look tries again
             else:
