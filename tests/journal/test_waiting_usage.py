@@ -23,10 +23,12 @@ from llm_gateway.journal.record_delivery import BATCH_RECORDS
 from llm_gateway.journal.segments import JournalDir, Position
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.waiting_usage import (
-    LEFT_BYTES,
+    FIRST_BYTES,
+    MOST_LEFT_BYTES,
     SHORT_BATCH_RECORDS,
     TURN,
     BatchSize,
+    needed_bytes,
     taking_space,
     waiting_bytes,
 )
@@ -71,29 +73,38 @@ def leave_space(root: Path, size: int) -> None:
         pass
 
 
-def test_the_journal_leaves_as_much_space_as_usage_waits(journal: Journal, space: Space) -> None:
+def test_the_database_needs_space_until_a_segment_is_freed_and_less_for_each_further_one() -> None:
+    """Measured with records as large as they get: 32 to 36 MiB free for a segment of 16 MiB, then 5 for each."""
+    mebibyte = 1024 * 1024
+    needed = [needed_bytes(waiting * mebibyte) // mebibyte for waiting in (0, 1, 4, 15, 60, 120, 10_000)]
+    assert needed == [0, 18, 30, 45, 60, 80, 256]
+
+
+def test_the_journal_leaves_the_space_that_usage_needs_which_waits(journal: Journal, space: Space) -> None:
     size = 1000
     space.free = size
     leave_space(journal.root, size)
 
     journal.append(content := settled_frames(range(3)))
-    space.free = size + len(content)
+    space.free = size + needed_bytes(len(content))
     leave_space(journal.root, size)
     space.free -= 1
     with pytest.raises(OSError, match="not in the database yet") as refused:
         leave_space(journal.root, size)
     assert refused.value.errno == errno.ENOSPC
 
-    for _ in range(LEFT_BYTES // SEGMENT_BYTES + 1):
+    for _ in range(100):
         journal.rotate()
-    space.free = size + LEFT_BYTES
+    space.free = size + FIRST_BYTES + 100 * SEGMENT_BYTES
+    leave_space(journal.root, size)
+    space.free = size + MOST_LEFT_BYTES
     leave_space(journal.root, size)
 
 
 def test_two_writers_do_not_take_the_same_space(journal: Journal, space: Space) -> None:
     size, taken, refused = 1000, list[int](), list[int | None]()
     journal.append(content := settled_frames(range(3)))
-    space.free = 2 * size + len(content) - 1
+    space.free = 2 * size + (needed := needed_bytes(len(content))) - 1
     both = threading.Barrier(2)
 
     def take() -> None:
@@ -112,7 +123,7 @@ def test_two_writers_do_not_take_the_same_space(journal: Journal, space: Space) 
     for thread in threads:
         thread.join(10)
 
-    assert (taken, refused) == ([size + len(content) - 1], [errno.ENOSPC])
+    assert (taken, refused) == ([size + needed - 1], [errno.ENOSPC])
 
 
 def test_a_writer_that_is_stopped_in_its_turn_stops_no_other(
@@ -163,22 +174,24 @@ async def test_a_writer_takes_no_segment_that_the_database_needs(open_writer: Op
     await until_async(lambda: accepts(writer, number))
 
 
-def test_batches_are_small_from_a_failure_until_the_disk_is_not_short(tmp_path: Path, space: Space) -> None:
+def test_batches_are_small_after_a_failed_or_full_one_until_the_disk_is_not_short(tmp_path: Path, space: Space) -> None:
     size = BatchSize(tmp_path)
     space.free = SHORT_BYTES - 1
-    size.note(is_stored=True)
+    size.note(BATCH_RECORDS - 1, is_stored=True)
     assert (size.records, size.is_small) == (BATCH_RECORDS, False)
 
-    size.note(is_stored=False)
-    assert (size.records, size.is_small) == (SHORT_BATCH_RECORDS, True)
-    size.note(is_stored=True)
-    assert size.is_small
+    for records, is_stored in ((1, False), (BATCH_RECORDS, True)):
+        space.free = SHORT_BYTES - 1
+        size.note(records, is_stored=is_stored)
+        assert (size.records, size.is_small) == (SHORT_BATCH_RECORDS, True)
+        size.note(1, is_stored=True)
+        assert size.is_small
 
-    space.free = SHORT_BYTES
-    size.note(is_stored=True)
-    assert (size.records, size.is_small) == (BATCH_RECORDS, False)
-    size.note(is_stored=False)
-    assert not size.is_small
+        space.free = SHORT_BYTES
+        size.note(1, is_stored=True)
+        assert (size.records, size.is_small) == (BATCH_RECORDS, False)
+        size.note(records, is_stored=is_stored)
+        assert not size.is_small
 
 
 class LittleSpace(Database):

@@ -294,16 +294,17 @@ class Shipper:
             StoreUnavailable: the database does not answer; call again later.
         """
         batch, self._batch = self._batch, []
-        self._moved += len(batch)
+        size = len(batch)
+        self._moved += size
         try:
             self._delivery.add(batch)
             del batch  # so that the delivery frees the records, a few at a time
             self._delivery.run()
-            self._size.note(is_stored=True)
+            self._size.note(size, is_stored=True)
         except StoreUnavailable:
             for tail in self._gathered.values():
                 tail.make_space()
-            self._size.note(is_stored=False)
+            self._size.note(size, is_stored=False)
             self._delivery.split(self._size.records)
             raise
         except Exception as error:  # edge: as in `_step`

@@ -23,9 +23,15 @@ from llm_gateway.journal.position_page import PageReader, PageUnreadable
 from llm_gateway.journal.record_delivery import BATCH_RECORDS
 from llm_gateway.journal.segments import JournalDir, find_writers
 
-LEFT_BYTES = 64 * 1024 * 1024
-"""Most disk space that is left to the database. Its rows take a fifth of what they take in the journal, 1.1 times as
-much if all labels have maximum length, and up to 20 MB more for SQLite's write-ahead log."""
+FIRST_BYTES = 40 * 1024 * 1024
+"""Disk space that the database takes until the first segment is freed. If all labels have maximum length, its rows take
+1.24 times as much as in the journal, and SQLite's write-ahead log up to 20 MB; otherwise a fifth."""
+
+LOG_BYTES = 20 * 1024 * 1024
+"""Disk space that the log's pages take in the database file, if all of them are new."""
+
+MOST_LEFT_BYTES = 256 * 1024 * 1024
+"""Most disk space that is left to the database, which may be on another disk."""
 
 TURN = ".turn"
 """Directory in the journal's root that the writer whose turn it is has locked; a reimport locks the root itself."""
@@ -53,12 +59,12 @@ def taking_space(root: Path, size: int) -> Iterator[None]:
     Raises:
         OSError: they leave too little (ENOSPC), or the disk does not say.
     """
-    if _free_bytes(root) - MOST_WRITERS * size >= LEFT_BYTES:
+    if _free_bytes(root) - MOST_WRITERS * size >= MOST_LEFT_BYTES:
         yield
         return
     with _turn(root):
         left = _free_bytes(root) - size
-        if 0 <= left < LEFT_BYTES and left < waiting_bytes(root):
+        if 0 <= left < MOST_LEFT_BYTES and left < needed_bytes(waiting_bytes(root)):
             raise OSError(errno.ENOSPC, "what is left of the disk is for usage that is not in the database yet")
         yield
 
@@ -87,6 +93,17 @@ def _turn(root: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+def needed_bytes(waiting: int) -> int:
+    """Return the disk space that the database needs to store `waiting` bytes of the journal, at most MOST_LEFT_BYTES.
+
+    Its rows go to SQLite's log and then to its file, each 1.24 times as large, beside what the log has already: without
+    space for that in the file, it is never emptied. What waits for a second or two is no reason to expect a full log.
+    Of much usage, each segment that is freed has space for four fifths of its rows; a third leaves some for the rest.
+    """
+    first = waiting * 5 // 2 + min(16 * waiting, LOG_BYTES)
+    return min(first, FIRST_BYTES + waiting // 3, MOST_LEFT_BYTES)
+
+
 def waiting_bytes(root: Path) -> int:
     """Return the size of what writers have written and the shipper has not passed, by its checkpoints."""
     total = 0
@@ -99,7 +116,7 @@ def waiting_bytes(root: Path) -> int:
 
 
 class BatchSize:
-    """Number of records stored at a time: few after a batch that failed, until the disk is not short any more."""
+    """Number of records stored at a time: few once a batch was full, or failed, on a disk that is short since then."""
 
     def __init__(self, root: Path) -> None:
         """Look at the disk with the directory `root`."""
@@ -108,12 +125,12 @@ class BatchSize:
 
     @property
     def is_small(self) -> bool:
-        """True while the disk is short, and a batch has failed."""
+        """True while the disk is short, and much usage waits."""
         return self.records < BATCH_RECORDS
 
-    def note(self, *, is_stored: bool) -> None:
-        """Call it after each batch: it is stored, or the database did not answer."""
-        if is_stored and not self.is_small:
+    def note(self, records: int, *, is_stored: bool) -> None:
+        """Call it after each batch with its size: it is stored, or the database did not answer."""
+        if is_stored and records < self.records == BATCH_RECORDS:
             return
         with suppress(OSError):  # the disk does not say
             self.records = SHORT_BATCH_RECORDS if is_disk_short(self._root) else BATCH_RECORDS
