@@ -54,11 +54,12 @@ SOUND_PACKAGE = {
     "worker/pipeline/attempt_start.py": "import llm_gateway.worker.pipeline.budgets",
     "worker/pipeline/refusals.py": "import llm_gateway.worker.pipeline.availability",
     "worker/pipeline/budgets.py": (
-        "import llm_gateway.worker.pipeline.lease_requests, llm_gateway.worker.pipeline.budget_amounts"
+        "import llm_gateway.worker.pipeline.lease_requests, llm_gateway.worker.pipeline.budget_advances"
     ),
     "worker/pipeline/lease_requests.py": "import llm_gateway.worker.pipeline.budget_texts",
     "worker/pipeline/budget_texts.py": "import llm_gateway.worker.pipeline.budget_account",
-    "worker/pipeline/budget_account.py": "",
+    "worker/pipeline/budget_advances.py": "import llm_gateway.worker.pipeline.budget_account",
+    "worker/pipeline/budget_account.py": "import llm_gateway.worker.pipeline.budget_amounts",
     "worker/pipeline/budget_amounts.py": "import llm_gateway.worker.pipeline.output_samples",
     "worker/pipeline/output_samples.py": "",
     "worker/pipeline/admission.py": "",

@@ -29,6 +29,8 @@ BACK_S = 20.0
 """Maximum seconds until a killed process is replaced; the supervisor waits up to 5 seconds before it starts it."""
 ROOM = Decimal("0.008")
 """USD that each round adds to the limits: room for some 30 requests, fewer than the clients send."""
+MUCH = Decimal(5)
+"""USD with which workers hold amounts for the next requests ahead (`budget_advances.py`)."""
 OVERDRAFT = Decimal("0.004")
 ONE_BOUND = Decimal("0.002")
 """More than one request of these tests can cost."""
@@ -42,9 +44,9 @@ def victims(gateway: GatewayProcess, number: int) -> list[int]:
     return [[worker], [control], [control, worker]][number % 3]
 
 
-def make_budget(gateway: GatewayProcess, hold: str) -> str:
+def make_budget(gateway: GatewayProcess, hold: str, overdraft: Decimal) -> str:
     """Make a budget of the customers of one load, which has no room yet. Returns its path."""
-    fields: dict[str, Any] = {"overdraft_usd": f"{OVERDRAFT:f}"} if hold == "expected" else {}
+    fields: dict[str, Any] = {"overdraft_usd": f"{overdraft:f}"} if hold == "expected" else {}
     response = gateway.call(
         "POST",
         "/api/v1/budgets",
@@ -95,19 +97,24 @@ async def refusal(gateway: GatewayProcess, hold: str) -> Answer:
     "kill -9 while hard budgets are used up",
     "SIGKILL of a worker, of control, of both, in turn; clients ask without a pause for room that is added each round",
 )
-@pytest.mark.parametrize("workers", [1, 4], ids=["one worker", "four workers"])
+@pytest.mark.parametrize(
+    ("workers", "room"),
+    [(1, ROOM), (4, ROOM), (4, MUCH)],
+    ids=["one worker", "four workers", "four workers, much room"],
+)
 async def test_no_budget_is_passed_and_nothing_stays_held_after_kills(
-    scene: Scene, note: Note, long: bool, workers: int
+    scene: Scene, note: Note, long: bool, workers: int, room: Decimal
 ) -> None:
     rounds, clients = (LONG_ROUNDS, MANY_CLIENTS) if long else (QUICK_ROUNDS, CLIENTS)
     loads = {hold: Load(clients=clients, customers=2, name=hold, reconnects=True) for hold in MODES}
     limits = dict.fromkeys(MODES, NANO)
+    overdraft = MUCH if room == MUCH else OVERDRAFT
     with scene.gateway(workers=workers, cache_ttl_seconds=0, max_queue_seconds=0) as gateway:
         scene.providers(gateway, "slow-20", rate_limit_rpm=10**6, rate_limit_tpm=10**9)
-        paths = {hold: make_budget(gateway, hold) for hold in MODES}
+        paths = {hold: make_budget(gateway, hold, overdraft) for hold in MODES}
         for number in range(rounds):
             for hold, load in loads.items():
-                limits[hold] += ROOM
+                limits[hold] += room
                 await managed(gateway, "PATCH", paths[hold], {"limit_usd": f"{limits[hold]:f}"})
                 load.start(gateway.port)
             await asyncio.sleep(random.uniform(0.0, 0.4))
@@ -125,9 +132,9 @@ async def test_no_budget_is_passed_and_nothing_stays_held_after_kills(
                 exact_cost(b.prompt_tokens, b.completion_tokens) for b in bills if (b.marker or "").startswith(hold)
             ]
             assert sum(costs) * NANO <= spent[hold], "what the vendor billed is in the account"
-            assert sum(costs) * NANO >= limit / 2, "the budget was used"
+            assert room == MUCH or sum(costs) * NANO >= limit / 2, "the budget was used"
         for hold, path in paths.items():
-            beyond = max(OVERDRAFT, ONE_BOUND) if hold == "expected" else 0
+            beyond = max(overdraft, ONE_BOUND) if hold == "expected" else 0
             assert spent[hold] <= limits[hold] + beyond, f"{hold}: {spent[hold]} of {limits[hold]}"
             await managed(gateway, "PATCH", path, {"limit_usd": f"{NANO:f}"})
             answer = await refusal(gateway, hold)
@@ -136,7 +143,7 @@ async def test_no_budget_is_passed_and_nothing_stays_held_after_kills(
             assert status["held_usd"] == 0, status
             assert Decimal(str(status["spent_usd"])) >= spent[hold], "the memory never counts too little"
         statuses = set(loads["bound"].statuses) | set(loads["expected"].statuses)
-        assert statuses == {200, 429}, statuses
+        assert statuses == {200, 429} or (room == MUCH and statuses == {200}), statuses
     with closing(Database.open(f"sqlite:///{scene.data / 'gateway.db'}", read_limit_s=60)) as database:
         found = verify(database, int(time.time() * 1000), 90)
     assert len(found) == len(MODES)

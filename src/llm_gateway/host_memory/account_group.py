@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, TypeAlias
 
-from llm_gateway.host_memory.budget_holds import ROW_GAP
+from llm_gateway.host_memory.budget_holds import ROW_GAP, ROW_LATE
 from llm_gateway.host_memory.budget_slots import GAP, SPENT, TAKEN
 from llm_gateway.host_memory.slots import key_of
 
@@ -64,7 +64,7 @@ class AccountGroup:
     """
 
     __slots__ = (
-        "entries", "exceeded", "gap_entries", "generation", "kinds", "limits", "overdrafts", "places", "varies"
+        "entries", "exceeded", "gap_entries", "generation", "kinds", "limits", "notes", "overdrafts", "places", "varies"
     )  # fmt: skip
 
     def __init__(
@@ -87,10 +87,13 @@ class AccountGroup:
         """The accounts as of this generation, made ready to be changed in one pass."""
         self.gap_entries: tuple[GapEntry, ...] = ()
         """Those in which gaps can be held."""
+        self.notes: tuple[tuple[int, int], ...] = ()
+        """For each account the index of its amount, and its word `ROW_LATE`."""
 
     def prepare(self, hosts: int) -> None:
         """Make the entries from where the accounts are now. `hosts` share their overdrafts."""
         self.entries = self.with_limits(self.limits)
+        self.notes = tuple((kind, row + ROW_LATE) for kind, _, _, row, _, _ in self.entries)
         shares = [each if each >= NO_LIMIT else each // hosts for each in self.overdrafts]
         each = zip(self.kinds, self.places, shares, strict=True)
         self.gap_entries = tuple(

@@ -105,6 +105,48 @@ class BudgetAccounts:
         finally:
             self._release()
 
+    def hold_more(self, group: AccountGroup, more: Sequence[int]) -> bool:
+        """Hold so much more in the accounts of a group, or less, and count what is noted there as spent.
+
+        Returns False if it does not fit into one of them, or they are locked or have other places: nothing is changed.
+        """
+        code = self._try_lock()
+        if code and not self._lock.resolve(code):
+            return False
+        try:
+            words = self._words
+            if self.late:
+                self._catch_up()
+            if words[GENERATION] != group.generation:
+                if max(more) > 0:
+                    return False
+                self._find_again(group)
+            entries = group.with_limits(self._limits(group)) if group.varies else group.entries
+            for kind, at, _, _, _, limit in entries:
+                if more[kind] > 0 and words[at] + more[kind] > limit:
+                    return False
+            for kind, at, spent_at, row, place, _ in entries:
+                if row:  # else nothing is held or noted there
+                    spent = words[row + ROW_LATE]
+                    words[spent_at] += spent
+                    words[row + ROW_LATE] = 0
+                    place.held = own = place.held + more[kind] - spent
+                    words[row] = own
+                    words[at] += more[kind]
+            return True
+        finally:
+            self._release()
+
+    def note_spent(self, group: AccountGroup, spent: Sequence[int]) -> None:
+        """Note what was spent of the amounts that are held in a group, in rows of this process. Takes no lock.
+
+        Accounts count it with the next `hold_more`, and control counts it if this process is killed before. More than
+        nothing must be held in each of the accounts.
+        """
+        words = self._words
+        for kind, at in group.notes:
+            words[at] += spent[kind]
+
     def settle(
         self, group: AccountGroup, needs: Sequence[int], gaps: Sequence[int] | None, spent: Sequence[int]
     ) -> None:
@@ -221,10 +263,7 @@ class BudgetAccounts:
             self._release_in(group.entries, needs, spent)
             if gaps is not None:
                 self._release_gaps(group.gap_entries, gaps)
-        for group, *_ in late:
-            for place in group.places:
-                if place.row:
-                    self._words[place.row + ROW_LATE] = 0
+            self._note_late(group, [-each for each in spent])
 
     def _note_late(self, group: AccountGroup, spent: Sequence[int]) -> None:
         """Note in this process's own rows what was spent: if it is killed before it gets the lock, it is counted there.

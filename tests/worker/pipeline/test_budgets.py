@@ -352,3 +352,15 @@ async def test_what_could_not_be_released_is_released_without_another_request(me
     scene.accounts = BudgetAccounts(memory, "observer", lambda: NOW_MS)  # the worker's own would release it
     assert scene.balances() == [(0, BOUND)], "nothing was released while it was locked"
     await until(lambda: scene.balances() == [(COST, 0)])
+
+
+async def test_a_busy_combination_is_served_and_counted_while_another_process_has_the_lock(memory: HostMemory) -> None:
+    scene = Scene(memory, budget(limit=10**6 * BOUND), budget(id="r", name="r", unit="requests", limit=10**6))
+    scene.script(*[answer()] * 10)
+    lock = HostLock(memory, BUDGETS)
+    await asyncio.gather(*map(scene.ask, range(3)))
+    assert lock.acquire()
+    await asyncio.gather(*map(scene.ask, range(3, 10)))
+    lock.release()
+    scene.accounts = BudgetAccounts(memory, "observer", lambda: NOW_MS)
+    await until(lambda: scene.balances() == [(10 * COST, 0), (10, 0)])

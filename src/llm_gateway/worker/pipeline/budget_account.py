@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from fractions import Fraction
 from functools import partial
@@ -12,7 +13,10 @@ import msgspec
 from llm_gateway.domain.budget import AccountRef, Budget
 from llm_gateway.domain.budget_period import FAR_MS
 from llm_gateway.domain.budget_table import BudgetRule, needed_until_ms
+from llm_gateway.domain.request import Request
+from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.host_memory.account_group import NO_LIMIT, AccountGroup, AccountPlace
+from llm_gateway.worker.pipeline.budget_amounts import Cost, intended_cost, largest_cost
 
 Amount: TypeAlias = int
 """What is held in an account: the index of one of five amounts."""
@@ -27,16 +31,20 @@ _AMOUNTS: dict[tuple[str, str], Amount] = {
     ("requests", "bound"): REQUESTS,
 }
 
+BUSY_MS = 20
+"""Milliseconds between two requests of a combination after which an advance is worth its while."""
+
 
 class Account:
     """An account of one period: its budget, its name in records and in headers, and its place in the memory."""
 
-    __slots__ = ("__weakref__", "end_ms", "place", "ref", "resets_at", "rule", "shown_name")
+    __slots__ = ("__weakref__", "end_ms", "kind", "place", "ref", "resets_at", "rule", "shown_name")
 
     def __init__(self, rule: BudgetRule, ref: AccountRef, end_ms: int) -> None:
         self.rule = rule
         self.ref = ref
         self.end_ms = end_ms
+        self.kind = _AMOUNTS[rule.budget.unit, rule.budget.hold]
         self.shown_name = ""
         self.resets_at = reset_text(rule, end_ms)
         before = None
@@ -54,6 +62,49 @@ class Account:
         return budget.limit
 
 
+class Advance:
+    """Amounts held for requests to come, the same in each account of a combination that counts in this unit."""
+
+    __slots__ = ("asked_ms", "is_open", "is_used", "nanos", "requests", "tokens")
+
+    def __init__(self) -> None:
+        self.nanos = self.tokens = self.requests = 0
+        self.is_open = self.is_used = False
+        self.asked_ms = 0
+        """When a request held amounts without the advance, in milliseconds."""
+
+    def take(self, nanos: int, tokens: int) -> bool:
+        """Take what a request can cost. Returns False if there is not as much, or if it costs nothing.
+
+        Accounts in which nothing is held lose their places, so a request needs something of each unit.
+        """
+        if self.requests and 0 < nanos <= self.nanos and 0 < tokens <= self.tokens:
+            self.nanos -= nanos
+            self.tokens -= tokens
+            self.requests -= 1
+            self.is_used = True
+            return True
+        return False
+
+    def settle(self, held: Sequence[int], spent: Sequence[int]) -> bool:
+        """Take back what a request has not spent. Returns False if it has spent more than it held, or this is closed.
+
+        It may have been taken before the advance was closed and opened again.
+        """
+        nanos, tokens = held[BOUND_NANOS] - spent[BOUND_NANOS], held[BOUND_TOKENS] - spent[BOUND_TOKENS]
+        if nanos < 0 or tokens < 0 or not self.is_open:
+            return False
+        self.nanos += nanos
+        self.tokens += tokens
+        return True
+
+    def is_busy(self, now_ms: int) -> bool:
+        """Return whether the request before this one, which holds amounts without the advance, was just now."""
+        passed_ms = now_ms - self.asked_ms
+        self.asked_ms = now_ms
+        return 0 <= passed_ms < BUSY_MS
+
+
 class Matched(msgspec.Struct, frozen=True, eq=False):
     """The accounts of a combination of values, with all that a request needs to know of them.
 
@@ -63,7 +114,11 @@ class Matched(msgspec.Struct, frozen=True, eq=False):
         refs: the list by which attempts name the accounts.
         group: the accounts in the memory, with their limits; those of budgets that refuse nothing are `NO_LIMIT`. Its
             kinds are what is held in each account (`Amount`).
+        advance: what is held for requests to come (`budget_advances.py`).
+        rooms: of each account what is held in it, its place, its limit, also of budgets that refuse nothing, and its
+            overdraft.
         shown: the accounts that headers of answers name, with their limits.
+        bound: returns the most that an attempt can cost in any of the accounts.
         is_hard: whether any of the budgets refuses requests; `has_bound` and `has_expected`, whether any holds that.
         rejects_unpriced: a budget that takes no model without a known price, None if all do.
     """
@@ -73,7 +128,10 @@ class Matched(msgspec.Struct, frozen=True, eq=False):
     since_ms: int
     until_ms: int
     group: AccountGroup
+    advance: Advance
+    rooms: tuple[tuple[Amount, AccountPlace, int, int], ...]
     shown: tuple[tuple[Account, int], ...]
+    bound: Callable[[Request, AttemptRecord], Cost]
     is_hard: bool
     has_bound: bool
     has_expected: bool
@@ -98,7 +156,9 @@ def match_of(accounts: tuple[Account, ...], now_ms: int) -> Matched:
     hard = [budget for budget in budgets if budget.mode == "hard"]
     rejects = [budget for budget in hard if budget.rejects_unpriced]
     limits = [account.limit(now_ms) for account in accounts]
-    kinds = tuple(_AMOUNTS[budget.unit, budget.hold] for budget in budgets)
+    kinds = tuple(account.kind for account in accounts)
+    overdrafts = [each.overdraft if each.mode == "hard" else NO_LIMIT for each in budgets]
+    has_bound = not _BOUNDS.isdisjoint(kinds)
     return Matched(
         accounts=accounts,
         refs=[account.ref for account in accounts],
@@ -107,13 +167,19 @@ def match_of(accounts: tuple[Account, ...], now_ms: int) -> Matched:
         group=AccountGroup(
             [account.place for account in accounts],
             [limit if each.mode == "hard" else NO_LIMIT for limit, each in zip(limits, budgets, strict=True)],
-            [each.overdraft if each.mode == "hard" else NO_LIMIT for each in budgets],
+            overdrafts,
             kinds,
             _EXPECTED,
         ),
+        advance=Advance(),
+        rooms=tuple(
+            (each.kind, each.place, limit, overdraft if each.kind in _EXPECTED else NO_LIMIT)
+            for each, limit, overdraft in zip(accounts, limits, overdrafts, strict=True)
+        ),
         shown=tuple(each for each in zip(accounts, limits, strict=True) if each[0].rule.budget.mode != "observe"),
+        bound=largest_cost if has_bound else intended_cost,
         is_hard=bool(hard),
-        has_bound=not _BOUNDS.isdisjoint(kinds),
+        has_bound=has_bound,
         has_expected=not _EXPECTED.isdisjoint(kinds),
         rejects_unpriced=rejects[0] if rejects else None,
     )

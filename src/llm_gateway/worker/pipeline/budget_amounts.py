@@ -28,6 +28,12 @@ def largest_cost(request: Request, attempt: AttemptRecord) -> Cost:
     return least if least > nanos else nanos, inputs + output  # noqa: FURB136 - as above
 
 
+def intended_cost(_request: Request, attempt: AttemptRecord) -> Cost:
+    """Return what an attempt costs with the output that it is limited to, by the estimate of its input."""
+    usage = attempt.usage
+    return attempt.cost_nanos, usage.input_tokens + usage.output_tokens
+
+
 def expected_cost(attempt: AttemptRecord, output: int) -> Cost:
     """Return what an attempt costs with this output, which is less than that of its bound.
 

@@ -6,9 +6,9 @@ import re
 from typing import NamedTuple
 
 from llm_gateway.domain.budget import AccountRef, Budget, Unit
-from llm_gateway.domain.usage import NANOS_PER_USD
+from llm_gateway.domain.usage import NANOS_PER_USD, AttemptRecord
 from llm_gateway.error_format.responses import shown
-from llm_gateway.errors import BudgetExceeded, BudgetReserved, BudgetStatus
+from llm_gateway.errors import BudgetExceeded, BudgetReserved, BudgetStatus, Overloaded, RequestNotAllowed
 from llm_gateway.worker.pipeline.budget_account import Account
 
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 5.0
@@ -97,3 +97,37 @@ def warning_header(account: Account, limit: int, taken: int) -> tuple[bytes, byt
 def header_name(budget: Budget) -> str:
     """Return a budget's name as a header can carry it, or its id."""
     return _NO_TOKEN.sub("-", budget.name).strip("-")[:MOST_CHARACTERS] or budget.id
+
+
+def unpriced(budget: Budget, attempt: AttemptRecord) -> RequestNotAllowed:
+    """Return the error for a call whose cost a budget of dollars cannot count."""
+    return RequestNotAllowed(
+        f"Budget '{budget.name}' is in dollars, and the price of {attempt.provider}/{attempt.model} is not known: "
+        "give the provider prices, or set the budget's unpriced to allow."
+    )
+
+
+def without_memory() -> Overloaded:
+    """Return the error for a request of a `hard` budget without any memory of accounts."""
+    return Overloaded(
+        "Budgets need memory that the gateway's processes share, which the system refused at the start, or which an "
+        "earlier version of the gateway made: restart the gateway."
+    )
+
+
+def without_room() -> Overloaded:
+    """Return the error for a request whose account has no place in the memory."""
+    return Overloaded(
+        "The memory of the budgets' accounts has no room for another one: send the request again, or make a budget "
+        "with fewer accounts.",
+        retry_after_s=LAST_RETRY_S,
+    )
+
+
+def locked() -> Overloaded:
+    """Return the error for a request whose accounts cannot be read or changed."""
+    return Overloaded(
+        "The budgets' accounts are locked by another process of the gateway, which does not run: send the request "
+        "again.",
+        retry_after_s=1.0,
+    )

@@ -29,24 +29,29 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from llm_gateway.domain.budget import AccountRef, Budget
+from llm_gateway.domain.budget import AccountRef
 from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
-from llm_gateway.errors import GatewayError, Overloaded, RequestNotAllowed
+from llm_gateway.errors import GatewayError
 from llm_gateway.host_memory.account_group import AccountGroup, Full
 from llm_gateway.host_memory.budget_accounts import BudgetAccounts, NoRoom
 from llm_gateway.host_memory.retry import Retry
-from llm_gateway.worker.pipeline.budget_account import REQUESTS, Account, Matched, match_of
+from llm_gateway.worker.pipeline.budget_account import REQUESTS, Account, Advance, Matched, match_of
+from llm_gateway.worker.pipeline.budget_advances import Advances
 from llm_gateway.worker.pipeline.budget_amounts import expected_cost, largest_cost
 from llm_gateway.worker.pipeline.budget_texts import (
     FIRST_RETRY_S,
     LAST_RETRY_S,
     Amounts,
     budget_header,
+    locked,
     refusal,
+    unpriced,
     warning_header,
+    without_memory,
+    without_room,
 )
 from llm_gateway.worker.pipeline.lease_requests import Lack, LeaseRequests, unavailable
 from llm_gateway.worker.pipeline.output_samples import OutputSamples, Series
@@ -68,6 +73,7 @@ class AttemptHold(msgspec.Struct, eq=False):
     """Amounts that one attempt holds in its accounts, in `group`: by what is held, or one by one after another attempt.
 
     `is_first`: it is the first attempt of its request. `samples` are those of its output, None for the first of a kind.
+    `advance` is that which the amounts were taken from, None if they were not.
     """
 
     attempt: AttemptRecord
@@ -77,6 +83,7 @@ class AttemptHold(msgspec.Struct, eq=False):
     gaps: Sequence[int] | None
     is_first: bool
     samples: Series | None
+    advance: Advance | None = None
 
 
 class Budgets:
@@ -97,6 +104,7 @@ class Budgets:
     ) -> None:
         self.table: BudgetTable | None = None
         self._accounts = accounts
+        self._advances = Advances(accounts)
         self._leases = leases or LeaseRequests(None)
         self._log = log
         self._clock = clock
@@ -128,7 +136,24 @@ class Budgets:
         if matched is None:
             return True
         if attempt.price is None and matched.rejects_unpriced is not None:
-            return _unpriced(matched.rejects_unpriced, attempt)
+            return unpriced(matched.rejects_unpriced, attempt)
+        advance = matched.advance
+        if advance.is_open and record.id not in self._held:
+            nanos, tokens = matched.bound(request, attempt)
+            if advance.take(nanos, tokens) or self._advances.take(matched, nanos, tokens):
+                needs = nanos, nanos, tokens, tokens, 1
+                self._held[record.id] = [AttemptHold(attempt, matched, matched.group, needs, None, True, None, advance)]
+                attempt.accounts = matched.refs
+                return True
+        came = self._hold(request, attempt, record, matched)
+        if came is True:
+            attempt.accounts = matched.refs
+        return came
+
+    def _hold(
+        self, request: Request, attempt: AttemptRecord, record: UsageRecord, matched: Matched
+    ) -> GatewayError | Lack | bool:
+        """Hold what an attempt can cost, or is expected to cost, in the accounts themselves."""
         needs: Sequence[int]
         gaps: Sequence[int] | None
         needs, gaps, samples = self._amounts(request, attempt, matched)
@@ -143,17 +168,18 @@ class Budgets:
             came = None
         if came is True:
             hold = AttemptHold(attempt, matched, group, needs, gaps, earlier is None, samples)
-            if earlier is None:
-                self._held[record.id] = [hold]
-            else:
+            if earlier is not None:
                 earlier.append(hold)
+                return True
+            self._held[record.id] = [hold]
+            if matched.advance.is_busy(attempt.started_ms):
+                self._advances.fill(matched, *matched.bound(request, attempt))
         elif came is False:
             return False
         elif came is not None:
             return self._refused(matched.accounts[came.number], came, needs[group.kinds[came.number]])
         elif matched.is_hard:
-            return _without_memory() if accounts is None else _without_room()
-        attempt.accounts = matched.refs
+            return without_memory() if accounts is None else without_room()
         return True
 
     async def hold_later(
@@ -184,7 +210,7 @@ class Budgets:
             return unavailable(came.account, "other requests have taken what it got")
         matched = self.matching(request, candidate, attempt.started_ms)
         if matched is not None and matched.is_hard:
-            return _locked()
+            return locked()
         attempt.accounts = [] if matched is None else matched.refs
         return True
 
@@ -205,16 +231,21 @@ class Budgets:
         if holds is None or self._accounts is None:
             return
         for hold in holds:
-            self._accounts.settle(hold.group, hold.needs, hold.gaps, _spent(hold))
+            advance, spent = hold.advance, _spent(hold)
+            if advance is not None and advance.settle(hold.needs, spent):
+                self._accounts.note_spent(hold.group, spent)
+            else:
+                self._accounts.settle(hold.group, hold.needs, hold.gaps, spent)
         if self._accounts.late:
             self._retry.start()
         last = holds[-1]
         if last.matched.has_expected and record.outcome == "ok" and not last.attempt.usage_estimated:
-            samples = last.samples or self._samples.make(record.key, last.attempt.model)
+            samples = last.samples or self._samples.make(record.key_id or record.key_name, last.attempt.model)
             samples.add(last.attempt.usage.output_tokens)
 
     def close(self) -> None:
         """Release what could not be released yet. The place among the holders is freed by the control process."""
+        self._advances.close()
         self._retry.stop()
         self._release_late()
 
@@ -327,7 +358,7 @@ class Budgets:
         """Lower what the earlier attempts of a request hold to what they may have been billed."""
         for hold in holds:
             spent, before, gaps = _spent(hold), hold.needs, hold.gaps
-            hold.needs, hold.gaps = spent, None
+            hold.needs, hold.gaps, hold.advance = spent, None, None
             if self._accounts is not None:
                 lower = [need - cost for need, cost in zip(before, spent, strict=True)]
                 self._accounts.settle(hold.group, lower, gaps, [0] * len(lower))
@@ -354,33 +385,3 @@ def _one_by_one(
     each = zip(kinds, matched.accounts, strict=True)
     own = [0 if kind == REQUESTS and account.ref in counted else needs[kind] for kind, account in each]
     return own, None if gaps is None else [gaps[kind] for kind in kinds]
-
-
-def _unpriced(budget: Budget, attempt: AttemptRecord) -> RequestNotAllowed:
-    return RequestNotAllowed(
-        f"Budget '{budget.name}' is in dollars, and the price of {attempt.provider}/{attempt.model} is not known: "
-        "give the provider prices, or set the budget's unpriced to allow."
-    )
-
-
-def _without_memory() -> Overloaded:
-    return Overloaded(
-        "Budgets need memory that the gateway's processes share, which the system refused at the start, or which an "
-        "earlier version of the gateway made: restart the gateway."
-    )
-
-
-def _without_room() -> Overloaded:
-    return Overloaded(
-        "The memory of the budgets' accounts has no room for another one: send the request again, or make a budget "
-        "with fewer accounts.",
-        retry_after_s=LAST_RETRY_S,
-    )
-
-
-def _locked() -> Overloaded:
-    return Overloaded(
-        "The budgets' accounts are locked by another process of the gateway, which does not run: send the request "
-        "again.",
-        retry_after_s=1.0,
-    )

@@ -1,0 +1,104 @@
+"""Amounts that are held in budgets' accounts ahead of requests: those of a busy combination of values take no lock.
+
+    closed ── two requests within 20 ms, and much is left ──▶ open ── no request for 0.1 s, or little is left ──▶ closed
+                    a request takes its bound ◀── open ◀── what it has not spent comes back when it is settled
+
+An advance is held in the memory like the amounts of a request, and what its requests have spent is noted in this
+worker's own rows before they are journalled (`ROW_LATE`). So no limit is passed, and nothing is lost if the worker is
+killed: control counts what is noted and releases the rest. Accounts count what is noted with the next advance, or after
+0.1 s. Requests of an advance hold their bounds in all accounts, so they have no gaps.
+
+Other workers find less room by what is open here. So an advance is for few requests, and only while each account has
+room for 32 advances, and an overdraft of one, if it has any use for that.
+"""
+
+from __future__ import annotations
+
+from llm_gateway.host_memory.budget_accounts import BudgetAccounts
+from llm_gateway.host_memory.retry import Retry
+from llm_gateway.worker.pipeline.budget_account import Matched
+
+REQUESTS_AHEAD = 32
+"""Requests that an advance is for."""
+PART = 32
+"""An account must have room for as many advances."""
+
+
+class Advances:
+    """The open advances of a worker, in its `accounts`; there are none without any."""
+
+    def __init__(self, accounts: BudgetAccounts | None) -> None:
+        self._accounts = accounts
+        self._open: list[Matched] = []
+        self._retry = Retry(self.review)
+
+    def fill(self, matched: Matched, nanos: int, tokens: int) -> bool:
+        """Hold as much as some requests of this size can cost; close the advance if that is too much.
+
+        Returns whether it is held. It is for requests that cost something.
+        """
+        advance = matched.advance
+        if not nanos or not tokens:
+            return False
+        nanos, tokens = REQUESTS_AHEAD * nanos, REQUESTS_AHEAD * tokens
+        if self._is_small(matched, nanos, tokens) and self._change(matched, nanos, tokens, REQUESTS_AHEAD):
+            if not advance.is_open:
+                advance.is_open = True
+                self._open.append(matched)
+                self._retry.start()
+            return True
+        self._close(matched)
+        return False
+
+    def take(self, matched: Matched, nanos: int, tokens: int) -> bool:
+        """Fill an advance that had not as much as a request can cost, and take it. Returns False if it has not now."""
+        return self.fill(matched, nanos, tokens) and matched.advance.take(nanos, tokens)
+
+    def close(self) -> None:
+        """Release all that is held and not taken by requests."""
+        self._retry.stop()
+        for matched in [*self._open]:
+            self._close(matched)
+
+    def review(self) -> bool:
+        """Close what is not used, and count what is noted as spent in the rest. Returns True if nothing is open."""
+        for matched in [*self._open]:
+            advance = matched.advance
+            if advance.is_used and self._is_small(matched, advance.nanos, advance.tokens):
+                advance.is_used = False
+                self._change(matched, advance.nanos, advance.tokens, advance.requests)
+            else:
+                self._close(matched)
+        return not self._open
+
+    def _close(self, matched: Matched) -> None:
+        """Release what is left of an advance; later if the accounts are locked."""
+        if matched.advance.is_open and self._change(matched, 0, 0, 0):
+            matched.advance.is_open = False
+            self._open.remove(matched)
+
+    def _change(self, matched: Matched, nanos: int, tokens: int, requests: int) -> bool:
+        """Hold this much in place of what is left. Returns False if the accounts have no room, or are locked."""
+        if self._accounts is None:
+            return False
+        advance = matched.advance
+        more_nanos, more_tokens = nanos - advance.nanos, tokens - advance.tokens
+        more = more_nanos, more_nanos, more_tokens, more_tokens, requests - advance.requests
+        if not self._accounts.hold_more(matched.group, more):
+            return False
+        advance.nanos, advance.tokens, advance.requests = nanos, tokens, requests
+        return True
+
+    def _is_small(self, matched: Matched, nanos: int, tokens: int) -> bool:
+        """Return whether these amounts are a small part of what each account has left, and not beyond its overdraft.
+
+        Requests whose gaps are beyond it go one at a time: they would wait for the advance of others.
+        """
+        if self._accounts is None:
+            return False
+        amounts, taken = (nanos, nanos, tokens, tokens, REQUESTS_AHEAD), self._accounts.taken
+        for kind, place, limit, overdraft in matched.rooms:
+            amount = amounts[kind]
+            if amount > overdraft or PART * amount > limit - taken(place):
+                return False
+        return True
