@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,8 +27,10 @@ from llm_gateway.host_memory import (
 from llm_gateway.host_memory.lock import LIMITS, HostLock, record_lock
 from llm_gateway.limiter import open_limiter
 from llm_gateway.limiter.base import Before, Limiter, Reservation
+from llm_gateway.limiter.key_window import CALLS_AHEAD, PART
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.limiter.shared import MOST_WINDOWS, SharedLimiter
+from llm_gateway.limiter.shared_keys import SharedKeyLimiter
 from llm_gateway.limiter.shared_window import KEYS_WINDOWS
 from tests.examples import examples
 from tests.limiter.conftest import open_shared
@@ -62,11 +65,33 @@ steps = st.lists(
 @given(steps)
 def test_it_answers_as_the_limiter_in_memory_does(sequence: list[tuple[str, int, int, str, str]]) -> None:
     clock = Clock()
-    limiters: list[Limiter] = [MemoryLimiter(clock), open_shared(clock)]
+    answer_alike([MemoryLimiter(clock), open_shared(clock)], clock, sequence)
+
+
+@pytest.mark.parametrize(("rpm", "tpm"), [(RPM, TPM), (CALLS_AHEAD * PART + 30, 60 * CALLS_AHEAD * PART + 900)])
+@examples(5)
+@given(steps)
+def test_the_limiter_of_keys_answers_as_the_one_in_memory_does(
+    rpm: int, tpm: int, sequence: list[tuple[str, int, int, str, str]]
+) -> None:
+    clock, descriptor = Clock(), create()
+    limiters: list[Limiter] = [
+        MemoryLimiter(clock, has_models=False),
+        SharedKeyLimiter(HostMemory(descriptor), 3, clock),
+    ]
+    of_keys = [(what, *rest, "") for what, *rest, _ in sequence if what not in ("cap", "uncap")]
+    answer_alike(limiters, clock, of_keys, rpm, tpm)
+    os.close(descriptor)
+
+
+def answer_alike(
+    limiters: Sequence[Limiter], clock: Clock, sequence: Sequence[tuple[Any, ...]], rpm: int = RPM, tpm: int = TPM
+) -> None:
+    """Carry out the sequence in both limiters, and compare their answers after each step."""
     open_calls: list[Reservation] = []
     for what, number, tokens, provider, model in sequence:
         if what == "take":
-            first, second = (run(limiter.take(provider, RPM, TPM, tokens, model)) for limiter in limiters)
+            first, second = (run(limiter.take(provider, rpm, tpm, tokens, model)) for limiter in limiters)
             assert first == second
             if first.reservation is not None:
                 open_calls.append(first.reservation)
@@ -79,9 +104,9 @@ def test_it_answers_as_the_limiter_in_memory_does(sequence: list[tuple[str, int,
             if what == "forget":
                 open_calls = [other for other in open_calls if other.provider_id != call.provider_id]
         before = Before(number % 3, tokens)
-        assert limiters[0].state(provider, RPM, TPM, model) == limiters[1].state(provider, RPM, TPM, model)
-        assert limiters[0].next_free(provider, RPM, TPM, tokens, model, before=before) == limiters[1].next_free(
-            provider, RPM, TPM, tokens, model, before=before
+        assert limiters[0].state(provider, rpm, tpm, model) == limiters[1].state(provider, rpm, tpm, model)
+        assert limiters[0].next_free(provider, rpm, tpm, tokens, model, before=before) == limiters[1].next_free(
+            provider, rpm, tpm, tokens, model, before=before
         )
 
 
@@ -178,7 +203,7 @@ def test_more_providers_than_slots_take_those_of_idle_ones(descriptor: int) -> N
 
 def test_a_full_table_of_keys_refuses_further_ones_until_one_is_idle_and_never_a_provider(descriptor: int) -> None:
     clock, memory = Clock(), HostMemory(descriptor)
-    keys = SharedLimiter(memory, 1, clock, KEYS_WINDOWS._replace(slots=8, probes=8))
+    keys = SharedKeyLimiter(memory, 1, clock, KEYS_WINDOWS._replace(slots=8, probes=8))
     providers = SharedLimiter(memory, 1, clock)
     for number in range(8):
         reserved(keys, 2, provider=f"key {number}")

@@ -11,7 +11,16 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from llm_gateway.host_memory import HEADER_WORDS, LOCKS_AT, WORD, WORKERS
+from llm_gateway.host_memory import HEADER_WORDS, LOCKS_AT, WORD, WORKERS, HostMemory
+from llm_gateway.limiter.shared import SharedLimiter
+from llm_gateway.limiter.shared_keys import SharedKeyLimiter
+from llm_gateway.limiter.shared_window import WindowTable
+
+
+def limiter_of(memory: HostMemory, number: int, clock: Callable[[], float], table: WindowTable) -> SharedLimiter:
+    """Open the limiter of providers or of service keys, as `table` tells, as the process `number`."""
+    kind = SharedLimiter if table.has_models else SharedKeyLimiter
+    return kind(memory, number, clock, table)
 
 
 def fork(body: Callable[[], object]) -> int:

@@ -20,6 +20,7 @@ from llm_gateway.errors import Overloaded
 from llm_gateway.host_memory import DIRTY, HostMemory, create
 from llm_gateway.host_memory.slots import key_of
 from llm_gateway.limiter.base import Reservation
+from llm_gateway.limiter.key_window import CALLS_AHEAD
 from llm_gateway.limiter.shared import SharedLimiter
 from llm_gateway.limiter.shared_window import (
     KEYS_WINDOWS,
@@ -32,7 +33,7 @@ from llm_gateway.limiter.shared_window import (
 )
 from llm_gateway.limiter.window import BUCKETS
 from tests.limiter.taking import Clock, reserved, run, take
-from tests.shared_limiter.processes import RecordedStores, Stores, end_of, fork, pages
+from tests.shared_limiter.processes import RecordedStores, Stores, end_of, fork, limiter_of, pages
 from tests.waiting import until
 
 RPM, TPM = 1_000, 10**6
@@ -150,7 +151,7 @@ def prepared(case: Case) -> Iterator[Scene]:
     descriptor = create()
     try:
         memory, clock = HostMemory(descriptor), Clock()
-        opened = prepare(SharedLimiter(memory, 1, clock, case.table), clock)
+        opened = prepare(limiter_of(memory, 1, clock, case.table), clock)
         before = sums_of_buckets(memory, case.table)
         clock.now += case.after_s
         yield Scene(memory, clock, opened, before)
@@ -163,7 +164,7 @@ def stores_of(case: Case) -> list[tuple[int, int]]:
     with prepared(case) as scene:
         recorded = RecordedStores()
         memory = HostMemory(scene.memory.descriptor, recorded)
-        case.operate(SharedLimiter(memory, 2, scene.clock, case.table), scene.opened)
+        case.operate(limiter_of(memory, 2, scene.clock, case.table), scene.opened)
         return recorded.stores
 
 
@@ -172,7 +173,7 @@ def kill(scene: Scene, case: Case, last: int) -> None:
 
     def operate() -> None:
         memory = HostMemory(scene.memory.descriptor, Stores(last))
-        case.operate(SharedLimiter(memory, 2, scene.clock, case.table), scene.opened)
+        case.operate(limiter_of(memory, 2, scene.clock, case.table), scene.opened)
 
     assert end_of(fork(operate)) == -signal.SIGKILL
 
@@ -181,7 +182,7 @@ def is_repaired(scene: Scene, case: Case, true: Complete, after: Complete) -> No
     """Assert that the next process finds counts between those before and after the operation, and works on."""
     memory, clock, _, before = scene
     buckets = sums_of_buckets(memory, case.table)
-    other = SharedLimiter(HostMemory(memory.descriptor), 3, clock, case.table)
+    other = limiter_of(HostMemory(memory.descriptor), 3, clock, case.table)
     other.settle(Reservation("none", 0, 0), tokens=0)  # takes the lock and repairs
     assert memory.words[DIRTY] == 0
     assert stored_sums(memory, case.table) == sums_of_buckets(memory, case.table) == buckets
@@ -216,7 +217,7 @@ class Complete(NamedTuple):
 def complete(case: Case) -> Complete:
     """Carry out the whole operation."""
     with prepared(case) as scene:
-        limiter = SharedLimiter(scene.memory, 1, scene.clock, case.table)
+        limiter = limiter_of(scene.memory, 1, scene.clock, case.table)
         case.operate(limiter, scene.opened)
         return Complete(sums_of_buckets(scene.memory, case.table), left_of_model(limiter, scene.clock))
 
@@ -227,7 +228,7 @@ def idle_key() -> Iterator[tuple[HostMemory, Clock]]:
     descriptor = create()
     try:
         memory, clock = HostMemory(descriptor), Clock()
-        reserved(SharedLimiter(memory, 1, clock, ONE_KEY), 1, 100, 100, provider="idle")
+        reserved(limiter_of(memory, 1, clock, ONE_KEY), 1, 100, 100, provider="idle")
         clock.now += BUCKETS
         yield memory, clock
     finally:
@@ -240,13 +241,13 @@ ONE_KEY = KEYS_WINDOWS._replace(slots=1, probes=1)
 def test_a_process_killed_while_a_key_takes_the_slot_of_an_idle_one_exceeds_no_limit() -> None:
     with idle_key() as (memory, clock):
         recorded = RecordedStores()
-        take(SharedLimiter(HostMemory(memory.descriptor, recorded), 2, clock, ONE_KEY), 1, 100, 100, "new")
+        take(limiter_of(HostMemory(memory.descriptor, recorded), 2, clock, ONE_KEY), 1, 100, 100, "new")
     assert 100 < len(recorded.stores) < MOST_STORES
     for last in range(1, len(recorded.stores) + 1):
         with idle_key() as (memory, clock):
             for place, value in recorded.stores[:last]:
                 memory.words[place] = value
-            other = SharedLimiter(HostMemory(memory.descriptor), 3, clock, ONE_KEY)
+            other = limiter_of(HostMemory(memory.descriptor), 3, clock, ONE_KEY)
             granted = [take(other, 1, 100, 100, "new").reservation is not None for _ in range(2)]
             assert granted in ([True, False], [False, False]), "the dead process's call counts, or was never granted"
             with pytest.raises(Overloaded, match="no room for the limits of another service key"):
@@ -329,3 +330,65 @@ async def test_a_take_waits_for_a_holder_that_goes_on_in_time(descriptor: int) -
 
     assert (await waiting).reservation is not None
     assert end_of(pid) == 0
+
+
+def test_a_process_killed_while_it_counts_ahead_leaves_counts_that_are_not_too_low() -> None:
+    case = CASES["take, of a key"]
+    with prepared(case) as scene:
+        recorded, before = RecordedStores(), scene.before
+        limiter = limiter_of(HostMemory(scene.memory.descriptor, recorded), 2, scene.clock, KEYS_WINDOWS)
+        true, ends = [before], [0]
+
+        def operate(change: Callable[[], object], requests: int, tokens: int) -> None:
+            change()
+            true.append(Sums(true[-1].requests + requests, true[-1].tokens + tokens))
+            ends.append(len(recorded.stores))
+
+        for _ in range(4):
+            operate(lambda: reserved(limiter, RPM, TPM, 70), 1, 70)
+        assert ends[-3] == ends[-2] == ends[-1], "two calls took what was counted ahead"
+        operate(lambda: limiter.settle(scene.opened, tokens=10), 0, -90)
+        scene.clock.now += 1
+        operate(lambda: reserved(limiter, RPM, TPM, 70), 1, 70)
+        assert sums_of_buckets(scene.memory, KEYS_WINDOWS) == true[-1], "nothing is counted ahead in the new second"
+    for step in range(1, len(true)):
+        for last in range(ends[step - 1], ends[step] + 1):
+            with prepared(case) as scene:
+                for place, value in recorded.stores[:last]:
+                    scene.memory.words[place] = value
+                other = limiter_of(HostMemory(scene.memory.descriptor), 3, scene.clock, KEYS_WINDOWS)
+                other.settle(Reservation("none", 0, 0), tokens=0)  # takes the lock and repairs
+                found = sums_of_buckets(scene.memory, KEYS_WINDOWS)
+                assert found == stored_sums(scene.memory, KEYS_WINDOWS)
+                assert min(true[step - 1].requests, true[step].requests) <= found.requests
+                assert min(true[step - 1].tokens, true[step].tokens) <= found.tokens
+
+
+async def test_what_is_noted_or_counted_ahead_of_a_key_is_corrected_by_the_next_call_or_a_timer(
+    descriptor: int,
+) -> None:
+    clock = Clock()
+    keys, other = (limiter_of(HostMemory(descriptor), number, clock, KEYS_WINDOWS) for number in (1, 2))
+
+    def counted(limiter: SharedLimiter) -> Sums:
+        state = limiter.state("p", RPM, TPM)
+        return Sums(RPM - state.remaining_requests, TPM - state.remaining_tokens)
+
+    first, second = reserved(keys, RPM, TPM, 100), reserved(keys, RPM, TPM, 100)
+    assert (counted(keys), counted(other)) == ((2, 200), (2 + CALLS_AHEAD, 200 + 100 * CALLS_AHEAD))
+    await until(lambda: counted(other) == (2, 200))
+    keys.settle(first, tokens=10)
+    assert (counted(keys), counted(other)) == ((2, 110), (2, 200))
+    await until(lambda: counted(other) == (2, 110))
+    clock.now += 1
+    keys.settle(second, tokens=0, sent=False)
+    third = reserved(keys, RPM, TPM, 100)
+    assert counted(keys) == counted(other) == (2, 110)
+    keys.settle(third, tokens=300)
+    assert counted(keys) == counted(other) == (2, 310), "what makes no room is counted at once"
+    clock.now += 1
+    taken = [reserved(keys, RPM, TPM, tokens) for tokens in (100, 100, 90, 80, 70)]
+    assert {each.bucket for each in taken} == {int(clock.now)}
+    assert counted(keys) == (7, 750)
+    assert keys.take_now("p", RPM + 1, TPM, 100) is not None, "within another limit it is asked anew"
+    assert counted(keys) == (8, 850)

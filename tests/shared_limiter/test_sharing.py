@@ -20,7 +20,7 @@ from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.limiter.shared import LOOK_S, SharedLimiter
 from llm_gateway.limiter.shared_window import KEYS_WINDOWS, PROVIDER_WINDOWS, WindowTable
 from tests.limiter.taking import Clock, reserved, run, take
-from tests.shared_limiter.processes import Log, SharedClock, end_of, fork
+from tests.shared_limiter.processes import Log, SharedClock, end_of, fork, limiter_of
 from tests.waiting import until, wait_until
 
 RPM, TPM, LARGEST = 300, 3_000, 30
@@ -40,7 +40,7 @@ def start(descriptor: int, number: int, clock: SharedClock, log: Log, *, table: 
     """Start a process that takes as much as it gets, and settles each call at once."""
 
     async def serve() -> None:
-        limiter, chance = SharedLimiter(HostMemory(descriptor), number, clock, table), random.Random(seed)
+        limiter, chance = limiter_of(HostMemory(descriptor), number, clock, table), random.Random(seed)
         while True:
             tokens = chance.randint(1, LARGEST)
             used, now = chance.randint(0, tokens), clock()
@@ -67,7 +67,7 @@ def test_the_limit_holds_in_all_processes_and_is_used_though_some_are_killed(
     descriptor: int, table: WindowTable, count: int
 ) -> None:
     clock, log, chance = SharedClock(1000.0), Log(), random.Random(count)
-    control = SharedLimiter(HostMemory(descriptor), 0, clock, table)
+    control = limiter_of(HostMemory(descriptor), 0, clock, table)
     pids = {number: start(descriptor, number, clock, log, table=table, seed=number) for number in range(1, count + 1)}
     steps = round(WINDOWS * 61 / STEP_S)
     kills = set(chance.sample(range(steps), KILLS))

@@ -10,7 +10,7 @@ from llm_gateway.host_memory import HostMemory
 from llm_gateway.limiter.base import Limiter
 from llm_gateway.limiter.memory import MemoryLimiter
 from llm_gateway.limiter.shared import SharedLimiter
-from llm_gateway.limiter.shared_window import KEYS_WINDOWS
+from llm_gateway.limiter.shared_keys import SharedKeyLimiter
 
 
 def open_limiter(memory: HostMemory | None = None, number: int = 0) -> Limiter:
@@ -27,4 +27,4 @@ def open_limiter(memory: HostMemory | None = None, number: int = 0) -> Limiter:
 
 def open_key_limiter(memory: HostMemory | None = None, number: int = 0) -> Limiter:
     """Open the limiter of service keys, which takes no room of the providers: see `open_limiter`."""
-    return MemoryLimiter(has_models=False) if memory is None else SharedLimiter(memory, number, table=KEYS_WINDOWS)
+    return MemoryLimiter(has_models=False) if memory is None else SharedKeyLimiter(memory, number)

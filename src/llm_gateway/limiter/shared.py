@@ -29,7 +29,7 @@ from llm_gateway.limiter.shared_window import (
     has_open,
     recompute_sums,
 )
-from llm_gateway.limiter.window import BUCKETS, Window
+from llm_gateway.limiter.window import BUCKETS, Window, blend
 
 LONGEST_WAIT_S = 0.25
 """Longest wait for the lock: on a machine that other work fills, a holder may get no processor for 50 ms."""
@@ -73,7 +73,7 @@ class SharedLimiter(OneByOne):
         self._clock = clock
         self._now = clock()
         self._behind = 0.0
-        self._windows: dict[str, SharedWindow] = {}
+        self._windows: dict[str, Any] = {}  # of what `_open` returns
         self._watchers: dict[str, Callable[[], None]] = {}
         self._look: asyncio.TimerHandle | None = None
         self._late: list[Callable[[], None]] = []
@@ -155,7 +155,9 @@ class SharedLimiter(OneByOne):
         bucket = reservation.bucket
         lasted_s = self._clock() + self._behind - bucket
         window.durations.add(lasted_s)
-        if lasted_s < BUCKETS and window.settle(bucket, reservation.tokens, tokens, sent):
+        if lasted_s < BUCKETS and window.settle(bucket, reservation.tokens, tokens, 0 if sent else 1):
+            if reservation.tokens:
+                window.used_share = blend(window.used_share, reservation.tokens, tokens)
             if self._has_models:
                 window.free_room()
             if self._watchers:
@@ -192,8 +194,7 @@ class SharedLimiter(OneByOne):
         self._change(partial(self._uncap, provider_id, changed_ms))
 
     def _uncap(self, provider_id: str, changed_ms: int) -> None:
-        window = self._known(provider_id)
-        if window is not None:
+        if (window := self._known(provider_id)) is not None:
             window.forget_reports(changed_ms)
 
     def state(self, provider_id: str, rpm: int, tpm: int, model: str = "") -> WindowState:
@@ -339,17 +340,13 @@ class SharedLimiter(OneByOne):
             freed()
 
     def _look_again(self) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # without an event loop nobody waits
-            return
-        self._look = loop.call_later(LOOK_S, self._look_for_room)
+        if (loop := asyncio._get_running_loop()) is not None:  # without an event loop nobody waits
+            self._look = loop.call_later(LOOK_S, self._look_for_room)
 
     def _look_for_room(self) -> None:
         self._look = None
         for provider_id in list(self._watchers):
-            known = self._known(provider_id)
-            if known is not None and known.has_news():
+            if (known := self._known(provider_id)) is not None and known.has_news():
                 self._tell(provider_id)
         if self._watchers:
             self._look_again()
@@ -362,11 +359,14 @@ class SharedLimiter(OneByOne):
         self._now = now
         return now
 
+    def _open(self, provider_id: str) -> SharedWindow:
+        return SharedWindow(self._memory, provider_id, self._number, self._table)
+
     def _known(self, provider_id: str) -> SharedWindow | None:
         """Return the provider's window if it has one."""
-        window = self._windows.get(provider_id)
+        window: SharedWindow | None = self._windows.get(provider_id)
         if window is None:
-            window = SharedWindow(self._memory, provider_id, self._number, self._table)
+            window = self._open(provider_id)
             if not window.is_found():
                 return None
             self._windows[provider_id] = window
@@ -375,11 +375,11 @@ class SharedLimiter(OneByOne):
     def _window(self, provider_id: str) -> SharedWindow:
         """Return the provider's window, advanced to the current second of the limiter's time, which is now `_now`."""
         second = int(self._time())
-        window = self._windows.get(provider_id)
+        window: SharedWindow | None = self._windows.get(provider_id)
         if window is None:
             if len(self._windows) >= self._most:
                 self._drop_idle(second)
-            window = SharedWindow(self._memory, provider_id, self._number, self._table)
+            window = self._open(provider_id)
             self._windows[provider_id] = window
         if not window.is_found() and not window.claim(second):
             del self._windows[provider_id]

@@ -30,7 +30,7 @@ from llm_gateway.host_memory import (
 from llm_gateway.host_memory.slots import NEVER, Key, Slots, key_of
 from llm_gateway.limiter.durations import Durations
 from llm_gateway.limiter.shared_reports import NoModelUse, SharedModelUse
-from llm_gateway.limiter.window import BUCKETS, Window, blend
+from llm_gateway.limiter.window import BUCKETS, Window
 
 SECOND, NEWEST, REQUEST_SUM, TOKEN_SUM, OWNER, ACCOUNT, FREED_ROOM, UNCAPPED_MS = range(2, 10)
 """Words of a window. `OWNER`: unique number of this use of the slot. `ACCOUNT`: unique number of the provider's
@@ -206,20 +206,20 @@ class SharedWindow:
         words, at = self._words, self._at
         return at > 0 and words[at + SECOND] == second and words[at] == self._low
 
-    def take_if_fits(self, rpm: int, tpm: int, tokens: int) -> tuple[int, int, int] | None:
-        """Count a call in the newest second, with its tokens as open. Returns that second and the sums.
+    def take_if_fits(self, rpm: int, tpm: int, tokens: int, calls: int = 1) -> tuple[int, int, int] | None:
+        """Count calls in the newest second, with all their tokens as open. Returns that second and the sums.
 
-        Returns None if the call does not fit into these limits.
+        Returns None if they do not fit into these limits.
         """
         words, at = self._words, self._at
-        requests = words[at + REQUEST_SUM] + 1
+        requests = words[at + REQUEST_SUM] + calls
         all_tokens = words[at + TOKEN_SUM] + tokens
         if requests > rpm or all_tokens > tpm:
             return None
         second: int = words[at + SECOND]
         index = second % BUCKETS
         words[DIRTY] = at
-        words[at + index + REQUESTS] += 1
+        words[at + index + REQUESTS] += calls
         words[at + index + TOKENS] += tokens
         words[at + REQUEST_SUM] = requests
         words[at + TOKEN_SUM] = all_tokens
@@ -237,8 +237,8 @@ class SharedWindow:
             words[row + OPEN + passed % BUCKETS] = 0
         words[row + ROW_SECOND] = second
 
-    def settle(self, bucket: int, reserved: int, tokens: int, sent: bool) -> bool:
-        """Correct a call of the second `bucket`. Returns False if that second is not in the window."""
+    def settle(self, bucket: int, reserved: int, tokens: int, unsent: int) -> bool:
+        """Correct calls of the second `bucket`, of which `unsent` no longer count. Returns False if it has left."""
         words, at = self._words, self._at
         newest = words[at + SECOND]
         if not newest - BUCKETS < bucket <= newest:
@@ -250,9 +250,10 @@ class SharedWindow:
         left = count + tokens - reserved
         left = left if left > 0 else 0  # noqa: FURB136 - max() takes five times as long
         words[place] = left
-        if not sent and words[at + REQUESTS + index] > 0:
-            words[at + REQUESTS + index] -= 1
-            words[at + REQUEST_SUM] -= 1
+        if unsent:
+            unsent = min(unsent, words[at + REQUESTS + index])
+            words[at + REQUESTS + index] -= unsent
+            words[at + REQUEST_SUM] -= unsent
         words[at + TOKEN_SUM] += left - count
         row = at + self._row
         if words[row] - BUCKETS < bucket <= words[row]:
@@ -260,8 +261,6 @@ class SharedWindow:
             still_open = words[place] - reserved
             words[place] = still_open if still_open > 0 else 0  # noqa: FURB136 - max() takes five times as long
         words[DIRTY] = 0
-        if reserved:
-            self.used_share = blend(self.used_share, reserved, tokens)
         return True
 
     def free_room(self) -> None:

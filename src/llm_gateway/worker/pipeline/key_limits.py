@@ -61,17 +61,21 @@ class KeyLimits:
             for limit in limits:
                 if limit.max_parallel is not None:
                     self._enter(limit.key_id, limit.max_parallel, held)
-            for number, limit in enumerate(limits):
-                if limit.rpm is None and limit.tpm is None:
-                    continue
-                rpm = NO_LIMIT if limit.rpm is None else limit.rpm
-                tpm = NO_LIMIT if limit.tpm is None else limit.tpm
+            for limit in limits:
+                rpm, tpm = limit.rpm, limit.tpm
+                if rpm is None:
+                    if tpm is None:
+                        continue
+                    rpm = NO_LIMIT
+                elif tpm is None:
+                    tpm = NO_LIMIT
                 decision = self._limiter.take_now(limit.key_id, rpm, tpm, tokens)
                 if decision is None:
-                    return self._reserve_later(request, limits[number:], held, tokens)
-                if decision.reservation is None:
+                    return self._reserve_later(request, limits[limits.index(limit) :], held, tokens)
+                reservation = decision.reservation
+                if reservation is None:
                     raise _refusal(limit, decision, tokens)
-                held.reservations.append(decision.reservation)
+                held.reservations.append(reservation)
         except BaseException:  # edge: a request that one limit refuses holds nothing of the others
             self._give_back(request, held)
             raise
