@@ -11,6 +11,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from copy import copy
 from typing import Any
 
 from llm_gateway.domain.budget import Budget
@@ -50,6 +51,7 @@ def _steps(memory: HostMemory, *, is_shared: bool) -> dict[str, Step]:
         id="1", provider_id="p", provider="alpha", kind="openai", model="m1", price=candidate.price,
         started_ms=time.time_ns() // 1_000_000, cost_nanos=336_000,
     )  # fmt: skip
+    alone, other = copy(attempt), request(id="1", user_id="v")
     labels: dict[str, Any] = {
         "key_name": asked.key_name,
         "user_id": "u",
@@ -64,6 +66,11 @@ def _steps(memory: HostMemory, *, is_shared: bool) -> dict[str, Step]:
 
     async def budgets_only() -> None:
         budgets.hold(asked, candidate, attempt, record)
+        budgets.charge(record)
+
+    async def seldom() -> None:
+        alone.started_ms += 1_000  # nothing is held ahead
+        budgets.hold(other, candidate, alone, record)
         budgets.charge(record)
 
     async def learnt() -> None:
@@ -86,6 +93,7 @@ def _steps(memory: HostMemory, *, is_shared: bool) -> dict[str, Step]:
         "nothing": nothing,
         "four budgets": budgets_only,
         "four budgets, outputs learnt": learnt,
+        "four budgets, a request a second": seldom,
         "the headers of an answer": headers,
         "a key's limits": key_only,
     }
