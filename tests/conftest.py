@@ -16,6 +16,7 @@ import certifi
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
 
+from tests.collected_once import Heir, collected_tests
 from tests.forked_workers import start_server
 from tests.lists_of_tests import add_options, leave_out, write_list
 from tests.temporary_folders import keep_in_memory
@@ -90,6 +91,7 @@ def pytest_configure(config: pytest.Config) -> None:
     guard = ProcessGuard()
     sys.addaudithook(guard)
     config.pluginmanager.register(guard)
+    config.pluginmanager.register(Heir(collected_tests()))
     gc.disable()
 
 
@@ -151,7 +153,7 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: Sequence[XSpec]) -> No
     """Fork the workers of a run of all tests from a process that has collected them, unless they are traced."""
     if config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.pluginmanager.hasplugin("_cov"):
         folder: Path = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
-        command = start_server(folder)
+        command = start_server(folder, config.invocation_params.args)
         for spec in specs:
             spec.python = command
 

@@ -1,7 +1,7 @@
 """Workers of pytest-xdist, forked from a process that has collected all tests once.
 
-A worker imports the test modules and the vendors' SDKs and collects the tests: 9 s of CPU time. Where all of that is
-imported already, collecting takes 3 s. Forked workers also share a fork server of gateways (`tests/fork_server.py`).
+A worker imports the test modules and the vendors' SDKs and collects the tests: 9 s of CPU time. A forked one takes the
+tests over (`tests/collected_once.py`). Forked workers also share a fork server of gateways (`tests/fork_server.py`).
 
 This file is two programs. xdist starts "worker" in the place of `python -c …`: it passes its descriptors to "server",
 which forks. If the server did not collect all tests without an error, "worker" goes on as that Python.
@@ -25,10 +25,11 @@ LONGEST_ADDRESS = 107
 """Bytes of a socket's path, unix(7)."""
 
 
-def start_server(folder: Path) -> str:
+def start_server(folder: Path, options: Sequence[str]) -> str:
     """Start the server, which ends with this process, its socket in `folder`. Returns the command of a worker.
 
-    That is Python itself if the folder's path is too long for a socket.
+    The server collects tests with pytest's `options`. The command is Python itself if the folder's path is too long for
+    a socket.
     """
     import atexit
     import shlex
@@ -41,7 +42,7 @@ def start_server(folder: Path) -> str:
     listener.bind(address)
     listener.listen(64)
     server = subprocess.Popen(
-        [sys.executable, "-P", __file__, "server", str(listener.fileno())],
+        [sys.executable, "-P", __file__, "server", str(listener.fileno()), *options],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         pass_fds=[listener.fileno()],
@@ -75,7 +76,7 @@ def be_worker(address: str, arguments: Sequence[str]) -> None:
     os.execv(sys.executable, [sys.executable, *arguments])
 
 
-def be_server(listener: socket.socket) -> None:
+def be_server(listener: socket.socket, options: Sequence[str]) -> None:
     """Collect all tests, and start a fork server of gateways beside that; then fork workers."""
     import gc
 
@@ -84,25 +85,28 @@ def be_server(listener: socket.socket) -> None:
     from tests.fork_server import fork_server, prepare
 
     fork_server()
-    if collects_all():
+    if collects_all(options):
         prepare()
         migrated_database()
         gc.freeze()
         serve(listener)
 
 
-def collects_all() -> bool:
-    """Import all modules of tests, and what they import, as a worker would. Returns False if there was an error."""
+def collects_all(options: Sequence[str]) -> bool:
+    """Collect the tests of a run with these options, for the workers. Returns False if there was an error."""
     import contextlib
 
     import pytest
 
+    from tests.collected_once import collected_tests
+
+    plain = ("--collect-only", "-qqq", "-n", "0", "-p", "no:cacheprovider")
     with (
         Path(os.devnull).open("w") as nothing,
         contextlib.redirect_stdout(nothing),
         contextlib.redirect_stderr(nothing),
     ):
-        return pytest.main(["--collect-only", "-qqq", "-n", "0", "-p", "no:cacheprovider"]) == pytest.ExitCode.OK
+        return pytest.main([*options, *plain], [collected_tests()]) == pytest.ExitCode.OK
 
 
 def serve(listener: socket.socket) -> None:
@@ -162,6 +166,6 @@ def be_forked(connection: socket.socket) -> Never:
 
 if __name__ == "__main__":
     if sys.argv[1] == "server":
-        be_server(socket.socket(fileno=int(sys.argv[2])))
+        be_server(socket.socket(fileno=int(sys.argv[2])), sys.argv[3:])
     else:
         be_worker(sys.argv[2], sys.argv[3:])
