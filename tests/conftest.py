@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
+import resource
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Self
 from zlib import crc32
 
 import certifi
@@ -56,8 +56,6 @@ WITHOUT_PROCESSES = (
     "cache", "domain", "error_format", "limiter", "protocols", "providers", "routing", "telemetry", "worker/pipeline",
 )  # fmt: skip
 """Folders whose tests must not start a process; `make quick` runs them."""
-STARTS = frozenset({"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"})
-"""Audit events of CPython for the start of a process (docs.python.org, "Audit events table")."""
 
 
 @cache
@@ -66,31 +64,55 @@ def may_start_no_process(file: Path) -> bool:
     return any(file.is_relative_to(TESTS / folder) for folder in WITHOUT_PROCESSES)
 
 
+class Children(NamedTuple):
+    """The children of this process that run, and what all that have ended have used of the system, as one text."""
+
+    running: frozenset[int]
+    ended: str
+
+    @classmethod
+    def now(cls) -> Self:
+        """Look in /proc (proc(5), `children`); systems without it tell of ended children only."""
+        texts = [file.read_text() for file in Path("/proc/self/task").glob("*/children")]
+        return cls(frozenset(map(int, " ".join(texts).split())), str(resource.getrusage(resource.RUSAGE_CHILDREN)))
+
+    def have_come(self, now: Self) -> bool:
+        """Return True if the process has started one since, even if it has ended already."""
+        has_one_ended = self.ended != now.ended and self.running <= now.running  # none of these
+        return has_one_ended or not now.running <= self.running
+
+
 class ProcessGuard:
-    """An audit hook that fails a test of WITHOUT_PROCESSES which starts a process."""
+    """A plugin that fails a test of WITHOUT_PROCESSES which starts a process.
+
+    An audit hook would see the start itself, but each `id()` would take four times as long, for all tests.
+    """
 
     def __init__(self) -> None:
-        self.forbids = False
+        self._before: Children | None = None
 
-    def __call__(self, event: str, _arguments: tuple[object, ...]) -> None:
-        if self.forbids and event in STARTS:
-            raise RuntimeError(f"{event}: tests of this folder may start no process (WITHOUT_PROCESSES in {__file__})")
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Look at the children before a test's first fixture, in those folders only."""
+        self._before = Children.now() if may_start_no_process(item.path) else None
+        return (yield)
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Forbid processes from a test's first fixture to its last, in those folders only."""
-        self.forbids = may_start_no_process(item.path)
-        try:
-            return (yield)
-        finally:
-            self.forbids = False
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self) -> Generator[None, object, object]:
+        """Look at them again after the end of its last fixture.
+
+        Raises:
+            RuntimeError: there was a process.
+        """
+        result = yield
+        if self._before is not None and self._before.have_come(Children.now()):
+            raise RuntimeError(f"Tests of this folder may start no process (WITHOUT_PROCESSES in {__file__}).")
+        return result
 
 
 def pytest_configure(config: pytest.Config) -> None:
     keep_in_memory(config)
-    guard = ProcessGuard()
-    sys.addaudithook(guard)
-    config.pluginmanager.register(guard)
+    config.pluginmanager.register(ProcessGuard())
     config.pluginmanager.register(Heir(collected_tests()))
     gc.disable()
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from tests.conftest import TESTS, WITHOUT_PROCESSES, ProcessGuard
+from tests.conftest import TESTS, WITHOUT_PROCESSES, Children, ProcessGuard
 
 REPOSITORY = TESTS.parent
 
@@ -21,13 +24,28 @@ def test_make_quick_runs_the_folders_without_processes() -> None:
     assert all((TESTS / folder).is_dir() for folder in WITHOUT_PROCESSES)
 
 
-def test_a_test_that_starts_a_process_fails_in_these_folders() -> None:
-    guard = ProcessGuard()
-    guard("subprocess.Popen", ())
-    guard.forbids = True
-    guard("open", ())
-    with pytest.raises(RuntimeError, match="may start no process"):
-        guard("subprocess.Popen", ())
+def test_a_process_is_noticed_while_it_runs_and_after_its_end() -> None:
+    before = Children.now()
+    assert not before.have_come(Children.now())
+    with ThreadPoolExecutor(1) as thread, subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:
+        assert before.have_come(Children.now())
+        before = Children.now()
+        thread.submit(subprocess.run, ["true"], check=True).result()
+        assert before.have_come(Children.now())
+        before = Children.now()
+        other.communicate()
+        assert not before.have_come(Children.now()), "it was started before"
+
+
+@pytest.mark.parametrize(("folder", "fails"), [(WITHOUT_PROCESSES[0], True), ("e2e", False)])
+def test_a_test_that_starts_a_process_fails_in_these_folders(folder: str, fails: bool) -> None:
+    guard, item = ProcessGuard(), cast(pytest.Item, SimpleNamespace(path=TESTS / folder / "test_some.py"))
+    next(guard.pytest_runtest_setup(item))
+    subprocess.run(["true"], check=True)
+    teardown = guard.pytest_runtest_teardown()
+    next(teardown)
+    with pytest.raises(RuntimeError if fails else StopIteration, match="may start no process" if fails else None):
+        teardown.send(None)
 
 
 def test_skipped_tests_are_counted_by_reason_under_xdist_too(tmp_path: Path) -> None:
