@@ -34,7 +34,7 @@ def vendor() -> Iterator[UpstreamProcess]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # an idle one takes more than 1 % of a core, as long as it runs
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     keys = f"dev:dev-gateway-key,reader:{READER_KEY}:read"
     with GatewayProcess(tmp_path_factory.mktemp("gateway"), service_keys=keys) as gateway:
