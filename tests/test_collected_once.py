@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,7 +75,8 @@ def project(tmp_path: Path) -> Path:
 def test_another_session_runs_the_tests_with_their_fixtures_and_hooks(project: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, "-s", "-p", "no:cacheprovider", "--import-mode=importlib"]
     command += [f"--rootdir={project}", str(project)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "2 passed, 1 deselected" in run.stdout, "each parameter, with -k"
     counts = {"found test_words": 1, "found test_left_out": 1, "set up below": 2, "a session begins": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from benchmarks.peers import installed
 from benchmarks.tail_report import FLOOR, Condition, Spell, TailFindings, tail_text
 from benchmarks.targets import TargetFailed
 from benchmarks.trees import tree_argument, with_this, without_paths
+from tests.fork_server import BENCH, fork_server
 from tests.upstream import MockUpstream
 
 REPOSITORY = Path(__file__).parents[1]
@@ -209,9 +211,9 @@ class TestTrees:
 
     @linux
     def test_a_folder_that_is_not_a_checkout_is_rejected(self, tmp_path: Path) -> None:
-        done = _bench("tail", "--tree", str(tmp_path))
-        assert done.returncode == 2
-        assert "is not a checkout of this project: it has no src/llm_gateway" in done.stderr
+        code, _, errors = fork_server().run(BENCH, ("tail", "--tree", str(tmp_path)), REPOSITORY, os.environ)
+        assert code == 2
+        assert "is not a checkout of this project: it has no src/llm_gateway" in errors
 
     @linux
     @pytest.mark.parametrize("bench", ["tail", "compare"])
