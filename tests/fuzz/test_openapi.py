@@ -25,7 +25,7 @@ QUICK = [
     "--max-examples=1",
     f"--exclude-path-regex={SAME_ENDPOINTS}",
 ]
-QUICK_SAMPLE = "4"
+QUICK_SAMPLE = "8"
 LONG = ["--max-examples=300", "--max-time=300", "--continue-on-failure"]
 PATIENCE_S = 900
 
