@@ -149,6 +149,10 @@ class PostgresDatabases:
         """Make an empty database, with options of CREATE DATABASE."""
         return self._copied("template0", options)
 
+    def copy(self, url: str) -> AbstractContextManager[str]:
+        """Copy a database of this server, to which nobody is connected."""
+        return self._copied(str(sa.make_url(url).database))
+
     @contextmanager
     def _copied(self, template: str, options: str = "") -> Iterator[str]:
         name = self._copy(template, options)

@@ -30,6 +30,7 @@ from llm_gateway.store.repricing import Repricing, Wanted
 from llm_gateway.store.retention import Retention
 from llm_gateway.store.tables import usage_records
 from llm_gateway.store.usage import UsageStore
+from tests.databases import Databases, PostgresDatabases
 from tests.journal.samples import Heard, left_behind
 from tests.store.histories import DAY_MS, check_cube, cube_rows, rollup_rows, stored_attempts
 
@@ -63,16 +64,31 @@ def upgraded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def database(empty_url: str, file: Path, upgraded: Path, before: list[dict[str, Any]]) -> Iterator[Database]:
-    assert len(before) == RECORDS
-    if empty_url.startswith("sqlite:"):
-        shutil.copy(upgraded, empty_url.removeprefix("sqlite:///"))
-    with closing(Database.open(empty_url, fsync=False)) as database:
-        if not database.is_sqlite:
+@pytest.fixture(scope="module")
+def upgraded_on_postgres(postgres: PostgresDatabases, upgraded: Path) -> Iterator[str]:
+    """Return the URL of a Postgres database with the same rows, after its upgrade."""
+    file = upgraded.with_name("0002.db")
+    file.write_bytes(lzma.decompress((FOLDER / "0002.db.xz").read_bytes()))
+    with postgres.empty() as url:
+        with closing(Database.open(url, fsync=False)) as database:
             copy_rows(file, database, "0002", ["providers", "overrides", "usage_records", "usage_rollups"])
             database.migrate()
-        yield database
+        yield url
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, databases: Databases, before: list[dict[str, Any]]) -> Iterator[Database]:
+    """Return a copy of the upgraded database."""
+    assert len(before) == RECORDS
+    if isinstance(databases, PostgresDatabases):
+        copied = databases.copy(request.getfixturevalue("upgraded_on_postgres"))
+    else:
+        copied = databases.empty()
+    with copied as url:
+        if url.startswith("sqlite:"):
+            shutil.copy(request.getfixturevalue("upgraded"), url.removeprefix("sqlite:///"))
+        with closing(Database.open(url, fsync=False)) as database:
+            yield database
 
 
 def copy_rows(file: Path, database: Database, version: str, tables: list[str]) -> None:
