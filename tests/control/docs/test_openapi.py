@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any, cast
 
 import jsonschema_rs
@@ -68,8 +69,14 @@ def resolved(document: Any, part: Any) -> Any:
 
 
 def valid(document: Any, schema: Any, value: object) -> bool:
-    whole = {**schema, "components": document["components"]}
-    return bool(jsonschema_rs.validator_for(whole).is_valid(value))
+    whole = msgspec.json.encode({**schema, "components": document["components"]})
+    return bool(validator(whole).is_valid(value))
+
+
+@lru_cache(8)
+def validator(schema: bytes) -> Any:
+    """Build the validator of a schema as JSON; most are asked for many values in a row."""
+    return jsonschema_rs.validator_for(msgspec.json.decode(schema))
 
 
 def test_the_document_describes_every_route(document: Any, reader: Client) -> None:
