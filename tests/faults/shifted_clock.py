@@ -11,7 +11,10 @@ import pytest
 
 from tests.e2e.process import CommandProcess
 
+NAME = "libfaketime.so.1"
 PLACES = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
+BELOW = (NAME, f"faketime/{NAME}", f"*/faketime/{NAME}")
+"""Where packages of distributions put it in one of PLACES; to look into all folders takes 1 s of CPU time."""
 SLEEP = """
 import select, time
 time.sleep = lambda seconds: select.select((), (), (), seconds) and None
@@ -24,10 +27,9 @@ MISSING = "no libfaketime, which gives a process another clock: run apt-get inst
 def library() -> Path:
     """Return the path of libfaketime: that of the package `libfaketime`, else the system's. Skips the test without."""
     found = find_spec("libfaketime")
-    own = () if found is None or found.origin is None else [Path(found.origin).parent]
-    folders = chain(own, map(Path, PLACES))
-    files = (file for folder in folders for file in sorted(folder.glob("**/libfaketime.so.1")))
-    file = next(files, None)
+    own = () if found is None or found.origin is None else Path(found.origin).parent.glob(f"**/{NAME}")
+    files = (file for place in PLACES for pattern in BELOW for file in sorted(Path(place).glob(pattern)))
+    file = next(chain(own, files), None)
     if file is None:
         pytest.skip(MISSING)
     return file
