@@ -97,7 +97,7 @@ class GatewayProcess:
                 if self.call("GET", "/readyz", key=None).status == 200:
                     return
             except OSError:
-                time.sleep(0.02)
+                time.sleep(0.05)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
