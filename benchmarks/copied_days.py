@@ -11,7 +11,7 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from llm_gateway.store.cube import ALL, BY_KEY, DIMENSIONS, KEY_DAYS, LONG
+from llm_gateway.store.cube import LONG, WHOLE
 from llm_gateway.store.cube_table import COLUMNS as CUBE_COLUMNS
 from llm_gateway.store.rollup_rows import NUMBERS
 from llm_gateway.store.rollup_table import COLUMNS as ROLLUP_COLUMNS
@@ -101,20 +101,16 @@ class DayCopies:
             )
 
     def _sum_days(self, connection: Connection) -> None:
-        """Make the rows of the cube anew that are sums of its days."""
-        names = [dimension.name for dimension in DIMENSIONS]
-        alone = [name if name == BY_KEY else str(ALL) for name in names]
-        long = LONG.hours // DAY.hours
-        for hours, bucket, groups in ((LONG.hours, f"bucket / {long}", names), (KEY_DAYS, "bucket", alone)):
-            _run(connection, f"DELETE FROM usage_cube WHERE hours = {hours}")
-            sums = ", ".join(f"CAST(sum({name}) AS bigint)" for name in COUNTERS)
-            by = ", ".join([bucket, *(name for name in names if name in groups)])
-            _run(
-                connection,
-                f"INSERT INTO usage_cube ({', '.join(CUBE_COLUMNS)}) "
-                f"SELECT {hours}, {bucket}, {', '.join(groups)}, {sums} FROM usage_cube "
-                f"WHERE hours = {DAY.hours} GROUP BY {by}",
-            )
+        """Make the rows of the cube anew that are sums of eight of its days."""
+        days, names = LONG.hours // DAY.hours, ", ".join(WHOLE.names)
+        sums = ", ".join(f"CAST(sum({name}) AS bigint)" for name in COUNTERS)
+        _run(connection, f"DELETE FROM usage_cube WHERE hours = {LONG.hours}")
+        _run(
+            connection,
+            f"INSERT INTO usage_cube ({', '.join(CUBE_COLUMNS)}) "
+            f"SELECT {LONG.hours}, bucket / {days}, {names}, {sums} FROM usage_cube "
+            f"WHERE hours = {DAY.hours} GROUP BY bucket / {days}, {names}",
+        )
 
     def _copy_sums(
         self,

@@ -84,7 +84,7 @@ class History:
 
         DayCopies(url).make(first, range(first + 1, today), tell)
         say(f"  {self.shape.records:,} of {self.shape.records:,} records written")
-        while store.build_block(self.end_ms - HOUR_MS):
+        while store.build_block(self.end_ms - HOUR_MS) or store.build_margins(self.end_ms - HOUR_MS):
             pass
         return perf_counter() - began
 

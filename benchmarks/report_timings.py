@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from operator import attrgetter
 from time import perf_counter, sleep, thread_time
 from typing import TypeAlias
 from zoneinfo import ZoneInfo
@@ -17,15 +18,20 @@ from benchmarks.findings import Figure
 from llm_gateway.control.management.calendar_period import Period
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.store.database import Database
+from llm_gateway.store.ranked_series import RankedSeries
 from llm_gateway.store.record_filter import RecordFilter
 from llm_gateway.store.record_search import RecordSearch
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME
+from llm_gateway.store.rollup_table import RANKED_BY
 from llm_gateway.store.rollups import DAY_MS, HOUR_MS
 from llm_gateway.store.usage import UsageStore
 from llm_gateway.store.usage_reports import Grouping, UsageReports
 
 PAGE = 50
 """Records of a page: the default of the API."""
+
+LINES = 10
+"""Lines of a series: the default of the API."""
 
 FAST, SLOW = (20, 10), (100, 50)
 """Limit and target of the p99 in milliseconds: of reports from few rows, and of those from many."""
@@ -63,6 +69,7 @@ class Reports:
     def __init__(self, database: Database, now_ms: Callable[[], int]) -> None:
         self._store = UsageStore(database)
         self._reports = UsageReports(database)
+        self._series = RankedSeries(self._reports)
         self._search = RecordSearch(database)
         self._now_ms = now_ms
         self._random = random.Random(11)
@@ -128,13 +135,11 @@ class Reports:
             return lambda: self._reports.totals(grouping, self._last_days(days))
 
         def series(part_ms: int, *names: str) -> Callable[[], object]:
-            grouping = _grouping(*names)
-            return lambda: self._reports.series(grouping, _parts(self._last_days(30), part_ms))
+            return lambda: self._lines(names, _parts(self._last_days(30), part_ms))
 
         def series_in_berlin(*names: str) -> Callable[[], object]:
             """Return a series of days that end hours from midnight UTC, one of them an hour short."""
-            grouping = _grouping(*names)
-            return lambda: self._reports.series(grouping, Period(*self._last_days(90), BERLIN).buckets("day"))
+            return lambda: self._lines(names, Period(*self._last_days(90), BERLIN).buckets("day"))
 
         return {
             "breakdown by service and model, 30 days": (SLOW, breakdown(30, "service", "model")),
@@ -145,10 +150,15 @@ class Reports:
             "series of all, 30 days by the day": (SLOW, series(DAY_MS)),
             "series by model, 30 days by the day": (SLOW, series(DAY_MS, "model")),
             "series by key, 30 days by the day": (SLOW, series(DAY_MS, "key")),
-            "series by model, 30 days by the hour": (None, series(HOUR_MS, "model")),
+            "series by model, 30 days by the hour": (SLOW, series(HOUR_MS, "model")),
             "series by model, 90 days in Berlin": (SLOW, series_in_berlin("model")),
-            "series by key, 90 days in Berlin": (None, series_in_berlin("key")),
+            "series by key, 90 days in Berlin": (SLOW, series_in_berlin("key")),
         }
+
+    def _lines(self, names: Sequence[str], parts: list[tuple[int, int]]) -> object:
+        """Return a series as the API makes it: what the largest groups cost, and all others together."""
+        grouping = msgspec.structs.replace(_grouping(*names), counters=RANKED_BY)
+        return self._series.lines(grouping, parts, LINES, attrgetter("cost_nanos"))
 
     def _last_days(self, days: int) -> tuple[int, int]:
         """Return the last days with today, as the API's default period."""

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from llm_gateway.domain.usage import FREE, AttemptRecord, Price, Usage, UsageRecord, add_usage, cost
 from llm_gateway.store.attempts_json import AttemptTexts
-from llm_gateway.store.cube import ALL, DIMENSIONS, KEY_DAYS, LONG
+from llm_gateway.store.cube import ALL, DIMENSIONS, LONG, MARGIN_GRAINS, MARGINS, WHOLE, Margin
+from llm_gateway.store.cube import GRAINS as CUBE_GRAINS
+from llm_gateway.store.cube_table import built_until
 from llm_gateway.store.database import Database
 from llm_gateway.store.rollup_rows import NUMBERS
 from llm_gateway.store.rollup_table import names_of
@@ -94,13 +96,14 @@ def stored_attempts(database: Database) -> list[list[AttemptRecord]]:
         return [each for each in AttemptTexts(database).read(connection, texts) if each]
 
 
-def cube_rows(database: Database, *, by_key: bool = False) -> list[tuple[Any, ...]]:
-    """Return the rows of the cube, with names in the place of their numbers; `by_key`: those of days by key alone."""
+def cube_rows(database: Database, margin: Margin = WHOLE) -> list[tuple[Any, ...]]:
+    """Return the rows of the cube or of a margin, with names in the place of numbers, and the hours of each bucket."""
     with database.read() as connection:
         names = {ALL: None, **dict(map(tuple, connection.execute(sa.select(usage_names.c.id, usage_names.c.name))))}
-        rows = connection.execute(sa.select(usage_cube).where((usage_cube.c.hours == KEY_DAYS) == by_key)).all()
+        lengths = {margin.hours(grain): grain.hours for grain in CUBE_GRAINS}
+        rows = connection.execute(sa.select(usage_cube).where(usage_cube.c.hours.in_(lengths))).all()
     width = 2 + len(DIMENSIONS)
-    return sorted((*row[:2], *(names[number] for number in row[2:width]), *row[width:]) for row in rows)
+    return sorted((lengths[row[0]], row[1], *(names[number] for number in row[2:width]), *row[width:]) for row in rows)
 
 
 def stored_ids(database: Database) -> list[str]:
@@ -229,22 +232,29 @@ def check_cube(database: Database) -> None:
             cube[key] = cube.get(key, Totals()).plus(counted)
     found = {key: totals for key, totals in cube.items() if key[0] == "service" or key[3]}
     assert {key: totals for key, totals in found.items() if totals != Totals()} == rollups
-    check_key_days(database)
+    check_margins(database)
 
 
-def check_key_days(database: Database) -> None:
-    """Check that the days by key alone add up to the days by all dimensions; rows of zeros count as missing."""
-    at, width = 2 + [dimension.name for dimension in DIMENSIONS].index("key"), 2 + len(DIMENSIONS)
-    days: dict[tuple[int, str], Totals] = {}
-    for row in cube_rows(database):
-        if row[0] == DAY.hours:
-            days[row[1], row[at]] = days.get((row[1], row[at]), Totals()).plus(Totals(*row[width:]))
-    alone = cube_rows(database, by_key=True)
-    assert all(name is None for row in alone for name in (*row[2:at], *row[at + 1 : width]))
-    found = {(row[1], row[at]): Totals(*row[width:]) for row in alone}
-    assert len(found) == len(alone)
-    found, days = ({key: each for key, each in sums.items() if each != Totals()} for sums in (found, days))
-    assert found == days
+def check_margins(database: Database) -> None:
+    """Check that each margin adds up to the cube over the days that are built; rows of zeros count as missing."""
+    width = 2 + len(DIMENSIONS)
+    with database.read() as connection:
+        lengths = set(connection.execute(sa.select(usage_cube.c.hours).distinct()).scalars())
+        end = built_until(connection)
+    assert lengths <= {
+        *(grain.hours for grain in CUBE_GRAINS),
+        *(margin.hours(grain) for margin in MARGINS for grain in MARGIN_GRAINS),
+    }
+    rows = [row for row in cube_rows(database) if row[0] <= DAY.hours and row[1] * row[0] // DAY.hours < end]
+    for margin in MARGINS:
+        sums: dict[tuple[Any, ...], Totals] = {}
+        for row in rows:
+            names = (name if at.name in margin.names else None for at, name in zip(DIMENSIONS, row[2:], strict=False))
+            key = (*row[:2], *names)
+            sums[key] = sums.get(key, Totals()).plus(Totals(*row[width:]))
+        found = {row[:width]: Totals(*row[width:]) for row in cube_rows(database, margin)}
+        found, sums = ({key: each for key, each in some.items() if each != Totals()} for some in (found, sums))
+        assert found == sums
 
 
 PROVIDERS = ("openai", "anthropic", "ü")

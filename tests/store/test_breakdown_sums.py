@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
+from operator import attrgetter
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -14,14 +15,16 @@ from hypothesis import strategies as st
 from llm_gateway.control.management.calendar_period import Period, read_period
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.errors import Invalid, StoreUnavailable
+from llm_gateway.store.cube_periods import Part
 from llm_gateway.store.database import Database
+from llm_gateway.store.ranked_series import RankedSeries
 from llm_gateway.store.ranked_usage import RankedUsage
 from llm_gateway.store.record_sums import Group
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, REPORT_DIMENSIONS
 from llm_gateway.store.rollups import Totals
 from llm_gateway.store.tables import usage_cube_fill
 from llm_gateway.store.usage import UsageStore
-from llm_gateway.store.usage_reports import Grouping, Part, UsageReports
+from llm_gateway.store.usage_reports import Grouping, UsageReports
 from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS, clear, expected_totals, record
 from tests.store.test_record_search import labelled
 
@@ -84,9 +87,10 @@ def test_breakdown_and_series_are_those_of_the_records_in_every_zone(
 ) -> None:
     clear(shared_sqlite)
     store = UsageStore(shared_sqlite)
-    store.write(history)
-    while store.build_block(NOW_MS):
+    store.write(history[::2])
+    while store.build_block(NOW_MS) or store.build_margins(NOW_MS - 2 * DAY_MS):
         pass
+    store.write(history[1::2])
     reports, grouping = UsageReports(shared_sqlite), grouping_of(names, filters)
     period = read_period(*dates, zone, NOW_MS)
     both = (period.start_ms, period.end_ms)
@@ -107,6 +111,7 @@ def test_breakdown_and_series_are_those_of_the_records_in_every_zone(
         for part, sums in zip(parts, series, strict=True):
             inside = [made for made in records if part[0] <= made.at_ms < part[1]]
             assert {group: each for group, each in sums.items() if each != Totals()} == expected(inside, names, filters)
+        assert_largest(reports, grouping, parts, series)
         costs = reports.series(msgspec.structs.replace(grouping, counters=("cost_nanos",)), parts)
         for sums, alone in zip(series, costs, strict=True):
             assert {group: each.cost_nanos for group, each in sums.items() if each.cost_nanos} == {
@@ -135,6 +140,23 @@ def assert_ranked(reports: UsageReports, grouping: Grouping, both: Part, found: 
         for group, _, figures in page.rows:
             past = earlier.get(group, Totals())
             assert (figures.requests, figures.cost_nanos) == (past.requests, past.cost_nanos)
+
+
+def assert_largest(
+    reports: UsageReports, grouping: Grouping, parts: list[Part], series: list[dict[Group, Totals]]
+) -> None:
+    """Check the lines of the largest groups of a series, and that of all others together."""
+    values: dict[Group, list[int]] = {}
+    for at, sums in enumerate(series):
+        for group, totals in sums.items():
+            if totals.cost_nanos or totals.requests:
+                values.setdefault(group, [0] * len(parts))[at] = totals.cost_nanos
+    ranked = sorted(values, key=lambda group: (-sum(values[group]), group))
+    for limit in (1, 2, 50):
+        lines = RankedSeries(reports).lines(grouping, parts, limit, attrgetter("cost_nanos"))
+        assert [line for line in lines if line.group is not None] == [(each, values[each]) for each in ranked[:limit]]
+        others = [sum(values[group][at] for group in ranked[limit:]) for at in range(len(parts))]
+        assert [line.values for line in lines if line.group is None] == ([others] if len(ranked) > limit else [])
 
 
 def test_the_breakdown_of_the_summarys_period_adds_up_to_it(database: Database) -> None:

@@ -18,12 +18,15 @@ from sqlalchemy.exc import IntegrityError
 from llm_gateway.domain.quote import Quote
 from llm_gateway.domain.usage import Price, Usage, UsageRecord
 from llm_gateway.errors import StoreUnavailable
-from llm_gateway.store.cube import GRAINS
+from llm_gateway.store.cube import GRAINS, MARGINS, WHOLE, margin_of
 from llm_gateway.store.cube_fill import CubeFill, FilledStep
-from llm_gateway.store.cube_table import LONGEST_NAME, CubeTable
+from llm_gateway.store.cube_periods import Part
+from llm_gateway.store.cube_reader import CubeQuery, CubeReader
+from llm_gateway.store.cube_table import LONGEST_NAME, built_until
 from llm_gateway.store.database import Database
+from llm_gateway.store.record_sums import Group
 from llm_gateway.store.repricing import Repricing, Wanted
-from llm_gateway.store.rollups import DAY, HOUR, Totals
+from llm_gateway.store.rollups import Totals
 from llm_gateway.store.tables import usage_cube, usage_cube_fill, usage_records
 from llm_gateway.store.usage import UsageStore
 from tests.store.disturbances import refusing
@@ -98,20 +101,72 @@ def test_a_record_is_a_row_of_its_hour_day_and_eight_days_with_all_dimensions(
         (192, HOUR_NUMBER // 192, "m", "p", "i", "", "s", "general", "", *counters, 0, 0),
         (192, HOUR_NUMBER // 192, "m", "p", "k", "t", "s", "g", "codex", *counters, 7, 0),
     ]
-    assert [(row[1], row[4], *row[9:]) for row in cube_rows(database, by_key=True)] == [
-        (HOUR_NUMBER // 24, "i", *counters, 0, 0),
-        (HOUR_NUMBER // 24, "k", *counters, 7, 0),
+
+
+def of_key(team: str | None = "t", service: str = "s", **fields: Any) -> UsageRecord:
+    return made(bought(), key_name="k", team_id=team, service=service, agent="codex", **fields)
+
+
+def test_past_days_are_summed_by_each_margin_and_late_records_are_added(store: UsageStore, database: Database) -> None:
+    over_ms = (NOW_MS // DAY_MS + 1) * DAY_MS
+    store.write([of_key(latency_ms=7), record(NOW_MS + 2 * DAY_MS)])
+    assert store.build_margins(over_ms - 1) is False, "the day is not over"
+    assert [cube_rows(database, margin) for margin in MARGINS] == [[], [], []]
+    assert [store.build_margins(over_ms), store.build_margins(over_ms)] == [True, False]
+    store.write([of_key(service="r"), record(NOW_MS + 2 * DAY_MS)])
+    once, twice, latency = (1, 0, 0, 1, 0, 0, 10, 0, 10), (2, 0, 0, 2, 0, 0, 20, 0, 20), (7, 0)
+    places = [(1, HOUR_NUMBER), (24, HOUR_NUMBER // 24)]
+    by_model, by_key, by_service = MARGINS
+    assert cube_rows(database, by_model) == [
+        (*place, "m", "p", None, None, None, None, None, *twice, *latency) for place in places
     ]
+    assert cube_rows(database, by_key) == [
+        (*place, None, None, "k", "t", None, None, None, *twice, *latency) for place in places
+    ]
+    assert cube_rows(database, by_service) == [
+        (*place, None, None, None, None, service, "general", "codex", *once, *figures)
+        for place in places
+        for service, figures in (("r", (0, 0)), ("s", latency))
+    ]
+    check_cube(database)
+
+
+def test_days_are_built_in_their_order_and_reports_read_them_from_a_margin(
+    store: UsageStore, database: Database
+) -> None:
+    days = [NOW_MS // DAY_MS - back for back in (9, 5, 4, 0)]
+    store.write([of_key(at_ms=day * DAY_MS + 1) for day in days])
+    period = (days[0] * DAY_MS, days[-1] * DAY_MS + DAY_MS)
+    for built in (0, 1, 2, 3):
+        with database.read() as connection:
+            assert built_until(connection) == (days[built - 1] + 1 if built else 0)
+        for dimensions in ((), ("key",), ("key", "team"), ("agent",), ("model", "key")):
+            assert [totals.requests for totals in read(database, dimensions, period).values()] == [4]
+        assert store.build_margins(days[-1] * DAY_MS) is (built < 3)
+    with database.write() as connection:  # so that it shows where the figures are from
+        connection.execute(sa.update(usage_cube).where(usage_cube.c.hours < 0).values(requests=100))
+    assert read(database, ("key",), period)["k",].requests == 301
+    assert read(database, ("key", "model"), period)["k", "m"].requests == 4
+
+
+def test_every_dimension_is_in_one_margin() -> None:
+    names = [name for margin in MARGINS for name in margin.names]
+    assert sorted(names) == sorted(WHOLE.names)
+    assert len({margin.hours(grain) for margin in (WHOLE, *MARGINS) for grain in GRAINS}) == 4 * len(GRAINS)
+    assert [margin_of(each).number for each in ((), ("provider",), ("team", "key"), ("agent", "service"))] == [
+        1,
+        1,
+        2,
+        3,
+    ]
+    assert margin_of(("key", "model")) is WHOLE
 
 
 def test_tokens_count_where_they_were_bought_and_the_request_where_it_was_tried_last(
     store: UsageStore, database: Database
 ) -> None:
     store.write([made(bought("p", "m", 3), bought("q", "n", 5)), record(outcome="no_provider")])
-    with database.read() as connection:
-        rows = CubeTable(database).breakdown(
-            connection, ("provider", "model"), HOUR, (NOW_MS - HOUR_MS, NOW_MS + HOUR_MS)
-        )
+    rows = read(database, ("provider", "model"), (HOUR_NUMBER * HOUR_MS, (HOUR_NUMBER + 1) * HOUR_MS))
     assert rows == {
         ("p", "m"): Totals(input_tokens=3, cost_nanos=3),
         ("q", "n"): Totals(requests=1, ok_requests=1, input_tokens=5, cost_nanos=5),
@@ -119,15 +174,19 @@ def test_tokens_count_where_they_were_bought_and_the_request_where_it_was_tried_
     }
 
 
-def test_a_breakdown_sums_whole_hours_or_days_of_its_period(store: UsageStore, database: Database) -> None:
+def read(database: Database, dimensions: tuple[str, ...], period: Part) -> dict[Group, Totals]:
+    reader = CubeReader(database, 100)
+    with database.read() as connection:
+        return reader.named(connection, reader.totals(connection, CubeQuery(dimensions), [period]))[0]
+
+
+def test_a_query_of_the_cube_sums_its_period(store: UsageStore, database: Database) -> None:
     day = NOW_MS // DAY_MS * DAY_MS
     store.write([record(at_ms, agent="a") for at_ms in (day - 1, day, day + HOUR_MS, day + DAY_MS)])
-    cube = CubeTable(database)
-    with database.read() as connection:
-        assert cube.breakdown(connection, ("agent",), DAY, (day, day + DAY_MS))["a",].requests == 2
-        assert cube.breakdown(connection, ("agent",), HOUR, (day, day + HOUR_MS))["a",].requests == 1
-        assert cube.breakdown(connection, (), HOUR, (day - HOUR_MS, day + 2 * DAY_MS))[()].requests == 4
-        assert cube.breakdown(connection, ("agent",), DAY, (day + 2 * DAY_MS, day + 3 * DAY_MS)) == {}
+    assert read(database, ("agent",), (day, day + DAY_MS))["a",].requests == 2
+    assert read(database, ("agent",), (day, day + HOUR_MS))["a",].requests == 1
+    assert read(database, (), (day - HOUR_MS, day + 2 * DAY_MS))[()].requests == 4
+    assert read(database, ("agent",), (day + 2 * DAY_MS, day + 3 * DAY_MS)) == {}
 
 
 def test_long_names_are_cut_and_summed_together(store: UsageStore, database: Database) -> None:
@@ -197,6 +256,7 @@ def check_the_cube_is_complete_whatever_happens_while_it_is_filled(
     forget_cube(database)
     doing: list[Callable[[], object]] = [partial(store.write, [each]) for each in late]
     doing += [lambda: reprice(database), lambda: reprice(database, PRICE)]
+    doing += [partial(store.build_margins, NOW_MS - days * DAY_MS) for days in (300, 40, 8, 2, 0, 0)]
     rng.shuffle(doing)
     while fill.step(rng.randint(1, 4)) is not None:
         if doing:
@@ -256,7 +316,8 @@ def test_filling_beside_other_writers_is_exact(store: UsageStore, database: Data
             left.set()
         return is_left
 
-    threads = [threading.Thread(target=work, args=[step]) for step in (write, run_repricing, fill_step)]
+    steps = (write, run_repricing, fill_step, lambda: store.build_margins(NOW_MS - DAY_MS) or not left.is_set())
+    threads = [threading.Thread(target=work, args=[step]) for step in steps]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -68,6 +68,7 @@ def stored_of(database: Database, customer: str) -> int:
 def test_the_label_is_replaced_everywhere_and_all_else_stays(store: UsageStore, database: Database) -> None:
     store.write(history())
     assert sum(store.build_block(NOW_MS) for _ in range(60)) > 20
+    assert store.build_margins(NOW_MS)
     assert store.prune(NOW_MS - 30 * DAY_MS, 2000) > 20
     rollups, cube, records = rollup_rows(database), cube_rows(database), record_rows(database)
     reports = store.summary(60, NOW_MS), store.by_service(60, NOW_MS), store.by_provider(60, NOW_MS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ from alembic.script import ScriptDirectory
 
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.store import migrations
+from llm_gateway.store.cube import MARGINS, WHOLE
 from llm_gateway.store.database import Database
 from llm_gateway.store.providers import list_providers
 from llm_gateway.store.tables import NOW_MS as NOW_MS_OF
 from llm_gateway.store.tables import metadata
 from llm_gateway.store.usage import UsageStore
-from tests.store.histories import DAY_MS, NOW_MS, check_key_days, cube_rows, record, rollup_rows
+from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS, check_margins, cube_rows, record, rollup_rows
 
 MIGRATE = """
 import sys
@@ -202,7 +204,7 @@ def test_what_hits_of_the_cache_saved_is_filled_into_the_sums(database: Database
     downgraded(database, "0010")
     database.migrate()
     assert (rollup_rows(database), cube_rows(database)) == (rollups, cube)
-    check_key_days(database)
+    check_margins(database)
 
     with database.write() as connection:  # the records are still to be added to the cube
         connection.exec_driver_sql("UPDATE usage_cube_fill SET filled = '', until = 'z'")
@@ -210,7 +212,30 @@ def test_what_hits_of_the_cache_saved_is_filled_into_the_sums(database: Database
     database.migrate()
     assert rollup_rows(database) == rollups
     assert [row[-1] for row in cube_rows(database)] == [0] * len(cube)
-    check_key_days(database)
+    check_margins(database)
+
+
+def test_margins_are_built_after_the_upgrade_and_a_downgrade_restores_the_days_by_key(database: Database) -> None:
+    history = [record(NOW_MS - number * 7 * HOUR_MS, key_id=f"k{number % 3}") for number in range(99)]
+    store = UsageStore(database)
+    store.write(history)
+    while store.build_margins(NOW_MS):
+        pass
+    check_margins(database)
+    before = [cube_rows(database, margin) for margin in (WHOLE, *MARGINS)]
+    downgraded(database, "0024")
+    with database.read() as connection:
+        found = connection.exec_driver_sql(
+            "SELECT bucket, name, model, provider, team, service, task_type, agent, requests, latency_ms "
+            "FROM usage_cube JOIN usage_names ON usage_names.id = key WHERE hours < 0"
+        ).all()
+    days = Counter((made.at_ms // DAY_MS, made.key) for made in history)
+    assert sorted(map(tuple, found)) == sorted((*key, *[0] * 6, count, 0) for key, count in days.items())
+    database.migrate()
+    assert [cube_rows(database, margin) for margin in (WHOLE, *MARGINS)] == [before[0], [], [], []]
+    while store.build_margins(NOW_MS):
+        pass
+    assert [cube_rows(database, margin) for margin in (WHOLE, *MARGINS)] == before
 
 
 def downgraded(database: Database, version: str) -> None:
@@ -320,6 +345,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0022_budgets_of_leases.py",
         "0023_audit_resources.py",
         "0024_customer_days.py",
+        "0025_margins.py",
     }
     with database.read() as connection:
         assert sorted(sa.inspect(connection).get_table_names()) == [

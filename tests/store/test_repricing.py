@@ -319,7 +319,7 @@ def check_reports_become_those_of_a_history_with_the_new_prices(
     clear(database)
     store = UsageStore(database)
     store.write(history)
-    while store.build_block(NOW_MS - 3 * DAY_MS):
+    while store.build_block(NOW_MS - 3 * DAY_MS) or store.build_margins(NOW_MS - 3 * DAY_MS):
         pass
     wanted = Wanted(since_ms=0, until_ms=NOW_MS + 100 * DAY_MS)
     stored = (record_rows(database), rollup_rows(database))

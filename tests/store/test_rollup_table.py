@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 from llm_gateway.store.database import Database
 from llm_gateway.store.rollup_rows import buckets
 from llm_gateway.store.rollup_table import RollupTable
-from llm_gateway.store.rollups import COUNTERS, CUSTOMER
+from llm_gateway.store.rollups import COUNTERS, CUSTOMER, SERVICE
 from llm_gateway.store.tables import usage_rollups
 from llm_gateway.store.usage import CustomerTotals, UsageStore, recent_period
 from tests.store.histories import DAY_MS, HOUR_MS, attempt, record, rollup_rows
@@ -123,6 +124,20 @@ def test_the_report_by_customer_reads_blocks_where_they_are_built(store: UsageSt
     assert sorted(read(43, now_ms - 3 * HOUR_MS)) == sorted([(-1, 0, 11), *rest]), (
         "the hours are subtracted from the block of 32 days"
     )
+
+
+@pytest.mark.parametrize("dimension", [CUSTOMER, SERVICE])
+def test_a_period_that_ends_near_a_midnight_reads_few_hours(database: Database, dimension: str) -> None:
+    table = RollupTable(database)
+    for start, end, most in ((-50, 22, 3), (-48, 2, 2), (-48, 12, 12), (3, 22, 19), (20, 22, 2), (-1, 23, 2)):
+        period = (START_MS + start * HOUR_MS, START_MS + end * HOUR_MS)
+        with database.read() as connection:
+            stretches = table.stretches(connection, dimension, period)
+        covered: Counter[int] = Counter()
+        for grain, start_ms, end_ms, sign in stretches:
+            covered.update(dict.fromkeys(range((start_ms - START_MS) // HOUR_MS, (end_ms - START_MS) // HOUR_MS), sign))
+            assert grain.hours == 24 or end_ms - start_ms <= most * HOUR_MS
+        assert {hour: times for hour, times in covered.items() if times} == dict.fromkeys(range(start, end), 1)
 
 
 def test_totals_to_date_follow_each_day_and_late_records(store: UsageStore, database: Database) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections import Counter
 
 import pytest
-import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llm_gateway.control.management.calendar_period import read_period
 from llm_gateway.store.cube import LONG
+from llm_gateway.store.cube_periods import Bucket, buckets_of
 from llm_gateway.store.database import Database
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME
-from llm_gateway.store.rollups import DAY, HOUR
+from llm_gateway.store.rollups import DAY, DAY_MS, HOUR, Grain
 from llm_gateway.store.usage import UsageStore
 from llm_gateway.store.usage_reports import Grouping, UsageReports
 from tests.store.histories import HOUR_MS, NOW_MS, record
@@ -22,28 +21,9 @@ from tests.store.histories import HOUR_MS, NOW_MS, record
 BY_MODEL = Grouping((DIMENSION_BY_NAME["model"],))
 
 
-@contextmanager
-def read_buckets(database: Database) -> Iterator[list[tuple[int, int]]]:
-    """Collect (length of the buckets in hours, how many of them) of each statement that reads the cube in the block."""
-    found: list[tuple[int, int]] = []
-
-    def note(_connection: Any, _cursor: Any, text: str, parameters: Any, *_: Any) -> None:
-        values = list(parameters.values()) if isinstance(parameters, dict) else list(parameters)
-        if "FROM usage_cube " not in text:
-            return
-        at = next(place for place, value in enumerate(values) if value in {HOUR.hours, DAY.hours, LONG.hours})
-        if "BETWEEN" in text:
-            found.append((values[at], values[at + 2] - values[at + 1] + 1))
-        else:
-            found.append((values[at], len(re.findall(r"\?|%\(bucket", text.partition(" IN (")[2].partition(")")[0]))))
-
-    with database.read() as connection:
-        engine = connection.engine
-    sa.event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield found
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", note)
+def number_of(buckets: list[Bucket]) -> Counter[int]:
+    """Count buckets by their length in hours."""
+    return Counter(bucket.grain.hours for bucket in buckets)
 
 
 @pytest.mark.parametrize(
@@ -59,23 +39,40 @@ def read_buckets(database: Database) -> Iterator[list[tuple[int, int]]]:
 def test_days_are_read_and_the_hours_at_their_ends(
     database: Database, dates: tuple[str, str], zone: str, days: int
 ) -> None:
-    period = read_period(*dates, zone, NOW_MS)
-    parts = period.buckets("day")
+    parts = read_period(*dates, zone, NOW_MS).buckets("day")
     assert len(parts) == days
     store, reports = UsageStore(database), UsageReports(database)
     store.write([record(at) for part in parts for at in (part[0], part[1] - HOUR_MS)])
-    with read_buckets(database) as buckets:
-        found = reports.series(BY_MODEL, parts)
+    found = reports.series(BY_MODEL, parts)
     assert [sum(totals.requests for totals in part.values()) for part in found] == [2] * days
-    assert [hours for hours, _ in buckets] == [DAY.hours, HOUR.hours]
+    number = number_of(buckets_of(parts))
     at_the_ends = 24  # of a period that begins and ends within a day
-    assert buckets[0][1] <= days + 1
-    assert buckets[1][1] <= 5 * (days + 1) + at_the_ends
+    assert number[DAY.hours] <= days + 1
+    assert number[HOUR.hours] <= 2 * 5 * (days + 1) + at_the_ends
 
 
-def test_parts_of_a_day_are_summed_from_hours(database: Database) -> None:
-    reports = UsageReports(database)
+def test_parts_of_a_day_are_summed_from_hours() -> None:
     parts = read_period("2026-03-01", "2026-03-03", "UTC", NOW_MS).buckets("hour")
-    with read_buckets(database) as buckets:
-        reports.series(BY_MODEL, parts)
-    assert buckets == [(HOUR.hours, 48)]
+    assert number_of(buckets_of(parts)) == {HOUR.hours: 48}
+
+
+def test_months_are_summed_from_eight_days_and_a_few_days() -> None:
+    parts = read_period("2026-01-01", "2026-07-01", "UTC", NOW_MS).buckets("month")
+    for part in parts:
+        number = number_of(buckets_of([part]))
+        assert number[LONG.hours] in (3, 4, 5)
+        assert number[DAY.hours] <= 2 * 4
+        assert number[HOUR.hours] == 0
+        assert number_of(buckets_of([part], DAY)) == {DAY.hours: (part[1] - part[0]) // DAY_MS}
+
+
+@given(st.integers(0, 60 * 24), st.integers(0, 60 * 24), st.sampled_from([DAY, LONG]))
+def test_buckets_make_up_every_hour_of_a_part_once(start: int, end: int, longest: Grain) -> None:
+    hours: Counter[int] = Counter()
+    first = 20_000 * DAY_MS // HOUR_MS
+    for grain, number, part, sign in buckets_of([((first + start) * HOUR_MS, (first + end) * HOUR_MS)], longest):
+        assert grain.hours <= longest.hours
+        assert part == 0
+        for hour in range(number * grain.hours, (number + 1) * grain.hours):
+            hours[hour - first] += sign
+    assert {hour: times for hour, times in hours.items() if times} == dict.fromkeys(range(start, end), 1)

@@ -82,6 +82,7 @@ def write_in_batches(store: UsageStore, history: list[UsageRecord], cuts: list[i
         store.write(shuffled[max(0, cut - 5) : cut])
         if rng.random() < 0.5:
             store.build_block(NOW_MS - rng.randrange(-20, 60) * DAY_MS)
+            store.build_margins(NOW_MS - rng.randrange(-20, 60) * DAY_MS)
     store.write(shuffled)
 
 

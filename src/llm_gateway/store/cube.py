@@ -8,7 +8,7 @@ requests, and to all that was billed.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from operator import attrgetter
 from typing import NamedTuple, TypeAlias
 
@@ -49,17 +49,42 @@ LONG = Grain(8 * DAY.hours)
 GRAINS = (HOUR, DAY, LONG)
 """Buckets that every record adds to; each lies within one bucket of every longer grain."""
 
-BY_KEY = "key"
-"""The dimension by which days are summed alone, too."""
 
-KEY_DAYS = -DAY.hours
-"""Value of the column `hours` of the days by key alone, whose other dimensions are `ALL`.
+class Margin(NamedTuple):
+    """Dimensions by which usage is also summed alone, whatever the others are: the cube's totals at its margin.
 
-A day has ten times as many rows by every combination, which SQLite would have to sort by key.
-"""
+    Its rows have `ALL` in the columns of the other dimensions.
+    """
+
+    number: int
+    names: tuple[str, ...]
+
+    def hours(self, grain: Grain) -> int:
+        """Return what its rows have in the column `hours`, for buckets of a grain."""
+        return -(1000 * self.number + grain.hours) if self.number else grain.hours
+
+
+WHOLE = Margin(0, tuple(dimension.name for dimension in DIMENSIONS))
+"""The rows by every combination of all dimensions."""
+
+MARGINS = (
+    Margin(1, ("model", "provider")),
+    Margin(2, ("key", "team")),
+    Margin(3, ("service", "task_type", "agent")),
+)
+"""Margins that are summed once a day is over. Each dimension is in one, together with those that hardly multiply it."""
+
+MARGIN_GRAINS = (HOUR, DAY)
+"""Buckets of the margins. Hours are for the days of other time zones."""
 
 ALL = 0
 """Stands for all names of a dimension, in the place of the number of one."""
+
+
+def margin_of(names: Collection[str]) -> Margin:
+    """Return the margin that has all these dimensions, else the whole cube."""
+    return next((margin for margin in MARGINS if set(margin.names).issuperset(names)), WHOLE)
+
 
 _of_attempt = attrgetter(*(dimension.attribute for dimension in ATTEMPT_DIMENSIONS))
 _of_record = attrgetter(*(dimension.attribute for dimension in RECORD_DIMENSIONS))

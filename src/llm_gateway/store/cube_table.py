@@ -1,6 +1,6 @@
-"""Read and write the cube: usage totals per hour, day and eight days by every combination of dimensions (`cube.py`).
+"""Write the cube: usage totals per hour, day and eight days by every combination of dimensions (`cube.py`).
 
-Days are summed by key alone as well, in rows of the same table.
+The margins of past days are rows of the same table, made later (`cube_margins.py`).
 
 Records that were stored before the table existed are added to it in steps, oldest first (`fill`). Until that is over,
 a record between the last one added and the newest one of then is left to it, even if it is changed meanwhile:
@@ -11,8 +11,9 @@ a record between the last one added and the newest one of then is left to it, ev
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
+from operator import mul
 from typing import NamedTuple
 
 import msgspec
@@ -21,12 +22,11 @@ from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.store.bulk import Pause, adding, no_pause, with_pauses
-from llm_gateway.store.cube import ALL, BY_KEY, DIMENSIONS, GRAINS, KEY_DAYS, CubeKey, Values
+from llm_gateway.store.cube import DIMENSIONS, GRAINS, MARGIN_GRAINS, MARGINS, CubeKey, Values
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.numbered_texts import NumberedTexts
-from llm_gateway.store.rollup_table import SUMS
-from llm_gateway.store.rollups import COUNTERS, DAY, Grain, Totals
+from llm_gateway.store.rollups import COUNTERS, DAY, Totals
 from llm_gateway.store.set_insert import row_insert
 from llm_gateway.store.tables import usage_cube, usage_cube_fill, usage_names
 
@@ -34,8 +34,10 @@ NAMES = tuple(dimension.name for dimension in DIMENSIONS)
 COLUMNS = ("hours", "bucket", *NAMES, *COUNTERS)
 
 LENGTHS = tuple(grain.hours for grain in GRAINS)
-KEY_AT = NAMES.index(BY_KEY)
-BEFORE_KEY, AFTER_KEY = (ALL,) * KEY_AT, (ALL,) * (len(NAMES) - KEY_AT - 1)
+MASKS = [(margin, tuple(int(name in margin.names) for name in NAMES)) for margin in MARGINS]
+"""Factors that make the numbers of the dimensions that a margin has not `ALL`."""
+
+NEWEST_MARGINS = sa.select(sa.func.max(usage_cube.c.bucket)).where(usage_cube.c.hours == MARGINS[0].hours(DAY))
 
 LONGEST_NAME = 256
 """Characters to which a name is cut; names beyond are summed together with those that begin alike."""
@@ -64,6 +66,7 @@ class CubeTable:
         self._insert = row_insert(database, usage_cube, COLUMNS, adding(usage_cube, COUNTERS))
         self._names = NumberedTexts(database, usage_names)
         filling = sa.select(usage_cube_fill.c.filled, usage_cube_fill.c.until)
+        self._newest_margins = CompiledQuery(database, NEWEST_MARGINS)
         self._filling_shared = CompiledQuery(database, filling.with_for_update(read=True))
         self._filling_alone = CompiledQuery(database, filling.with_for_update())
 
@@ -87,16 +90,20 @@ class CubeTable:
         pause: Pause = no_pause,
         names: dict[str, int] | None = None,
     ) -> None:
-        """Add hourly sums to the rows of all grains. `pause` is called after every few rows.
+        """Add hourly sums to the rows of all grains, and of margins that are built. `pause` is called in between.
 
         `names` are the known ones of `NumberedTexts.numbers`.
         """
+        pause()
+        ((newest,),) = self._newest_margins.rows(connection)
+        end_of_margins = _hours_until(newest)
         places = self._places(connection, {values for _, values in sums}, pause, names)
         added: dict[tuple[int, ...], Totals] = {}
         for (hour, values), totals in with_pauses(sums.items(), pause):
             place = places[values]
             keys = [(hours, hour // hours, *place) for hours in LENGTHS]
-            keys.append((KEY_DAYS, hour // DAY.hours, *BEFORE_KEY, place[KEY_AT], *AFTER_KEY))
+            if hour < end_of_margins:
+                keys += _margin_keys(hour, place)
             for key in keys:
                 known = added.get(key)
                 added[key] = totals if known is None else known.plus(totals)
@@ -112,25 +119,22 @@ class CubeTable:
         number_of = {value: numbers[name] for value, name in names.items()}
         return {values: tuple(map(number_of.__getitem__, values)) for values in combinations}
 
-    def breakdown(
-        self, connection: Connection, dimensions: Sequence[str], grain: Grain, period: tuple[int, int]
-    ) -> dict[tuple[str, ...], Totals]:
-        """Return the totals by combination of these dimensions, over whole buckets of a grain.
 
-        The period is (start, end) in milliseconds UTC, the end excluded. A record without a value has the name "".
-        """
-        start_ms, end_ms = period
-        columns = [usage_cube.c[name] for name in dimensions]
-        query = (
-            sa.select(*columns, *SUMS.values())
-            .where(usage_cube.c.hours == grain.hours)
-            .where(usage_cube.c.bucket >= -(-start_ms // grain.ms), usage_cube.c.bucket < end_ms // grain.ms)
-            .group_by(*columns)
-        )
-        rows = connection.execute(query).all()
-        width = len(dimensions)
-        names = self._names.texts(connection, {number for row in rows for number in row[:width]})
-        return {tuple(names[number] for number in row[:width]): Totals(*row[width:]) for row in rows}
+def built_until(connection: Connection) -> int:
+    """Return the day (since 1970) before which the margins are complete."""
+    return _hours_until(connection.execute(NEWEST_MARGINS).scalar()) // DAY.hours
+
+
+def _hours_until(newest_day: int | None) -> int:
+    return 0 if newest_day is None else (newest_day + 1) * DAY.hours
+
+
+def _margin_keys(hour: int, place: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Yield the keys of the margins' rows that a place of the cube adds to."""
+    for margin, mask in MASKS:
+        masked = tuple(map(mul, place, mask))
+        for grain in MARGIN_GRAINS:
+            yield (margin.hours(grain), hour // grain.hours, *masked)
 
 
 def cube_names(keys: Iterable[CubeKey]) -> set[str]:

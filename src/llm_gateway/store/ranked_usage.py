@@ -13,11 +13,12 @@ from typing import NamedTuple
 import msgspec
 from sqlalchemy.engine import Connection
 
+from llm_gateway.store.cube_periods import Part
 from llm_gateway.store.record_sums import Group
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME
 from llm_gateway.store.rollup_table import RANKED_BY, RollupTable
 from llm_gateway.store.rollups import CUSTOMER, HOUR_MS, SERVICE, Totals
-from llm_gateway.store.usage_reports import READ_LIMIT_S, Grouping, Part, UsageReports
+from llm_gateway.store.usage_reports import READ_LIMIT_S, Grouping, UsageReports
 
 MOST_LISTED = 500
 """Customers of a page that a statement names one by one: databases bound the parameters of a statement."""

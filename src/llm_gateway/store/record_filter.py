@@ -10,7 +10,8 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from llm_gateway.store.cube_table import LONGEST_NAME
+from llm_gateway.store.cube import WHOLE, margin_of
+from llm_gateway.store.cube_table import LONGEST_NAME, built_until
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, Source, tag_value
 from llm_gateway.store.rollup_rows import NUMBERS
 from llm_gateway.store.rollup_table import SUMS, UNKNOWN_MINUTES, number_of
@@ -171,14 +172,22 @@ class HourFinder:
             found = {row.bucket: row.requests for row in rows}
             self._minutes = {row.bucket: row.minutes for row in rows}
         if found and self._numbers:
+            found = {bucket: min(found[bucket], requests) for bucket, requests in self._in_cube(grain, [*found])}
+        return {bucket: requests for bucket, requests in found.items() if requests}
+
+    def _in_cube(self, grain: Grain, buckets: list[int]) -> Iterator[tuple[int, int]]:
+        """Yield those of the buckets with matching requests, and their number; past days are read from a margin."""
+        margin = margin_of(self._numbers)
+        end = 0 if margin is WHOLE else built_until(self._connection) * DAY.hours // grain.hours
+        past, others = ([each for each in buckets if (each < end) == is_past] for is_past in (True, False))
+        for part, some in ((margin, past), (WHOLE, others)):
             query = sa.select(usage_cube.c.bucket, SUMS["requests"]).where(
-                usage_cube.c.hours == grain.hours,
-                usage_cube.c.bucket.in_(found),
+                usage_cube.c.hours == part.hours(grain),
+                usage_cube.c.bucket.in_(some),
                 *(usage_cube.c[name] == number for name, number in self._numbers.items()),
             )
-            sums = self._connection.execute(query.group_by(usage_cube.c.bucket)).all()
-            found = {row.bucket: min(found[row.bucket], row.requests) for row in sums}
-        return {bucket: requests for bucket, requests in found.items() if requests}
+            if some:
+                yield from map(tuple, self._connection.execute(query.group_by(usage_cube.c.bucket)))
 
     def _number(self, name: str) -> int | None:
         query = sa.select(usage_names.c.id).where(usage_names.c.name == name)

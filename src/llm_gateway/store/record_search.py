@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy import func
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
@@ -30,6 +32,7 @@ from llm_gateway.store.record_filter import CLOCK_SLACK_MS, HourFinder, RecordFi
 from llm_gateway.store.record_indexes import CLIENT_IDS, FREQUENT_OUTCOMES, IS_FAILURE, SESSIONS
 from llm_gateway.store.record_scan import RecordScan
 from llm_gateway.store.rollups import HOUR_MS
+from llm_gateway.store.set_insert import as_json
 from llm_gateway.store.tables import usage_cube_fill, usage_records
 from llm_gateway.store.usage import first_id, time_of
 
@@ -95,6 +98,7 @@ class RecordSearch:
 
     def __init__(self, database: Database, clock: Callable[[], float] = perf_counter) -> None:
         self._database = database
+        self._is_sqlite = database.is_sqlite
         self._clock = clock
         self._attempts = AttemptTexts(database)
 
@@ -176,7 +180,7 @@ class RecordSearch:
 
     def _indexed(self, wanted: RecordFilter, start_id: str, end_id: str) -> sa.Select[Any]:
         """Return the query for the records between two ids that an index finds."""
-        is_sqlite = self._database.is_sqlite
+        is_sqlite = self._is_sqlite
         query = sa.select(*_COLUMNS).where(*conditions(wanted, is_sqlite=is_sqlite))
         session = wanted.values.get("session")
         if wanted.client_request_id is not None:
@@ -189,7 +193,11 @@ class RecordSearch:
         return query.order_by(usage_records.c.id.desc())
 
     def _rows(self, connection: Connection, ids: Sequence[str], columns: Columns) -> Rows:
-        query: sa.Select[Any] = sa.select(*columns).where(usage_records.c.id.in_(ids))
+        # One value for all ids: to bind 2,000 takes SQLAlchemy as long as SQLite needs to find the rows.
+        given = sa.bindparam("ids", as_json(ids), sa.Text)
+        each = func.json_each(given) if self._is_sqlite else func.jsonb_array_elements_text(sa.cast(given, JSONB))
+        listed = sa.select(each.table_valued("value").c.value)
+        query: sa.Select[Any] = sa.select(*columns).where(usage_records.c.id.in_(listed))
         return list(connection.execute(query.order_by(usage_records.c.id.desc())).all())
 
     def _scan(
@@ -207,7 +215,7 @@ class RecordSearch:
             return [], None
         wanted = msgspec.structs.replace(wanted, start_ms=max(wanted.start_ms, oldest_ms))
         rows: Rows = []
-        if "customer" in wanted.values and not self._database.is_sqlite:
+        if "customer" in wanted.values and not self._is_sqlite:
             days = CustomerDays(wanted, end_id, most, columns)
             rows, end_id, end = days.run(connection, lambda: self._clock() <= deadline)
             if end is not DaysEnd.CROWDED:

@@ -157,7 +157,9 @@ class Retention:
             reading = self._reading = self._reading or self._begin()
             deleted = 0 if reading.is_refused else self._usage.prune(reading.safe_ms - self._kept_ms, PRUNE_STEP)
             self._deleted += deleted
-            is_left = self._usage.build_block(reading.safe_ms - LATE_MS) or deleted == PRUNE_STEP
+            over_ms = reading.safe_ms - LATE_MS
+            is_built = self._usage.build_block(over_ms) or self._usage.build_margins(over_ms)
+            is_left = is_built or deleted == PRUNE_STEP
             if not is_left and not reading.is_refused:
                 self._usage.prune_spending(reading.safe_ms - self._kept_ms, reading.safe_ms)
         finally:

@@ -233,11 +233,7 @@ class RollupTable:
         numbers: Collection[int] | None,
     ) -> sa.Subquery | None:
         """Return a query for the totals by number over whole hours, of some or of all; None if there are no hours."""
-        start_ms, end_ms = period
-        midnight_ms = end_ms // DAY.ms * DAY.ms
-        stretches = self.stretches(connection, dimension, (start_ms, midnight_ms))
-        if max(start_ms, midnight_ms) < end_ms:
-            stretches.append(Stretch(HOUR, max(start_ms, midnight_ms), end_ms))
+        stretches = self.stretches(connection, dimension, period)
         if not stretches:
             return None
         rows = rows_of(dimension, stretches, counters, numbers, is_sqlite=self._is_sqlite).subquery()
@@ -245,7 +241,13 @@ class RollupTable:
         return sa.select(rows.c.name, *sums).select_from(rows).group_by(rows.c.name).subquery()
 
     def stretches(self, connection: Connection, dimension: str, period: tuple[int, int]) -> list[Stretch]:
-        """Return the buckets that cover a period: (start of an hour, midnight), milliseconds UTC, the end excluded."""
+        """Return the buckets that cover a period of whole hours: (start, end), milliseconds UTC, the end excluded."""
+        start_ms, end_ms = period
+        midnight_ms, last = _end(start_ms, end_ms)
+        found = self._to_midnight(connection, dimension, (start_ms, midnight_ms))
+        return [*found, last] if last.start_ms < last.end_ms else found
+
+    def _to_midnight(self, connection: Connection, dimension: str, period: tuple[int, int]) -> list[Stretch]:
         start_ms, end_ms = period
         if dimension != CUSTOMER:
             return cover(start_ms, end_ms, [(DAY, end_ms)])
@@ -257,6 +259,14 @@ class RollupTable:
 def rollup_names(keys: Iterable[Key]) -> set[str]:
     """Return the names of sums, without those of customers, which have a table of their own."""
     return {name for dimension, _, name in keys if dimension != CUSTOMER}
+
+
+def _end(start_ms: int, end_ms: int) -> tuple[int, Stretch]:
+    """Return the midnight next to the end of a period, and the hours to add to what is before it, or to subtract."""
+    midnight_ms, next_ms = end_ms // DAY.ms * DAY.ms, -(-end_ms // DAY.ms) * DAY.ms
+    if start_ms <= midnight_ms and next_ms - end_ms < end_ms - midnight_ms:
+        return next_ms, Stretch(HOUR, end_ms, next_ms, -1)
+    return midnight_ms, Stretch(HOUR, max(start_ms, midnight_ms), end_ms)
 
 
 def names_of(dimension: str) -> sa.Table:

@@ -24,6 +24,7 @@ from llm_gateway.store.budget_spend import BudgetSpend, SpendTable
 from llm_gateway.store.bulk import Pause, no_pause, with_pauses
 from llm_gateway.store.cube import cube_sums
 from llm_gateway.store.cube_fill import CubeFill, FilledStep
+from llm_gateway.store.cube_margins import CubeMargins
 from llm_gateway.store.cube_table import CubeTable, cube_names
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery
@@ -100,6 +101,7 @@ class UsageStore:
         self._cube = CubeTable(database)
         self._spend = SpendTable(database)
         self._cube_fill = CubeFill(database)
+        self._margins = CubeMargins(database)
 
     def write(self, records: Sequence[UsageRecord], pause: Pause = no_pause) -> None:
         """Store the records that are not stored yet and add them to rollups and cube, in one transaction.
@@ -172,6 +174,10 @@ class UsageStore:
         """Build the next block of days that ends by `until_ms`, for faster reports; False if none is missing."""
         with self._database.write() as connection:
             return self._rollups.build_block(connection, until_ms)
+
+    def build_margins(self, until_ms: int) -> bool:
+        """Sum the next day of the cube that ends by `until_ms` by its margins; False if none is missing."""
+        return self._margins.step(until_ms)
 
     def fill_cube(self, pause: Pause = no_pause) -> FilledStep | None:
         """Add the next records that were stored before the cube existed to it; None if none is left."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from io import StringIO
 from typing import Annotated, Any
 
@@ -23,7 +23,6 @@ from llm_gateway.control.management.report_schemas import (
     BreakdownQuery,
     BreakdownRow,
     Figures,
-    Metric,
     ReportQuery,
     Series,
     SeriesLine,
@@ -38,6 +37,7 @@ from llm_gateway.control.management.report_schemas import (
 )
 from llm_gateway.control.management.router import Router
 from llm_gateway.errors import Invalid
+from llm_gateway.store.ranked_series import Line, RankedSeries
 from llm_gateway.store.ranked_usage import RankedUsage
 from llm_gateway.store.record_sums import Group
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, TAG_PREFIX, ReportDimension, Source
@@ -84,7 +84,7 @@ def breakdown_router(reports: UsageReports, up_to_date: UpToDate, own: OwnUsage)
 
 def series_router(reports: UsageReports, up_to_date: UpToDate, own: OwnUsage) -> Router:
     """Build the endpoint of series."""
-    router = Router("/api/v1/usage", "usage")
+    router, ranked = Router("/api/v1/usage", "usage"), RankedSeries(reports)
 
     @router.get("/series", responses=problems(422))
     def usage_series(request: Request, query: Annotated[SeriesQuery, Query()]) -> Series:
@@ -92,8 +92,7 @@ def series_router(reports: UsageReports, up_to_date: UpToDate, own: OwnUsage) ->
         grouping = Grouping(dimensions, own.filters(request, query.filters()), metric_counters(query.metric))
         period = _period(query, grouping, up_to_date())
         parts = period.buckets(query.bucket)
-        sums = reports.series(grouping, parts)
-        lines = _lines(query.metric, sums, query.limit)
+        lines = ranked.lines(grouping, parts, query.limit, partial(metric_value, query.metric))
         return Series(
             metric=query.metric,
             group_by=query.group_by,
@@ -101,7 +100,7 @@ def series_router(reports: UsageReports, up_to_date: UpToDate, own: OwnUsage) ->
             start=period.shown(period.start_ms),
             end=period.shown(period.end_ms),
             tz=query.tz,
-            total=shown_metric(query.metric, sum(sum(values) for _, values in lines)),
+            total=shown_metric(query.metric, sum(sum(line.values) for line in lines)),
             buckets=[period.shown(start) for start, _ in parts],
             series=_shown_lines(reports, query, lines),
         )
@@ -169,40 +168,17 @@ def _row(names: list[str], group: Group, totals: Totals, before: Totals) -> dict
     return {"group": dict(zip(names, group, strict=True)), **figures(totals, before)}
 
 
-def _lines(metric: Metric, sums: list[dict[Group, Totals]], limit: int) -> list[tuple[str | None, list[int]]]:
-    """Return the values of the largest groups by bucket, the largest first, then those of the others together."""
-    sum_of: Counter[Group] = Counter()
-    requests_of: Counter[Group] = Counter()
-    for groups in sums:
-        for group, totals in groups.items():
-            sum_of[group] += metric_value(metric, totals)
-            requests_of[group] += totals.requests
-    # A group without requests is there only because hours were subtracted from a day.
-    there = (group for group, value in sum_of.items() if value or requests_of[group])
-    ranked = sorted(there, key=lambda group: (-sum_of[group], group))
-    largest = {group: [0] * len(sums) for group in ranked[:limit]}
-    others = [0] * len(sums)  # all in one: a list for each of 200,000 groups would take gigabytes
-    for at, groups in enumerate(sums):
-        for group, totals in groups.items():
-            largest.get(group, others)[at] += metric_value(metric, totals)
-    lines: list[tuple[str | None, list[int]]] = [
-        (group[0] if group else None, values) for group, values in largest.items()
-    ]
-    return [*lines, (None, others)] if len(ranked) > limit else lines
-
-
-def _shown_lines(
-    reports: UsageReports, query: SeriesQuery, lines: list[tuple[str | None, list[int]]]
-) -> list[SeriesLine]:
-    labels = reports.names(query.group_by or "", [name for name, _ in lines if name])
+def _shown_lines(reports: UsageReports, query: SeriesQuery, lines: list[Line]) -> list[SeriesLine]:
+    names = [line.group[0] if line.group else None for line in lines]
+    labels = reports.names(query.group_by or "", [name for name in names if name])
     return [
         SeriesLine(
             name=name,
             label=labels.get(name or ""),
-            total=shown_metric(query.metric, sum(values)),
-            values=[shown_metric(query.metric, value) for value in values],
+            total=shown_metric(query.metric, sum(line.values)),
+            values=[shown_metric(query.metric, value) for value in line.values],
         )
-        for name, values in lines
+        for name, line in zip(names, lines, strict=True)
     ]
 
 

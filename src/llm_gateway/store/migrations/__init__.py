@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 Log: TypeAlias = Callable[..., None]
 """Takes lines about the progress of a long migration."""
 
-HEAD = "0024"
+HEAD = "0025"
 """Schema version of this code; `versions/` must end with it."""
-OLDEST = "0020"
+OLDEST = "0025"
 """Oldest version of the tables whose code can use these, too. A release sets it to the `HEAD` of the release before, so
 that hosts of both can run on one database: a migration only adds, and what nobody uses goes one release later.
-Hosts from before 0017 would each spend the whole limit of a budget, and those before 0020 write other sums."""
+Hosts from before 0017 would each spend the whole limit of a budget, and those before 0025 write other sums."""
 OTHER_VERSION = (
     "The tables of the database are not those of this version of llm-gateway: run llm-gateway migrate, then this "
     "command again."
