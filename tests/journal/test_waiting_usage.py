@@ -23,6 +23,7 @@ from llm_gateway.journal.record_delivery import BATCH_RECORDS
 from llm_gateway.journal.segments import JournalDir, Position
 from llm_gateway.journal.shipper import Shipper
 from llm_gateway.journal.waiting_usage import (
+    AMPLE_BYTES,
     FIRST_BYTES,
     MOST_LEFT_BYTES,
     SHORT_BATCH_RECORDS,
@@ -35,6 +36,7 @@ from llm_gateway.journal.waiting_usage import (
 from tests.journal.disk import Open, accepts, refuses, until_async
 from tests.journal.samples import Database, Heard, request_id, settled_frames
 from tests.journal.shipping import SEGMENT_BYTES, Journal, until
+from tests.waiting import until as in_loop
 
 Disk = namedtuple("Disk", ["f_bavail", "f_frsize"])
 
@@ -159,6 +161,7 @@ def test_where_directories_cannot_be_locked_writers_have_no_turns(
 async def test_a_writer_takes_no_segment_that_the_database_needs(open_writer: Open, heard: Heard, space: Space) -> None:
     space.free = 150_000
     writer = open_writer()
+    await in_loop(lambda: writer.directory.segments() == [1, 2])
     number = 0
     while await accepts(writer, number):
         writer.settle(request_id(number), b"x" * 500)
@@ -172,6 +175,29 @@ async def test_a_writer_takes_no_segment_that_the_database_needs(open_writer: Op
 
     JournalDir(writer.directory.path).keep_checkpoint(Position(2, 90_000))
     await until_async(lambda: accepts(writer, number))
+
+
+async def test_records_that_cost_nothing_wait_for_more_space_than_the_database_needs(
+    open_writer: Open, space: Space
+) -> None:
+    space.free = 150_000
+    writer = open_writer()
+    await in_loop(lambda: writer.directory.segments() == [1, 2])
+    number = 0
+    while await accepts(writer, number):
+        writer.settle(request_id(number), b"x" * 500)
+        await writer.durable()
+        number += 1
+    before = writer.appended
+    writer.settle(request_id(number), b"x" * 40_000)
+    assert writer.appended == before
+
+    JournalDir(writer.directory.path).keep_checkpoint(Position(2, 90_000))
+    await until_async(lambda: accepts(writer, number + 1))
+    assert writer.appended == before + 1  # the intent alone
+
+    space.free = AMPLE_BYTES
+    await in_loop(lambda: writer.appended == before + 2)
 
 
 def test_batches_are_small_after_a_failed_or_full_one_until_the_disk_is_not_short(tmp_path: Path, space: Space) -> None:

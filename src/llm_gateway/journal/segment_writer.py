@@ -19,7 +19,7 @@ from llm_gateway.journal.frames import FRAME_BYTES
 from llm_gateway.journal.free_segments import FreeSegments
 from llm_gateway.journal.position_page import create_page
 from llm_gateway.journal.segments import ZEROS, FileSystem, Log, WriterDir, names_file
-from llm_gateway.journal.waiting_usage import taking_space
+from llm_gateway.journal.waiting_usage import is_disk_ample, taking_space
 
 RETRY_S = 0.5
 """Seconds between two tries to allocate a spare segment, or to write after an error."""
@@ -38,8 +38,9 @@ class SegmentWriter:
     """Appends bytes to one journal's segment files; for its event loop only.
 
     `has_failed` is True while the last try to get a spare failed; the next try comes half a second later.
-    `on_spare` is called whenever there is a new spare. `is_misplaced` is True while the directory, its lock or the
-    current segment is gone from its path: writes succeed, and nobody will read them.
+    `on_spare` is called whenever there is a new spare, or more space. `is_misplaced` is True while the directory, its
+    lock or the current segment is gone from its path: writes succeed, and nobody will read them. `is_disk_ample` is
+    False while the disk has little space, of which usage that bought nothing should take none from the database.
     """
 
     idle_s = IDLE_S
@@ -79,6 +80,7 @@ class SegmentWriter:
         self._thread = FileThread("journal-allocate")
         self._idle = self._loop.call_later(self.idle_s, self._shrink, 1)
         self.is_misplaced = False
+        self.is_disk_ample = is_disk_ample(directory.path.parent)
         self._look = self._loop.call_later(LOOK_S, self._look_again)
         self._make_spare()
 
@@ -178,6 +180,9 @@ class SegmentWriter:
 
     def _look_again(self) -> None:
         self.look()
+        was_ample, self.is_disk_ample = self.is_disk_ample, is_disk_ample(self._directory.path.parent)
+        if self.is_disk_ample and not was_ample:
+            self._on_spare()
         self._look = self._loop.call_later(LOOK_S, self._look_again)
 
     def _shrink(self, number: int) -> None:
@@ -218,6 +223,7 @@ class SegmentWriter:
         if failed is None:
             self._spare = fd
             self.has_failed = False
+            self.is_disk_ample = is_disk_ample(self._directory.path.parent)
             self._on_spare()
             return
         if not self.has_failed:

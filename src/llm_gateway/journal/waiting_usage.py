@@ -33,6 +33,9 @@ LOG_BYTES = 20 * 1024 * 1024
 MOST_LEFT_BYTES = 256 * 1024 * 1024
 """Most disk space that is left to the database, which may be on another disk."""
 
+AMPLE_BYTES = 64 * 1024 * 1024
+"""Free space with which records of unbilled requests leave the memory where they wait for it: 8 MiB a writer."""
+
 TURN = ".turn"
 """Directory in the journal's root that the writer whose turn it is has locked; a reimport locks the root itself."""
 
@@ -67,6 +70,14 @@ def taking_space(root: Path, size: int) -> Iterator[None]:
         if 0 <= left < MOST_LEFT_BYTES and left < needed_bytes(waiting_bytes(root)):
             raise OSError(errno.ENOSPC, "what is left of the disk is for usage that is not in the database yet")
         yield
+
+
+def is_disk_ample(root: Path) -> bool:
+    """Return whether the disk has space for usage that bought nothing; True if it does not say."""
+    try:
+        return _free_bytes(root) >= AMPLE_BYTES
+    except OSError:
+        return True
 
 
 def _free_bytes(path: Path) -> int:

@@ -278,7 +278,7 @@ class JournalWriter:
         for turn_end in turn:
             if not turn_end.done():
                 turn_end.set_result(None)
-        if self._unbilled and not self._is_short(self._unbilled.bytes):
+        if self._unbilled and self._segments.is_disk_ample and not self._is_short(self._unbilled.bytes):
             self._append_unbilled()
             self._write()
         self._durability_waiters.release(self._durable_entries())
