@@ -7,6 +7,7 @@ import os
 import resource
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -73,8 +74,11 @@ class Children(NamedTuple):
     @classmethod
     def now(cls) -> Self:
         """Look in /proc (proc(5), `children`); systems without it tell of ended children only."""
-        texts = [file.read_text() for file in Path("/proc/self/task").glob("*/children")]
-        return cls(frozenset(map(int, " ".join(texts).split())), str(resource.getrusage(resource.RUSAGE_CHILDREN)))
+        running: set[int] = set()
+        for file in Path("/proc/self/task").glob("*/children"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
+                running.update(map(int, file.read_text().split()))
+        return cls(frozenset(running), str(resource.getrusage(resource.RUSAGE_CHILDREN)))
 
     def have_come(self, now: Self) -> bool:
         """Return True if the process has started one since, even if it has ended already."""

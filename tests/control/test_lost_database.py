@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,10 @@ async def test_a_database_that_is_gone_is_made_at_a_start_of_the_gateway_only(tm
 
     async def start(memory: int) -> None:
         process = ControlProcess(settings, output, memory=memory, on_prepared=lambda: prepared.append(memory))
-        async with process._stack:
-            await process._open()
+        with ThreadPoolExecutor() as threads:  # the end of a process ends its threads: none uses the file afterwards
+            asyncio.get_running_loop().set_default_executor(threads)
+            async with process._stack:
+                await process._open()
 
     memory = create()
     for _ in range(2):
