@@ -34,7 +34,7 @@ from llm_gateway.journal.waiting_usage import (
     waiting_bytes,
 )
 from tests.journal.disk import Open, accepts, refuses, until_async
-from tests.journal.samples import Database, Heard, request_id, settled_frames
+from tests.journal.samples import Database, Heard, frame, intent, request_id, settled_frames
 from tests.journal.shipping import SEGMENT_BYTES, Journal, until
 from tests.waiting import until as in_loop
 
@@ -303,6 +303,28 @@ def test_a_writer_whose_segments_are_freed_leaves_the_others_their_turn(
     assert len(own) < 100 * SHORT_BATCH_RECORDS
     shipper.stop(5)
     other.crash()
+
+
+def test_a_writer_that_ends_with_a_full_batch_on_a_short_disk_is_followed_by_the_others(
+    journal: Journal, tmp_path: Path, space: Space
+) -> None:
+    """A killed one's last batch is filled by the requests that it left open: it is gone once that is stored."""
+    space.free = SHORT_BYTES - 1
+    database, other = Database(), Journal(tmp_path / "journal" / "another")
+    other.append(settled_frames(range(1000)))
+    other.rotate()
+    other.append(
+        settled_frames(range(1000, BATCH_RECORDS - 1)) + frame("I", BATCH_RECORDS - 1, intent(BATCH_RECORDS - 1))
+    )
+    other.crash()
+    journal.append(settled_frames(range(BATCH_RECORDS, BATCH_RECORDS + 3)))
+    shipper = Shipper(journal.root, database, log=Heard())
+    shipper.start()
+
+    until(lambda: len(database.stored) == BATCH_RECORDS + 3)
+    assert len(database.batches[0]) == BATCH_RECORDS
+    assert shipper.flush(5)
+    shipper.stop(5)
 
 
 def test_the_shipper_looks_for_space_as_often_as_the_writers(

@@ -275,8 +275,9 @@ class Shipper:
             if is_full or self._is_apart:
                 is_more |= self._store(failures)
             if is_full and self._size.is_small:  # then one writer after the other, since a segment is freed as a whole
-                if tail.segment > segment:
+                if tail.segment > segment and name in self._tails:  # else its journal has ended
                     self._let_others_go_first(name)
+                is_more = True  # the writers behind it were not read
                 break
         is_more |= self._store(failures)
         self._flushes.end_stored()
