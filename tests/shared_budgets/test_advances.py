@@ -20,7 +20,7 @@ from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 from llm_gateway.host_memory.budget_holds import recompute_sums
 from llm_gateway.host_memory.lock import BUDGETS, HostLock
 from llm_gateway.worker.pipeline.budget_account import Account, Matched, match_of
-from llm_gateway.worker.pipeline.budget_advances import PART, REQUESTS_AHEAD, Advances
+from llm_gateway.worker.pipeline.budget_advances import PART, REQUESTS_AHEAD, SOON_MS, Advances
 from tests.shared_limiter.processes import RecordedStores
 
 NOW_MS = 1_700_000_000_000
@@ -41,7 +41,7 @@ class Worker:
     def __init__(self, memory: HostMemory, name: str) -> None:
         self.name = name
         self.accounts = BudgetAccounts(memory, name, lambda: NOW_MS)
-        self.advances = Advances(self.accounts)
+        self.advances = Advances(self.accounts, lambda: NOW_MS)
         self.matched = matched_of(LIMITS)
         self.open: dict[int, tuple[int, int, int, int, int]] = {}
 
@@ -248,10 +248,25 @@ def test_what_is_noted_in_an_account_stays_noted_when_late_amounts_of_it_are_cou
 def test_amounts_are_held_ahead_only_where_other_requests_have_room(
     memory: HostMemory, limit: int, overdraft: int, hold: Any, is_held: bool
 ) -> None:
-    advances = Advances(accounts := BudgetAccounts(memory, "one", lambda: NOW_MS))
+    advances = Advances(accounts := BudgetAccounts(memory, "one", lambda: NOW_MS), lambda: NOW_MS)
     matched = matched_of((Budget(id="b", name="b", limit=limit, overdraft=overdraft, hold=hold),))
     assert accounts.hold(matched.group, (0, 0, 0, 0, 0)) is True
     assert advances.fill(matched, 1, 1) == is_held
     assert accounts.amounts(matched.accounts[0].place) == (0, REQUESTS_AHEAD if is_held else 0, 0)
     advances.close()
     assert accounts.amounts(matched.accounts[0].place) == (0, 0, 0)
+
+
+def test_nothing_is_held_ahead_at_the_end_of_a_period_since_that_would_not_be_carried_over(memory: HostMemory) -> None:
+    now_ms = [NOW_MS]
+    advances = Advances(accounts := BudgetAccounts(memory, "one", lambda: NOW_MS), lambda: now_ms[0])
+    matched = matched_of((Budget(id="b", name="b", limit=2 * SMALL, overdraft=2 * SMALL),))
+    assert accounts.hold(matched.group, (0, 0, 0, 0, 0)) is True
+    assert advances.fill(matched, 1, 1)
+    now_ms[0] = matched.until_ms - SOON_MS + 1
+    assert advances.review(), "it is closed"
+    assert not advances.fill(matched, 1, 1)
+    assert accounts.amounts(matched.accounts[0].place) == (0, 0, 0)
+    now_ms[0] = matched.until_ms - SOON_MS
+    assert advances.fill(matched, 1, 1)
+    advances.close()

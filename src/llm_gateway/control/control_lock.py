@@ -1,8 +1,8 @@
 """Lock of the one control process that may use the database: a new one waits until the one before it has ended.
 
 Who deletes the file lets a new process lock another file with its name. So the process that holds the lock looks each
-second whether its file is still there, and locks the new one as well. A process that is faster waits for the lock of a
-directory, which `rm` does not delete.
+second whether its file is still there, and locks the new one as well. A new process that locks it within that second
+then waits for the lock of a directory, which `rm` does not delete.
 """
 
 from __future__ import annotations

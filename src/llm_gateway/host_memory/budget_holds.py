@@ -29,7 +29,8 @@ OWNER, OWNER_HIGH, ROWS_USED = range(3)
 """Words of a place: the digest of its journal's name, and the number of rows that were ever used."""
 ROW_HELD, ROW_GAP, ROW_ACCOUNT, ROW_LATE = range(4)
 """Words of a row: what is held, by how much it can be exceeded, and the account's slot. `ROW_LATE`: what was spent of
-it while another process had the lock, so that the account does not count it yet; its worker writes it without the lock.
+it and the account does not count yet, since it was held ahead or another process had the lock; its worker writes it
+without the lock.
 """
 HOLDER_SIZE = HOLDER_WORDS + HOLD_ROWS * HOLD_ROW_WORDS
 

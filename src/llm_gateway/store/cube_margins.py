@@ -1,4 +1,4 @@
-"""Sum past days of the cube by its margins (`cube.py`), one day at a time, in the background.
+"""Sum past days of the cube by a few of its dimensions alone, its margins (`cube.py`): day by day, in the background.
 
 A report by keys then reads some hundred rows of a day, not thousands. Records are seldom added to the margins when they
 are stored, since their days are not over. Only late ones are, together with the cube (`cube_table.py`).

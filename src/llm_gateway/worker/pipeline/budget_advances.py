@@ -1,6 +1,7 @@
 """Amounts that are held in budgets' accounts ahead of requests: those of a busy combination of values take no lock.
 
     closed ── two requests within 20 ms, and much is left ──▶ open ── no request for 0.1 s, or little is left ──▶ closed
+                                                                      or the period of an account ends soon
                     a request takes its bound ◀── open ◀── what it has not spent comes back when it is settled
 
 An advance is held in the memory like the amounts of a request, and what its requests have spent is noted in this
@@ -9,11 +10,15 @@ killed: control counts what is noted and releases the rest. Accounts count what 
 0.1 s. Requests of an advance hold their bounds in all accounts, so they have no gaps.
 
 Other workers find less room by what is open here. So an advance is for few requests, and only while each account has
-room for 32 advances, and an overdraft of one, if it has any use for that.
+room for 32 advances, and an overdraft of one, if it has any use for that. At the end of a period nothing is open: what
+is carried over would be less by it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from llm_gateway import wall_clock
 from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 from llm_gateway.host_memory.retry import Retry
 from llm_gateway.worker.pipeline.budget_account import Matched
@@ -22,13 +27,16 @@ REQUESTS_AHEAD = 32
 """Requests that an advance is for."""
 PART = 32
 """An account must have room for as many advances."""
+SOON_MS = 1_000
+"""Milliseconds before the end of a period from which on nothing is held ahead."""
 
 
 class Advances:
-    """The open advances of a worker, in its `accounts`; there are none without any."""
+    """The open advances of a worker, in its `accounts`; there are none without any. `clock_ms`: milliseconds UTC."""
 
-    def __init__(self, accounts: BudgetAccounts | None) -> None:
+    def __init__(self, accounts: BudgetAccounts | None, clock_ms: Callable[[], int] = wall_clock.now_ms) -> None:
         self._accounts = accounts
+        self._clock_ms = clock_ms
         self._open: list[Matched] = []
         self._retry = Retry(self.review)
 
@@ -92,9 +100,10 @@ class Advances:
     def _is_small(self, matched: Matched, nanos: int, tokens: int) -> bool:
         """Return whether these amounts are a small part of what each account has left, and not beyond its overdraft.
 
+        Nothing is small at the end of a period.
         Requests whose gaps are beyond it go one at a time: they would wait for the advance of others.
         """
-        if self._accounts is None:
+        if self._accounts is None or matched.until_ms - self._clock_ms() < SOON_MS:
             return False
         amounts, taken = (nanos, nanos, tokens, tokens, REQUESTS_AHEAD), self._accounts.taken
         for kind, place, limit, overdraft in matched.rooms:
