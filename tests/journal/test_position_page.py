@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import struct
 import subprocess
 import sys
@@ -163,6 +165,20 @@ def test_a_reader_that_looks_for_the_lock_does_not_keep_the_writer_from_it(tmp_p
         threading.Timer(0.002, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
         page.publish_counts(0, 1)
         assert is_locked(tmp_path / "page")
+
+
+def test_a_file_system_without_locks_ends_no_writer(
+    tmp_path: Path, page: PageWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (tmp_path / PAGE_NAME).rename(tmp_path / "page")
+    page.publish_counts(0, 1)
+    (tmp_path / "page").rename(tmp_path / PAGE_NAME)
+    page.publish(1, 100, 1, 1)
+    assert PageReader(tmp_path).read().appended == 1
 
 
 def test_closing_leaves_no_file_open(tmp_path: Path) -> None:

@@ -33,7 +33,6 @@ import os
 import struct
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -166,7 +165,10 @@ class PageWriter:
         return True
 
     def _note_behind(self, *, is_behind: bool) -> None:
-        """Lock the file while the page shows too little, and unlock it afterwards."""
+        """Lock the file while the page shows too little, and unlock it afterwards.
+
+        On a file system without locks nothing is noted: reports may lack entries until the disk can be written.
+        """
         if is_behind == self._is_behind:
             return
         if not is_behind:
@@ -174,11 +176,15 @@ class PageWriter:
             self._is_behind = False
             return
         for _ in range(_LOCK_TRIES):
-            with suppress(BlockingIOError):
+            try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_LOCK_PAUSE_S)
+            except OSError:  # no locks here
+                return
+            else:
                 self._is_behind = True
                 return
-            time.sleep(_LOCK_PAUSE_S)
 
 
 class Published(NamedTuple):

@@ -4,9 +4,9 @@
                 └── yes ──▶ counted there with 16 more, which the next calls in the same second take without the lock
     settle, if calls are counted ahead ──▶ noted ── the next take under the lock, or 0.1 s later ──▶ corrected there
 
-What was counted ahead and not taken is given back in the same way. So too much counts for a
-moment, never too little, and nobody waits in line for the room of a key. Only keys with much room left count ahead. If
-the process is killed, what is noted counts like calls in flight until it leaves the window.
+What was counted ahead and not taken is given back in the same way. So too much counts for a moment, never too little,
+and nobody waits in line for the room of a key. Only keys with much room left count ahead. If the process is killed,
+what is noted counts like calls in flight until it leaves the window.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ hold `bound`. With `expected`, an attempt holds the cost of an output that 95 % 
 the bounds of all requests in flight exceed their holds by stays below `overdraft`, or one request is in flight alone.
 So spent ≤ limit + max(overdraft, one bound).
 
-What is counted once: the accounts in the memory count an attempt when its record is settled, or 0.2 s later
-(`budget_advances.py`), and the database when the
+What is counted once: the accounts in the memory count an attempt when its record is settled, or up to 0.2 s
+later if its amount was held ahead (`budget_advances.py`). The database counts it when the
 shipper stores that record. The control process copies balances from the database into the memory only where the memory
 has no such account: after a cold start, when the journals left over are stored before anything is copied, and when a
 budget is made or changed, before workers learn of it (`control/budget_balances.py`). No worker reads the database.
