@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None, gateway: type[Gateway] = Gatewa
         "telemetry": telemetry.main,
         "peers": side_by_side.main,
         "hosts": hosts.main,
-        "processes": processes.main,
+        "processes": partial(processes.main, gateway=gateway),
     }
     if said and said[0] in others:
         return others[said[0]](said[1:])

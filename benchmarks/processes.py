@@ -150,7 +150,7 @@ def _spread(values: list[float], digits: int = 1) -> str:
     return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def _measure(given: argparse.Namespace) -> tuple[list[str], list[str]]:
+def _measure(given: argparse.Namespace, kind: type[Gateway]) -> tuple[list[str], list[str]]:
     """Run everything. Returns the parts of the report, and what was wrong."""
     cores = Cores()
     cores.leave_measured()
@@ -163,7 +163,7 @@ def _measure(given: argparse.Namespace) -> tuple[list[str], list[str]]:
 
         def start(name: str, workers: int) -> Gateway:
             settings = {"LLM_GATEWAY_JOURNAL_FSYNC": "always", "LLM_GATEWAY_WORKERS": str(workers)}
-            gateway = Gateway(folder / name, cores, settings)
+            gateway = kind(folder / name, cores, settings)
             stack.callback(gateway.stop)
             return gateway
 
@@ -186,7 +186,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], gateway: type[Gateway] = Gateway) -> int:
     """Measure and print the tables. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks processes", description=__doc__)
     add = parser.add_argument
@@ -197,7 +197,7 @@ def main(arguments: Sequence[str]) -> int:
     add("--write", action="store_true", help=f"also write the tables to benchmarks/{RESULTS.name}")
     given = parser.parse_args(arguments)
     try:
-        parts, wrong = _measure(given)
+        parts, wrong = _measure(given, gateway)
     except (TargetFailed, OSError, RuntimeError) as failed:
         _say(str(failed))
         return 1

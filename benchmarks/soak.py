@@ -32,6 +32,7 @@ from benchmarks.mischief import FLAKY, HUGE, Mischief
 from benchmarks.overload import calls_apart, closed_loop_peak
 from benchmarks.report import table, with_section
 from benchmarks.targets import Gateway, TargetFailed
+from tests.gateway_processes import ProcessId
 from tests.postgres_server import CannotRun
 from tests.redis_server import CannotRun as NoRedis
 from tests.redis_server import RedisServer
@@ -109,12 +110,11 @@ class MemoryWatch:
 
 
 def process_name(pid: int) -> str:
-    """Return what a process of the gateway is, by its command line: "worker 123"; empty if it has ended."""
-    with contextlib.suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        kinds = [kind for kind in ("worker", "control") if b"llm_gateway." + kind.encode() in words]
-        return f"{kinds[0] if kinds else 'supervisor'} {pid}"
-    return ""
+    """Return what a process of the gateway is: "worker 123"; empty if it has ended."""
+    process = ProcessId.of(pid)
+    if process is None:
+        return ""
+    return f"{process.role if process.role in ('worker', 'control') else 'supervisor'} {pid}"
 
 
 def resident_mib(pid: int) -> float:
