@@ -35,6 +35,7 @@ from llm_gateway.limiter.shared_window import KEYS_WINDOWS
 from tests.examples import examples
 from tests.limiter.conftest import open_shared
 from tests.limiter.taking import Clock, reserved, run, take
+from tests.waiting import until
 
 RPM, TPM = 6, 100
 
@@ -219,6 +220,28 @@ def test_a_full_table_of_keys_refuses_further_ones_until_one_is_idle_and_never_a
         take(keys, 1, provider="new")
     assert keys.state("key 7", 2, 100).remaining_requests == 1, "the busy key kept its slot"
     assert keys.state("key 0", 2, 100).remaining_requests == 2
+
+
+@pytest.mark.parametrize("is_locked", [False, True], ids=["free", "locked at the moment"])
+async def test_a_closed_limiter_gives_back_what_it_has_counted_ahead(descriptor: int, is_locked: bool) -> None:
+    clock, memory, rpm, tpm = Clock(), HostMemory(descriptor), CALLS_AHEAD * PART + 30, 10**6
+    ending, living = (SharedKeyLimiter(memory, number, clock) for number in (1, 2))
+
+    def counted() -> tuple[int, int]:
+        left = living.state("p", rpm, tpm)
+        return rpm - left.remaining_requests, tpm - left.remaining_tokens
+
+    calls = [reserved(ending, rpm, tpm, 10) for _ in range(3)]
+    ending.settle(calls[0], tokens=4)
+    assert counted() == (CALLS_AHEAD + 2, 10 * (CALLS_AHEAD + 2))
+    lock = HostLock(memory, LIMITS)
+    assert not is_locked or lock.acquire()
+    ending.close()
+    if is_locked:
+        assert counted() == (CALLS_AHEAD + 2, 10 * (CALLS_AHEAD + 2))
+        lock.release()
+        await until(lambda: counted() == (3, 24))
+    assert counted() == (3, 24)
 
 
 def test_limits_of_keys_touch_memory_and_take_slots_only_as_they_are_used(descriptor: int) -> None:

@@ -32,6 +32,11 @@ class Retry:
             self._timer.cancel()
             self._timer = None
 
+    def now(self) -> None:
+        """Try at once, and later again if that fails."""
+        self.stop()
+        self._try()
+
     def _try(self) -> None:
         self._timer = None
         is_done = False

@@ -73,7 +73,7 @@ class Limiter(Protocol):
 
     Order of the calls: `refill` at start, for the calls of an earlier run; then, for each call to a provider, `take`,
     at most one `cap`, and exactly one `settle`; `uncap` when a provider's address or key changed, `forget` when it is
-    deleted. Example:
+    deleted; `close` at the end. Example:
 
         decision = await limiter.take("openai", rpm=500, tpm=200_000, tokens=1_200, model="gpt-5")
         if decision.reservation is None:
@@ -172,6 +172,10 @@ class Limiter(Protocol):
 
     def forget(self, provider_id: str) -> None:
         """Drop the window of a deleted provider. A `settle` of one of its reservations then has no effect."""
+        ...
+
+    def close(self) -> None:
+        """Give back at once what is counted without a call. Called at the end of the process. Must not wait."""
         ...
 
 

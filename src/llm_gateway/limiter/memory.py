@@ -144,6 +144,9 @@ class MemoryLimiter(OneByOne):
         if second > window.second - BUCKETS:
             window.refill(second, max(tokens, 0))
 
+    def close(self) -> None:
+        """Do nothing: all that is counted are calls."""
+
     def forget(self, provider_id: str) -> None:
         """Drop the window of a deleted provider; settling its open reservations then has no effect."""
         self._windows.pop(provider_id, None)

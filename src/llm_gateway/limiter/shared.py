@@ -149,8 +149,7 @@ class SharedLimiter(OneByOne):
             self._leave()
 
     def _settle(self, reservation: Reservation, tokens: int, sent: bool) -> None:
-        window = self._known(reservation.provider_id)
-        if window is None:
+        if (window := self._known(reservation.provider_id)) is None:
             return
         bucket = reservation.bucket
         lasted_s = self._clock() + self._behind - bucket
@@ -225,8 +224,7 @@ class SharedLimiter(OneByOne):
             self._watchers.pop(provider_id, None)
             return
         self._watchers[provider_id] = freed
-        known = self._known(provider_id)
-        if known is not None:
+        if (known := self._known(provider_id)) is not None:
             known.has_news()  # what was before is not news
         if self._look is None:
             self._look_again()
@@ -252,10 +250,13 @@ class SharedLimiter(OneByOne):
         self._change(partial(self._forget, provider_id))
 
     def _forget(self, provider_id: str) -> None:
-        window = self._known(provider_id)
-        if window is not None:
+        if (window := self._known(provider_id)) is not None:
             window.forget()
         self._windows.pop(provider_id, None)
+
+    def close(self) -> None:
+        """Carry out what is late: at once, or as soon as the lock can be had."""
+        self._retry.now()
 
     def release_worker(self, number: int) -> None:
         """Drop the open tokens of a process that died, in all windows. What it took counts until it leaves the window.
@@ -335,8 +336,7 @@ class SharedLimiter(OneByOne):
         )
 
     def _tell(self, provider_id: str) -> None:
-        freed = self._watchers.get(provider_id)
-        if freed is not None:
+        if (freed := self._watchers.get(provider_id)) is not None:
             freed()
 
     def _look_again(self) -> None:

@@ -5,8 +5,9 @@
     settle, if calls are counted ahead ──▶ noted ── the next take under the lock, or 0.1 s later ──▶ corrected there
 
 What was counted ahead and not taken is given back in the same way. So too much counts for a moment, never too little,
-and nobody waits in line for the room of a key. Only keys with much room left count ahead. If the process is killed,
-what is noted counts like calls in flight until it leaves the window.
+and nobody waits in line for the room of a key. Only keys with much room left count ahead. A process that ends gives it
+back. If one is killed, nobody knows what it had noted and counted ahead: the calls that are noted count like those in
+flight, with all their tokens, and up to 16 that no request took count, too, until they leave the window.
 """
 
 from __future__ import annotations

@@ -196,8 +196,10 @@ class Worker:
         self._lines.change(after)  # last, since it lets waiting requests try again
 
     async def close(self) -> None:
-        """Close the connections to providers."""
+        """Give back what is held and counted for requests to come, and close the connections to providers."""
         self._budgets.close()
+        self._key_limits.close()
+        self.limiter.close()
         await self.transport.close()
 
 

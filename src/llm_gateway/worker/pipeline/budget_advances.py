@@ -63,10 +63,10 @@ class Advances:
         return self.fill(matched, nanos, tokens) and matched.advance.take(nanos, tokens)
 
     def close(self) -> None:
-        """Release all that is held and not taken by requests."""
-        self._retry.stop()
-        for matched in [*self._open]:
-            self._close(matched)
+        """Release all that is held and not taken by requests: at once, or as soon as the accounts are not locked."""
+        for matched in self._open:
+            matched.advance.is_used = False
+        self._retry.now()
 
     def review(self) -> bool:
         """Close what is not used, and count what is noted as spent in the rest. Returns True if nothing is open."""

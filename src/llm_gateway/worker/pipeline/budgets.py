@@ -247,8 +247,7 @@ class Budgets:
     def close(self) -> None:
         """Release what could not be released yet. The place among the holders is freed by the control process."""
         self._advances.close()
-        self._retry.stop()
-        self._release_late()
+        self._retry.now()
 
     def _release_late(self) -> bool:
         return self._accounts is None or self._accounts.release_late()

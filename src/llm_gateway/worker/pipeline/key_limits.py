@@ -97,6 +97,10 @@ class KeyLimits:
         for call in calls:
             self._limiter.refill(call.key_id, max(0, now_ms - call.at_ms) / 1000, call.tokens)
 
+    def close(self) -> None:
+        """Give back what is counted ahead of requests, which do not come any more."""
+        self._limiter.close()
+
     def _enter(self, key_id: str, most: int, held: _Held) -> None:
         if self._counts is not None:
             place = self._counts.enter(key_id, most)
