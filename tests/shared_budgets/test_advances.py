@@ -15,13 +15,15 @@ from llm_gateway.control.budget_balances import BudgetBalances
 from llm_gateway.domain.budget import AccountRef, Budget
 from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.host_memory import HostMemory, create
-from llm_gateway.host_memory.account_group import NO_LIMIT, AccountGroup, AccountPlace
+from llm_gateway.host_memory.account_group import NO_LIMIT, AccountGroup, AccountPlace, Full
 from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 from llm_gateway.host_memory.budget_holds import recompute_sums
 from llm_gateway.host_memory.lock import BUDGETS, HostLock
+from llm_gateway.worker.pipeline import budget_advances
 from llm_gateway.worker.pipeline.budget_account import Account, Matched, match_of
 from llm_gateway.worker.pipeline.budget_advances import PART, REQUESTS_AHEAD, SOON_MS, Advances
 from tests.shared_limiter.processes import RecordedStores
+from tests.waiting import until
 
 NOW_MS = 1_700_000_000_000
 UNTIL_MS = NOW_MS + 10**9
@@ -110,6 +112,11 @@ class Host(RuleBasedStateMachine):
     @rule(which=st.integers(0, 2))
     def review(self, which: int) -> None:
         self.workers[which % len(self.workers)].advances.review()
+
+    @rule(which=st.integers(0, 2), account=st.integers(0, 3), missing=st.integers(0, 3 * SMALL))
+    def give_way(self, which: int, account: int, missing: int) -> None:
+        worker = self.workers[which % len(self.workers)]
+        worker.advances.give_way(worker.matched.accounts[account].place, missing)
 
     @rule(which=st.integers(0, 2))
     def end(self, which: int) -> None:
@@ -270,3 +277,56 @@ def test_nothing_is_held_ahead_at_the_end_of_a_period_since_that_would_not_be_ca
     now_ms[0] = matched.until_ms - SOON_MS
     assert advances.fill(matched, 1, 1)
     advances.close()
+
+
+def test_a_worker_holds_ahead_for_a_bounded_number_of_combinations(
+    memory: HostMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget_advances, "MOST_OPEN", 1)
+    advances = Advances(accounts := BudgetAccounts(memory, "one", lambda: NOW_MS), lambda: NOW_MS)
+    budget = Budget(id="b", name="b", limit=9 * SMALL, hold="bound")
+    first, second = matched_of((budget,)), matched_of((budget,))
+    for matched in (first, second):
+        assert accounts.hold(matched.group, (0, 0, 0, 0, 0)) is True
+    assert [advances.fill(matched, 1, 1) for matched in (first, second, first)] == [True, False, True]
+    advances.close()
+    assert advances.fill(second, 1, 1)
+    advances.close()
+
+
+def test_a_request_that_must_go_alone_waits_for_requests_and_not_for_what_is_held_ahead(memory: HostMemory) -> None:
+    advances = Advances(accounts := BudgetAccounts(memory, "one", lambda: NOW_MS), lambda: NOW_MS)
+    matched = matched_of((Budget(id="b", name="b", limit=2 * SMALL, overdraft=REQUESTS_AHEAD),))
+    place, one = matched.accounts[0].place, (1, 1, 1, 1, 1)
+    gap = [REQUESTS_AHEAD + 1, 0, 0, 0, 0]
+
+    def refused() -> Full:
+        full = accounts.hold(matched.group, one, gap)
+        assert isinstance(full, Full)
+        return full
+
+    assert accounts.hold(matched.group, (0, 0, 0, 0, 0)) is True
+    assert advances.fill(matched, 1, 1)
+    assert matched.advance.take(1, 1)
+    assert not advances.give_way(place, refused().missing), "a request is in flight"
+    assert matched.advance.is_open
+    assert matched.advance.settle(one, one)
+    accounts.note_spent(matched.group, one)
+    assert advances.give_way(place, refused().missing)
+    assert accounts.amounts(place) == (1, 0, 0)
+    assert accounts.hold(matched.group, one, gap) is True
+
+
+async def test_what_is_held_ahead_at_the_end_is_released_once_the_accounts_are_free(memory: HostMemory) -> None:
+    advances = Advances(accounts := BudgetAccounts(memory, "one", lambda: NOW_MS), lambda: NOW_MS)
+    matched = matched_of((Budget(id="b", name="b", limit=2 * SMALL, hold="bound"),))
+    assert accounts.hold(matched.group, (0, 0, 0, 0, 0)) is True
+    assert advances.fill(matched, 1, 1)
+    assert matched.advance.take(1, 1)
+    assert matched.advance.settle((1, 1, 1, 1, 1), (1, 1, 1, 1, 1))
+    accounts.note_spent(matched.group, (1, 1, 1, 1, 1))
+    lock = HostLock(memory, BUDGETS)
+    assert lock.acquire()
+    advances.close()
+    lock.release()
+    await until(lambda: accounts.amounts(matched.accounts[0].place) == (1, 0, 0))

@@ -116,7 +116,7 @@ class Full(NamedTuple):
     """The first account, by its number, in which a request has no room, and the amounts in it.
 
     `is_used_up`: it would have no room either if nothing else were held. `lacks`: the lease of this host is too small,
-    and nothing is known of the limit.
+    and nothing is known of the limit. `missing`: the request has room once so much less is held.
     """
 
     number: int
@@ -125,3 +125,4 @@ class Full(NamedTuple):
     spent: int
     held: int
     lacks: bool = False
+    missing: int = 0

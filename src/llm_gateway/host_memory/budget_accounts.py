@@ -225,12 +225,14 @@ class BudgetAccounts:
             self._release_gaps([each for each in group.gap_entries if each[5] in before], gaps)
         words, need = self._words, needs[group.kinds[number]]
         spent, taken = words[full.spent], words[full.taken]
+        # A request whose gap is the reason has room once nothing is in flight; what is noted as spent no longer is.
+        missing = max(0, taken + need - limit) or taken - spent - words[full.row + ROW_LATE]
         if not words[LEASING]:
-            return Full(number, spent + need > limit, limit, spent, taken - spent)
+            return Full(number, spent + need > limit, limit, spent, taken - spent, missing=missing)
         own = group.limits[number] + (0 if full.carried is None else max(0, words[full.at + CARRIED]))
         others = words[lease_of(full.at) + OTHERS]
         lacks = taken + need > limit
-        return Full(number, spent + others + need > own, own, spent + others, taken - spent, lacks)
+        return Full(number, spent + others + need > own, own, spent + others, taken - spent, lacks, missing)
 
     def _release_in(self, entries: Sequence[Entry], needs: Sequence[int], spent: Sequence[int]) -> None:
         words = self._words

@@ -98,6 +98,12 @@ class Advance:
         self.tokens += tokens
         return True
 
+    def of(self, kind: Amount) -> int:
+        """Return what is held in each account in which this amount counts."""
+        if kind == REQUESTS:
+            return self.requests
+        return self.nanos if kind <= BOUND_NANOS else self.tokens
+
     def is_busy(self, now_ms: int) -> bool:
         """Return whether the request before this one, which holds amounts without the advance, was just now."""
         passed_ms = now_ms - self.asked_ms

@@ -10,8 +10,9 @@ killed: control counts what is noted and releases the rest. Accounts count what 
 0.1 s. Requests of an advance hold their bounds in all accounts, so they have no gaps.
 
 Other workers find less room by what is open here. So an advance is for few requests, and only while each account has
-room for 32 advances, and an overdraft of one, if it has any use for that. At the end of a period nothing is open: what
-is carried over would be less by it.
+room for 32 advances, and an overdraft of one, if it has any use for that. This worker's own requests find no less: one
+that would be refused gets what is held ahead for others, if that is enough for it. At the end of a period nothing is
+open: what is carried over would be less by it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llm_gateway import wall_clock
+from llm_gateway.host_memory.account_group import AccountPlace
 from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 from llm_gateway.host_memory.retry import Retry
 from llm_gateway.worker.pipeline.budget_account import Matched
@@ -27,6 +29,8 @@ REQUESTS_AHEAD = 32
 """Requests that an advance is for."""
 PART = 32
 """An account must have room for as many advances."""
+MOST_OPEN = 256
+"""Advances that a worker has open at once: a request that needs room looks at all of them."""
 SOON_MS = 1_000
 """Milliseconds before the end of a period from which on nothing is held ahead."""
 
@@ -49,6 +53,8 @@ class Advances:
         if not nanos or not tokens:
             return False
         nanos, tokens = REQUESTS_AHEAD * nanos, REQUESTS_AHEAD * tokens
+        if not advance.is_open and len(self._open) >= MOST_OPEN:
+            return False
         if self._is_small(matched, nanos, tokens) and self._change(matched, nanos, tokens, REQUESTS_AHEAD):
             if not advance.is_open:
                 advance.is_open = True
@@ -61,6 +67,29 @@ class Advances:
     def take(self, matched: Matched, nanos: int, tokens: int) -> bool:
         """Fill an advance that had not as much as a request can cost, and take it. Returns False if it has not now."""
         return self.fill(matched, nanos, tokens) and matched.advance.take(nanos, tokens)
+
+    def give_way(self, place: AccountPlace, missing: int) -> bool:
+        """Release amounts of an account, so that `missing` less is held there; none if they are not as much.
+
+        Returns whether any were released. So what is held ahead here refuses no request of this worker, and is closed
+        for none that is refused all the same.
+        """
+        if missing > place.held:
+            return False
+        found = []
+        for matched in self._open:
+            for kind, each, _, _ in matched.rooms:
+                if each is place:
+                    found.append(matched)
+                    missing -= matched.advance.of(kind)
+            if found and missing <= 0:
+                break
+        if missing > 0:
+            return False
+        before = len(self._open)
+        for matched in found:
+            self._close(matched)
+        return len(self._open) < before
 
     def close(self) -> None:
         """Release all that is held and not taken by requests: at once, or as soon as the accounts are not locked."""

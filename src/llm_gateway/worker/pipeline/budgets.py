@@ -165,6 +165,8 @@ class Budgets:
             needs, gaps = _one_by_one(needs, gaps, matched, earlier)
         try:
             came = None if accounts is None else accounts.hold(group, needs, gaps)
+            if isinstance(came, Full):
+                came = self._hold_again(came, group, needs, gaps)
         except NoRoom:
             came = None
         if came is True:
@@ -182,6 +184,16 @@ class Budgets:
         elif matched.is_hard:
             return without_memory() if accounts is None else without_room()
         return True
+
+    def _hold_again(
+        self, came: Full | bool, group: AccountGroup, needs: Sequence[int], gaps: Sequence[int] | None
+    ) -> Full | bool:
+        """Hold amounts after what is held ahead has made room for them, if it can."""
+        while isinstance(came, Full) and self._accounts is not None:
+            if not self._advances.give_way(group.places[came.number], came.missing):
+                break
+            came = self._accounts.hold(group, needs, gaps)
+        return came
 
     async def hold_later(
         self,
