@@ -169,6 +169,31 @@ def test_a_host_that_was_alone_keeps_what_it_holds_and_has_not_stored(url: str) 
         assert not one.hold(budget)
 
 
+def test_what_is_noted_and_stored_when_a_host_begins_to_share_counts_once(url: str) -> None:
+    """The accounts of a busy combination count its requests up to 0.2 seconds after they are in the journal."""
+    budget, admitted = made(url, 20), list[int]()
+    with hosts(url, "a", "b") as (one, two):
+        one.start()
+        assert one.hold(budget)
+        one.settle()
+        [group] = one.groups.values()
+        assert one.worker.hold_more(group, [6])
+        for _ in range(4):
+            one.worker.note_spent(group, [1])
+            one.journal.append(record(ref_of(budget), one.worker_name))
+        one.ship()
+        two.balances.learn((budget,))
+        two.leases.join(patience_s=0)
+        one.leases.step()
+        assert outstanding(one, budget) == {"a": 2}, "what is held for requests that may come"
+        assert one.worker.hold_more(group, [-2])
+        one.run()
+        send_from_all([two], budget, 20, admitted)
+        assert admitted == [15]
+        settled([one, two])
+        assert spent(one) == 20
+
+
 def test_leases_outlive_control_and_workers_and_return_when_idle(url: str) -> None:
     budget = made(url, 100)
     with hosts(url, "a", "b") as (one, two):

@@ -87,7 +87,7 @@ def test_a_gap_that_does_not_fit_into_the_second_account_leaves_nothing_in_eithe
     p, q = (AccountPlace(name, FAR_MS) for name in "pq")
     group = AccountGroup([p, q], [100, 90], [100, 10], kinds=[1, 1], exceeded={1})
     assert accounts.hold(group, (0, 5), (0, 8)) is True
-    assert accounts.hold(group, (0, 5), (0, 8)) == Full(1, False, 90, 0, 5)
+    assert accounts.hold(group, (0, 5), (0, 8)) == Full(1, False, 90, 0, 5, missing=5)
     assert [(accounts.amounts(each)[1], memory.words[each.at + GAP]) for each in (p, q)] == [(5, 8), (5, 8)]
     accounts.settle(group, (0, 5), (0, 8), (0, 3))
     assert [(accounts.amounts(each), memory.words[each.at + GAP]) for each in (p, q)] == [((3, 0, 0), 0)] * 2

@@ -121,10 +121,11 @@ def test_a_host_has_its_part_of_an_overdraft_and_tells_what_others_have_spent(ho
     assert one.worker.hold(group, [1], [15]) is True
     accounts = one.leased_accounts
     accounts.begin(2)
-    assert one.worker.hold(group, [1], [0]) == Full(0, False, 100, 0, 1, lacks=True), "nothing is leased yet"
+    assert one.worker.hold(group, [1], [0]) == Full(0, False, 100, 0, 1, lacks=True, missing=2), "nothing is leased yet"
     assert accounts.set_granted([(place.key, 50, 2**60)])
     accounts.show(place.key, spent=30, used=0)
-    assert one.worker.hold(group, [4], [5]) == Full(0, False, 100, 30, 1), "half of the overdraft is taken already"
+    half_is_taken = Full(0, False, 100, 30, 1, missing=1)
+    assert one.worker.hold(group, [4], [5]) == half_is_taken, "of the overdraft"
     assert one.worker.hold(group, [49], [0]) is True
     assert (one.worker.amounts(place), one.worker.taken(place)) == ((30, 50, 0), 80)
     assert one.worker.hold(AccountGroup([place], [NO_LIMIT], [NO_LIMIT]), [90]) is True, "a soft budget"

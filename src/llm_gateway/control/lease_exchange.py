@@ -193,8 +193,10 @@ class BudgetLeases:
         with self._turn, self._balances.nothing_stored():
             spent = self._ledger.spent()
             self._accounts.begin(max(2, len(self._ledger.hosts())))
+            noted = self._accounts.noted()  # read first, since workers move it to the accounts
             found = [each for each in self._accounts.every() if each.until_ms > _now_ms()]
-            offsets = {each.key: min(each.spent, spent.get(text_of(each.key), 0)) for each in found}
+            counted = {each.key: max(each.spent, noted.get(each.key, 0)) for each in found}
+            offsets = {key: min(amount, spent.get(text_of(key), 0)) for key, amount in counted.items()}
             self._accounts.set_offsets(offsets)
             kept = [(each.key, each.taken - offsets[each.key], each.until_ms) for each in found]
             kept = [each for each in kept if each[1] > 0]

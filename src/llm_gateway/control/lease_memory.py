@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from llm_gateway import wall_clock
 from llm_gateway.errors import StoreUnavailable
 from llm_gateway.host_memory import ACCOUNT_WORDS, ACCOUNTS_AT, MOST_ACCOUNTS, WORD, HostMemory
-from llm_gateway.host_memory.budget_holds import LOADED, owners
+from llm_gateway.host_memory.budget_holds import LOADED, noted_spending, owners
 from llm_gateway.host_memory.budget_slots import GENERATION, NOT_CARRIED, SPENT, TAKEN, UNTIL, BudgetSlots
 from llm_gateway.host_memory.lease_layout import GRANTED, HOSTS, LEASING, OFFSET, OTHERS, lease_of
 from llm_gateway.host_memory.slots import FREED, KEY_HIGH, KEY_LOW, NEVER, Key
@@ -96,6 +96,20 @@ class LeasedAccounts:
                     found.append(Account(key, part[at + TAKEN], part[at + SPENT], part[at + UNTIL]))
             start += READ_AT_ONCE
         return found
+
+    def noted(self) -> dict[Key, int]:
+        """Return what is spent in the accounts in which workers have noted some of it that is not counted there yet.
+
+        Raises:
+            StoreUnavailable: a process that holds the lock does not run.
+        """
+        words = self._words
+        with self._locked() as is_locked:
+            self._refuse_unlocked(is_locked)
+            return {
+                Key(words[at + KEY_LOW], words[at + KEY_HIGH]): words[at + SPENT] + amount
+                for at, amount in noted_spending(words).items()
+            }
 
     def set_offsets(self, offsets: Mapping[Key, int]) -> None:
         """Write what accounts had counted as spent before the host leased. Needs `begin`; nothing is granted yet.

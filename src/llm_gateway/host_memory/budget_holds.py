@@ -79,6 +79,16 @@ def clear_rows(words: Any, number: int) -> None:
     words[place + OWNER] = 0
 
 
+def noted_spending(words: Any) -> dict[int, int]:
+    """Return what workers have noted as spent and accounts do not count yet, by the account's word. Needs the lock."""
+    noted: dict[int, int] = {}
+    for number in range(HOLDERS):
+        for row in _rows(words, HOLDERS_AT + number * HOLDER_SIZE):
+            if late := words[row + ROW_LATE]:
+                noted[words[row + ROW_ACCOUNT]] = noted.get(words[row + ROW_ACCOUNT], 0) + late
+    return noted
+
+
 def recompute_sums(words: Any) -> None:
     """Compute the sums of each account in which any worker has a row. Needs the lock."""
     sums: dict[int, tuple[int, int]] = {}
