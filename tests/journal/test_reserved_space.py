@@ -110,15 +110,19 @@ def test_promised_bytes_stay_reserved_until_the_request_ends() -> None:
     assert (len(space), space.bytes_with(101)) == (0, 101)
 
 
+def always_short(_size: int) -> bool:
+    return True
+
+
 def test_the_buffer_of_unbilled_entries_is_bounded() -> None:
     buffer = UnbilledBuffer()
     assert not buffer
 
     room = UNBILLED_BYTES - 2 * FRAME_BYTES
-    buffer.add(bytes(room - 1))
-    buffer.add(b"xy")
-    buffer.add(b"z")
-    buffer.add(b"z")
+    assert buffer.exchange(bytes(room - 1), always_short) == []
+    assert buffer.exchange(b"xy", always_short) == []
+    assert buffer.exchange(b"z", always_short) == []
+    assert buffer.exchange(b"z", always_short) == []
 
     assert buffer
     assert buffer.bytes == UNBILLED_BYTES == 8 * 1024 * 1024
@@ -131,7 +135,20 @@ def test_the_buffer_of_unbilled_entries_is_bounded() -> None:
 
 def test_a_buffer_with_only_lost_entries_counts_as_filled() -> None:
     buffer = UnbilledBuffer()
-    buffer.add(bytes(UNBILLED_BYTES + 1))
+    assert buffer.exchange(bytes(UNBILLED_BYTES + 1), always_short) == []
 
     assert buffer
     assert buffer.take() == ([], 1)
+
+
+def test_the_oldest_entries_leave_the_buffer_for_new_ones_of_as_many_bytes() -> None:
+    buffer, entries = UnbilledBuffer(), [b"a" * 10, b"b", b"c", b"d" * 5, b"e" * (FRAME_BYTES + 3), b"f"]
+    for entry in entries[:3]:
+        assert buffer.exchange(entry, always_short) == []
+    assert buffer.exchange(entries[3], lambda _: False) == entries[:1]
+    assert buffer.exchange(entries[4], lambda _: False) == entries[1:4], "two are a byte less than the new one"
+    assert buffer.exchange(entries[5], lambda size: size > FRAME_BYTES + 1) == [], "there is space for the new one only"
+    assert buffer.bytes == sum(FRAME_BYTES + len(entry) for entry in entries[4:])
+    assert buffer.take() == (entries[4:], 0)
+    assert buffer.exchange(entries[0], lambda _: False) == entries[:1], "nothing waits"
+    assert (bool(buffer), buffer.bytes) == (False, 0)

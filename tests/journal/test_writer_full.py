@@ -121,6 +121,26 @@ async def test_unbilled_records_do_not_use_the_reserve(
     assert await accepts(writer, 4)
 
 
+async def test_unbilled_records_are_written_in_their_order_while_little_space_is_free(
+    open_writer: Open, files: FailingFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm_gateway.journal.segment_writer.is_disk_ample", lambda _: False)
+    writer = await full_disk(open_writer, files, reserve=200_000)
+    for number in (1, 2, 3):
+        writer.settle(request_id(number), settled(number))
+    files.fails.clear()
+    await until(lambda: not writer._segments.has_failed)
+    assert writer.appended == 0
+    for number in (4, 5):
+        writer.settle(request_id(number), settled(number))
+    await writer.durable()
+
+    assert on_disk(writer) == [("S", 1), ("S", 2)]
+
+    await writer.sync_and_close()
+    assert on_disk(writer) == [("S", number) for number in (1, 2, 3, 4, 5)]
+
+
 async def test_closing_writes_buffered_unbilled_records(open_writer: Open, files: FailingFileSystem) -> None:
     writer = await full_disk(open_writer, files, reserve=200_000)
     writer.settle(request_id(1), settled(1))

@@ -8,6 +8,9 @@ record.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
+
 from llm_gateway.journal.frames import FRAME_BYTES
 
 TEXT_BYTES = 6
@@ -77,27 +80,41 @@ class ReservedSpace:
 
 
 class UnbilledBuffer:
-    """Bounded memory buffer for the entries of requests that cost nothing, while the disk has no space for them."""
+    """Bounded memory buffer for the entries of requests that cost nothing, while the disk has no space for them.
+
+    They leave it in their order: the oldest ones when new ones come, and all at once when the disk has ample space.
+    """
 
     def __init__(self) -> None:
-        self._entries: list[bytes] = []
+        self._entries: deque[bytes] = deque()
         self.bytes = 0
         self._lost = 0
 
     def __bool__(self) -> bool:
         return bool(self._entries or self._lost)
 
-    def add(self, entry: bytes) -> None:
-        """Keep an entry, or count it as lost if the buffer is full. `bytes` counts what it takes in a segment."""
-        size = FRAME_BYTES + len(entry)
-        if self.bytes + size > UNBILLED_BYTES:
-            self._lost += 1
-            return
+    def exchange(self, entry: bytes, is_short: Callable[[int], bool]) -> list[bytes]:
+        """Keep an entry behind the others. Returns the oldest ones, of as many bytes as it has, that can be written.
+
+        They are fewer where `is_short` says that so many bytes would use space of requests in flight. If the buffer is
+        full then, the entry is counted as lost. `bytes` counts what entries take in a segment.
+        """
+        size, done = FRAME_BYTES + len(entry), 0
+        oldest: list[bytes] = []
         self._entries.append(entry)
-        self.bytes += size
+        while self._entries and done < size and not is_short(done + FRAME_BYTES + len(self._entries[0])):
+            oldest.append(self._entries.popleft())
+            done += FRAME_BYTES + len(oldest[-1])
+        self.bytes += size - done
+        if self.bytes > UNBILLED_BYTES:
+            self._entries.pop()
+            self.bytes -= size
+            self._lost += 1
+        return oldest
 
     def take(self) -> tuple[list[bytes], int]:
         """Empty the buffer. Returns the entries and the number of lost ones."""
-        taken = self._entries, self._lost
-        self._entries, self.bytes, self._lost = [], 0, 0
+        taken = list(self._entries), self._lost
+        self._entries.clear()
+        self.bytes = self._lost = 0
         return taken

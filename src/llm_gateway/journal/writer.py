@@ -180,14 +180,14 @@ class JournalWriter:
         """Append the finished record of a request; await `durable` before the client gets the end of its answer.
 
         The record of an unbilled request (cache hit, refusal) takes no space from requests in flight: without space it
-        waits in memory. Beyond 8 MiB such records are dropped and the log counts them.
+        waits in memory, and later ones behind it, of which each lets the oldest go if there is space for itself. Beyond
+        8 MiB such records are dropped and the log counts them.
         """
         self._check_open()
-        entry = encode_entry("S", request_id, payload)
-        if not self._reserved.redeem(request_id) and self._is_short(FRAME_BYTES + len(entry)):
-            self._unbilled.add(entry)
-            return
-        self._append(entry)
+        entry, unbilled = encode_entry("S", request_id, payload), self._unbilled
+        is_next = self._reserved.redeem(request_id) or not (unbilled or self._is_short(FRAME_BYTES + len(entry)))
+        for each in [entry] if is_next else unbilled.exchange(entry, self._is_short):
+            self._append(each)
         self._flush_soon()
 
     async def durable(self) -> None:
