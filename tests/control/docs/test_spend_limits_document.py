@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.application.driver import Client
-from tests.control.docs.test_openapi import ONE_LIMIT, SPEND_LIMITS, assert_described, body_schema, document, valid
-
-__all__ = ["document"]
+from tests.control.docs.document import ONE_LIMIT, SPEND_LIMITS, assert_described, body_schema, valid
 
 
 async def test_responses_for_spend_limits_match_the_document(client: Client, document: Any) -> None:
