@@ -1,4 +1,4 @@
-"""Erasure and repricing at the same time on one Postgres, which lock the same rows: neither ends in a deadlock."""
+"""Transactions that lock the same rows of one Postgres at the same time: none ends in a deadlock."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from llm_gateway.domain.budget import AccountRef, Balance, Budget
+from llm_gateway.store.budget_spend import SpendTable
+from llm_gateway.store.budget_tables import budget_spend
+from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from llm_gateway.store.erasure import Erasure
 from llm_gateway.store.repricing import Repricing
@@ -69,3 +73,34 @@ def test_an_erasure_that_moves_old_totals_lets_repricing_wait(
     [customer] = store.by_customer(2, NOW_MS, 10)
     assert (customer.name, customer.requests) == ("new", 4)
     assert customer.cost_nanos == store.summary(2, NOW_MS).cost_nanos == 2 * (15 + 40)
+
+
+def test_a_budget_is_deleted_while_a_shipper_adds_to_its_accounts(
+    databases: list[Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shipper locks accounts in the order of their names, in which these were not made."""
+    budget = BudgetStore(databases[0]).create(Budget(id="", name="b", limit=1, per="user_id")).budget
+    first, last = AccountRef(budget.id, "a", HOUR_MS), AccountRef(budget.id, "z", 0)
+    spend, locks_next, has_locked = SpendTable(databases[1]), [False, True], threading.Event()
+    for account in (last, first):
+        with databases[0].write() as connection:
+            SpendTable(databases[0]).add(connection, {account: Balance(1, 1, 1)})
+    monkeypatch.setattr("llm_gateway.store.set_insert.MOST_ROWS", 1)
+
+    def halt_between() -> None:
+        if locks_next.pop(0):
+            has_locked.set()
+            wait_until(partial(others_wait, databases[0]), 10)
+
+    def ship() -> None:
+        with databases[1].write() as connection:
+            spend.add(connection, dict.fromkeys((first, last), Balance(1, 1, 1)), halt_between)
+
+    def delete() -> None:
+        assert has_locked.wait(10)
+        BudgetStore(databases[2]).delete(budget.id)
+
+    together(ship, delete)
+
+    with databases[0].read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(budget_spend)).scalar_one() == 0

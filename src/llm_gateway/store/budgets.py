@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
 from llm_gateway import wall_clock
-from llm_gateway.domain.budget import Budget
+from llm_gateway.domain.budget import AccountRef, Budget
 from llm_gateway.domain.stored_budget import COUNTED, StoredBudget
 from llm_gateway.domain.uuid7 import new_id
 from llm_gateway.errors import Conflict
@@ -187,8 +187,15 @@ def _row(stored: StoredBudget) -> dict[str, Any]:
 
 
 def _delete_accounts(connection: Connection, accounts_id: str) -> None:
+    """Delete accounts. They are locked in the order of shippers, so that neither waits for the other for ever.
+
+    Those that a shipper adds meanwhile are deleted later (`BudgetSpend.prune`).
+    """
     for table in (budget_spend, budget_backfill):
-        connection.execute(sa.delete(table).where(table.c.budget_id == accounts_id))
+        key = [table.c[name] for name in AccountRef._fields]
+        own = sa.select(*key).where(table.c.budget_id == accounts_id)
+        locked = own.order_by(*key).with_for_update().cte("locked")
+        connection.execute(sa.delete(table).where(sa.tuple_(*key).in_(sa.select(*locked.c))))
 
 
 def _name_exists(name: str) -> Conflict:
