@@ -86,6 +86,29 @@ def test_more_than_200_models_are_counted_together() -> None:
     assert calls["llm_gateway_attempts_total{model=other,provider=q,status=200}"] == 800
 
 
+def limits_used(number: int) -> list[Sample]:
+    """Return samples of this many providers: of the first one 0, of each next one 0.001 more."""
+    return [Sample("", {"provider": f"p{n}", "limit": "tokens"}, n / 1000) for n in range(number)]
+
+
+@pytest.mark.parametrize(("is_maximum", "others"), [(True, 0.249), (False, pytest.approx(sum(range(200, 250)) / 1000))])
+def test_gauges_of_more_than_200_providers_are_one_sample(is_maximum: bool, others: object) -> None:
+    family = MetricFamily(
+        name="used", type="gauge", help="Used", samples=limits_used(MOST_VALUES + 50), is_maximum=is_maximum
+    )
+    found = samples(text_of([family]))
+    assert len(found) == MOST_VALUES + 1
+    assert found["used{limit=tokens,provider=p199}"] == 0.199
+    assert found["used{limit=tokens,provider=other}"] == others
+
+
+def test_gauges_of_200_providers_and_counters_of_more_are_written_as_they_are() -> None:
+    gauges = MetricFamily(name="used", type="gauge", help="Used", samples=limits_used(MOST_VALUES))
+    counters = MetricFamily(name="calls", type="counter", help="C", samples=limits_used(MOST_VALUES + 1))
+    assert len(samples(text_of([gauges]))) == MOST_VALUES
+    assert len(text_of([counters]).splitlines()) == 2 + MOST_VALUES + 1
+
+
 def bounds() -> list[str]:
     return [*(str(ms / 1000) for ms in LATENCY_BUCKETS_MS), "+Inf"]
 

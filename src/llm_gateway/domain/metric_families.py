@@ -65,3 +65,29 @@ def add_up(reports: Iterable[Iterable[MetricFamily]]) -> list[MetricFamily]:
         )
         for family in first.values()
     ]
+
+
+def with_few_values(family: MetricFamily, most: int, other: str) -> MetricFamily:
+    """Return a gauge's family with at most `most` different values of each label; further ones become `other`.
+
+    Samples that have equal labels then are one: their sum, or the greatest if the family `is_maximum`. Counters stay as
+    they are: one whose label comes and goes would fall.
+    """
+    if family.type != "gauge" or len(family.samples) <= most:
+        return family
+    known: dict[str, set[str]] = {}
+    samples = []
+    for sample in family.samples:
+        labels = {
+            name: _one_of(known.setdefault(name, set()), text, most, other) for name, text in sample.labels.items()
+        }
+        samples.append(Sample(sample.suffix, labels, sample.value))
+    [found] = add_up([[msgspec.structs.replace(family, samples=samples)]])
+    return found
+
+
+def _one_of(known: set[str], text: str, most: int, other: str) -> str:
+    """Return the text if it is known, or is one of the first `most`; otherwise `other`."""
+    if len(known) < most:
+        known.add(text)
+    return text if text in known else other

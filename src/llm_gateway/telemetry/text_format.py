@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from llm_gateway.domain.metric_families import MetricFamily
+from llm_gateway.domain.metric_families import MetricFamily, with_few_values
+from llm_gateway.telemetry.metrics import MOST_VALUES, OTHER
 
 METRICS_CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 _HELP = str.maketrans({"\\": "\\\\", "\n": "\\n"})
@@ -15,8 +16,9 @@ _VALUE = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
 
 
 def text_of(families: Iterable[MetricFamily]) -> bytes:
-    """Return the families as text."""
-    return "".join(line for family in families for line in _lines(family)).encode()
+    """Return the families as text. A label of a gauge has at most `MOST_VALUES` values, and `other`."""
+    few = (with_few_values(family, MOST_VALUES, OTHER) for family in families)
+    return "".join(line for family in few for line in _lines(family)).encode()
 
 
 def _lines(family: MetricFamily) -> Iterator[str]:
