@@ -101,9 +101,8 @@ fuzz: $(EVERYTHING) ## Fuzz for some 14 minutes: the property tests 30 times ove
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m hypothesis -v -o faulthandler_timeout=900
 	@$(BIN)/python -m pytest tests/fuzz --long -s -o faulthandler_timeout=900
 
-faults: $(EVERYTHING) ## Run the fault tests at full length: kill, stall, cut, fill, replace 50 times (FAULTS="--workers 2 --write")
+faults: $(EVERYTHING) ## Run the fault tests at full length: kill, stall, cut, fill, reload (FAULTS="--workers 2 --write")
 	@$(BIN)/python -m pytest tests/faults --long -o faulthandler_timeout=900 $(FAULTS)
-	@$(BIN)/python -m pytest tests/e2e/test_reload.py -k under_load --long -s -o faulthandler_timeout=900
 
 # uv keeps the versions that are locked already, unless told: make lock UV_FLAGS=--upgrade
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -1,197 +1,34 @@
-"""SIGHUP and `llm-gateway reload`: all processes are replaced under load, and no client sees a difference."""
+"""SIGHUP and `llm-gateway reload`: what replaces all processes, and what is refused.
+
+Reloads under load are in tests/faults/test_reloads.py.
+"""
 
 from __future__ import annotations
 
 import http.client
-import itertools
 import json
-import os
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from llm_gateway.data_dir import DataDir, RunningGateway, running_gateway
+from llm_gateway.data_dir import DataDir
 from llm_gateway.errors import ConfigurationError
-from tests.e2e.process import KEY, CommandProcess, GatewayProcess, free_port, send, until
-from tests.e2e.streaming_vendor import BEGIN, DONE, Pause, StreamingVendor, delta, finish, usage
-from tests.fork_server import COMMAND_LINE, fork_server
-from tests.upstream import UpstreamProcess
+from tests.e2e.process import KEY, GatewayProcess, free_port, send, until
+from tests.e2e.reloads import CHAT, STEPS, children, reload, state
+from tests.e2e.streaming_vendor import DONE, StreamingVendor
 from tests.waiting import wait_until
-
-ROLLS = int(os.environ.get("RELOAD_ROLLS", "2"))
-"""Replacements under load."""
-LONG_ROLLS = 50
-"""Replacements under load with --long, of a gateway that was started by its command."""
-KEPT = 4
-"""Clients that keep their connection."""
-NEW = 2
-"""Clients that make a connection for each request."""
-STREAMS = 3
-"""Clients that read streams."""
-PAUSE_S = 0.01
-"""Seconds between two requests of a client."""
-GROWTH_KIB = 512
-"""Memory that the supervisor may need more after the last replacement than after the first."""
-CHAT: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": "Count"}]}
 
 
 @pytest.fixture
 def streamer() -> Iterator[StreamingVendor]:
     with StreamingVendor() as running:
-        running.steps = (
-            BEGIN, delta(content="one"), Pause(0.4), delta(content="two"), Pause(0.4), finish(), usage(3, 2), DONE
-        )  # fmt: skip
+        running.steps = STEPS
         yield running
-
-
-def reload(gateway: GatewayProcess, *arguments: str) -> tuple[int, str, str]:
-    """Run `llm-gateway reload` in the gateway's directory. Returns exit code, output and errors."""
-    given = {name: value for name, value in os.environ.items() if not name.startswith("LLM_GATEWAY_")}
-    return fork_server().run(COMMAND_LINE, ["reload", *arguments], gateway.directory, given)
-
-
-def children(pid: int) -> list[tuple[int, str]]:
-    """Return the children of a process: process id and module."""
-    found = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        try:
-            found.append((int(child), Path(f"/proc/{child}/cmdline").read_text()))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
-def size(pid: int) -> tuple[int, int]:
-    """Return the number of a process's open descriptors, and its resident memory in KiB."""
-    [resident] = [line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmRSS" in line]
-    return len(list(Path(f"/proc/{pid}/fd").iterdir())), int(resident)
-
-
-def state(gateway: GatewayProcess) -> RunningGateway:
-    found = running_gateway(gateway.directory / "data")
-    assert found is not None
-    return found
-
-
-class Load:
-    """`with Load(gateway) as load`: clients send requests all the time; `errors` has what went wrong.
-
-    `most_children` is the largest number of the supervisor's children that was seen, `managed` the status of each
-    request of the management API, and the seconds that it took. On a busy machine one can wait longer than it is kept.
-    """
-
-    def __init__(self, gateway: GatewayProcess) -> None:
-        self.gateway = gateway
-        self.errors: list[str] = []
-        self.served = itertools.count()
-        self.streamed = itertools.count()
-        self.managed: list[tuple[int, float]] = []
-        self.most_children = 0
-        self._ends = threading.Event()
-        self._pool = ThreadPoolExecutor(KEPT + NEW + STREAMS + 2)
-
-    def __enter__(self) -> Load:
-        clients: list[Callable[[], None]] = [self._keep] * KEPT + [self._call] * NEW + [self._stream] * STREAMS
-        clients.append(self._manage)
-        self._running = [self._pool.submit(self._repeat, client) for client in clients]
-        self._running.append(self._pool.submit(self._watch))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.set()
-        for one in self._running:
-            one.result()
-        self._pool.shutdown()
-
-    def _repeat(self, client: Callable[[], None]) -> None:
-        while not self._ends.is_set():
-            try:
-                client()
-            except (OSError, http.client.HTTPException) as error:
-                self.errors.append(f"{client.__name__}: {error!r}")
-
-    def _watch(self) -> None:
-        while not self._ends.wait(0.02):
-            self.most_children = max(self.most_children, len(children(self.gateway.process.pid)))
-
-    def _keep(self) -> None:
-        """Send requests on one connection until the gateway announces its end."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.gateway.port, timeout=60)
-        try:
-            while not self._ends.wait(PAUSE_S):
-                answer = send(connection, "POST", "/v1/chat/completions", CHAT, cache_control="no-store")
-                self._check(answer.status == 200, f"kept: {answer.status} {answer.body!r}")
-                next(self.served)
-                if answer.headers["connection"] == "close":
-                    return
-        finally:
-            connection.close()
-
-    def _call(self) -> None:
-        answer = self.gateway.call("POST", "/v1/chat/completions", CHAT, cache_control="no-store")
-        self._check(answer.status == 200, f"new: {answer.status} {answer.body!r}")
-        next(self.served)
-        self._ends.wait(PAUSE_S)
-
-    def _stream(self) -> None:
-        body = {**CHAT, "model": "streamer-1", "stream": True}
-        answer = self.gateway.call("POST", "/v1/chat/completions", body, cache_control="no-store")
-        whole = answer.status == 200 and answer.body.endswith(DONE) and b"one" in answer.body and b"two" in answer.body
-        self._check(whole, f"stream: {answer.status} {answer.body!r}")
-        next(self.served)
-        next(self.streamed)
-
-    def _manage(self) -> None:
-        begun = time.monotonic()
-        answer = self.gateway.call("GET", "/api/v1/providers")
-        self.managed.append((answer.status, time.monotonic() - begun))
-        self._ends.wait(PAUSE_S)
-
-    def _check(self, holds: bool, problem: str) -> None:
-        if not holds:
-            self.errors.append(problem)
-
-
-def test_replacements_under_load_refuse_and_cut_nothing(
-    tmp_path: Path, mock: UpstreamProcess, streamer: StreamingVendor, request: pytest.FixtureRequest
-) -> None:
-    is_long = request.config.getoption("--long")
-    rolls = LONG_ROLLS if is_long else ROLLS
-    sizes: list[tuple[int, int]] = []
-    with (CommandProcess if is_long else GatewayProcess)(tmp_path, workers=2) as gateway:
-        gateway.provider("acme", mock.base_url, priority=10)
-        gateway.provider("streamer", streamer.url, "streamer-1", priority=1)
-        with Load(gateway) as load:
-            for _ in range(rolls):
-                assert reload(gateway) == (0, "Reloaded: new processes serve, and the old ones have ended.\n", "")
-                sizes.append(size(gateway.process.pid))
-        served, streamed = next(load.served), next(load.streamed)
-        assert load.errors == []
-        assert {status for status, _ in load.managed} <= {200, 503}
-        assert served > 50 * rolls
-        assert streamed > rolls
-        assert len({descriptors for descriptors, _ in sizes}) == 1, sizes
-        assert sizes[-1][1] - sizes[0][1] <= GROWTH_KIB, sizes
-        assert load.most_children <= 2 * 3 + 1, "two generations, and the process that reads the settings"
-        until(lambda: gateway.summary()["total_requests"] >= served)
-        assert gateway.summary()["total_requests"] == served
-        assert gateway.summary()["error_requests"] == 0
-        assert state(gateway).ended == rolls
-        if is_long:
-            late = sum(status != 200 for status, _ in load.managed)
-            longest = max(seconds for _, seconds in load.managed)
-            print(  # noqa: T201 - the figures of the long form
-                f"{rolls} replacements: {served} calls, {streamed} streams, {len(load.managed)} management requests "
-                f"({late} got 503, the longest took {longest:.2f} s), at most {load.most_children} children; "
-                f"supervisor: {sizes[0][0]} descriptors, {sizes[0][1]} to {sizes[-1][1]} KiB"
-            )
 
 
 def test_new_service_keys_take_effect_and_removed_ones_end(tmp_path: Path) -> None:

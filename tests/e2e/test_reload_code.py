@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.process import KEY, CommandProcess
+from tests.e2e.reloads import CHAT, reload, state
 from tests.e2e.streaming_vendor import BEGIN, DONE, StreamingVendor, delta, finish, usage
-from tests.e2e.test_reload import CHAT, reload, state
 from tests.upstream import UpstreamProcess
 
 PACKAGE = Path(__file__).parents[2] / "src" / "llm_gateway"
