@@ -48,8 +48,9 @@ def test_reloads_under_load_refuse_cut_and_lose_nothing(scene: Scene, note: Note
     assert len(calls) - len(billed) == len(streamer.calls) == streamed, "each stream has one, too"
     late = sum(status != 200 for status, _ in load.managed)
     longest = max(seconds for _, seconds in load.managed)
+    grown = f"{sizes[0][0]} descriptors, {sizes[0][1]} to {sizes[-1][1]} KiB"
     note(
         f"{reloads} reloads of {workers} workers: {served} calls, {streamed} of them streams: 0 refused, 0 cut off, "
-        f"each recorded once; {len(load.managed)} reports ({late} got 503, the longest took {longest:.2f} s); supervisor: "
-        f"{sizes[0][0]} descriptors, {sizes[0][1]} to {sizes[-1][1]} KiB"
+        f"each recorded once; {len(load.managed)} reports ({late} got 503, the longest took {longest:.2f} s); "
+        f"supervisor: {grown}"
     )
