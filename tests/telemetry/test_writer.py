@@ -8,8 +8,10 @@ import resource
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.telemetry import LogWriter
 from tests.telemetry.harness import LOOKS_SECRET, SECRET, Pipe, record, written
 
@@ -19,11 +21,31 @@ def test_every_request_is_written_as_one_line_of_json() -> None:
     first, second = (json.loads(line) for line in written([record(), failed]).splitlines())
     assert first == {
         "timestamp": "2023-11-14T22:13:20.250Z", "level": "info", "event": "request", "request_id": "r-1",
-        "client_request_id": None, "key": "k", "service": "s", "user_id": "u", "task_type": "general", "outcome": "ok",
-        "status": 200, "provider": "p", "model": "m", "attempts": 1, "input_tokens": 10, "output_tokens": 5,
-        "cost_usd": 0.0000015, "latency_ms": 250, "error_code": None, "traceparent": None,
+        "client_request_id": None, "key": "k", "surface": "generate", "service": "s", "user_id": "u",
+        "task_type": "general", "outcome": "ok", "status": 200, "provider": "p", "model": "m", "attempts": 1,
+        "failures": [], "input_tokens": 10, "output_tokens": 5, "cost_usd": 0.0000015, "queued_ms": 0,
+        "first_token_ms": None, "latency_ms": 250, "error_code": None, "traceparent": None,
     }  # fmt: skip
     assert (second["level"], second["error_code"], second["attempts"]) == ("warning", "provider_error", 0)
+
+
+def failed_over() -> UsageRecord:
+    """Return the record of a stream that two providers failed to answer, one of them with a text of its own."""
+    [served] = record().attempts
+    refused = msgspec.structs.replace(served, provider="a", model="x", status=503, error="quotes the secret prompt")
+    silent = msgspec.structs.replace(served, provider="b", model="y", status=None, error="b", why="failover:503")
+    served = msgspec.structs.replace(served, why="failover:timeout")
+    return record(attempts=[refused, silent, served], surface="chat", first_token_ms=120, queued_ms=30)
+
+
+def test_the_line_of_a_request_says_why_attempts_failed_and_how_long_the_first_token_took() -> None:
+    text = written([failed_over()])
+    line = json.loads(text)
+    assert (line["attempts"], line["failures"]) == (3, ["a/x: 503", "b/y: timeout"])
+    assert (line["surface"], line["first_token_ms"], line["queued_ms"]) == ("chat", 120, 30)
+    assert "secret" not in text
+    shown = written([failed_over()], console=True)
+    assert "250 ms (first 120)  's' for 'u' (failed: a/x: 503, b/y: timeout) r-1" in shown
 
 
 def test_console_lines_of_requests_show_status_cost_and_ids() -> None:

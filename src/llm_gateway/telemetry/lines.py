@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from llm_gateway.domain.attempt_failures import failures_of
 from llm_gateway.domain.usage import NANOS_PER_USD, UsageRecord
 from llm_gateway.telemetry.console import Event, event_text, iso, printable
 
@@ -24,7 +25,7 @@ Render: TypeAlias = Callable[[UsageRecord | Event], str]
 
 
 class RequestLine(msgspec.Struct, gc=False):
-    """Fields of the JSON log line of a request, taken from its usage record."""
+    """Fields of the JSON log line of a request, taken from its usage record. docs/RUNBOOK.md describes them."""
 
     timestamp: str
     level: str
@@ -32,6 +33,7 @@ class RequestLine(msgspec.Struct, gc=False):
     request_id: str
     client_request_id: str | None
     key: str
+    surface: str
     service: str
     user_id: str
     task_type: str
@@ -40,9 +42,12 @@ class RequestLine(msgspec.Struct, gc=False):
     provider: str | None
     model: str | None
     attempts: int
+    failures: list[str]
     input_tokens: int
     output_tokens: int
     cost_usd: float
+    queued_ms: int
+    first_token_ms: int | None
     latency_ms: int
     error_code: str | None
     traceparent: str | None
@@ -103,6 +108,7 @@ def _request_line(record: UsageRecord) -> RequestLine:
         request_id=record.id,
         client_request_id=record.client_request_id,
         key=record.key_name,
+        surface=record.surface,
         service=record.service,
         user_id=record.user_id,
         task_type=record.task_type,
@@ -111,9 +117,12 @@ def _request_line(record: UsageRecord) -> RequestLine:
         provider=record.provider,
         model=record.model,
         attempts=len(record.attempts),
+        failures=failures_of(record),
         input_tokens=record.usage.input_tokens,
         output_tokens=record.usage.output_tokens,
         cost_usd=record.cost_nanos / NANOS_PER_USD,
+        queued_ms=record.queued_ms,
+        first_token_ms=record.first_token_ms,
         latency_ms=record.latency_ms,
         error_code=record.error_code,
         traceparent=record.traceparent,
@@ -125,10 +134,12 @@ def _console_text(record: UsageRecord) -> str:
     tokens = f"{record.usage.input_tokens}+{record.usage.output_tokens} tokens"
     cost = f"${record.cost_nanos / NANOS_PER_USD:.6f}"
     why = f" {record.error_code}" if record.error_code else ""
+    failed = f" (failed: {', '.join(failures)})" if (failures := failures_of(record)) else ""
+    first = "" if record.first_token_ms is None else f" (first {record.first_token_ms})"
     own_id = f" ({record.client_request_id})" if record.client_request_id else ""
     return (
         f"{_when(record)[11:23]} {record.status} {record.outcome:<12} {served} {tokens} {cost} "
-        f"{record.latency_ms} ms  {record.service!r} for {record.user_id!r}{why} {record.id}{own_id}"
+        f"{record.latency_ms} ms{first}  {record.service!r} for {record.user_id!r}{why}{failed} {record.id}{own_id}"
     )
 
 

@@ -8,6 +8,7 @@ The conventions are pinned: `SCHEMA_URL` is sent with all data, so that a backen
 from __future__ import annotations
 
 from llm_gateway.control.otlp.attributes import Attribute
+from llm_gateway.domain.attempt_failures import failure_of
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.journal.record_assembler import CRASHED
 
@@ -120,19 +121,10 @@ def error_type_of_attempt(record: UsageRecord, number: int) -> str | None:
 
     The message of the error is never sent: providers quote prompts in it.
     """
-    attempt = record.attempts[number]
-    if attempt.error is None:
+    if record.attempts[number].error is None:
         is_cut_off = record.error_code == CRASHED and number == len(record.attempts) - 1
         return CRASHED if is_cut_off else None
-    if attempt.status is not None and attempt.status >= 400:
-        return str(attempt.status)
-    if number + 1 < len(record.attempts):
-        after = record.attempts[number + 1].why
-        if after is not None and ":" in after:
-            return after.partition(":")[2] or OTHER
-    if not attempt.sent:
-        return "not_sent"
-    return error_type(record) or OTHER
+    return failure_of(record, number) or OTHER
 
 
 def first_chunk_s(record: UsageRecord) -> float | None:
