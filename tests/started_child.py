@@ -19,11 +19,12 @@ from llm_gateway.settings_reader import encode_settings
 
 PATIENCE_S = 60.0
 PROGRAM = """
-import json, os, sys
+import ctypes, json, os, sys
 from llm_gateway.{name}.__main__ import main
 code = main()
-with open(os.environ["LOADED_MODULES"], "w") as file:
-    json.dump(list(sys.modules), file)
+is_dumpable = ctypes.CDLL(None).prctl(3, 0, 0, 0, 0) if sys.platform == "linux" else None  # PR_GET_DUMPABLE, prctl(2)
+with open(os.environ["AT_THE_END"], "w") as file:
+    json.dump([list(sys.modules), is_dumpable], file)
 sys.exit(code)
 """
 
@@ -40,7 +41,7 @@ class StartedChild:
 
     def __init__(self, name: str, folder: Path, settings: Settings, listener: socket.socket | None = None) -> None:
         self._output = folder / f"{name}.out"
-        self._modules = folder / f"{name}.modules"
+        self._end = folder / f"{name}.end"
         self.leash, theirs = socket.socketpair()
         self.leash.settimeout(PATIENCE_S)
         with TemporaryFile() as file, theirs, self._output.open("wb") as output:
@@ -51,7 +52,7 @@ class StartedChild:
                 inherited.listener, inherited.number = listener.fileno(), 1
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", PROGRAM.format(name=name), *to_arguments(inherited)],
-                env={**os.environ, "LOADED_MODULES": str(self._modules)},
+                env={**os.environ, "AT_THE_END": str(self._end)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -79,7 +80,13 @@ class StartedChild:
     @property
     def modules(self) -> Collection[str]:
         """The modules that it had imported at its end."""
-        return list(json.loads(self._modules.read_text()))
+        return list(json.loads(self._end.read_text())[0])
+
+    @property
+    def is_dumpable(self) -> int | None:
+        """1 if its memory could be read and dumped at its end, 0 if not; None where the system does not tell."""
+        found: int | None = json.loads(self._end.read_text())[1]
+        return found
 
     def wait_ready(self) -> None:
         """Wait until it has written that it is ready."""

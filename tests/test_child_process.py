@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -33,10 +33,18 @@ NOT_OF_A_WORKER = {
 }
 
 
-def settings_in(folder: Path) -> Settings:
+PRODUCTION = {
+    "env": "production",
+    "service_keys": f"shop:{bytes(range(32)).hex()}",
+    "encryption_keys": "0123456789abcdef" * 4,
+}
+
+
+def settings_in(folder: Path, **changes: Any) -> Settings:
     """Return settings with a data directory, which the supervisor makes."""
     (folder / "data").mkdir()
-    return Settings(data_dir=folder / "data", local_model="false", accept_seconds=0.0, drain_seconds=5.0)
+    usual: dict[str, Any] = {"local_model": "false", "accept_seconds": 0.0, "drain_seconds": 5.0}
+    return Settings(data_dir=folder / "data", **{**usual, **changes})
 
 
 async def test_an_exception_in_a_callback_is_logged() -> None:
@@ -84,7 +92,7 @@ class Orphans(NamedTuple):
 @pytest.fixture(scope="module")
 def orphans(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orphans]:
     folder = tmp_path_factory.mktemp("orphans")
-    settings = settings_in(folder)
+    settings = settings_in(folder, **PRODUCTION)
     with (
         bind("127.0.0.1", 0) as listener,
         StartedChild("control", folder, settings) as control,
@@ -112,6 +120,11 @@ def test_a_started_worker_loads_no_database_web_framework_metrics_or_terminal_li
     assert {"fastapi", "prometheus_client", "pydantic", "sqlalchemy"} <= of_control, "the libraries have these names"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl(2) is Linux' own")
+def test_nobody_of_the_same_user_reads_the_memory_of_control_and_workers_in_production(orphans: Orphans) -> None:
+    assert (orphans.control.is_dumpable, orphans.worker.is_dumpable) == (0, 0)
+
+
 def test_children_end_by_themselves_when_the_supervisor_has_died(orphans: Orphans) -> None:
     for child in (orphans.worker, orphans.control):
         assert child.process.returncode == 0, child.output
@@ -125,7 +138,7 @@ def test_control_serves_without_a_supervisor_while_a_worker_is_connected(orphans
 def test_control_imports_migrations_only_for_a_database_of_an_earlier_version(
     tmp_path: Path, settings: Settings
 ) -> None:
-    loaded = []
+    loaded: list[list[str]] = []
     for _ in range(2):
         with StartedChild("control", tmp_path, settings) as control:
             control.wait_ready()
@@ -133,6 +146,7 @@ def test_control_imports_migrations_only_for_a_database_of_an_earlier_version(
             assert control.leash.recv(100) == b"", "it says once that it is ready, and nothing more"
             loaded.append([name for name in ("fastapi", "alembic", "mako", "cyclopts") if name in control.modules])
     assert loaded == [["fastapi", "alembic", "mako"], ["fastapi"]]
+    assert control.is_dumpable in (1, None), "it can be debugged in dev"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
