@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from llm_gateway.cli.reports import DIMENSIONS
-from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME
 from tests.cli.command import call, execute, on_terminal
 from tests.e2e.process import GatewayProcess
 from tests.upstream import UpstreamProcess
@@ -144,7 +142,3 @@ def test_wrong_options_get_one_sentence(capsys: Capsys, arguments: tuple[str, ..
     ended = call(capsys, "usage", *arguments)
     assert ended.code == code
     assert words in ended.err
-
-
-def test_the_command_line_knows_the_dimensions_of_the_api() -> None:
-    assert tuple(DIMENSION_BY_NAME) == DIMENSIONS

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass, make_dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 from cyclopts.validators import Number
@@ -11,8 +11,9 @@ from cyclopts.validators import Number
 from llm_gateway.cli.client import HERE, Address, connect
 from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Column, Flag, Json, note, print_fields, print_json, print_rows
+from llm_gateway.domain.report_dimensions import DIMENSIONS
 
-DIMENSIONS = ("model", "provider", "key", "team", "service", "task_type", "agent", "customer", "session")
+NAMES = tuple(each.name for each in DIMENSIONS)
 TAG_PREFIX = "tag:"
 MOST_ROWS = 10_000
 
@@ -101,20 +102,25 @@ class Calendar:
 ALL_TIME = Calendar()
 
 
+if TYPE_CHECKING:
+
+    @dataclass(frozen=True)
+    class DimensionFilters:
+        """The options that filter by a dimension."""
+
+else:
+    DimensionFilters = make_dataclass(
+        "DimensionFilters",
+        [(each.flag, Annotated[str | None, Parameter(help=each.about or None)], None) for each in DIMENSIONS],
+        frozen=True,
+    )
+
+
 @Parameter(name="*", group=Group("Filters", sort_key=8))
 @dataclass(frozen=True)
-class Filters:
+class Filters(DimensionFilters):
     """The options that requests must match, all of them."""
 
-    customer: str | None = None
-    service: str | None = None
-    api_key: Annotated[str | None, Parameter(help="id or name of the key that sent them")] = None
-    team: str | None = None
-    task_type: str | None = None
-    agent: str | None = None
-    model: str | None = None
-    provider: str | None = None
-    session: str | None = None
     tag: Annotated[str | None, Parameter(help="a tag's name, or name=value")] = None
     outcome: Annotated[str | None, Parameter(help="ok, cached, failed, rate_limited, cancelled, …")] = None
     error_code: str | None = None
@@ -123,7 +129,7 @@ class Filters:
 
     def query(self) -> dict[str, Any]:
         """Return the given options as query parameters."""
-        names = {"customer": "user_id", "api_key": "key"}
+        names = {each.flag: each.filter for each in DIMENSIONS}
         return {names.get(name, name): value for name, value in asdict(self).items()}
 
 
@@ -219,9 +225,9 @@ def breakdown(by: str, query: dict[str, Any], *, as_json: bool, as_csv: bool, ga
         CommandFailed: a dimension does not exist.
     """
     names = by.split(",")
-    if unknown := [name for name in names if name not in DIMENSIONS and not name.startswith(TAG_PREFIX)]:
+    if unknown := [name for name in names if name not in NAMES and not name.startswith(TAG_PREFIX)]:
         raise CommandFailed(
-            f"--by takes {', '.join(DIMENSIONS)} or {TAG_PREFIX}NAME, or two of them with a comma, not {unknown[0]!r}.",
+            f"--by takes {', '.join(NAMES)} or {TAG_PREFIX}NAME, or two of them with a comma, not {unknown[0]!r}.",
             USAGE,
         )
     client = connect(gateway)

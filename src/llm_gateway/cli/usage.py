@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
@@ -13,7 +13,7 @@ from llm_gateway.cli.client import HERE, Address, connect
 from llm_gateway.cli.erasure import erase
 from llm_gateway.cli.exits import USAGE, CommandFailed
 from llm_gateway.cli.output import Column, Json, note, print_fields, print_json, print_rows
-from llm_gateway.cli.reports import ALL_TIME, MOST_ROWS, Calendar, CsvFlag, breakdown, prices, request, requests
+from llm_gateway.cli.reports import ALL_TIME, MOST_ROWS, NAMES, Calendar, CsvFlag, breakdown, prices, request, requests
 
 DEFAULT_DAYS = 30
 Days = Annotated[
@@ -25,7 +25,10 @@ Days = Annotated[
         f"another one at most 7 [default: {DEFAULT_DAYS}, or 7 where that is the most]",
     ),
 ]
-By: TypeAlias = Literal["model", "provider", "key", "team", "service", "task_type", "agent", "customer", "session"]
+if TYPE_CHECKING:
+    By: TypeAlias = str
+else:
+    By = Literal[NAMES]
 OfLastDays: TypeAlias = Literal["provider", "service", "customer"]
 """Dimensions that have a report of the last days × 24 hours."""
 DEFAULT_LIMIT = 50

@@ -1,7 +1,6 @@
-"""Dimensions of the usage reports: one table that records, rollups, the API and CSV files all follow.
+"""Dimensions of the usage reports as SQL: the texts of records, and the sums that hold them.
 
-A new dimension is a row of REPORT_DIMENSIONS. If it is to be combined with others over any period, it is a column of
-the cube as well (`cube.py`).
+Which dimensions there are is the table of `domain/report_dimensions.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy import func
 
+from llm_gateway.domain.report_dimensions import DIMENSIONS
 from llm_gateway.store import cube
 from llm_gateway.store.tables import usage_records
 
@@ -48,18 +48,18 @@ class ReportDimension(NamedTuple):
         return self.name in _OF_ATTEMPTS
 
 
+def _text_of(columns: tuple[str, ...]) -> Text:
+    """Return a record's value: that of the first column that is not null, else an empty text."""
+    found = [_of[name] for name in columns]
+    if found[-1].nullable:
+        return func.coalesce(*found, "")
+    return func.coalesce(*found) if len(found) > 1 else found[0]
+
+
 _OF_ATTEMPTS = frozenset(dimension.name for dimension in cube.ATTEMPT_DIMENSIONS)
 
-REPORT_DIMENSIONS = (
-    ReportDimension("model", "model", func.coalesce(_of.model, ""), Source.CUBE),
-    ReportDimension("provider", "provider", func.coalesce(_of.provider, ""), Source.CUBE),
-    ReportDimension("key", "key", func.coalesce(_of.key_id, _of.key_name), Source.CUBE),
-    ReportDimension("team", "team", func.coalesce(_of.team_id, ""), Source.CUBE),
-    ReportDimension("service", "service", _of.service, Source.CUBE),
-    ReportDimension("task_type", "task_type", _of.task_type, Source.CUBE),
-    ReportDimension("agent", "agent", func.coalesce(_of.agent, ""), Source.CUBE),
-    ReportDimension("customer", "user_id", _of.user_id, Source.CUSTOMERS),
-    ReportDimension("session", "session", func.coalesce(_of.session, ""), Source.RECORDS),
+REPORT_DIMENSIONS = tuple(
+    ReportDimension(each.name, each.filter, _text_of(each.columns), Source(each.sums)) for each in DIMENSIONS
 )
 """All dimensions but tags, in the order in which the API lists them."""
 

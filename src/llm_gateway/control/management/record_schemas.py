@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from llm_gateway.control.management.fields import Timestamp, iso
 from llm_gateway.control.management.usage import digits
+from llm_gateway.domain.report_dimensions import DIMENSIONS
 from llm_gateway.domain.stored_budget import StoredBudget
 from llm_gateway.domain.usage import NANOS_PER_USD, AttemptRecord, CostStatus, Outcome, Price, Usage, UsageRecord
 from llm_gateway.store.budget_charges import charges_of_record
@@ -19,7 +20,19 @@ PER_MILLION = "USD per million tokens, by kind of token. A list has a price for 
 Digits = BeforeValidator(digits)
 
 
-class RecordQuery(BaseModel):
+if TYPE_CHECKING:
+
+    class DimensionFilters(BaseModel):
+        """Filters by each dimension of the reports, all of which must match."""
+
+else:
+    DimensionFilters = create_model(
+        "DimensionFilters",
+        **{each.filter: (Annotated[Value | None, Field(description=each.about or None)], None) for each in DIMENSIONS},
+    )
+
+
+class RecordQuery(DimensionFilters):
     """Parameters of a search for records; all given ones must match."""
 
     model_config = ConfigDict(populate_by_name=True)
@@ -32,12 +45,6 @@ class RecordQuery(BaseModel):
         None
     )
     tz: Annotated[str, Field(max_length=64, description="time zone of dates without an offset")] = "UTC"
-    key: Annotated[Value | None, Field(description="id of a key, or name of a key of the environment")] = None
-    team: Value | None = None
-    user_id: Value | None = None
-    service: Value | None = None
-    task_type: Value | None = None
-    agent: Value | None = None
     model: Annotated[Value | None, Field(description="model that answered or was tried last")] = None
     provider: Annotated[Value | None, Field(description="provider that answered or was tried last")] = None
     client_request_id: Annotated[
@@ -47,7 +54,6 @@ class RecordQuery(BaseModel):
         Literal[Outcome, "error"] | None, Field(description="error: all that reports count as errors")
     ] = None
     error_code: Value | None = None
-    session: Value | None = None
     tag: Annotated[
         str | None,
         Field(

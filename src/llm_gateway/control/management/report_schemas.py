@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from llm_gateway.control.management.calendar_period import Bucket
-from llm_gateway.control.management.record_schemas import Value
+from llm_gateway.control.management.record_schemas import DimensionFilters
 from llm_gateway.control.management.usage import digits
 from llm_gateway.domain.usage import NANOS_PER_USD
 from llm_gateway.errors import Invalid
@@ -34,7 +34,7 @@ MONEY: dict[str, str] = {"cost_usd": "cost_nanos", "saved_cost_usd": "saved_cost
 GroupBy = Annotated[str | None, Field(max_length=200, description=f"one of {GROUP_BY}")]
 
 
-class ReportQuery(BaseModel):
+class ReportQuery(DimensionFilters):
     """Parameters that breakdowns and series share: the period, and filters that requests must all meet."""
 
     model_config = ConfigDict(populate_by_name=True)
@@ -53,15 +53,6 @@ class ReportQuery(BaseModel):
         Field(alias="to", max_length=40, description="the end of the period, no part of it; by default tomorrow"),
     ] = None
     tz: Annotated[str, Field(max_length=64, description="time zone of days, and of dates without an offset")] = "UTC"
-    key: Value | None = None
-    team: Value | None = None
-    user_id: Value | None = None
-    service: Value | None = None
-    task_type: Value | None = None
-    agent: Value | None = None
-    model: Value | None = None
-    provider: Value | None = None
-    session: Value | None = None
 
     def filters(self) -> dict[str, str]:
         """Return the given filters by the name of their dimension."""

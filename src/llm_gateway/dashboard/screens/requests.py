@@ -10,18 +10,11 @@ from starlette.responses import Response
 from llm_gateway.dashboard.named_ids import ids_of, labels_of
 from llm_gateway.dashboard.page import Page
 from llm_gateway.dashboard.period import choices_of, has_period, months_of, period_of
+from llm_gateway.domain.report_dimensions import DIMENSIONS
 
 FILTERS = (
     ("outcome", "Outcome"),
-    ("user_id", "Customer"),
-    ("service", "Service"),
-    ("model", "Model"),
-    ("provider", "Provider"),
-    ("key", "Key"),
-    ("team", "Team"),
-    ("session", "Session"),
-    ("task_type", "Task type"),
-    ("agent", "Agent"),
+    *((each.filter, each.title) for each in DIMENSIONS),
     ("tag", "Tag"),
     ("error_code", "Error code"),
     ("client_request_id", "Request id"),

@@ -14,20 +14,11 @@ from llm_gateway.dashboard.named_ids import labels_of
 from llm_gateway.dashboard.page import Page
 from llm_gateway.dashboard.period import WEEK, Period, choices_of, months_of, period_of
 from llm_gateway.dashboard.screens.overview import chart_of
+from llm_gateway.domain import report_dimensions
 
-DIMENSIONS = (
-    ("model", "Model"),
-    ("provider", "Provider"),
-    ("key", "Key"),
-    ("team", "Team"),
-    ("service", "Service"),
-    ("customer", "Customer"),
-    ("task_type", "Task type"),
-    ("agent", "Agent"),
-    ("session", "Session"),
-)
-CHARTED = frozenset({"model", "provider", "key", "team", "service", "task_type", "agent", "customer"})
-PARAMETERS = {name: "user_id" if name == "customer" else name for name, _ in DIMENSIONS}
+DIMENSIONS = tuple((each.name, each.title) for each in report_dimensions.DIMENSIONS)
+CHARTED = frozenset(each.name for each in report_dimensions.DIMENSIONS if each.sums != "records")
+PARAMETERS = {each.name: each.filter for each in report_dimensions.DIMENSIONS}
 """Filters of reports and of the requests table, by the dimension."""
 NARROWER = {
     "team": "key", "key": "service", "service": "model", "provider": "model", "model": "service", "task_type": "model",
@@ -36,7 +27,7 @@ NARROWER = {
 """The dimension by which the usage of one value is shown next."""
 OTHERS = ("model", "service", "key", "provider", "team", "task_type", "agent")
 """Dimensions that can be shown next, if the usage is by the narrower one already."""
-FROM_RECORDS = frozenset({"user_id", "session", "tag"})
+FROM_RECORDS = frozenset({"tag", *(each.filter for each in report_dimensions.DIMENSIONS if each.sums != "cube")})
 """Filters that a report by another dimension has for seven days at most, or not at all."""
 TAG = "tag:"
 ROWS = 100
