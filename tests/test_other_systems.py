@@ -1,4 +1,4 @@
-"""What only Linux has is in one list, with what happens elsewhere (docs/ARCHITECTURE.md)."""
+"""List of what only Linux has, with what happens elsewhere (docs/ARCHITECTURE.md): it names each file that asks."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from llm_gateway.cli.audit import LOCAL_COMMANDS as OF_AUDIT
 from llm_gateway.cli.budgets import VERIFY
 from llm_gateway.cli.commands import FILE_COMMANDS, IMPORT, LOCAL_COMMANDS, build_cli
 from llm_gateway.cli.leases import LOCAL_COMMANDS as OF_LEASES
-from llm_gateway.cli.reports import DIMENSIONS
+from llm_gateway.cli.reports import NAMES
 from llm_gateway.cli.usage import LOCAL_COMMANDS as OF_USAGE
 from tests.cli.command import COMMAND, SetUp, call, execute, execute_command, on_terminal
 
@@ -213,7 +213,7 @@ def test_completion_of_bash_knows_commands_and_choices() -> None:
     done
     """
     ended = subprocess.run(["bash", "-c", script + ask], capture_output=True, text=True, check=True)
-    assert ended.stdout.splitlines() == ["providers", "--model", " ".join(DIMENSIONS), "--port"]
+    assert ended.stdout.splitlines() == ["providers", "--model", " ".join(NAMES), "--port"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
