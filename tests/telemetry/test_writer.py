@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import time
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.telemetry import LogWriter
 from tests.telemetry.harness import LOOKS_SECRET, SECRET, Pipe, record, written
+
+RUNBOOK = Path(__file__).parents[2] / "docs" / "RUNBOOK.md"
 
 
 def test_every_request_is_written_as_one_line_of_json() -> None:
@@ -46,6 +49,13 @@ def test_the_line_of_a_request_says_why_attempts_failed_and_how_long_the_first_t
     assert "secret" not in text
     shown = written([failed_over()], console=True)
     assert "250 ms (first 120)  's' for 'u' (failed: a/x: 503, b/y: timeout) r-1" in shown
+
+
+def test_the_runbook_lists_the_fields_of_the_line_of_a_request() -> None:
+    text = RUNBOOK.read_text("utf-8").partition("### Requests\n")[2].partition("\n## ")[0]
+    rows = text.partition("| field | what |")[2].splitlines()
+    listed = {name for row in rows if row.startswith("| `") for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert listed | {"timestamp", "level", "event"} == json.loads(written([record()])).keys()
 
 
 def test_console_lines_of_requests_show_status_cost_and_ids() -> None:
