@@ -27,6 +27,11 @@ def failure_of(record: UsageRecord, number: int) -> str | None:
 
 def failures_of(record: UsageRecord) -> list[str]:
     """Return `provider/model: why` of each attempt that failed, in their order."""
+    for attempt in record.attempts:
+        if attempt.error is not None:
+            break
+    else:  # nearly always
+        return []
     return [
         f"{attempt.provider}/{attempt.model}: {failure_of(record, number)}"
         for number, attempt in enumerate(record.attempts)
