@@ -50,6 +50,17 @@ def test_a_quick_bench_of_the_reports_fills_its_table_and_the_sums_match(tmp_pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the bench needs /proc")
+def test_a_quick_bench_of_shipping_measures_both_databases_and_ships_every_record() -> None:
+    size = ("--records", "60", "--batch", "20", "--customers", "10", "--runs", "1")
+    for database, has_server in (("sqlite", False), ("postgres", True)):
+        output, _ = _run_forked("shipping", *size, "--database", database)
+        [[(customers, tree, *figures)]] = _tables(output)
+        assert (customers, tree) == ("10", "this tree")
+        assert (figures[-2] != "–") is has_server
+        assert all(figures)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the bench needs /proc")
 def test_a_quick_bench_of_the_tails_measures_every_target_and_the_accounting_adds_up() -> None:
     output, _ = _run_forked("tail", "--quick", "--tree", f"other={REPOSITORY}")
     ratios, latencies, accounting = _tables(output)
