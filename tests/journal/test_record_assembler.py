@@ -17,7 +17,8 @@ class Folded:
         )
 
     def add(self, kind: Kind, number: int, payload: bytes, at: Position = Position(1, 0)) -> UsageRecord | None:  # noqa: B008
-        return self.assembler.add(at.segment, Entry(kind, request_id(number), payload, at.offset, at.offset + 1))
+        entry = Entry(kind, request_id(number), payload, at.offset, at.offset + 1)
+        return next(iter(self.assembler.add(at.segment, [entry])), None)
 
 
 def test_a_settle_returns_the_record_and_closes_its_request() -> None:

@@ -77,11 +77,7 @@ class DirectoryRecords:
             OSError: the journal cannot be read; what was read before is kept for the next call.
         """
         while len(self._records) < room and (entries := self._reader.read(limit)):
-            segment = self._reader.position.segment
-            for entry in entries:
-                record = self._assembler.add(segment, entry)
-                if record is not None:
-                    self._records.append(record)
+            self._records += self._assembler.add(self._reader.position.segment, entries)
             self._pause()
         records, self._records = self._records, []
         return records

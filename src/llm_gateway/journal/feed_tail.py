@@ -145,12 +145,9 @@ class FeedTail:
 
     def _records(self, entries: list[Entry]) -> list[UsageRecord]:
         segment = self._reader.position.segment
-        found = []
-        for entry in entries:
-            record = self._assembler.add(segment, entry)
-            if record is not None and Position(segment, entry.start) >= self._done:
-                found.append(record)
-        return self._fresh(found)
+        done = sum(Position(segment, entry.start) < self._done for entry in entries)
+        self._assembler.add(segment, entries[:done])
+        return self._fresh(self._assembler.add(segment, entries[done:]))
 
     def _fresh(self, records: list[UsageRecord]) -> list[UsageRecord]:
         fresh = []

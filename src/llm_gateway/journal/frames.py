@@ -34,7 +34,7 @@ MARK = b"J2 "
 FRAME_BYTES = 13
 """Bytes that `seal` adds to an entry: mark, checksum, space and newline."""
 
-_KINDS: dict[bytes, Kind] = {b"I": "I", b"O": "O", b"S": "S"}
+_KINDS: dict[bytes, Kind] = {b"I ": "I", b"O ": "O", b"S ": "S"}
 _HEAD = re.compile(rb"J[12] [0-9a-f]{8} [IOS] ")
 _HEAD_BYTES = 12
 
@@ -93,9 +93,11 @@ def scan(buffer: bytes, base: int = 0, *, segment: int = 1, is_recycled: bool = 
     tail = lines.pop()
     start = base
     for line in lines:
-        end = start + len(line) + 1
-        if _is_whole(line, segment, is_recycled) and (kind := _KINDS.get(line[12:13])):
-            entries.append(Entry(kind, line[14:50].decode("latin-1"), line[51:], start, end))
+        end, body = start + len(line) + 1, line[_HEAD_BYTES:]
+        # The test of `_is_whole`, first without a call, since nearly every line is a good one of the version of now.
+        is_whole = line[:_HEAD_BYTES] == b"J2 %08x " % crc32(body, segment) or _is_whole(line, segment, is_recycled)
+        if is_whole and (kind := _KINDS.get(body[:2])):
+            entries.append(Entry(kind, body[2:38].decode("latin-1"), body[39:], start, end))
         elif (at := _salvage(line, segment, is_recycled)) is not None:
             _add(damage, start, start + at)
             entries += scan(line[at:] + b"\n", start + at, segment=segment, is_recycled=is_recycled).entries

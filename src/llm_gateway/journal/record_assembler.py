@@ -6,7 +6,7 @@ its intent and outcome entries.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -29,6 +29,9 @@ CRASHED = "gateway_crashed"
 
 LOST = "(lost)"
 """Placeholder for key name, user, service and surface when no intent entry of the request can be read."""
+
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding a payload raises."""
 
 _Decoded = TypeVar("_Decoded")
 
@@ -53,17 +56,23 @@ class RecordAssembler:
         """Return the number of open requests."""
         return len(self._open)
 
-    def add(self, segment: int, entry: Entry) -> UsageRecord | None:
-        """Add an entry read from `segment`. Returns the finished record if the entry is a settle, else None."""
-        if entry.kind == "S":
-            self._open.pop(entry.request_id, None)
-            return self._decoded(entry, decode_record)
-        request = self._open.get(entry.request_id)
-        if request is not None:
-            request.append((segment, entry))
-        else:
-            self._open[entry.request_id] = [(segment, entry)]
-        return None
+    def add(self, segment: int, entries: Iterable[Entry]) -> list[UsageRecord]:
+        """Add entries read from `segment`. Returns the finished records, one for each settle that can be decoded."""
+        records: list[UsageRecord] = []
+        requests = self._open
+        for entry in entries:
+            request_id = entry.request_id
+            if entry.kind == "S":
+                requests.pop(request_id, None)  # its other entries need no decoding
+                try:
+                    records.append(decode_record(entry.payload))
+                except UNDECODABLE as error:
+                    self._on_undecodable(entry, str(error))
+            elif (request := requests.get(request_id)) is not None:
+                request.append((segment, entry))
+            else:
+                requests[request_id] = [(segment, entry)]
+        return records
 
     def restart(self, read: Position) -> Position:
         """Return the checkpoint that loses no open request, given that everything before `read` was added.
@@ -121,7 +130,7 @@ class RecordAssembler:
     def _decoded(self, entry: Entry, decode: Callable[[bytes], _Decoded]) -> _Decoded | None:
         try:
             return decode(entry.payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             self._on_undecodable(entry, str(error))
             return None
 
