@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
+from llm_gateway.domain.usage import Usage
 from llm_gateway.store.database import Database
-from llm_gateway.store.rollup_rows import buckets
+from llm_gateway.store.rollup_rows import NUMBERS, buckets
 from llm_gateway.store.rollup_table import RollupTable
-from llm_gateway.store.rollups import COUNTERS, CUSTOMER, SERVICE
-from llm_gateway.store.tables import usage_rollups
+from llm_gateway.store.rollups import COUNTERS, CUSTOMER, MINUTE_MS, SERVICE, coarser, hourly
+from llm_gateway.store.tables import usage_customers, usage_rollups
 from llm_gateway.store.usage import CustomerTotals, UsageStore, recent_period
-from tests.store.histories import DAY_MS, HOUR_MS, attempt, record, rollup_rows
+from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS, attempt, record, rollup_rows
 
 BLOCK_MS = 2 * DAY_MS
 START_MS = 20_000 // 32 * 32 * DAY_MS
@@ -161,3 +163,47 @@ def test_totals_to_date_follow_each_day_and_late_records(store: UsageStore, data
     assert build_all(store, now_ms - DAY_MS) == 0, "the clock went back"
     build_all(store, START_MS + 40 * DAY_MS)
     assert to_date() == {}, "no customer has called since the block of 32 days was over"
+
+
+def test_a_batch_adds_hours_and_days_of_customers_with_the_minutes_of_their_calls(database: Database) -> None:
+    at_ms = NOW_MS // DAY_MS * DAY_MS + 5 * HOUR_MS
+    several = [attempt(provider="p", usage=Usage(input_tokens=5)), attempt(provider="q", cost_nanos=7)]
+    records = [
+        record(at_ms, user_id="u", outcome="ok", latency_ms=3, cost_status="estimated"),
+        record(at_ms + 59 * MINUTE_MS, user_id="u", outcome="cached", saved_cost_nanos=9, latency_ms=1),
+        record(at_ms + HOUR_MS, user_id="u", outcome="failed", attempts=several, usage=Usage(input_tokens=5)),
+        record(at_ms - DAY_MS, user_id="u", cost_status="unpriced", cost_nanos=4),
+        record(at_ms + 7 * MINUTE_MS, user_id='Ü"%s\\'),
+        record(at_ms, user_id=""),
+    ]
+    store = UsageStore(database)
+    for batch in (records[:2], records[1:], records):  # what is stored already counts once
+        store.write(batch)
+
+    hours = hourly(records)
+    days = coarser(hours.items(), 24)
+    expected = [
+        (dimension, grain, bucket * length * HOUR_MS, name, *msgspec.structs.astuple(totals))
+        for grain, length, sums in (("hour", 1, hours), ("day", 24, days))
+        for (dimension, bucket, name), totals in sums.items()
+    ]
+    assert rollup_rows(database) == sorted(expected)
+    assert minutes_of_customers(database) == {
+        ("u", 1, at_ms // HOUR_MS): 1 | 1 << 59,
+        ("u", 1, at_ms // HOUR_MS + 1): 1,
+        ("u", 1, at_ms // HOUR_MS - 24): 1,
+        ('Ü"%s\\', 1, at_ms // HOUR_MS): 1 << 7,
+        ("", 1, at_ms // HOUR_MS): 1,
+        **{(name, 24, at_ms // DAY_MS): 0 for name in ("u", 'Ü"%s\\', "")},
+        ("u", 24, at_ms // DAY_MS - 1): 0,
+    }
+
+
+def minutes_of_customers(database: Database) -> dict[tuple[str, int, int], int]:
+    """Return the column `minutes` by name, hours of the bucket, and its number."""
+    rows, names = usage_rollups.c, usage_customers.c
+    query = sa.select(names.name, rows.hours, rows.bucket, rows.minutes).where(
+        rows.dimension == NUMBERS[CUSTOMER], names.id == rows.name
+    )
+    with database.read() as connection:
+        return {(name, hours, bucket): minutes for name, hours, bucket, minutes in connection.execute(query)}

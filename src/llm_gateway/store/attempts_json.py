@@ -143,12 +143,6 @@ class AttemptTexts:
         known = places.budgets
         return [_text(record, numbers, known) if record.attempts else None for record in with_pauses(records, pause)]
 
-    def number(self, connection: Connection, records: Sequence[UsageRecord], pause: Pause, places: Places) -> None:
-        """Look up all origins and budgets, and store new ones, before `write` gets the records in parts."""
-        attempts = [attempt for record in records for attempt in record.attempts]
-        self._numbered(connection, attempts, pause, places)
-        self._find_budgets(connection, attempts, pause, places)
-
     def read(self, connection: Connection, texts: Iterable[Text]) -> list[list[AttemptRecord]]:
         """Return the attempts in each text."""
         parsed: list[tuple[int, str, list[AttemptRecord] | list[_Stored]]] = [
@@ -176,7 +170,8 @@ class AttemptTexts:
         places: Places,
     ) -> None:
         """Add the budgets of the attempts' accounts to `places`."""
-        if missing := budget_ids(attempts) - places.budgets.keys():
+        found = {account.budget_id for attempt in attempts if attempt.accounts for account in attempt.accounts}
+        if missing := found - places.budgets.keys():
             by_customer = {found for (found,) in self._by_customer.rows(connection)}
             for budget_id, number in self._budgets.numbers(connection, missing, pause, known=places.names).items():
                 places.budgets[budget_id] = BudgetPlace(number, budget_id in by_customer)
@@ -193,11 +188,6 @@ class AttemptTexts:
             for place, text in texts.items():
                 place.shown, place.is_looked_up = numbers.get(text) or place.origin, True
         return [place.shown for place in found]
-
-
-def budget_ids(attempts: Iterable[AttemptRecord]) -> set[str]:
-    """Return the ids of the budgets that attempts were charged to; their numbers are those of names."""
-    return {account.budget_id for attempt in attempts if attempt.accounts for account in attempt.accounts}
 
 
 def _placed(places: Places, attempt: AttemptRecord) -> Place:
@@ -261,29 +251,16 @@ def _array(attempt: AttemptRecord, at_ms: int, origin: int | Origin) -> list[Any
         attempt.status,
         attempt.reserved_tokens,
         None if limit_tokens == input_tokens + output_tokens else limit_tokens,
-        counts[:2] if output_tokens and not any(counts[2:]) else _without_zeros(counts),
+        counts[:2] if output_tokens and counts[2:] == _NO_SPECIAL_TOKENS else _without_zeros(counts),
         attempt.cost_nanos,
         attempt.finish_reason,
         attempt.upstream_request_id,
     ]
-    if not _is_usual(attempt):
+    if _rest_values(attempt) != _USUAL_REST:
         array.append(_Rest(*_rest_values(attempt)))
     while array[-1] is None:
         array.pop()
     return array
-
-
-def _is_usual(attempt: AttemptRecord) -> bool:
-    """Return True if the attempt has none of the fields of `_Rest`."""
-    return (
-        attempt.sent
-        and attempt.error is None
-        and attempt.cost_status == "exact"
-        and attempt.why is None
-        and not attempt.usage_estimated
-        and attempt.service_tier is None
-        and attempt.units is None
-    )
 
 
 def _without_zeros(counts: tuple[int, ...]) -> tuple[int, ...]:
@@ -334,12 +311,11 @@ def _short(attempt_id: str, started_ms: int) -> str:
         value, time = a2b_hex(digits), started_ms.to_bytes(TIME_BYTES)
     except (ValueError, OverflowError):
         return f"={attempt_id}"
-    has_dashes = len(attempt_id) == UUID_LENGTH and attempt_id[8:24:5] == "----"
-    if len(value) != UUID_BYTES or not has_dashes or value.hex() != digits:
+    is_uuid = len(attempt_id) == UUID_LENGTH and attempt_id[8:24:5] == "----" and value.hex() == digits
+    if not is_uuid or len(value) != UUID_BYTES:
         return f"={attempt_id}"
-    if value.startswith(time):
-        return b2a_base64(value[TIME_BYTES:], newline=False)[:-2].decode()
-    return b2a_base64(value, newline=False)[:-2].decode()
+    kept = value[TIME_BYTES:] if value.startswith(time) else value
+    return b2a_base64(kept, newline=False)[:-2].decode()
 
 
 def _long(short: str, started_ms: int) -> str:
@@ -358,6 +334,8 @@ _KINDS = Usage.__struct_fields__
 _NO_REST = _Rest()
 _ACCOUNTS = _Stored.__struct_fields__.index("accounts")
 _rest_values = attrgetter(*_Rest.__struct_fields__)
+_USUAL_REST = _rest_values(_NO_REST)
+_NO_SPECIAL_TOKENS = (0,) * (len(_KINDS) - 2)
 _names = attrgetter(*(name for name in Origin.__struct_fields__ if name != "price"))
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(list[_Stored])

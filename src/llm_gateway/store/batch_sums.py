@@ -9,14 +9,26 @@ records are summed by `rollups.py` and `cube.py`, which define what every sum is
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
-from typing import TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
+
+import msgspec
 
 from llm_gateway.domain.usage import AttemptRecord, Usage, UsageRecord
 from llm_gateway.store.bulk import Pause, no_pause, with_pauses
 from llm_gateway.store.cube import DIMENSIONS, CubeKey, cube_sums
-from llm_gateway.store.rollups import CUSTOMER, MINUTE_MS, PROVIDER, SERVICE, Key, Totals, record_sums, refuse_overflow
+from llm_gateway.store.rollups import (
+    CUSTOMER,
+    HOUR_MS,
+    MINUTE_MS,
+    PROVIDER,
+    SERVICE,
+    Key,
+    Totals,
+    record_sums,
+    refuse_overflow,
+)
 
 _Group: TypeAlias = tuple[str | None, ...]
 """The dimensions of a simple record."""
@@ -47,9 +59,13 @@ class _Hour:
 
 
 class BatchSums:
-    """The sums of a batch: `add` its records, then read `rollups` and `cube` after one call of `finish`."""
+    """The sums of a batch: `add` its records, then read `rollups` and `cube` after one call of `finish`.
 
-    def __init__(self) -> None:
+    Without `customers`, nothing is summed by customer: Postgres does that (`customer_sums.py`).
+    """
+
+    def __init__(self, *, customers: bool = True) -> None:
+        self._has_customers = customers
         self.rollups: dict[Key, Totals] = {}
         """As `rollups.hourly` returns it."""
         self.cube: dict[CubeKey, Totals] = {}
@@ -61,16 +77,19 @@ class BatchSums:
 
     def add(self, records: Iterable[UsageRecord]) -> None:
         """Add records to the sums."""
+        has_customers = self._has_customers
         for record in records:
-            usage, attempts, minute = record.usage, record.attempts, record.at_ms // MINUTE_MS
-            of_hour = self._hours[minute // 60]
-            of_hour.minutes[record.user_id] |= 1 << minute % 60
+            usage, attempts = record.usage, record.attempts
+            of_hour = self._hours[record.at_ms // HOUR_MS]
+            if has_customers:
+                of_hour.minutes[record.user_id] |= 1 << record.at_ms // MINUTE_MS % 60
             if not (_is_simple(record, usage, attempts[0]) if len(attempts) == 1 else _is_free(record)):
                 self._others.append(record)
                 continue
             groups = of_hour.tried if attempts else of_hour.untried
             groups[_group_of(record)].add(record, usage)
-            of_hour.customers[record.user_id].add(record, usage)
+            if has_customers:
+                of_hour.customers[record.user_id].add(record, usage)
 
     def finish(self, pause: Pause = no_pause) -> None:
         """Compute the sums; `pause` is called after every few of them.
@@ -78,26 +97,56 @@ class BatchSums:
         Raises:
             RecordsRefused: as `rollups.hourly`.
         """
-        self.rollups.update(record_sums(with_pauses(self._others, pause)))
-        self.cube.update(cube_sums(with_pauses(self._others, pause)))
+        others = record_sums(with_pauses(self._others, pause)).items()
+        rollups, cube = _Parts[Key](), _Parts[CubeKey]()
+        rollups.add((key, each) for key, each in others if self._has_customers or key[0] != CUSTOMER)
+        cube.add(cube_sums(with_pauses(self._others, pause)).items())
         for hour, found in self._hours.items():
-            self._spread(hour, found.tried, pause, is_tried=True)
-            self._spread(hour, found.untried, pause, is_tried=False)
+            for groups, is_tried in ((found.tried, True), (found.untried, False)):
+                rollups.add(with_pauses(_of_rollups(hour, groups, is_tried=is_tried), pause))
+                cube.add(with_pauses(_of_cube(hour, groups), pause))
+        self.rollups, self.cube = rollups.sums(), cube.sums()
+        for hour, found in self._hours.items():
             for customer, totals in with_pauses(found.customers.items(), pause):
                 _into(self.rollups, (CUSTOMER, hour, customer), totals)
             for customer, bits in with_pauses(found.minutes.items(), pause):
                 self.minutes[CUSTOMER, hour, customer] = bits
         refuse_overflow(self.rollups)
 
-    def _spread(self, hour: int, groups: Mapping[_Group, Totals], pause: Pause, *, is_tried: bool) -> None:
-        """Add the groups of an hour to the sums that they are part of."""
-        for group, totals in with_pauses(groups.items(), pause):
-            _into(self.rollups, (SERVICE, hour, str(group[_SERVICE])), totals)
-            if is_tried:
-                _into(self.rollups, (PROVIDER, hour, str(group[_PROVIDER])), totals)
-            *values, key_id, key_name = group
-            values.insert(_KEY, key_id or key_name)
-            _into(self.cube, (hour, tuple(values)), totals)
+
+class _Parts(Generic[_Key]):
+    """Totals to be added up by their keys. They are added column by column, in C: the groups have many."""
+
+    def __init__(self) -> None:
+        self._found: defaultdict[_Key, list[Totals]] = defaultdict(list)
+
+    def add(self, parts: Iterable[tuple[_Key, Totals]]) -> None:
+        """Add parts of sums."""
+        for key, totals in parts:
+            self._found[key].append(totals)
+
+    def sums(self) -> dict[_Key, Totals]:
+        """Return the sum of each key."""
+        return {key: parts[0] if len(parts) == 1 else _added(parts) for key, parts in self._found.items()}
+
+
+def _added(parts: Iterable[Totals]) -> Totals:
+    return Totals(*map(sum, zip(*map(msgspec.structs.astuple, parts), strict=True)))
+
+
+def _of_rollups(hour: int, groups: Mapping[_Group, Totals], *, is_tried: bool) -> Iterator[tuple[Key, Totals]]:
+    """Yield the parts of the sums by service and, of groups with an attempt, by provider."""
+    for group, totals in groups.items():
+        yield (SERVICE, hour, str(group[_SERVICE])), totals
+        if is_tried:
+            yield (PROVIDER, hour, str(group[_PROVIDER])), totals
+
+
+def _of_cube(hour: int, groups: Mapping[_Group, Totals]) -> Iterator[tuple[CubeKey, Totals]]:
+    for group, totals in groups.items():
+        *values, key_id, key_name = group
+        values.insert(_KEY, key_id or key_name)
+        yield (hour, tuple(values)), totals
 
 
 def _is_simple(record: UsageRecord, usage: Usage, only: AttemptRecord) -> bool:

@@ -13,8 +13,8 @@ from sqlalchemy.engine import Connection
 from llm_gateway.store.cube import WHOLE, margin_of
 from llm_gateway.store.cube_table import LONGEST_NAME, built_until
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, Source, tag_value
-from llm_gateway.store.rollup_rows import NUMBERS
-from llm_gateway.store.rollup_table import SUMS, UNKNOWN_MINUTES, number_of
+from llm_gateway.store.rollup_rows import NUMBERS, UNKNOWN_MINUTES
+from llm_gateway.store.rollup_table import SUMS, number_of
 from llm_gateway.store.rollups import CUSTOMER, DAY, ERRORS, HOUR, MINUTE_MS, Grain
 from llm_gateway.store.tables import usage_cube, usage_names, usage_records, usage_rollups
 

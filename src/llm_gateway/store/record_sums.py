@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import BigInteger, func
+from sqlalchemy import func
 from sqlalchemy.engine import Connection
 
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.cube_table import LONGEST_NAME
+from llm_gateway.store.record_counters import RECORD_COUNTERS
 from llm_gateway.store.record_filter import CLOCK_SLACK_MS
 from llm_gateway.store.record_rows import SUMMED_COLUMNS, summed_records
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, ReportDimension
-from llm_gateway.store.rollups import ERRORS, Totals
+from llm_gateway.store.rollups import Totals
 from llm_gateway.store.tables import usage_records
 from llm_gateway.store.usage import first_id
 
@@ -34,28 +34,6 @@ _of = usage_records.c
 _attempts = func.coalesce(_of.attempts, "")
 _HAS_SEVERAL_ATTEMPTS = sa.or_(_attempts.like("%],[%"), _attempts.like("[{%"))
 """True for several attempts, and for the few others whose text looks alike (`attempts_json.py`)."""
-
-
-def _sum(value: sa.ColumnElement[Any], condition: sa.ColumnElement[bool] | None = None) -> sa.ColumnElement[Any]:
-    counted = value if condition is None else sa.case((condition, value), else_=0)
-    return sa.cast(func.coalesce(func.sum(counted), 0), BigInteger)
-
-
-_ONE: sa.ColumnElement[Any] = sa.literal(1, BigInteger)
-_COUNTERS = (
-    _sum(_ONE),
-    _sum(_ONE, _of.outcome == "cached"),
-    _sum(_ONE, _of.outcome.in_(sorted(ERRORS))),
-    _sum(_ONE, _of.outcome == "ok"),
-    _sum(_ONE, _of.cost_status == "estimated"),
-    _sum(_ONE, _of.cost_status == "unpriced"),
-    _sum(_of.input_tokens),
-    _sum(_of.output_tokens),
-    _sum(_of.cost_nanos),
-    _sum(_of.latency_ms, _of.outcome == "ok"),
-    _sum(_of.saved_cost_nanos, _of.outcome == "cached"),
-)
-"""The counters of Totals, in their order."""
 
 
 class RecordSums:
@@ -79,7 +57,7 @@ class RecordSums:
         texts = [func.substr(dimension.text, 1, LONGEST_NAME) for dimension in dimensions]
         conditions = [DIMENSION_BY_NAME[name].text == value for name, value in filters.items()]
         is_split = any(name in filters or any(each.name == name for each in dimensions) for name in _OF_ATTEMPTS)
-        plain = sa.select(*texts, *_COUNTERS).where(*limits, *conditions).group_by(*texts)
+        plain = sa.select(*texts, *RECORD_COUNTERS).where(*limits, *conditions).group_by(*texts)
         rows = connection.execute(plain.where(sa.not_(_HAS_SEVERAL_ATTEMPTS)) if is_split else plain)
         width = len(dimensions)
         found = {tuple(row[:width]): Totals(*row[width:]) for row in rows if row[width]}

@@ -14,6 +14,9 @@ from llm_gateway.store.tables import usage_rollups
 NUMBERS = {SERVICE: 1, CUSTOMER: 2, PROVIDER: 3}
 """Values of the column `dimension`."""
 
+UNKNOWN_MINUTES, NO_MINUTES = -1, 0
+"""Values of the column `minutes`: of an hour in which a customer may have called at any minute, and of other rows."""
+
 NEGATED = {name: sa.type_coerce(-usage_rollups.c[name], BigInteger).label(name) for name in COUNTERS}
 """SQL expression for the negated value of each counter, to subtract hours from a day."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import msgspec
@@ -20,11 +21,14 @@ import sqlalchemy as sa
 from sqlalchemy import BigInteger, SmallInteger, func
 from sqlalchemy.engine import Connection
 
+from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.store.bulk import Pause, adding, no_pause, with_pauses
+from llm_gateway.store.customer_sums import CustomerSums
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery, change_rows
+from llm_gateway.store.late_days import block_of, late_in_blocks, late_to_date
 from llm_gateway.store.numbered_texts import NumberedTexts
-from llm_gateway.store.rollup_rows import NUMBERS, between, rows_of
+from llm_gateway.store.rollup_rows import NO_MINUTES, NUMBERS, UNKNOWN_MINUTES, between, rows_of
 from llm_gateway.store.rollups import (
     BLOCKS,
     COUNTERS,
@@ -40,6 +44,7 @@ from llm_gateway.store.rollups import (
     Totals,
     coarser,
     cover,
+    customer_sums,
 )
 from llm_gateway.store.set_insert import row_insert
 from llm_gateway.store.tables import usage_customers, usage_names, usage_rollups
@@ -52,8 +57,6 @@ MOST_BUCKETS = 512
 
 COLUMNS = ("dimension", "hours", "bucket", "name", *COUNTERS, "minutes")
 
-UNKNOWN_MINUTES, NO_MINUTES = -1, 0
-"""Values of the column `minutes`: of an hour in which a customer may have called at any minute, and of other rows."""
 SUMS = {name: sa.cast(func.coalesce(func.sum(sa.literal_column(name)), 0), BigInteger).label(name) for name in COUNTERS}
 """SQL expression for the sum of each counter, 0 over no rows. Postgres sums integers to decimals, hence the cast.
 
@@ -63,6 +66,8 @@ Built once: building expressions takes SQLAlchemy longer than the database needs
 
 RANKED_BY = ("requests", "cost_nanos")
 """Counters that the order of a report's rows is by."""
+
+_at_ms = attrgetter("at_ms")
 
 NO_KEYS: Mapping[Key, int] = {}
 
@@ -79,6 +84,7 @@ class RollupTable:
     def __init__(self, database: Database) -> None:
         self._is_sqlite = database.is_sqlite
         self._insert = row_insert(database, usage_rollups, COLUMNS, _ADDING)
+        self._of_batch = None if database.is_sqlite else CustomerSums(COLUMNS, _ADDING, database.dialect)
         self._names = NumberedTexts(database, usage_names)
         self._customers = NumberedTexts(database, usage_customers)
         self._newest_first = CompiledQuery(database, _newest((TO_DATE, BLOCKS[0])))
@@ -103,15 +109,54 @@ class RollupTable:
         rows = _rows(HOUR.hours, numbers, with_pauses(hours.items(), pause), minutes)
         rows += _rows(DAY.hours, numbers, with_pauses(days.items(), pause))
         self._insert.run(connection, rows, pause)
-        # Checked only now: on Postgres the rows above block `build_block`, so a new block cannot miss them.
         pause()
-        oldest_ms = min((day for dimension, day, _ in days if dimension == CUSTOMER), default=0) * DAY.ms
+        first_day = min((day for dimension, day, _ in days if dimension == CUSTOMER), default=None)
+        if first_day is not None and self._is_late(connection, first_day):
+            self._add_late(connection, days, numbers, pause)
+
+    def add_batch(
+        self,
+        connection: Connection,
+        records: Sequence[UsageRecord],
+        hours: Mapping[Key, Totals],
+        pause: Pause = no_pause,
+        names: dict[str, int] | None = None,
+    ) -> None:
+        """Add records that the transaction has stored: as `add`, but Postgres sums them by customer.
+
+        `hours` are the sums of the other dimensions.
+        """
+        if self._of_batch is None:
+            raise TypeError("SQLite gets the sums of customers, by `add`.")
+        self._lock(connection, "ROW EXCLUSIVE")
+        customers = {record.user_id for record in records}
+        if not customers:
+            return
+        self._of_batch.number_names(connection, customers)
+        numbers = self._numbered(connection, hours, pause, names)
+        days = coarser(hours.items(), DAY.hours)
+        others = _rows(HOUR.hours, numbers, hours.items()) + _rows(DAY.hours, numbers, days.items())
+        pause()
+        self._of_batch.add(connection, records, others)
+        pause()
+        if self._is_late(connection, min(map(_at_ms, records)) // DAY.ms):
+            of_customers = coarser(customer_sums(with_pauses(records, pause)).items(), DAY.hours)
+            self._add_late(connection, of_customers, self._numbered(connection, of_customers, pause, names), pause)
+
+    def _is_late(self, connection: Connection, first_day: int) -> bool:
+        """Return whether sums of days from `first_day` on belong to blocks that are built.
+
+        Call it after rows were added: on Postgres these block `build_block`, so that a new block cannot miss them.
+        """
         to_date, built_until_ms = _built(connection, self._newest_first)
-        if days and oldest_ms < max(to_date * DAY.ms, *built_until_ms):
-            to_date, built_until_ms = _built(connection, self._newest)
-            late = _late(days, built_until_ms) | {TO_DATE: _late_to_date(days, to_date)}
-            rows = [row for block, sums in late.items() for row in _rows(block.hours, numbers, sums.items())]
-            self._insert.run(connection, rows, pause)
+        return first_day * DAY.ms < max(to_date * DAY.ms, *built_until_ms)
+
+    def _add_late(self, connection: Connection, days: Mapping[Key, Totals], numbers: _Numbers, pause: Pause) -> None:
+        """Add the customers' sums of days to the blocks that are built."""
+        to_date, built_until_ms = _built(connection, self._newest)
+        late = late_in_blocks(days, built_until_ms) | {TO_DATE: late_to_date(days, to_date)}
+        rows = [row for block, sums in late.items() for row in _rows(block.hours, numbers, sums.items())]
+        self._insert.run(connection, rows, pause)
 
     def _numbered(
         self, connection: Connection, keys: Iterable[Key], pause: Pause, known: dict[str, int] | None
@@ -162,7 +207,7 @@ class RollupTable:
 
         At most DAYS_AT_ONCE days with requests are added by one call, since other writers wait for it.
         """
-        first = _block_of(until_day)
+        first = block_of(until_day)
         busy_ms = _first_bucket(connection, DAY, max(summed, first) * DAY.ms)
         if busy_ms is not None:
             until_day = min(until_day, busy_ms // DAY.ms + DAYS_AT_ONCE)
@@ -253,7 +298,7 @@ class RollupTable:
             return cover(start_ms, end_ms, [(DAY, end_ms)])
         day, built_until_ms = _built(connection, self._newest)
         grains = [(DAY, end_ms), *zip(BLOCKS, built_until_ms, strict=True)]
-        return cover(start_ms, end_ms, grains, (_block_of(day) * DAY.ms, day * DAY.ms) if day else None)
+        return cover(start_ms, end_ms, grains, (block_of(day) * DAY.ms, day * DAY.ms) if day else None)
 
 
 def rollup_names(keys: Iterable[Key]) -> set[str]:
@@ -288,31 +333,6 @@ def number_of(connection: Connection, dimension: str, name: str) -> int | None:
     names = names_of(dimension)
     number: int | None = connection.execute(sa.select(names.c.id).where(names.c.name == name)).scalar()
     return number
-
-
-def _late(days: Mapping[Key, Totals], built_until_ms: Sequence[int]) -> dict[Grain, Mapping[Key, Totals]]:
-    """Return the totals of days that lie in blocks already built, summed per block."""
-    late: dict[Grain, Mapping[Key, Totals]] = {}
-    for block, until_ms in zip(BLOCKS, built_until_ms, strict=True):
-        of_built = {key: totals for key, totals in days.items() if key[0] == CUSTOMER and key[1] * DAY.ms < until_ms}
-        late[block] = coarser(of_built.items(), block.hours // DAY.hours)
-    return late
-
-
-def _late_to_date(days: Mapping[Key, Totals], until_day: int) -> dict[Key, Totals]:
-    """Return the totals of days that the totals to date have, with the bucket of these."""
-    found: dict[Key, Totals] = {}
-    for (dimension, day, name), totals in days.items():
-        if dimension == CUSTOMER and _block_of(until_day) <= day < until_day:
-            key = (dimension, until_day, name)
-            found[key] = found[key].plus(totals) if key in found else totals
-    return found
-
-
-def _block_of(until_day: int) -> int:
-    """Return the first day of the block of 32 days that totals to date belong to."""
-    days_of_block = BLOCKS[-1].hours // DAY.hours
-    return (until_day - 1) // days_of_block * days_of_block
 
 
 def _rows(

@@ -263,6 +263,14 @@ def record_sums(records: Iterable[UsageRecord]) -> dict[Key, Totals]:
     return sums
 
 
+def customer_sums(records: Iterable[UsageRecord]) -> dict[Key, Totals]:
+    """Sum records by hour and customer: the part of `record_sums` that is about customers."""
+    sums: defaultdict[Key, Totals] = defaultdict(Totals)
+    for record in records:
+        sums[CUSTOMER, record.at_ms // HOUR_MS, record.user_id].add(record, record.usage)
+    return sums
+
+
 def _add_attempts(sums: defaultdict[Key, Totals], hour: int, record: UsageRecord) -> None:
     for attempt in record.attempts:
         usage = attempt.usage

@@ -47,7 +47,7 @@ class SetInsert:
     """
 
     def __init__(self, table: sa.Table, columns: Sequence[str], on_conflict: str, dialect: sa.Dialect) -> None:
-        values = [f"(e->>{at})::{table.c[name].type.compile(dialect)}" for at, name in enumerate(columns)]
+        values = columns_of_json(table, columns, dialect)
         into, source = f"{table.name} ({', '.join(columns)})", "FROM jsonb_array_elements(%s::jsonb) AS e"
         self._text = " ".join(["INSERT INTO", into, "SELECT", ", ".join(values), source, on_conflict])
 
@@ -59,6 +59,11 @@ class SetInsert:
             pause()
             done += change_rows(connection, self._text, (as_json(ordered[start : start + MOST_ROWS]),))
         return done
+
+
+def columns_of_json(table: sa.Table, columns: Sequence[str], dialect: sa.Dialect) -> list[str]:
+    """Return the SQL for the values of a row that is the JSON array `e`, in the types of the table's columns."""
+    return [f"(e->>{at})::{table.c[name].type.compile(dialect)}" for at, name in enumerate(columns)]
 
 
 def stored_ids(connection: Connection, table: str, ids: Sequence[str]) -> list[str]:

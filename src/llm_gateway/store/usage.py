@@ -5,7 +5,7 @@ The journal's shipper writes the batches. Each is one transaction, which counts 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -17,12 +17,12 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from llm_gateway.domain.usage import KeyCall, SentAttempt, Usage, UsageRecord
 from llm_gateway.errors import RecordsRefused, StoreUnavailable
-from llm_gateway.store.attempts_json import AttemptTexts, Places, budget_ids
+from llm_gateway.store.attempts_json import AttemptTexts, Places
 from llm_gateway.store.batch_sums import BatchSums
 from llm_gateway.store.budget_charges import Charges, charges_of
 from llm_gateway.store.budget_spend import BudgetSpend, SpendTable
 from llm_gateway.store.bulk import Pause, no_pause, with_pauses
-from llm_gateway.store.cube import cube_sums
+from llm_gateway.store.cube import CubeKey, cube_sums
 from llm_gateway.store.cube_fill import CubeFill, FilledStep
 from llm_gateway.store.cube_margins import CubeMargins
 from llm_gateway.store.cube_table import CubeTable, cube_names
@@ -41,13 +41,16 @@ LONGEST_REQUEST_MS = 600_000
 ROWS_AT_ONCE = 64
 """Records encoded, stored and summed together, while the processor's cache holds them: one statement's rows."""
 ROWS_AT_ONCE_ON_POSTGRES = 1024
-"""The same on PostgreSQL, where each statement is a way to the server and back."""
+"""Rows of one statement on PostgreSQL, where each is a way to the server and back."""
 
 AlsoCharge: TypeAlias = Callable[[Connection, Sequence[UsageRecord], Charges, Pause], None]
 """Gets records and what they were charged to the accounts of budgets, in the transaction that stores them."""
 
 KnownIds: TypeAlias = Callable[[Connection, list[str]], list[str]]
 """Return those of the ids that are stored already."""
+
+_Stored: TypeAlias = tuple[Mapping[CubeKey, Totals], dict[str, int]]
+"""What a batch adds to the cube, and the numbers of names."""
 
 FIELDS = UsageRecord.__struct_fields__
 INSTANCE, USAGE, TAGS, STREAM, ATTEMPTS = map(FIELDS.index, ("instance", "usage", "tags", "stream", "attempts"))
@@ -90,7 +93,6 @@ class UsageStore:
         self._database = database
         self._also_charge = also_charge
         self._known_ids = _known_in_sqlite(database) if database.is_sqlite else _known_in_postgres
-        self._rows_at_once = ROWS_AT_ONCE if database.is_sqlite else ROWS_AT_ONCE_ON_POSTGRES
         self._newest_id = CompiledQuery(database, sa.select(func.max(usage_records.c.id)))
         self._records = row_insert(database, usage_records, RECORD_COLUMNS, "ON CONFLICT (id) DO NOTHING", OFTEN_NULL)
         self._store_bool = int if database.is_sqlite else bool  # the sqlite3 module looks for an adapter for a bool
@@ -112,9 +114,7 @@ class UsageStore:
             RecordsRefused: at least one record can never be stored or summed; nothing was stored.
             StoreUnavailable: the database does not answer; the batch may or may not be stored and can be sent again.
         """
-        by_id: dict[str, UsageRecord] = {}
-        for record in records:
-            by_id.setdefault(record.id, record)
+        by_id = {record.id: record for record in reversed(records)}  # of two with one id the first
         try:
             with self._database.write() as connection:
                 self._write(connection, by_id, pause)
@@ -216,47 +216,66 @@ class UsageStore:
         filling = self._cube.filling(connection)
         for known in self._stored_already(connection, by_id):
             del by_id[known]
-        records, inserted = [by_id[each] for each in sorted(by_id)], 0
-        sums, places, is_sqlite = BatchSums(), Places(), self._database.is_sqlite
-        if not is_sqlite:
-            self._sum_and_number(connection, records, sums, places, pause)
-        instances = self._names.numbers(connection, _instances(records), pause, known=places.names)
-        for start in range(0, len(records), self._rows_at_once):
-            part = records[start : start + self._rows_at_once]
-            texts = self._attempts.write(connection, part, pause, places)
-            rows = [
-                _record_row(record, instances[record.instance], text, self._store_bool)
-                for record, text in with_pauses(zip(part, texts, strict=True), pause)
-            ]
-            inserted += self._records.run(connection, rows, pause)
-            if is_sqlite:
-                sums.add(with_pauses(part, pause))
-        if inserted != len(by_id):
-            raise StoreUnavailable("Another writer stores the same usage records at this moment; try again.")
-        if is_sqlite:
-            sums.finish(pause)
-        self._rollups.add(connection, sums.rollups, pause, sums.minutes, places.names)
-        counted = sums.cube if filling.is_over else cube_sums(filter(filling.is_counted, with_pauses(records, pause)))
-        self._cube.add(connection, counted, pause, places.names)
+        records = [by_id[each] for each in sorted(by_id)]
         charges = charges_of(with_pauses(records, pause))
+        store = self._store_in_parts if self._database.is_sqlite else self._store_at_once
+        cube, names = store(connection, records, {account.budget_id for account in charges}, pause)
+        counted = cube if filling.is_over else cube_sums(filter(filling.is_counted, with_pauses(records, pause)))
+        self._cube.add(connection, counted, pause, names)
         self._spend.add(connection, charges, pause)
         if charges:
             self._also_charge(connection, records, charges, pause)
 
-    def _sum_and_number(
-        self, connection: Connection, records: Sequence[UsageRecord], sums: BatchSums, places: Places, pause: Pause
-    ) -> None:
-        """Sum the records, and give all of their new names and origins numbers, before any other row is stored.
+    def _store_in_parts(
+        self, connection: Connection, records: Sequence[UsageRecord], budgets: Set[str], pause: Pause
+    ) -> _Stored:
+        """Store records in SQLite, and sum each part while the processor's cache holds it."""
+        del budgets  # each part looks up its own
+        sums, places = BatchSums(), Places()
+        instances = self._names.numbers(connection, _instances(records), pause, known=places.names)
+        for start in range(0, len(records), ROWS_AT_ONCE):
+            part = records[start : start + ROWS_AT_ONCE]
+            texts = self._attempts.write(connection, part, pause, places)
+            self._insert(connection, part, texts, instances, pause)
+            sums.add(with_pauses(part, pause))
+        sums.finish(pause)
+        self._rollups.add(connection, sums.rollups, pause, sums.minutes, places.names)
+        return sums.cube, places.names
 
-        So transactions on Postgres store new ones in one order, and none waits for another one that waits for it: a
-        service's name may be that of a key, too.
+    def _store_at_once(
+        self, connection: Connection, records: Sequence[UsageRecord], budgets: Set[str], pause: Pause
+    ) -> _Stored:
+        """Store records in Postgres: first give all of their new names and origins numbers, then store all else.
+
+        So transactions store new ones in one order, and none waits for another one that waits for it: a service's name
+        may be that of a key, too.
         """
+        sums, places = BatchSums(customers=False), Places()
         sums.add(with_pauses(records, pause))
         sums.finish(pause)
-        budgets = budget_ids(chain.from_iterable(record.attempts for record in with_pauses(records, pause)))
         names = _instances(records) | budgets | rollup_names(sums.rollups) | cube_names(sums.cube)
-        self._names.numbers(connection, names, pause, known=places.names)
-        self._attempts.number(connection, records, pause, places)
+        numbers = self._names.numbers(connection, names, pause, known=places.names)
+        texts = self._attempts.write(connection, records, pause, places)
+        for start in range(0, len(records), ROWS_AT_ONCE_ON_POSTGRES):
+            part = slice(start, start + ROWS_AT_ONCE_ON_POSTGRES)
+            self._insert(connection, records[part], texts[part], numbers, pause)
+        self._rollups.add_batch(connection, records, sums.rollups, pause, places.names)
+        return sums.cube, places.names
+
+    def _insert(
+        self,
+        connection: Connection,
+        records: Sequence[UsageRecord],
+        texts: Sequence[str | None],
+        instances: Mapping[str, int],
+        pause: Pause,
+    ) -> None:
+        rows = [
+            _record_row(record, instances[record.instance], text, self._store_bool)
+            for record, text in with_pauses(zip(records, texts, strict=True), pause)
+        ]
+        if self._records.run(connection, rows, pause) != len(rows):
+            raise StoreUnavailable("Another writer stores the same usage records at this moment; try again.")
 
     def _stored_already(self, connection: Connection, by_id: dict[str, UsageRecord]) -> list[str]:
         """Return the ids that are stored. Ids ascend with time, so that only those up to the newest are looked up."""
