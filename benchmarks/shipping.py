@@ -187,7 +187,8 @@ def main(arguments: Sequence[str]) -> int:
             return 1
     command = " ".join(["python -m benchmarks shipping", *without_paths(arguments)])
     size = f"{given.records:,} records in batches of {given.batch:,}, median of {given.runs} runs in turns"
-    lines = [size, about, *known, *map(str, trees), f"{datetime.now(UTC):%Y-%m-%d}, `{command}`"]
+    load = f"load average over these minutes {os.getloadavg()[1]:.1f}, of which this run is about 1"
+    lines = [size, about, *known, load, *map(str, trees), f"{datetime.now(UTC):%Y-%m-%d}, `{command}`"]
     text = measured + "\n\n" + "\n".join(f"- {line}" for line in lines) + "\n"
     print(text)
     if given.write:
