@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import attrgetter
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -25,6 +26,7 @@ from llm_gateway.store.rollups import Totals
 from llm_gateway.store.tables import usage_cube_fill
 from llm_gateway.store.usage import UsageStore
 from llm_gateway.store.usage_reports import Grouping, UsageReports
+from tests.store.effort import few
 from tests.store.histories import DAY_MS, HOUR_MS, NOW_MS, clear, expected_totals, record
 from tests.store.test_record_search import labelled
 
@@ -68,30 +70,65 @@ def added(parts: list[dict[Group, Totals]]) -> Totals:
     return reduce(Totals.plus, (totals for part in parts for totals in part.values()), Totals())
 
 
-@given(
-    st.lists(labelled(), max_size=10),
-    st.lists(st.sampled_from(ALL), max_size=2, unique=True).map(tuple),
-    st.dictionaries(
+ANY_REPORT = {
+    "history": st.lists(labelled(), max_size=10),
+    "names": st.lists(st.sampled_from(ALL), max_size=2, unique=True).map(tuple),
+    "filters": st.dictionaries(
         st.sampled_from(["model", "service", "customer", "agent"]), st.sampled_from(["m", "x", "a", ""]), max_size=1
     ),
-    st.sampled_from(PERIODS),
-    st.sampled_from(ZONES),
-)
-def test_breakdown_and_series_are_those_of_the_records_in_every_zone(
-    shared_sqlite: Database,
+    "dates": st.sampled_from(PERIODS),
+    "zone": st.sampled_from(ZONES),
+}
+
+REPORT_OF_CUSTOMERS = {
+    **ANY_REPORT,
+    "names": st.sampled_from([(), ("customer",)]),
+    "filters": st.sampled_from([{}, {"customer": "a"}, {"customer": "b"}]),
+    "zone": st.sampled_from(ZONES[:3]),
+}
+"""Reports from stored sums of customers, whose days are full hours."""
+
+
+@given(**ANY_REPORT)
+def test_breakdown_and_series_are_those_of_the_records_in_every_zone(shared_sqlite: Database, **drawn: Any) -> None:
+    check_breakdown_and_series(shared_sqlite, **drawn)
+
+
+@few
+@given(**ANY_REPORT)
+def test_breakdown_and_series_are_those_of_the_records_on_postgres(shared_postgres: Database, **drawn: Any) -> None:
+    check_breakdown_and_series(shared_postgres, **drawn)
+
+
+@few
+@given(**REPORT_OF_CUSTOMERS)
+def test_reports_by_and_of_customers_are_those_of_the_records(shared_sqlite: Database, **drawn: Any) -> None:
+    check_breakdown_and_series(shared_sqlite, **drawn)
+
+
+@few
+@given(**REPORT_OF_CUSTOMERS)
+def test_reports_by_and_of_customers_are_those_of_the_records_on_postgres(
+    shared_postgres: Database, **drawn: Any
+) -> None:
+    check_breakdown_and_series(shared_postgres, **drawn)
+
+
+def check_breakdown_and_series(
+    database: Database,
     history: list[UsageRecord],
     names: tuple[str, ...],
     filters: dict[str, str],
     dates: tuple[str, str],
     zone: str,
 ) -> None:
-    clear(shared_sqlite)
-    store = UsageStore(shared_sqlite)
+    clear(database)
+    store = UsageStore(database)
     store.write(history[::2])
     while store.build_block(NOW_MS) or store.build_margins(NOW_MS - 2 * DAY_MS):
         pass
     store.write(history[1::2])
-    reports, grouping = UsageReports(shared_sqlite), grouping_of(names, filters)
+    reports, grouping = UsageReports(database), grouping_of(names, filters)
     period = read_period(*dates, zone, NOW_MS)
     both = (period.start_ms, period.end_ms)
     try:

@@ -1,4 +1,4 @@
-"""Reports over the last days: the rollups of one dimension, summed by name or altogether.
+"""Reports over a period by the rollups of one dimension, summed by name or altogether.
 
 Their queries are compiled once for each way in which buckets cover a period: to build and compile one takes longer
 than the database needs to sum a few hundred rows.
@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from llm_gateway.store.database import Database
 from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.rollup_rows import buckets, rows_of
-from llm_gateway.store.rollup_table import SUMS, RollupTable, names_of
+from llm_gateway.store.rollup_table import RANKED_BY, SUMS, RollupTable, names_of
 from llm_gateway.store.rollups import COUNTERS, SERVICE, Stretch, Totals
 
 MOST_QUERIES = 200
@@ -24,7 +24,7 @@ MOST_QUERIES = 200
 
 
 class LastDays:
-    """The reports. Periods are (start of an hour, midnight), milliseconds UTC, the end excluded."""
+    """The reports. Periods are of whole hours: (start, end), milliseconds UTC, the end excluded."""
 
     def __init__(self, database: Database, rollups: RollupTable) -> None:
         self._database = database
@@ -61,6 +61,20 @@ class LastDays:
             made = _by_name(dimension, stretches, counters, is_sqlite=self._database.is_sqlite)
             query = self._keep(key, made.limit(sa.bindparam("most", type_=sa.Integer)) if most else made)
         return query.rows(connection, **buckets(stretches), **most)
+
+    def largest(
+        self, connection: Connection, dimension: str, period: tuple[int, int], start: int, limit: int
+    ) -> dict[int, str]:
+        """Return up to `limit` names by their numbers, in the order of `by_name` from the place `start` on."""
+        stretches = self._rollups.stretches(connection, dimension, period)
+        query = self._queries.get(key := ("largest", dimension, *_shape(stretches)))
+        if query is None:
+            names = names_of(dimension)
+            made = _by_name(dimension, stretches, RANKED_BY, is_sqlite=self._database.is_sqlite)
+            most, first = (sa.bindparam(name, type_=sa.Integer) for name in ("most", "start"))
+            listed: sa.Select[Any] = made.with_only_columns(names.c.id, names.c.name).limit(most).offset(first)
+            query = self._keep(key, listed)
+        return dict(query.rows(connection, **buckets(stretches), most=limit, start=start))
 
     def _keep(self, key: tuple[object, ...], query: sa.Select[Any]) -> CompiledQuery:
         if len(self._queries) >= MOST_QUERIES:

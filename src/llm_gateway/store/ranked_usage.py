@@ -14,10 +14,12 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from llm_gateway.store.cube_periods import Part
+from llm_gateway.store.last_days import LastDays
+from llm_gateway.store.named_sums import NamedSums
 from llm_gateway.store.record_sums import Group
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME
 from llm_gateway.store.rollup_table import RANKED_BY, RollupTable
-from llm_gateway.store.rollups import CUSTOMER, HOUR_MS, SERVICE, Totals
+from llm_gateway.store.rollups import CUSTOMER, HOUR_MS, Totals
 from llm_gateway.store.usage_reports import READ_LIMIT_S, Grouping, UsageReports
 
 MOST_LISTED = 500
@@ -42,7 +44,9 @@ class RankedUsage:
     def __init__(self, reports: UsageReports) -> None:
         self._reports = reports
         self._database = reports.database
-        self._rollups = RollupTable(reports.database)
+        rollups = RollupTable(reports.database)
+        self._rollups = LastDays(reports.database, rollups)
+        self._sums = NamedSums(reports.database, rollups)
 
     def page(self, grouping: Grouping, period: Part, before: Part, start: int, limit: int) -> RankedPage:
         """Return `limit` groups from the place `start` on, by cost, then by requests, highest first.
@@ -64,12 +68,8 @@ class RankedUsage:
     def _of_customers(self, connection: Connection, period: Part, before: Part, start: int, limit: int) -> RankedPage:
         found = self._rollups.largest(connection, CUSTOMER, period, start, limit + 1)
         shown = dict(list(found.items())[:limit])
-        sums = self._rollups.sums_by_number(connection, CUSTOMER, period, shown)
-        earlier = self._rollups.sums_by_number(connection, CUSTOMER, before, shown, RANKED_BY)
-        # Each request counts once for its customer and once for its service, of which there are few.
-        totals, totals_before = (
-            _total(self._rollups.names_and_sums(connection, SERVICE, part).values()) for part in (period, before)
-        )
+        sums, earlier = self._sums.totals(connection, CUSTOMER, shown, [period, before])
+        totals, totals_before = (self._rollups.summary(connection, each) for each in (period, before))
         rows = [((name,), sums.get(each, Totals()), earlier.get(each, Totals())) for each, name in shown.items()]
         return RankedPage(rows, totals, totals_before, len(found) > limit)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
@@ -28,18 +28,17 @@ def rows_of(
     dimension: str,
     stretches: Sequence[Stretch],
     counters: tuple[str, ...],
-    numbers: Collection[int] | None = None,
     *,
     is_sqlite: bool,
 ) -> sa.Select[Any] | sa.CompoundSelect[Any]:
-    """Return a query for rows of (number of a name, counters) of all stretches, of some names or of all.
+    """Return a query for rows of (number of a name, counters) of all stretches.
 
     Its bind parameters have the values of `buckets`, so that it fits other stretches of the same grains and signs.
     """
     numbered = list(enumerate(stretches))
     if is_sqlite:  # it reads each stretch in the order of the table
-        return sa.union_all(*(_select(dimension, [each], counters, numbers) for each in numbered))
-    return _select(dimension, numbered, counters, numbers)
+        return sa.union_all(*(_select(dimension, [each], counters) for each in numbered))
+    return _select(dimension, numbered, counters)
 
 
 def buckets(stretches: Sequence[Stretch]) -> dict[str, int]:
@@ -50,15 +49,18 @@ def buckets(stretches: Sequence[Stretch]) -> dict[str, int]:
     return values
 
 
+def bucket_numbers(stretch: Stretch) -> range:
+    """Return the numbers of a stretch's buckets, as the column `bucket` has them."""
+    return range(*_limits(stretch))
+
+
 def between(hours: int, first: int | sa.BindParameter[int], end: int | sa.BindParameter[int]) -> sa.ColumnElement[bool]:
     """Return the condition for the buckets of a length from `first` to before `end`."""
     rollups = usage_rollups.c
     return sa.and_(rollups.hours == hours, rollups.bucket >= first, rollups.bucket < end)
 
 
-def _select(
-    dimension: str, stretches: Sequence[_Numbered], counters: tuple[str, ...], numbers: Collection[int] | None
-) -> sa.Select[Any]:
+def _select(dimension: str, stretches: Sequence[_Numbered], counters: tuple[str, ...]) -> sa.Select[Any]:
     """Return a query for the rows of stretches that have no bucket in common.
 
     Postgres reads all of them by one bitmap: page after page, and several pages at a time from a disk.
@@ -72,8 +74,7 @@ def _select(
         figures = [sa.case((is_negative, NEGATED[name]), else_=rollups[name]).label(name) for name in counters]
     # The dimension is in each part, since the index begins with it.
     parts = (sa.and_(rollups.dimension == NUMBERS[dimension], _buckets_of(each)) for each in stretches)
-    query = sa.select(rollups.name, *figures).where(sa.or_(*parts))
-    return query if numbers is None else query.where(rollups.name.in_(numbers))
+    return sa.select(rollups.name, *figures).where(sa.or_(*parts))
 
 
 def _is_negative(stretches: Sequence[_Numbered]) -> sa.ColumnElement[bool]:

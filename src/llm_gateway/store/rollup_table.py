@@ -11,7 +11,7 @@ block, if it is built, in the same transaction as to their day.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from operator import attrgetter
 from typing import Any, TypeAlias
@@ -220,85 +220,34 @@ class RollupTable:
         connection.execute(old.where(between(TO_DATE.hours, 0, until_day)))
         return rows > 0
 
-    def names_and_sums(
-        self, connection: Connection, dimension: str, period: tuple[int, int], name: str | None = None
-    ) -> dict[str, Totals]:
-        """Return the totals by name over whole hours (start, end), milliseconds UTC; of one `name`, or of all."""
-        number = None if name is None else number_of(connection, dimension, name)
-        if number is None and name is not None:
+    def names_and_sums(self, connection: Connection, dimension: str, period: tuple[int, int]) -> dict[str, Totals]:
+        """Return the totals by name over whole hours (start, end), milliseconds UTC."""
+        stretches = self.stretches(connection, dimension, period)
+        if not stretches:
             return {}
-        sums = self._sums_of_hours(connection, dimension, period, COUNTERS, None if number is None else [number])
-        if sums is None:
-            return {}
+        rows = rows_of(dimension, stretches, COUNTERS, is_sqlite=self._is_sqlite).subquery()
+        sums = sa.select(rows.c.name, *SUMS.values()).select_from(rows).group_by(rows.c.name).subquery()
         names = names_of(dimension)
         query = sa.select(names.c.name, *(sums.c[counter] for counter in COUNTERS)).where(names.c.id == sums.c.name)
         return {each: Totals(*sums) for each, *sums in connection.execute(query).all() if any(sums)}
 
-    def largest(
-        self, connection: Connection, dimension: str, period: tuple[int, int], start: int, limit: int
-    ) -> dict[int, str]:
-        """Return the names by their numbers, those that cost most first, then those with most requests.
-
-        The period is one of whole hours; `limit` names come from the place `start` on.
-        """
-        sums = self._sums_of_hours(connection, dimension, period, RANKED_BY, None)
-        if sums is None:
-            return {}
-        names = names_of(dimension)
-        query = (
-            sa.select(names.c.id, names.c.name)
-            .where(names.c.id == sums.c.name, sa.or_(sums.c.requests != 0, sums.c.cost_nanos != 0))
-            .order_by(sums.c.cost_nanos.desc(), sums.c.requests.desc(), names.c.name)
-            .offset(start)
-            .limit(limit)
-        )
-        return {row.id: row.name for row in connection.execute(query)}
-
-    def sums_by_number(
-        self,
-        connection: Connection,
-        dimension: str,
-        period: tuple[int, int],
-        numbers: Collection[int],
-        counters: tuple[str, ...] = COUNTERS,
-    ) -> dict[int, Totals]:
-        """Return the totals of some names by their numbers over whole hours; only these `counters` are summed."""
-        sums = self._sums_of_hours(connection, dimension, period, counters, numbers) if numbers else None
-        if sums is None:
-            return {}
-        found = connection.execute(sa.select(sums.c.name, *(sums.c[counter] for counter in counters)))
-        return {row[0]: Totals(**dict(zip(counters, row[1:], strict=True))) for row in found}
-
-    def _sums_of_hours(
-        self,
-        connection: Connection,
-        dimension: str,
-        period: tuple[int, int],
-        counters: tuple[str, ...],
-        numbers: Collection[int] | None,
-    ) -> sa.Subquery | None:
-        """Return a query for the totals by number over whole hours, of some or of all; None if there are no hours."""
-        stretches = self.stretches(connection, dimension, period)
-        if not stretches:
-            return None
-        rows = rows_of(dimension, stretches, counters, numbers, is_sqlite=self._is_sqlite).subquery()
-        sums = (SUMS[counter] for counter in counters)
-        return sa.select(rows.c.name, *sums).select_from(rows).group_by(rows.c.name).subquery()
-
     def stretches(self, connection: Connection, dimension: str, period: tuple[int, int]) -> list[Stretch]:
         """Return the buckets that cover a period of whole hours: (start, end), milliseconds UTC, the end excluded."""
-        start_ms, end_ms = period
-        midnight_ms, last = _end(start_ms, end_ms)
-        found = self._to_midnight(connection, dimension, (start_ms, midnight_ms))
-        return [*found, last] if last.start_ms < last.end_ms else found
+        return self.stretches_of(connection, dimension, [period])[0]
 
-    def _to_midnight(self, connection: Connection, dimension: str, period: tuple[int, int]) -> list[Stretch]:
-        start_ms, end_ms = period
-        if dimension != CUSTOMER:
-            return cover(start_ms, end_ms, [(DAY, end_ms)])
-        day, built_until_ms = _built(connection, self._newest)
-        grains = [(DAY, end_ms), *zip(BLOCKS, built_until_ms, strict=True)]
-        return cover(start_ms, end_ms, grains, (block_of(day) * DAY.ms, day * DAY.ms) if day else None)
+    def stretches_of(
+        self, connection: Connection, dimension: str, periods: Sequence[tuple[int, int]]
+    ) -> list[list[Stretch]]:
+        """Return the buckets of each of several periods, as `stretches`."""
+        day, built_until_ms = _built(connection, self._newest) if dimension == CUSTOMER else (0, [])
+        to_date = (block_of(day) * DAY.ms, day * DAY.ms) if day else None
+        found = []
+        for start_ms, end_ms in periods:
+            midnight_ms, last = _end(start_ms, end_ms)
+            grains = [(DAY, midnight_ms), *zip(BLOCKS, built_until_ms, strict=False)]
+            days = cover(start_ms, midnight_ms, grains, to_date)
+            found.append([*days, last] if last.start_ms < last.end_ms else days)
+        return found
 
 
 def rollup_names(keys: Iterable[Key]) -> set[str]:

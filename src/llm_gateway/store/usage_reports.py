@@ -21,9 +21,10 @@ from llm_gateway.store.attempts_json import AttemptTexts
 from llm_gateway.store.cube_periods import Part
 from llm_gateway.store.cube_reader import CubeQuery, CubeReader, check_number
 from llm_gateway.store.database import Database
+from llm_gateway.store.named_sums import NamedSums
 from llm_gateway.store.record_sums import Group, RecordSums
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME, ReportDimension, Source, tag_dimension
-from llm_gateway.store.rollup_table import RollupTable
+from llm_gateway.store.rollup_table import RollupTable, number_of
 from llm_gateway.store.rollups import COUNTERS, CUSTOMER, DAY, DAY_MS, HOUR_MS, Totals
 from llm_gateway.store.tables import api_keys, teams, usage_cube, usage_cube_fill, usage_records
 from llm_gateway.store.usage import time_of
@@ -75,6 +76,7 @@ class UsageReports:
         self._most_values = most_values
         self.database = database
         self._rollups = RollupTable(database)
+        self._named = NamedSums(database, self._rollups)
         self.cube = CubeReader(database, most_values)
         self._records = RecordSums(AttemptTexts(database))
 
@@ -118,13 +120,22 @@ class UsageReports:
     def _of_sums(self, connection: Connection, grouping: Grouping, parts: Sequence[Part]) -> list[dict[Group, Totals]]:
         whole = [_whole_hours(part) for part in parts]
         if grouping.source is Source.CUSTOMERS:
-            name = grouping.filters.get("customer")
-            sums = (self._rollups.names_and_sums(connection, CUSTOMER, each, name) for each in whole)
-            width = len(grouping.dimensions)
-            return self._few(
-                _bounded(_added(((name,) * width, totals) for name, totals in each.items())) for each in sums
-            )
+            if "customer" in grouping.filters:
+                return self._of_customer(connection, grouping, whole)
+            sums = (self._rollups.names_and_sums(connection, CUSTOMER, each) for each in whole)
+            return self._few(_bounded({(name,): totals for name, totals in each.items()}) for each in sums)
         return self.cube.named(connection, self.cube.totals(connection, grouping.cube_query, whole))
+
+    def _of_customer(
+        self, connection: Connection, grouping: Grouping, parts: Sequence[Part]
+    ) -> list[dict[Group, Totals]]:
+        name = grouping.filters["customer"]
+        number = number_of(connection, CUSTOMER, name)
+        if number is None:
+            return [{} for _ in parts]
+        group = (name,) * len(grouping.dimensions)
+        sums = self._named.totals(connection, CUSTOMER, [number], parts)
+        return self._few({group: each[number]} if each else {} for each in sums)
 
     def _few(self, parts: Iterable[dict[Group, Totals]]) -> list[dict[Group, Totals]]:
         """Return the totals of all parts.
