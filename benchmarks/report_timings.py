@@ -19,6 +19,7 @@ from llm_gateway.control.management.calendar_period import Period
 from llm_gateway.domain.usage import UsageRecord
 from llm_gateway.store.database import Database
 from llm_gateway.store.ranked_series import RankedSeries
+from llm_gateway.store.ranked_usage import RankedUsage
 from llm_gateway.store.record_filter import RecordFilter
 from llm_gateway.store.record_search import RecordSearch
 from llm_gateway.store.report_dimensions import DIMENSION_BY_NAME
@@ -29,6 +30,9 @@ from llm_gateway.store.usage_reports import Grouping, UsageReports
 
 PAGE = 50
 """Records of a page: the default of the API."""
+
+ROWS = 100
+"""Rows of a page of a breakdown: the default of the API."""
 
 LINES = 10
 """Lines of a series: the default of the API."""
@@ -70,6 +74,7 @@ class Reports:
         self._store = UsageStore(database)
         self._reports = UsageReports(database)
         self._series = RankedSeries(self._reports)
+        self._ranked = RankedUsage(self._reports)
         self._search = RecordSearch(database)
         self._now_ms = now_ms
         self._random = random.Random(11)
@@ -134,6 +139,11 @@ class Reports:
             grouping = _grouping(*names)
             return lambda: self._reports.totals(grouping, self._last_days(days))
 
+        def page(days: int, *names: str) -> Callable[[], object]:
+            """Return a page as the dashboard shows it, with what its rows cost in the period before."""
+            grouping = _grouping(*names)
+            return lambda: self._ranked.page(grouping, *_with_before(self._last_days(days)), 0, ROWS)
+
         def series(part_ms: int, *names: str) -> Callable[[], object]:
             return lambda: self._lines(names, _parts(self._last_days(30), part_ms))
 
@@ -147,13 +157,21 @@ class Reports:
             "breakdown by key and model, 90 days": (SLOW, breakdown(90, "key", "model")),
             "breakdown by team and agent, 90 days": (SLOW, breakdown(90, "team", "agent")),
             "breakdown by customer, 30 days": (None, breakdown(30, "customer")),
+            "page by customer, 30 days": (SLOW, page(30, "customer")),
+            "page by customer, 90 days": (SLOW, page(90, "customer")),
+            "page by key and model, 90 days": (SLOW, page(90, "key", "model")),
             "series of all, 30 days by the day": (SLOW, series(DAY_MS)),
+            "series of a customer, 30 days by the day": (SLOW, self._series_of_customer),
             "series by model, 30 days by the day": (SLOW, series(DAY_MS, "model")),
             "series by key, 30 days by the day": (SLOW, series(DAY_MS, "key")),
             "series by model, 30 days by the hour": (SLOW, series(HOUR_MS, "model")),
             "series by model, 90 days in Berlin": (SLOW, series_in_berlin("model")),
             "series by key, 90 days in Berlin": (SLOW, series_in_berlin("key")),
         }
+
+    def _series_of_customer(self) -> object:
+        grouping = Grouping((), {"customer": self._sample().user_id}, RANKED_BY)
+        return self._series.lines(grouping, _parts(self._last_days(30), DAY_MS), LINES, attrgetter("cost_nanos"))
 
     def _lines(self, names: Sequence[str], parts: list[tuple[int, int]]) -> object:
         """Return a series as the API makes it: what the largest groups cost, and all others together."""
@@ -203,6 +221,12 @@ def budget(timings: Sequence[Timing]) -> list[Row]:
 
 def _grouping(*names: str) -> Grouping:
     return Grouping(tuple(DIMENSION_BY_NAME[name] for name in names))
+
+
+def _with_before(period: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return a period and as long a one before it."""
+    start_ms, end_ms = period
+    return period, (2 * start_ms - end_ms, start_ms)
 
 
 def _parts(period: tuple[int, int], part_ms: int) -> list[tuple[int, int]]:
