@@ -130,6 +130,7 @@ class Page:
         self.signed_in = signed_in
         self.timezone = signed_in.session.timezone
         self.toast: Toast | None = None
+        self._parameters: dict[tuple[str, str | int | None], str] = {}
         self._pages = pages
 
     @property
@@ -217,8 +218,15 @@ class Page:
 
     def link(self, path: str, query: Mapping[str, str | int | None]) -> str:
         """Return the address of a path below /ui with those parameters that are not empty."""
-        given = {name: value for name, value in query.items() if value not in (None, "")}
-        return f"{self._pages.root}/ui{path}" + (f"?{urlencode(given)}" if given else "")
+        given = "&".join(self._parameter(pair) for pair in query.items() if pair[1] not in (None, ""))
+        return f"{self._pages.root}/ui{path}" + (f"?{given}" if given else "")
+
+    def _parameter(self, pair: tuple[str, str | int | None]) -> str:
+        """Return a parameter encoded. A chart has hundreds of addresses of the same few parameters."""
+        found = self._parameters.get(pair)
+        if found is None:
+            found = self._parameters[pair] = urlencode([pair])
+        return found
 
 
 def with_parameter(path: str, name: str, value: str) -> str:
