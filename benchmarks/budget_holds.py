@@ -86,6 +86,14 @@ def _steps(memory: HostMemory, *, is_shared: bool) -> dict[str, Step]:
         limits.admit(asked, KEY_LIMITS)
         limits.release(record)
 
+    async def together() -> None:
+        limits.admit(asked, KEY_LIMITS)
+        attempt.usage, attempt.cost_nanos = BOUND, 336_000
+        budgets.hold(asked, candidate, attempt, record)
+        attempt.usage, attempt.cost_nanos = USED, 126_000
+        limits.release(record)
+        budgets.charge(record)
+
     budgets.hold(asked, candidate, attempt, record)
     matched = budgets.accounts_of(record)
     budgets.charge(record)
@@ -96,6 +104,7 @@ def _steps(memory: HostMemory, *, is_shared: bool) -> dict[str, Step]:
         "four budgets, a request a second": seldom,
         "the headers of an answer": headers,
         "a key's limits": key_only,
+        "four budgets and a key's limits": together,
     }
 
 
