@@ -70,6 +70,15 @@ def test_the_remaining_time_is_that_of_calls_that_lasted_as_long(
     assert limiter.next_free("p", 10**6, 100, 20) == pytest.approx(told, abs=0.5)
 
 
+def test_how_long_a_call_took_can_be_told(limiter: Limiter, clock: Clock) -> None:
+    for _ in range(9):
+        limiter.settle(reserved(limiter, 10**6), tokens=0, lasted_s=20)
+    clock.now += 100
+    reserved(limiter, 10**6, 100, 90)
+
+    assert 20.0 <= take(limiter, 10**6, 100, 20).retry_after_s <= 21.0
+
+
 def test_before_any_call_has_ended_a_reservation_is_expected_to_end_in_1_to_3_seconds(limiter: Limiter) -> None:
     reserved(limiter, 9, 100, 90)
 

@@ -99,13 +99,13 @@ class SteppedLimiter:
         came: tuple[list[Reservation], Decision | None] = self._hosts.run(self.limiter.take_all(wanted))
         return came
 
-    def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
+    def settle(self, reservation: Reservation, tokens: int, sent: bool = True, lasted_s: int | None = None) -> None:
         if not isinstance(reservation, SharedReservation):  # one that a test made up: both clocks are the same here
             counted = reservation.provider_id, reservation.bucket, reservation.tokens
             reservation = SharedReservation(*counted, remote=reservation.bucket)
 
         async def settle() -> None:
-            self.limiter.settle(reservation, tokens=tokens, sent=sent)
+            self.limiter.settle(reservation, tokens, sent, lasted_s)
 
         self._hosts.run(settle())
 

@@ -10,7 +10,7 @@ import msgspec
 from llm_gateway.domain.client_presence import ClientPresence
 from llm_gateway.domain.conversation import Conversation
 from llm_gateway.domain.service_key import ServiceKey
-from llm_gateway.domain.token_estimate import estimated_tokens
+from llm_gateway.domain.token_estimate import CHARACTERS_PER_TOKEN, FRAMING_TOKENS
 from llm_gateway.domain.trace_context import TraceContext
 from llm_gateway.json_outline import HeldTexts
 
@@ -115,4 +115,4 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def estimated_input_tokens(self) -> int:
         """Return the estimated number of input tokens."""
-        return estimated_tokens(self.input_length)
+        return self.input_length // CHARACTERS_PER_TOKEN + FRAMING_TOKENS

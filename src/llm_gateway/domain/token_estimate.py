@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+CHARACTERS_PER_TOKEN, FRAMING_TOKENS = 4, 8
+"""ASCII characters of an input that are a token, and tokens that frame its messages."""
 INLINE_FILE_LENGTH = 4 * 1500
 """Length of an inlined image or file: four characters for each of 1,500 tokens, about a page or a large image."""
 INLINE_CHARACTERS = 2000
@@ -11,8 +13,8 @@ INLINE_CHARACTERS = 2000
 
 
 def estimated_tokens(input_length: int) -> int:
-    """Estimate the tokens of an input: one per four ASCII characters, plus 8 for the messages' framing."""
-    return input_length // 4 + 8
+    """Estimate the tokens of an input: by its characters, and those that frame its messages."""
+    return input_length // CHARACTERS_PER_TOKEN + FRAMING_TOKENS
 
 
 def estimated_output_tokens(characters: int) -> int:

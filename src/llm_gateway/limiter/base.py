@@ -11,7 +11,7 @@ open reservation can make room long before its second leaves the window.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, final
 
 import msgspec
 
@@ -43,6 +43,7 @@ class Before(msgspec.Struct, frozen=True, gc=False):
 NOBODY = Before()
 
 
+@final
 class Decision(msgspec.Struct, frozen=True, gc=False):
     """The answer of `Limiter.take`, one of three.
 
@@ -95,8 +96,12 @@ class Limiter(Protocol):
         """
         ...
 
-    def take_now(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision | None:
-        """Reserve as `take` does, but without waiting; None if the backend cannot tell at once.
+    def take_now(
+        self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = ""
+    ) -> Reservation | Decision | None:
+        """Reserve as `take` does, but without waiting, and without telling whether the window is crowded.
+
+        Returns the reservation, or the decision that there is none; None if the backend cannot tell at once.
 
         Raises:
             Overloaded: there is no room for another window.
@@ -114,11 +119,12 @@ class Limiter(Protocol):
         """
         ...
 
-    def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
+    def settle(self, reservation: Reservation, tokens: int, sent: bool = True, lasted_s: int | None = None) -> None:
         """Correct the reservation to the `tokens` that were used. Must not wait.
 
         Called once per reservation, after the call. With `sent=False`, for a call that was never sent, the request is
-        released as well. If the use is unknown (time-out, broken stream), `tokens` is the whole reservation.
+        released as well. If the use is unknown (time-out, broken stream), `tokens` is the whole reservation. `lasted_s`
+        are the whole seconds that the call took, if they are known.
         """
         ...
 
@@ -127,10 +133,10 @@ class Limiter(Protocol):
     ) -> float:
         """Return the seconds until a request could fit if those `before` it, and no others, come first; 0 if now.
 
-        Of the tokens reserved before it, the share counts that recent calls used of theirs. If settling open
-        reservations could make the room, it is the time by which nine of ten calls like them have ended, at least 1 s.
-        More than a whole limit counts as the whole limit. Must not wait: a remote backend answers from the last state
-        that it saw.
+        Of the tokens reserved before it, the share counts that recent calls used of theirs; of a service key's none,
+        since nobody waits in line for its limits. If settling open reservations could make the room, it is the time by
+        which nine of ten calls like them have ended, at least 1 s. More than a whole limit counts as the whole limit.
+        Must not wait: a remote backend answers from the last state that it saw.
         """
         ...
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from llm_gateway.host_memory import HostMemory
 from llm_gateway.limiter.shared_window import REQUEST_SUM, SECOND, TOKEN_SUM, SharedWindow, WindowTable
-from llm_gateway.limiter.window import BUCKETS, Window, blend
+from llm_gateway.limiter.window import BUCKETS, Window
 
 CALLS_AHEAD = 16
 PART = 32
@@ -80,8 +80,6 @@ class KeyWindow(SharedWindow):
             noted[0] += reserved
             noted[1] += used
             noted[2] += unsent
-        if reserved:
-            self.used_share = blend(self.used_share, reserved, used)
 
     def settle_noted(self) -> None:
         """Correct the calls that are noted, and give back those that are counted ahead."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from llm_gateway.domain.rate_limits import ReportedLimits, WindowState
 from llm_gateway.limiter.base import NOBODY, Before, Decision, OneByOne, Reservation
 from llm_gateway.limiter.reported import ModelUse
-from llm_gateway.limiter.window import BUCKETS, Window
+from llm_gateway.limiter.window import BUCKETS, Window, blend
 
 MOST_WINDOWS, IDLE_S = 1024, 2 * BUCKETS
 """Windows at which those without a call in the last `IDLE_S` seconds are dropped; later at twice those that stay."""
@@ -19,7 +19,7 @@ class MemoryLimiter(OneByOne):
     """A `Limiter` that counts the calls of one process.
 
     `clock` returns seconds. If it steps back, the limiter's time stands still for a moment and then goes on from there.
-    `has_models`: the holders of windows report limits of their models, as providers do.
+    `has_models`: the holders of windows report limits of their models, and requests wait for them, as for providers.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, has_models: bool = True) -> None:
@@ -37,15 +37,19 @@ class MemoryLimiter(OneByOne):
         `exceeds` is True if waiting cannot help: `tokens` is above `tpm`, or `rpm` is 0. Otherwise `retry_after_s` is
         the time until the request fits if no other comes; it is above 0.
         """
-        return self.take_now(provider_id, rpm, tpm, tokens, model)
+        came = self.take_now(provider_id, rpm, tpm, tokens, model)
+        if type(came) is Decision:
+            return came
+        window = self._windows[provider_id]
+        return Decision(came, 0.0, False, window.request_sum * 2 > rpm or window.token_sum * 2 > tpm)
 
-    def take_now(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision:
-        """Reserve as `take` does."""
+    def take_now(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Reservation | Decision:
+        """Reserve as `take` does. Returns the reservation, or the decision that there is none."""
         if tokens > tpm or rpm < 1:
             return _EXCEEDS
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
         now, window = self._clock() + self._behind, self._windows.get(provider_id)
-        if window is None or now < self._now or now >= window.second + 1:
+        if window is None or now < self._now or now >= window.until:
             window = self._window(provider_id)
         else:
             self._now = now
@@ -55,18 +59,22 @@ class MemoryLimiter(OneByOne):
             if use is None:
                 use = window.models[model] = ModelUse()
             wait_s = use.wait_s(self._now, tokens) if use.is_reported else 0.0
-        if window.request_sum < rpm and window.token_sum + tokens <= tpm and not wait_s:
-            window.take(tokens)
-            is_crowded = window.request_sum * 2 > rpm or window.token_sum * 2 > tpm
+        requests, all_tokens = window.request_sum + 1, window.token_sum + tokens
+        if requests <= rpm and all_tokens <= tpm and not wait_s:
+            window.request_sum, window.token_sum = requests, all_tokens
+            second = window.newest = window.second
+            index = second % BUCKETS
+            window.requests[index] += 1
+            window.tokens[index] += tokens
+            window.open_tokens[index] += tokens
             if use is None:
-                return Decision(Reservation(provider_id, window.second, tokens), 0.0, False, is_crowded)
+                return Reservation(provider_id, second, tokens)
             use.take(self._now, tokens)
-            reservation = Reservation(provider_id, window.second, tokens, model, use.calls, use.tokens)
-            return Decision(reservation, 0.0, False, is_crowded)
+            return Reservation(provider_id, second, tokens, model, use.calls, use.tokens)
         window_s = window.wait_s(self._now, rpm, tpm, tokens)
         return Decision(None, max(wait_s, window_s), by_model=wait_s > window_s)
 
-    def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
+    def settle(self, reservation: Reservation, tokens: int, sent: bool = True, lasted_s: int | None = None) -> None:
         """Correct the reservation to `tokens` (negative counts as 0); `sent=False` releases the request as well.
 
         It has no effect once the reservation's second has left the window. A second `settle` would release what other
@@ -76,13 +84,25 @@ class MemoryLimiter(OneByOne):
         if window is None:
             return
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
-        bucket = reservation.bucket
-        now = self._clock() + self._behind
-        window.durations.add(now - bucket)
-        if now < bucket + BUCKETS and window.second - BUCKETS < bucket <= window.second:
-            window.settle(bucket, reservation.tokens, tokens, sent)
-            if self._watchers:
-                self._freed(reservation.provider_id)
+        bucket, reserved = reservation.bucket, reservation.tokens
+        window.durations.add(int(self._clock() + self._behind) - bucket if lasted_s is None else lasted_s)
+        newest, index = window.second, bucket % BUCKETS
+        if not newest - BUCKETS < bucket <= newest:
+            return
+        # No count goes below 0.
+        count, still_open = window.tokens[index], window.open_tokens[index] - reserved
+        left = count + tokens - reserved
+        left = left if left > 0 else 0  # noqa: FURB136 - max() takes five times as long
+        window.tokens[index] = left
+        window.token_sum += left - count
+        window.open_tokens[index] = still_open if still_open > 0 else 0  # noqa: FURB136 - max() takes five times as long
+        if not sent and window.requests[index] > 0:
+            window.requests[index] -= 1
+            window.request_sum -= 1
+        if self._has_models and reserved:
+            window.used_share = blend(window.used_share, reserved, tokens)
+        if self._watchers:
+            self._freed(reservation.provider_id)
 
     def next_free(
         self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "", *, before: Before = NOBODY

@@ -66,7 +66,7 @@ class OtherHosts:
         """Note the end of a call: it may have made room. How long calls take matters while the window fills up."""
         self.full = None
         if now - self.full_at < BUCKETS:
-            self._durations.add(now - reservation.bucket)
+            self._durations.add(int(now) - reservation.bucket)
             if reservation.tokens:
                 self._used_share = blend(self._used_share, reservation.tokens, tokens)
 

@@ -64,17 +64,18 @@ class RedisLimiter:
         """
         mode = self._mode
         for _ in range(2):
-            now, window = self._clock(), self._windows.get(provider_id) or self._window(provider_id)
-            decision = None
+            window = self._windows.get(provider_id) or self._window(provider_id)
+            own: Reservation | Decision | None = None
             # The usual case of `_take_here`. Redis is up then, else `shared_until` is over: there is nothing to note.
-            if now < mode.shared_until and window.others.full is None and tokens <= tpm and rpm >= 1:
-                decision = self._local.take_now(provider_id, rpm, tpm, tokens, model)
-            if decision is None:
+            if self._clock() < mode.shared_until and window.others.full is None and tokens <= tpm and rpm >= 1:
+                own = self._local.take_now(provider_id, rpm, tpm, tokens, model)
+            if own is None:
                 decision = await self._take_here(Wanted(provider_id, rpm, tpm, tokens, model))
-                now = self._clock()
-            own = decision.reservation
-            if own is None or not mode.is_up:
-                return decision
+                own = decision.reservation
+                if own is None or not mode.is_up:
+                    return decision
+            elif type(own) is Decision:
+                return own
             future = self._batches.ask(window, rpm, tpm, own)
             try:
                 came = await future
@@ -135,10 +136,10 @@ class RedisLimiter:
                 window = self._windows.get(name) or self._window(name)
                 if window.others.full is not None or tokens > tpm or rpm < 1:
                     return None
-                decision = self._local.take_now(name, rpm, tpm, tokens, model)
-                if decision is None or decision.reservation is None:
+                own = self._local.take_now(name, rpm, tpm, tokens, model)
+                if own is None or type(own) is Decision:
                     return None
-                held.append(decision.reservation)
+                held.append(own)
                 windows.append(window)
         except BaseException:  # edge: the limiter of this host cannot tell
             self._batches.give_back(held)
@@ -175,13 +176,11 @@ class RedisLimiter:
             rpm, tpm = self._bounds(provider_id, rpm, tpm)
             if rpm < 1 or tokens > tpm:
                 return Decision(None, mode.again_s())
-        decision = self._local.take_now(provider_id, rpm, tpm, tokens, model)
-        if decision is None:
-            decision = await self._local.take(provider_id, rpm, tpm, tokens, model)
-            has_changed = (mode.is_up, self._clock() < mode.shared_until) != (is_up, is_shared)
-            if has_changed and decision.reservation is not None:  # other bounds hold by now
-                self._batches.give_back([decision.reservation])
-                return Decision(None, AGAIN_S)
+        decision = await self._local.take(provider_id, rpm, tpm, tokens, model)
+        has_changed = (mode.is_up, self._clock() < mode.shared_until) != (is_up, is_shared)
+        if has_changed and decision.reservation is not None:  # it had to wait, and other bounds hold by now
+            self._batches.give_back([decision.reservation])
+            return Decision(None, AGAIN_S)
         if decision.reservation is not None and not is_up:
             self._note(decision.reservation)
         return decision
@@ -206,9 +205,9 @@ class RedisLimiter:
             window = self._windows[name] = RedisWindow(name, self._prefix + name)
         return window
 
-    def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
+    def settle(self, reservation: Reservation, tokens: int, sent: bool = True, lasted_s: int | None = None) -> None:
         """Correct the reservation to `tokens`, here and in Redis; `sent=False` releases the request as well."""
-        self._local.settle(reservation, tokens=tokens, sent=sent)
+        self._local.settle(reservation, tokens, sent, lasted_s)
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
         if reservation.__class__ is not SharedReservation:
             noted = self._noted.get((reservation.provider_id, reservation.bucket))

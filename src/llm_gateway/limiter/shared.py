@@ -71,8 +71,7 @@ class SharedLimiter(OneByOne):
         self._try_lock, self._release = self._lock.try_lock, self._lock.release
         self._number = number
         self._clock = clock
-        self._now = clock()
-        self._behind = 0.0
+        self._now, self._behind, self._is_crowded = clock(), 0.0, False
         self._windows: dict[str, Any] = {}  # of what `_open` returns
         self._watchers: dict[str, Callable[[], None]] = {}
         self._look: asyncio.TimerHandle | None = None
@@ -86,13 +85,15 @@ class SharedLimiter(OneByOne):
         Raises:
             Overloaded: another process held the lock for 250 ms, or the memory has no room for another window.
         """
-        decision = self.take_now(provider_id, rpm, tpm, tokens, model)
-        if decision is not None:
-            return decision
-        await self._enter_later()
-        return self._take(provider_id, rpm, tpm, tokens if tokens > 0 else 0, model)  # noqa: FURB136
+        came = self.take_now(provider_id, rpm, tpm, tokens, model)
+        if came is None:
+            await self._enter_later()
+            came = self._take(provider_id, rpm, tpm, tokens if tokens > 0 else 0, model)  # noqa: FURB136
+        return came if type(came) is Decision else Decision(came, 0.0, False, self._is_crowded)
 
-    def take_now(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision | None:
+    def take_now(
+        self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = ""
+    ) -> Reservation | Decision | None:
         """Reserve as `take` does, unless another process holds the lock: then return None.
 
         Raises:
@@ -105,8 +106,8 @@ class SharedLimiter(OneByOne):
             return None
         return self._take(provider_id, rpm, tpm, tokens if tokens > 0 else 0, model)  # noqa: FURB136
 
-    def _take(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str) -> Decision:
-        """Reserve a request if it fits. Needs the lock, and gives it back."""
+    def _take(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str) -> Reservation | Decision:
+        """Reserve a request if it fits, and note whether its window is crowded. Needs the lock, and gives it back."""
         try:
             now, window = self._clock() + self._behind, self._windows.get(provider_id)
             if window is None or now < self._now or not window.ends_at(int(now)):
@@ -127,13 +128,13 @@ class SharedLimiter(OneByOne):
             self._leave()
         if sums is not None:
             second, requests, all_tokens = sums
-            reservation = Reservation(provider_id, second, tokens, model, calls, model_tokens)
-            return Decision(reservation, 0.0, False, requests * 2 > rpm or all_tokens * 2 > tpm)
+            self._is_crowded = requests * 2 > rpm or all_tokens * 2 > tpm
+            return Reservation(provider_id, second, tokens, model, calls, model_tokens)
         window_s = window.copy(int(now)).wait_s(now, rpm, tpm, tokens)
         # It is 0 if another process made room meanwhile.
         return Decision(None, max(wait_s, window_s) or STEP_S, by_model=wait_s > window_s)
 
-    def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
+    def settle(self, reservation: Reservation, tokens: int, sent: bool = True, lasted_s: int | None = None) -> None:
         """Correct the reservation to `tokens` (negative counts as 0); `sent=False` releases the request as well.
 
         It has no effect once the reservation's second has left the window.
@@ -141,23 +142,22 @@ class SharedLimiter(OneByOne):
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
         code = self._try_lock()
         if (code or self._late or self._words[DIRTY]) and not self._entered(code):
-            self._keep(partial(self._settle, reservation, tokens, sent))
+            self._keep(partial(self._settle, reservation, tokens, sent, lasted_s))
             return
         try:
-            self._settle(reservation, tokens, sent)
+            self._settle(reservation, tokens, sent, lasted_s)
         finally:
             self._leave()
 
-    def _settle(self, reservation: Reservation, tokens: int, sent: bool) -> None:
+    def _settle(self, reservation: Reservation, tokens: int, sent: bool, lasted_s: int | None) -> None:
         if (window := self._known(reservation.provider_id)) is None:
             return
         bucket = reservation.bucket
-        lasted_s = self._clock() + self._behind - bucket
-        window.durations.add(lasted_s)
-        if lasted_s < BUCKETS and window.settle(bucket, reservation.tokens, tokens, 0 if sent else 1):
-            if reservation.tokens:
-                window.used_share = blend(window.used_share, reservation.tokens, tokens)
+        window.durations.add(int(self._clock() + self._behind) - bucket if lasted_s is None else lasted_s)
+        if window.settle(bucket, reservation.tokens, tokens, 0 if sent else 1):
             if self._has_models:
+                if reservation.tokens:
+                    window.used_share = blend(window.used_share, reservation.tokens, tokens)
                 window.free_room()
             if self._watchers:
                 self._freed.append(reservation.provider_id)

@@ -21,7 +21,6 @@ from llm_gateway.limiter.base import Decision, Reservation
 from llm_gateway.limiter.key_window import KeyWindow
 from llm_gateway.limiter.shared import SharedLimiter
 from llm_gateway.limiter.shared_window import KEYS_WINDOWS, WindowTable
-from llm_gateway.limiter.window import BUCKETS
 
 
 class SharedKeyLimiter(SharedLimiter):
@@ -40,7 +39,9 @@ class SharedKeyLimiter(SharedLimiter):
         self._noted: set[KeyWindow] = set()
         """Windows in which something may be noted, or counted ahead."""
 
-    def take_now(self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = "") -> Decision | None:
+    def take_now(
+        self, provider_id: str, rpm: int, tpm: int, tokens: int, model: str = ""
+    ) -> Reservation | Decision | None:
         """Reserve as `take` does, unless another process holds the lock and nothing is counted ahead."""
         window = self._windows.get(provider_id)
         if window is None or not window.ahead_calls:
@@ -48,21 +49,19 @@ class SharedKeyLimiter(SharedLimiter):
         now = self._clock() + self._behind
         if now < self._now or not window.take_ahead(int(now), rpm, tpm, tokens):
             return super().take_now(provider_id, rpm, tpm, tokens, model)
-        self._now = now
-        return Decision(Reservation(provider_id, window.ahead_second, tokens), 0.0, False, window.is_crowded)
+        self._now, self._is_crowded = now, window.is_crowded
+        return Reservation(provider_id, window.ahead_second, tokens)
 
-    def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
+    def settle(self, reservation: Reservation, tokens: int, sent: bool = True, lasted_s: int | None = None) -> None:
         """Correct the reservation; see `Limiter.settle`. One that used more than it had reserved is counted at once."""
         bucket, window = reservation.bucket, self._windows.get(reservation.provider_id)
         tokens = tokens if tokens > 0 else 0  # noqa: FURB136 - max() takes five times as long
         if window is not None and window.is_busy and tokens <= reservation.tokens:
-            lasted_s = self._clock() + self._behind - bucket
-            if lasted_s < BUCKETS:
-                window.durations.add(lasted_s)
-                window.note(bucket, reservation.tokens, tokens, 0 if sent else 1)
-                self._correct_soon(window)
-                return
-        super().settle(reservation, tokens=tokens, sent=sent)
+            window.durations.add(int(self._clock() + self._behind) - bucket if lasted_s is None else lasted_s)
+            window.note(bucket, reservation.tokens, tokens, 0 if sent else 1)
+            self._correct_soon(window)
+            return
+        super().settle(reservation, tokens, sent, lasted_s)
 
     def _open(self, provider_id: str) -> KeyWindow:
         return KeyWindow(self._memory, provider_id, self._number, self._table, self._correct_soon)

@@ -6,7 +6,7 @@ A call counts in the whole second in which it was taken. Any 60 seconds overlap 
 
 from __future__ import annotations
 
-from llm_gateway.limiter.durations import Durations
+from llm_gateway.limiter.durations import Durations, remaining_s
 from llm_gateway.limiter.reported import ModelUse
 
 BUCKETS = 61
@@ -22,8 +22,9 @@ def blend(used_share: float, reserved: int, tokens: int) -> float:
 
 
 class Window:
-    """Counts of the last 61 seconds of one provider. `second` is the newest; second `s` has the index `s % 61`.
+    """Counts of the last 61 seconds of one provider. `second` is the newest, which ends at `until`.
 
+    Second `s` has the index `s % 61`.
     `open_tokens` is the part of `tokens` whose calls have not ended. `newest` is the second of the last call.
     `models` holds the use of each model that was called. `used_share` is the average share of their reserved tokens
     that recent calls used. `uncapped_ms` is the change of the provider after which reports were forgotten last.
@@ -31,12 +32,12 @@ class Window:
 
     __slots__ = (
         "durations", "models", "newest", "open_tokens", "request_sum", "requests", "second", "token_sum", "tokens",
-        "uncapped_ms", "used_share",
+        "uncapped_ms", "until", "used_share",
     )  # fmt: skip
 
     def __init__(self, second: int) -> None:
-        self.second = second
-        self.newest = second
+        self.second = self.newest = second
+        self.until = second + 1.0
         self.requests = [0] * BUCKETS
         self.tokens = [0] * BUCKETS
         self.open_tokens = [0] * BUCKETS
@@ -55,34 +56,7 @@ class Window:
             self.request_sum -= self.requests[index]
             self.token_sum -= self.tokens[index]
             self.requests[index] = self.tokens[index] = self.open_tokens[index] = 0
-        self.second = second
-
-    def take(self, tokens: int) -> None:
-        """Count a call that starts now, with its tokens as open."""
-        second = self.newest = self.second
-        index = second % BUCKETS
-        self.requests[index] += 1
-        self.tokens[index] += tokens
-        self.open_tokens[index] += tokens
-        self.request_sum += 1
-        self.token_sum += tokens
-
-    def settle(self, bucket: int, reserved: int, tokens: int, sent: bool) -> None:
-        """Correct a call of the second `bucket` from `reserved` to `tokens`. `sent=False` drops its request."""
-        index = bucket % BUCKETS
-        # No count goes below 0.
-        counts, open_tokens = self.tokens, self.open_tokens
-        count, still_open = counts[index], open_tokens[index] - reserved
-        left = count + tokens - reserved
-        left = left if left > 0 else 0  # noqa: FURB136 - max() takes five times as long
-        counts[index] = left
-        self.token_sum += left - count
-        open_tokens[index] = still_open if still_open > 0 else 0  # noqa: FURB136 - max() takes five times as long
-        if reserved:
-            self.used_share = blend(self.used_share, reserved, tokens)
-        if not sent and self.requests[index] > 0:
-            self.requests[index] -= 1
-            self.request_sum -= 1
+        self.second, self.until = second, second + 1.0
 
     def refill(self, second: int, tokens: int) -> None:
         """Count a call of an earlier run."""
@@ -114,14 +88,14 @@ class Window:
 
     def _settling_s(self, now: float, over: int) -> float:
         """Return the seconds until `over` tokens can be free if open calls give all of theirs back, oldest first."""
-        longest_s = 0.0
+        longest_s, durations = 0.0, self.durations.sorted()
         rest = over - sum(self.open_tokens)
         if rest > 0:
             used = [all_ - open_ for all_, open_ in zip(self.tokens, self.open_tokens, strict=True)]
             longest_s = self._leaving_s(now, used, rest)
         for second in range(self.second - BUCKETS + 1, self.second + 1):
             if self.open_tokens[second % BUCKETS]:
-                longest_s = max(longest_s, self.durations.remaining_s(max(now - second - 0.5, 0.0)))
+                longest_s = max(longest_s, remaining_s(durations, max(now - second - 0.5, 0.0)))
                 over -= self.open_tokens[second % BUCKETS]
                 if over <= 0:
                     break

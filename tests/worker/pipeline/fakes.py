@@ -257,9 +257,9 @@ class LimiterSpy(MemoryLimiter):
         super().__init__(clock)
         self.settled: list[tuple[str, int, bool]] = []
 
-    def settle(self, reservation: Reservation, *, tokens: int, sent: bool = True) -> None:
+    def settle(self, reservation: Reservation, tokens: int, sent: bool = True, lasted_s: int | None = None) -> None:
         self.settled.append((reservation.provider_id, tokens, sent))
-        super().settle(reservation, tokens=tokens, sent=sent)
+        super().settle(reservation, tokens, sent, lasted_s)
 
 
 class World:

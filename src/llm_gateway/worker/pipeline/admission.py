@@ -64,7 +64,7 @@ class Admission:
 
     def used(self, reservation: Reservation, tokens: int) -> int:
         """Correct the reservation to `tokens`; 0 for a provider's error. Returns the tokens that stay counted."""
-        self._limiter.settle(reservation, tokens=tokens)
+        self._limiter.settle(reservation, tokens)
         return tokens
 
     def unknown(self, reservation: Reservation) -> int:

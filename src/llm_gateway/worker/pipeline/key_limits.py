@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Sequence
 
-import msgspec
-
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.service_key import KeyLimit
 from llm_gateway.domain.usage import KeyCall, UsageRecord
@@ -25,14 +23,6 @@ BUSY_RETRY_S = 1.0
 """Seconds after which a request is worth another try that found too many others of its key in flight."""
 
 
-class _Held(msgspec.Struct, eq=False):
-    """Places of a request among the requests at once of its keys, and its reservations."""
-
-    running: list[str] | None = None
-    shared: list[int] | None = None
-    reservations: list[Reservation] = []
-
-
 class KeyLimits:
     """The limits of keys: requests and tokens counted by `limiter`, requests at once by `counts`, which workers share.
 
@@ -43,7 +33,9 @@ class KeyLimits:
         self._counts = counts
         self._limiter = limiter
         self._running: dict[str, int] = {}
-        self._held: dict[str, _Held] = {}
+        self._entered: dict[str, list[str | int]] = {}
+        """Of each request that counts among those at once: its keys, or their places in the memory of `counts`."""
+        self._held: dict[str, list[Reservation]] = {}
 
     def admit(self, request: Request, limits: tuple[KeyLimit, ...]) -> Awaitable[None] | None:
         """Count a request against all of these limits, or against none, until `release`.
@@ -55,12 +47,12 @@ class KeyLimits:
             RequestExceedsLimit: the request can use more tokens than one of them has in all.
             Overloaded: the limiter cannot tell.
         """
-        held = self._held[request.id] = _Held()
+        held = self._held[request.id] = []
         tokens = request.estimated_input_tokens() + request.max_tokens
         try:
             for limit in limits:
                 if limit.max_parallel is not None:
-                    self._enter(limit.key_id, limit.max_parallel, held)
+                    self._enter(limit.key_id, limit.max_parallel, request)
             for limit in limits:
                 rpm, tpm = limit.rpm, limit.tpm
                 if rpm is None:
@@ -69,15 +61,14 @@ class KeyLimits:
                     rpm = NO_LIMIT
                 elif tpm is None:
                     tpm = NO_LIMIT
-                decision = self._limiter.take_now(limit.key_id, rpm, tpm, tokens)
-                if decision is None:
+                came = self._limiter.take_now(limit.key_id, rpm, tpm, tokens)
+                if came is None:
                     return self._reserve_later(request, limits[limits.index(limit) :], held, tokens)
-                reservation = decision.reservation
-                if reservation is None:
-                    raise _refusal(limit, decision, tokens)
-                held.reservations.append(reservation)
+                if type(came) is Decision:
+                    raise _refusal(limit, came, tokens)
+                held.append(came)
         except BaseException:  # edge: a request that one limit refuses holds nothing of the others
-            self._give_back(request, held)
+            self._give_back(request)
             raise
         return None
 
@@ -86,11 +77,13 @@ class KeyLimits:
         held = self._held.pop(record.id, None)
         if held is None:
             return
-        if held.shared is not None or held.running is not None:
-            self._leave(held)
-        used = record.usage.input_tokens + record.usage.output_tokens
-        for reservation in held.reservations:
-            self._limiter.settle(reservation, tokens=used)
+        if self._entered:
+            self._leave(record.id)
+        usage = record.usage
+        used = usage.input_tokens + usage.output_tokens
+        lasted_s = record.latency_ms // 1000
+        for reservation in held:
+            self._limiter.settle(reservation, used, True, lasted_s)
 
     def refill(self, calls: Iterable[KeyCall], now_ms: int) -> None:
         """Count the requests of an earlier run. `now_ms` is the time of day, in milliseconds since 1970."""
@@ -101,7 +94,7 @@ class KeyLimits:
         """Give back what is counted ahead of requests, which do not come any more."""
         self._limiter.close()
 
-    def _enter(self, key_id: str, most: int, held: _Held) -> None:
+    def _enter(self, key_id: str, most: int, request: Request) -> None:
         if self._counts is not None:
             place = self._counts.enter(key_id, most)
             if place is None:
@@ -111,43 +104,44 @@ class KeyLimits:
                     retry_after_s=BUSY_RETRY_S,
                 )
             if place:
-                held.shared = [*(held.shared or ()), place]
+                self._entered.setdefault(request.id, []).append(place)
                 return
         elif (count := self._running.get(key_id, 0)) < most:
             self._running[key_id] = count + 1
-            held.running = [*(held.running or ()), key_id]
+            self._entered.setdefault(request.id, []).append(key_id)
             return
         raise RateLimited(
             f"This key serves its maximum of {most} requests at once: try again when one has ended.",
             retry_after_s=BUSY_RETRY_S,
         )
 
-    def _leave(self, held: _Held) -> None:
-        for place in held.shared or ():
-            if self._counts is not None:
+    def _leave(self, request_id: str) -> None:
+        for place in self._entered.pop(request_id, ()):
+            if isinstance(place, str):
+                count = self._running[place] - 1
+                if count:
+                    self._running[place] = count
+                else:
+                    del self._running[place]
+            elif self._counts is not None:
                 self._counts.leave(place)
-        for key_id in held.running or ():
-            count = self._running[key_id] - 1
-            if count:
-                self._running[key_id] = count
-            else:
-                del self._running[key_id]
 
-    async def _reserve_later(self, request: Request, limits: Sequence[KeyLimit], held: _Held, tokens: int) -> None:
+    async def _reserve_later(
+        self, request: Request, limits: Sequence[KeyLimit], held: list[Reservation], tokens: int
+    ) -> None:
         try:
             counted = [limit for limit in limits if limit.rpm is not None or limit.tpm is not None]
             taken, refused = await self._limiter.take_all([_wanted(limit, tokens) for limit in counted])
-            held.reservations += taken
+            held += taken
             if refused is not None:
                 raise _refusal(counted[len(taken)], refused, tokens)
         except BaseException:  # edge: a request that is cancelled while it waits holds nothing either
-            self._give_back(request, held)
+            self._give_back(request)
             raise
 
-    def _give_back(self, request: Request, held: _Held) -> None:
-        del self._held[request.id]
-        self._leave(held)
-        for reservation in held.reservations:
+    def _give_back(self, request: Request) -> None:
+        self._leave(request.id)
+        for reservation in self._held.pop(request.id):
             self._limiter.settle(reservation, tokens=0, sent=False)
 
 

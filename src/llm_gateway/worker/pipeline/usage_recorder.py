@@ -267,9 +267,9 @@ class UsageRecorder:
                 record.cost_nanos += attempt.cost_nanos
                 is_charged = is_charged or bool(attempt.accounts)
             record.cost_status = worst_status(attempt.cost_status for attempt in attempts)
+        record.latency_ms = int((self._clock() - started) * 1000)
         if record.key_id is not None:
             self._release(record)
-        record.latency_ms = int((self._clock() - started) * 1000)
         if is_charged:
             self._charge(record)
         self._journal.settle(record.id, encode_record(record))
