@@ -54,8 +54,10 @@ SOUND_PACKAGE = {
     "worker/pipeline/attempt_start.py": "import llm_gateway.worker.pipeline.budgets",
     "worker/pipeline/refusals.py": "import llm_gateway.worker.pipeline.availability",
     "worker/pipeline/budgets.py": (
-        "import llm_gateway.worker.pipeline.lease_requests, llm_gateway.worker.pipeline.budget_advances"
+        "import llm_gateway.worker.pipeline.lease_requests, llm_gateway.worker.pipeline.budget_advances, "
+        "llm_gateway.worker.pipeline.attempt_holds"
     ),
+    "worker/pipeline/attempt_holds.py": "import llm_gateway.worker.pipeline.budget_account",
     "worker/pipeline/lease_requests.py": "import llm_gateway.worker.pipeline.budget_texts",
     "worker/pipeline/budget_texts.py": "import llm_gateway.worker.pipeline.budget_account",
     "worker/pipeline/budget_advances.py": "import llm_gateway.worker.pipeline.budget_account",

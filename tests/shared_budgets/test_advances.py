@@ -103,7 +103,7 @@ class Host(RuleBasedStateMachine):
         held = worker.open.pop(number)
         nanos, tokens = int(held[0] * share), int(held[2] * share)
         cost = nanos, nanos, tokens, tokens, 1
-        if worker.matched.advance.settle(held, cost):
+        if worker.matched.advance.give_back(held[0] - nanos, held[2] - tokens):
             worker.accounts.note_spent(worker.matched.group, cost)
         else:
             worker.accounts.settle(worker.matched.group, held, None, cost)

@@ -21,7 +21,7 @@ class AccountPlace:
     was spent in the account `before`; without it nothing is carried over. `spent`, `taken` and `row` are words.
     """
 
-    __slots__ = ("at", "before", "carried", "gap", "held", "key", "low", "row", "spent", "taken", "until_ms")
+    __slots__ = ("at", "before", "carried", "gap", "held", "key", "late", "low", "row", "spent", "taken", "until_ms")
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class AccountPlace:
         self.until_ms = until_ms
         self.before = None if before is None else key_of(before)
         self.carried = carried
-        self.at = self.spent = self.taken = self.row = self.held = self.gap = 0
+        self.at = self.spent = self.taken = self.row = self.held = self.gap = self.late = 0
 
     def put(self, at: int) -> None:
         """Note where the account's slot is."""
@@ -87,13 +87,13 @@ class AccountGroup:
         """The accounts as of this generation, made ready to be changed in one pass."""
         self.gap_entries: tuple[GapEntry, ...] = ()
         """Those in which gaps can be held."""
-        self.notes: tuple[tuple[int, int], ...] = ()
-        """For each account the index of its amount, and its word `ROW_LATE`."""
+        self.notes: tuple[tuple[int, int, AccountPlace], ...] = ()
+        """For each account the index of its amount, its word `ROW_LATE`, and the account."""
 
     def prepare(self, hosts: int) -> None:
         """Make the entries from where the accounts are now. `hosts` share their overdrafts."""
         self.entries = self.with_limits(self.limits)
-        self.notes = tuple((kind, row + ROW_LATE) for kind, _, _, row, _, _ in self.entries)
+        self.notes = tuple((kind, row + ROW_LATE, place) for kind, _, _, row, place, _ in self.entries)
         shares = [each if each >= NO_LIMIT else each // hosts for each in self.overdrafts]
         each = zip(self.kinds, self.places, shares, strict=True)
         self.gap_entries = tuple(

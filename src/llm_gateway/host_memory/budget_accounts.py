@@ -127,9 +127,9 @@ class BudgetAccounts:
                     return False
             for kind, at, spent_at, row, place, _ in entries:
                 if row:  # else nothing is held or noted there
-                    spent = words[row + ROW_LATE]
+                    spent = place.late
                     words[spent_at] += spent
-                    words[row + ROW_LATE] = 0
+                    place.late = words[row + ROW_LATE] = 0
                     place.held = own = place.held + more[kind] - spent
                     words[row] = own
                     words[at] += more[kind]
@@ -144,8 +144,9 @@ class BudgetAccounts:
         nothing must be held in each of the accounts.
         """
         words = self._words
-        for kind, at in group.notes:
-            words[at] += spent[kind]
+        for kind, at, place in group.notes:
+            place.late = late = place.late + spent[kind]
+            words[at] = late
 
     def settle(
         self, group: AccountGroup, needs: Sequence[int], gaps: Sequence[int] | None, spent: Sequence[int]
@@ -274,7 +275,8 @@ class BudgetAccounts:
         """
         for kind, place in zip(group.kinds, group.places, strict=True):
             if place.row and spent[kind]:
-                self._words[place.row + ROW_LATE] += spent[kind]
+                place.late += spent[kind]
+                self._words[place.row + ROW_LATE] = place.late
 
     def _limits(self, group: AccountGroup) -> list[int]:
         """Return the limits of a group's accounts as of now."""

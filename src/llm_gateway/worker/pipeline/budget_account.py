@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from fractions import Fraction
 from functools import partial
@@ -16,7 +16,7 @@ from llm_gateway.domain.budget_table import BudgetRule, needed_until_ms
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import AttemptRecord
 from llm_gateway.host_memory.account_group import NO_LIMIT, AccountGroup, AccountPlace
-from llm_gateway.worker.pipeline.budget_amounts import Cost, intended_cost, largest_cost
+from llm_gateway.worker.pipeline.budget_amounts import Cost, LargestCost, intended_cost
 
 Amount: TypeAlias = int
 """What is held in an account: the index of one of five amounts."""
@@ -86,12 +86,11 @@ class Advance:
             return True
         return False
 
-    def settle(self, held: Sequence[int], spent: Sequence[int]) -> bool:
-        """Take back what a request has not spent. Returns False if it has spent more than it held, or this is closed.
+    def give_back(self, nanos: int, tokens: int) -> bool:
+        """Give back what a request has not spent of what it took, which may be before this was closed and opened again.
 
-        It may have been taken before the advance was closed and opened again.
+        Returns False if that is less than nothing, or this is closed.
         """
-        nanos, tokens = held[BOUND_NANOS] - spent[BOUND_NANOS], held[BOUND_TOKENS] - spent[BOUND_TOKENS]
         if nanos < 0 or tokens < 0 or not self.is_open:
             return False
         self.nanos += nanos
@@ -183,7 +182,7 @@ def match_of(accounts: tuple[Account, ...], now_ms: int) -> Matched:
             for each, limit, overdraft in zip(accounts, limits, overdrafts, strict=True)
         ),
         shown=tuple(each for each in zip(accounts, limits, strict=True) if each[0].rule.budget.mode != "observe"),
-        bound=largest_cost if has_bound else intended_cost,
+        bound=LargestCost().of if has_bound else intended_cost,
         is_hard=bool(hard),
         has_bound=has_bound,
         has_expected=not _EXPECTED.isdisjoint(kinds),

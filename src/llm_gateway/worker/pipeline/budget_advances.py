@@ -25,7 +25,7 @@ from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 from llm_gateway.host_memory.retry import Retry
 from llm_gateway.worker.pipeline.budget_account import Matched
 
-REQUESTS_AHEAD = 32
+REQUESTS_AHEAD = 64
 """Requests that an advance is for."""
 PART = 32
 """An account must have room for as many advances."""

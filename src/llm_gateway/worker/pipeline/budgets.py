@@ -25,10 +25,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from random import uniform
-from typing import TypeAlias
 from weakref import WeakValueDictionary
-
-import msgspec
 
 from llm_gateway.domain.budget import AccountRef
 from llm_gateway.domain.budget_table import BudgetTable
@@ -36,10 +33,11 @@ from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.errors import GatewayError
-from llm_gateway.host_memory.account_group import AccountGroup, Full
+from llm_gateway.host_memory.account_group import Full
 from llm_gateway.host_memory.budget_accounts import BudgetAccounts, NoRoom
 from llm_gateway.host_memory.retry import Retry
-from llm_gateway.worker.pipeline.budget_account import REQUESTS, Account, Advance, Matched, match_of
+from llm_gateway.worker.pipeline.attempt_holds import AttemptHold, ByKind, Held, as_list, by_kind, one_by_one
+from llm_gateway.worker.pipeline.budget_account import Account, Matched, match_of
 from llm_gateway.worker.pipeline.budget_advances import Advances
 from llm_gateway.worker.pipeline.budget_amounts import expected_cost, largest_cost
 from llm_gateway.worker.pipeline.budget_texts import (
@@ -57,8 +55,6 @@ from llm_gateway.worker.pipeline.budget_texts import (
 from llm_gateway.worker.pipeline.lease_requests import Lack, LeaseRequests, unavailable
 from llm_gateway.worker.pipeline.output_samples import OutputSamples, Series
 
-ByKind: TypeAlias = tuple[int, int, int, int, int]
-"""What an attempt holds, exceeds it by, or spent, in the order of `Amount` (`budget_account.py`)."""
 LONGEST_WAIT_S, STEP_S = 0.25, 0.001
 """Longest wait for the accounts' lock, as for that of the limits, and seconds between two tries."""
 LONGEST_LEASE_WAIT_S = 1.0
@@ -68,23 +64,6 @@ MOST_REMEMBERED = 4_096
 LOG_EVERY_S = 60.0
 MOST_KEYS = 1_024
 """Keys whose refusals are counted for the log."""
-
-
-class AttemptHold(msgspec.Struct, eq=False):
-    """Amounts that one attempt holds in its accounts, in `group`: by what is held, or one by one after another attempt.
-
-    `is_first`: it is the first attempt of its request. `samples` are those of its output, None for the first of a kind.
-    `advance` is that which the amounts were taken from, None if they were not.
-    """
-
-    attempt: AttemptRecord
-    matched: Matched
-    group: AccountGroup
-    needs: Sequence[int]
-    gaps: Sequence[int] | None
-    is_first: bool
-    samples: Series | None
-    advance: Advance | None = None
 
 
 class Budgets:
@@ -111,7 +90,7 @@ class Budgets:
         self._clock = clock
         self._retry_after = retry_after
         self._samples = OutputSamples()
-        self._held: dict[str, list[AttemptHold]] = {}
+        self._held: dict[str, Held] = {}
         self._matched: dict[object, dict[bytes, Matched]] = {}
         """Accounts by the fields of a request, then by the candidate."""
         self._remembered = 0
@@ -133,19 +112,24 @@ class Budgets:
 
         Returns True if it may be sent, else why not. See `hold_later` for a `Lack`, and for False: they are locked.
         """
-        matched = self.matching(request, candidate, attempt.started_ms)
-        if matched is None:
+        table = self.table
+        if table is None:
             return True
-        if attempt.price is None and matched.rejects_unpriced is not None:
-            return unpriced(matched.rejects_unpriced, attempt)
+        of_models = self._matched.get(table.fields(request))
+        matched = None if of_models is None else of_models.get(candidate.cache_part if table.uses_model else b"")
+        if matched is None or not matched.since_ms <= attempt.started_ms < matched.until_ms:
+            matched = self._match(table, request, candidate, attempt.started_ms)
         advance = matched.advance
         if advance.is_open and record.id not in self._held:
             nanos, tokens = matched.bound(request, attempt)
             if advance.take(nanos, tokens) or self._advances.take(matched, nanos, tokens):
-                needs = nanos, nanos, tokens, tokens, 1
-                self._held[record.id] = [AttemptHold(attempt, matched, matched.group, needs, None, True, None, advance)]
+                self._held[record.id] = attempt, matched, nanos, tokens
                 attempt.accounts = matched.refs
                 return True
+        if not matched.accounts:
+            return True
+        if attempt.price is None and matched.rejects_unpriced is not None:
+            return unpriced(matched.rejects_unpriced, attempt)
         came = self._hold(request, attempt, record, matched)
         if came is True:
             attempt.accounts = matched.refs
@@ -158,11 +142,13 @@ class Budgets:
         needs: Sequence[int]
         gaps: Sequence[int] | None
         needs, gaps, samples = self._amounts(request, attempt, matched)
-        earlier, accounts, group = self._held.get(record.id), self._accounts, matched.group
+        held, accounts, group = self._held.get(record.id), self._accounts, matched.group
+        earlier = None if held is None else as_list(held)
         if earlier is not None:
+            self._held[record.id] = earlier
             self._keep_billed(earlier)
             group = matched.one_by_one()
-            needs, gaps = _one_by_one(needs, gaps, matched, earlier)
+            needs, gaps = one_by_one(needs, gaps, matched, earlier)
         try:
             came = None if accounts is None else accounts.hold(group, needs, gaps)
             if isinstance(came, Full):
@@ -229,8 +215,9 @@ class Budgets:
 
     def give_back(self, record: UsageRecord, attempt: AttemptRecord) -> None:
         """Release what the last attempt of a record holds, which was not even journalled."""
-        holds = self._held.get(record.id)
-        if holds is not None and holds[-1].attempt is attempt and self._accounts is not None:
+        held = self._held.get(record.id)
+        holds = [] if held is None else as_list(held)
+        if holds and holds[-1].attempt is attempt and self._accounts is not None:
             last = holds.pop()
             if not holds:
                 del self._held[record.id]
@@ -240,21 +227,30 @@ class Budgets:
 
     def charge(self, record: UsageRecord) -> None:
         """Count what the attempts of a record have cost, and release what they hold."""
-        holds = self._held.pop(record.id, None)
-        if holds is None or self._accounts is None:
+        held, accounts = self._held.pop(record.id, None), self._accounts
+        if held is None or accounts is None:
             return
-        for hold in holds:
-            advance, spent = hold.advance, _spent(hold)
-            if advance is not None and advance.settle(hold.needs, spent):
-                self._accounts.note_spent(hold.group, spent)
+        if isinstance(held, tuple):
+            attempt, matched, nanos, tokens = held
+            samples, usage, cost = None, attempt.usage, attempt.cost_nanos
+            used = usage.input_tokens + usage.output_tokens
+            spent = cost, cost, used, used, 1
+            if matched.advance.give_back(nanos - cost, tokens - used):
+                accounts.note_spent(matched.group, spent)
             else:
-                self._accounts.settle(hold.group, hold.needs, hold.gaps, spent)
-        if self._accounts.late:
+                accounts.settle(matched.group, by_kind(nanos, tokens), None, spent)
+        else:
+            for hold in held:
+                accounts.settle(hold.group, hold.needs, hold.gaps, hold.spent())
+            last = held[-1]
+            attempt, matched, samples = last.attempt, last.matched, last.samples
+        if accounts.late:
             self._retry.start()
-        last = holds[-1]
-        if last.matched.has_expected and record.outcome == "ok" and not last.attempt.usage_estimated:
-            samples = last.samples or self._samples.make(record.key_id or record.key_name, last.attempt.model)
-            samples.add(last.attempt.usage.output_tokens)
+        if matched.has_expected and record.outcome == "ok" and not attempt.usage_estimated:
+            if samples is None:
+                of = record.key_id or record.key_name, attempt.model
+                samples = self._samples.known.get(of) or self._samples.make(*of)
+            samples.add(attempt.usage.output_tokens)
 
     def close(self) -> None:
         """Release what could not be released yet. The place among the holders is freed by the control process."""
@@ -287,8 +283,10 @@ class Budgets:
 
     def accounts_of(self, record: UsageRecord) -> Matched | None:
         """Return the accounts of a record's last attempt, until it is charged."""
-        holds = self._held.get(record.id)
-        return None if holds is None else holds[-1].matched
+        held = self._held.get(record.id)
+        if held is None:
+            return None
+        return held[1] if isinstance(held, tuple) else held[-1].matched
 
     def headers(self, matched: Matched | None) -> list[tuple[bytes, bytes]]:
         """Return the headers of a success: of the account that has the least left, and of exceeded `soft` ones."""
@@ -350,8 +348,9 @@ class Budgets:
         most_nanos, most_tokens = largest_cost(request, attempt) if matched.has_bound else (0, 0)
         if matched.has_expected:
             samples = self._samples.find(request.key_name if request.key is None else request.key.id, attempt.model)
-            if samples is not None and samples.expected is not None and samples.expected < output:
-                likely_nanos, likely_tokens = expected_cost(attempt, samples.expected)
+            likely = None if samples is None else samples.expected
+            if likely is not None and likely < output:
+                likely_nanos, likely_tokens = expected_cost(attempt, likely)
                 return (
                     (likely_nanos, most_nanos, likely_tokens, most_tokens, 1),
                     (nanos - likely_nanos, 0, tokens - likely_tokens, 0, 0),
@@ -369,31 +368,8 @@ class Budgets:
     def _keep_billed(self, holds: list[AttemptHold]) -> None:
         """Lower what the earlier attempts of a request hold to what they may have been billed."""
         for hold in holds:
-            spent, before, gaps = _spent(hold), hold.needs, hold.gaps
-            hold.needs, hold.gaps, hold.advance = spent, None, None
+            spent, before, gaps = hold.spent(), hold.needs, hold.gaps
+            hold.needs, hold.gaps = spent, None
             if self._accounts is not None:
                 lower = [need - cost for need, cost in zip(before, spent, strict=True)]
                 self._accounts.settle(hold.group, lower, gaps, [0] * len(lower))
-
-
-def _spent(hold: AttemptHold) -> Sequence[int]:
-    """Return what an attempt has cost in each of its accounts, or may have cost while that is not known."""
-    attempt = hold.attempt
-    nanos, usage = attempt.cost_nanos, attempt.usage
-    tokens = usage.input_tokens + usage.output_tokens
-    spent = nanos, nanos, tokens, tokens, 1
-    if hold.is_first:
-        return spent  # nearly always
-    each = zip(hold.needs, hold.matched.group.kinds, strict=True)
-    return [need if kind == REQUESTS else spent[kind] for need, kind in each]
-
-
-def _one_by_one(
-    needs: Sequence[int], gaps: Sequence[int] | None, matched: Matched, earlier: list[AttemptHold]
-) -> tuple[Sequence[int], Sequence[int] | None]:
-    """Return the amounts by account, without the request itself where an earlier attempt of it was counted."""
-    counted = {account.ref for hold in earlier for account in hold.matched.accounts}
-    kinds = matched.group.kinds
-    each = zip(kinds, matched.accounts, strict=True)
-    own = [0 if kind == REQUESTS and account.ref in counted else needs[kind] for kind, account in each]
-    return own, None if gaps is None else [gaps[kind] for kind in kinds]
