@@ -161,6 +161,23 @@ async def test_a_connection_without_a_request_is_closed(sent: bytes) -> None:
         assert await client.is_reset_or_closed()
 
 
+async def test_each_part_of_a_large_body_has_a_time_limit_of_its_own() -> None:
+    app = Gated()
+    app.gate.set()
+    async with running(app, body_s=0.5, body_part_bytes=1000, sweep_s=0.02) as server:
+        client = await server.connect()
+        await client.send(POST + b"Content-Length: 20000\r\n\r\n")
+        for _ in range(10):  # ten times as fast as it must be
+            await asyncio.sleep(0.1)
+            await client.send(b"x" * 2000)
+        assert (await client.response()).status == 200
+
+        await client.send(POST + b"Content-Length: 20000\r\n\r\n" + b"x" * 5000)
+        await asyncio.sleep(0.6)  # time for the next part begins
+        await client.send(b"x" * 999)
+        await refused(client, 408, "request_timeout")
+
+
 async def test_an_incomplete_body_times_out() -> None:
     app = Gated()
     async with running(app, body_s=0.2) as server:

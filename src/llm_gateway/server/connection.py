@@ -7,7 +7,8 @@
       │ REFUSED until the end of the turn, DROP until the rest of its body has come, 30 s, then IDLE
     HEAD    the rest of the request's head: 10 s                      ── time is over: 408 ──▶ CLOSING
       │ head complete: call the application, or queue the request behind the one being answered
-    BODY    the rest of the body: 30 s, without pauses of reading     ── time is over: 408 ──▶ CLOSING
+    BODY    the rest of the body: 30 s, or 30 s for the next 4 MiB,   ── time is over: 408 ──▶ CLOSING
+      │     without pauses of reading
       │ body complete
     ANSWER  the application's response: no limit here                 ── first byte of another request ──▶ HEAD
       ├── response written, keep-alive ──▶ answer the next queued request, or IDLE
@@ -61,6 +62,7 @@ class ClientConnection(HeldConnection):
         self.held_at = 0.0  # when reading was paused
         self.received = 0  # bytes of the message being parsed, without those read together with the one before
         self.body_size = 0
+        self.body_in_time = 0  # bytes of the body that came before its deadline was set last
         self.hosts = 0  # number of Host headers
         self.head = b""  # the read that is being parsed, after the earlier reads of an incomplete head
         self.coding = b""  # the transfer coding of the body being parsed
@@ -182,6 +184,7 @@ class ClientConnection(HeldConnection):
         self.phase = BODY
         self.deadline = NEVER
         self.body_size = 0
+        self.body_in_time = 0
         if self.active is None:
             self._begin(exchange)
         else:
@@ -362,4 +365,8 @@ class ClientConnection(HeldConnection):
             if not (self.shared.stopping and has_data(self.transport)):  # else a request has arrived
                 self.abandon()
         elif not self.flow.read_paused:  # while reading is paused, the client waits for the gateway
-            self.refuse(408)
+            if self.phase == BODY and self.body_size - self.body_in_time >= self.limits.body_part_bytes:
+                self.body_in_time = self.body_size
+                self.deadline = now + self.limits.body_s
+            else:
+                self.refuse(408)

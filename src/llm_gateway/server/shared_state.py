@@ -42,7 +42,7 @@ class Limits:
     """Limits for clients: times in seconds, sizes in bytes."""
 
     head_s: float = 10.0  # to send the request line and headers
-    body_s: float = 30.0  # to send the body
+    body_s: float = 30.0  # to send the body, or the next `body_part_bytes` of it: 32 MiB over a line of 1.1 Mbit/s
     keep_alive_s: float = 75.0  # between a response and the next request
     stalled_s: float = 30.0  # without reading anything of a response
     linger_s: float = 2.0  # in which data that follows a refused request is read and dropped
@@ -51,6 +51,7 @@ class Limits:
     retired_idle_s: float = 5.0  # the same when it retires: a client that uses it meanwhile sees no difference
     connect_s: float = 0.1  # for TCP handshakes that are under way when the server stops accepting
     head_bytes: int = 32 * 1024
+    body_part_bytes: int = 4 * 1024 * 1024
     body_bytes: int = 9 * 1024 * 1024  # more than the application reads and drops, so that its own 413 comes first
     pipelined: int = 32  # requests queued behind the one being answered
     connections: int = 10_000  # at once; further ones get a 503
