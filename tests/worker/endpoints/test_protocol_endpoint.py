@@ -9,11 +9,8 @@ import pytest
 from llm_gateway.protocols.contract import RawEvent, ReplyContext
 from llm_gateway.protocols.registry import PROTOCOLS
 from llm_gateway.sse import COMMENT
-from llm_gateway.worker.endpoints.protocol_endpoint import (
-    DEFAULT_MAX_TOKENS,
-    ProtocolEventWriter,
-    output_limit,
-)
+from llm_gateway.worker.endpoints.protocol_endpoint import ProtocolEventWriter
+from llm_gateway.worker.pipeline.output_limit import DEFAULT_MAX_TOKENS, output_limit
 
 GOOGLE = PROTOCOLS["gemini_content"]
 

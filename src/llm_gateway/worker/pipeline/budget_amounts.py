@@ -6,29 +6,48 @@ from typing import TypeAlias
 
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import AttemptRecord, dearest_cost, plain_cost
+from llm_gateway.protocols.input_size import input_size
 
 Cost: TypeAlias = tuple[int, int]
 """Nano-dollars and tokens."""
 
+PICTURE_TOKENS = 25_000
+"""More tokens than a picture takes: 10,000 patches times 2.46, the largest factor of a model that counts patches.
+https://developers.openai.com/api/docs/guides/images-vision (2026-11-29); other vendors' pictures take less."""
+LARGE_PICTURES, LARGE_PICTURE_TOKENS = "gpt-4o-mini", 48_169
+"""A model that counts a picture as 2,833 tokens and 5,667 for each of up to eight tiles (the same page)."""
 
-def largest_cost(request: Request, attempt: AttemptRecord) -> Cost:
+
+def largest_cost(request: Request, attempt: AttemptRecord, context_window: int = 0) -> Cost:
     """Return the most that an attempt can cost.
 
-    A token has at least one byte, and input that a provider puts into its cache can be dearer. `input_length` counts a
-    picture as 6,000 characters, which is more tokens than any vendor bills for one.
+    A token has at least one byte. Pictures count with the most that a vendor bills for one. What files take is not
+    known before, but no input is larger than the model's `context_window` (0 if unknown; then a `hard` budget refuses
+    them). Input that a provider puts into its cache can be dearer, and so can audio and reasoning.
     """
     usage, price = attempt.usage, attempt.price
-    output, known = usage.output_tokens, usage.input_tokens
+    output, known, size = usage.output_tokens, usage.input_tokens, request.client_request.size
+    if size is None:
+        size = input_size(request.client_request)
     inputs = request.input_length if request.input_length > known else known  # noqa: FURB136 - faster
+    if size.bytes > inputs:  # noqa: PLR1730 - as above
+        inputs = size.bytes
+    if size.pictures:
+        each = LARGE_PICTURE_TOKENS if LARGE_PICTURES in attempt.model.lower() else PICTURE_TOKENS
+        inputs += size.pictures * each
+    if size.has_files:
+        inputs = max(inputs, context_window)
     if price is None:
         return 0, inputs + output
-    has_cache_price = price.cache_write or price.cache_write_1h
-    nanos = dearest_cost(price, inputs, output) if has_cache_price else plain_cost(price, inputs, output)
+    is_plain = not (price.cache_write or price.cache_write_1h or price.reasoning or size.has_audio)
+    nanos = (
+        plain_cost(price, inputs, output) if is_plain else dearest_cost(price, inputs, output, has_audio=size.has_audio)
+    )
     least = attempt.cost_nanos
-    return least if least > nanos else nanos, inputs + output  # noqa: FURB136 - as above
+    return least if least > nanos else nanos, inputs + output  # noqa: FURB136 - max() takes five times as long
 
 
-def intended_cost(_request: Request, attempt: AttemptRecord) -> Cost:
+def intended_cost(_request: Request, attempt: AttemptRecord, _context_window: int = 0) -> Cost:
     """Return what an attempt costs with the output that it is limited to, by the estimate of its input."""
     usage = attempt.usage
     return attempt.cost_nanos, usage.input_tokens + usage.output_tokens

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from llm_gateway.domain.budget import AccountRef, Budget, Unit
+from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.usage import NANOS_PER_USD, AttemptRecord
 from llm_gateway.error_format.responses import shown
 from llm_gateway.errors import BudgetExceeded, BudgetReserved, BudgetStatus, Overloaded, RequestNotAllowed
@@ -104,6 +105,24 @@ def unpriced(budget: Budget, attempt: AttemptRecord) -> RequestNotAllowed:
     return RequestNotAllowed(
         f"Budget '{budget.name}' is in dollars, and the price of {attempt.provider}/{attempt.model} is not known: "
         "give the provider prices, or set the budget's unpriced to allow."
+    )
+
+
+def without_bound(budget: Budget, candidate: Candidate) -> RequestNotAllowed:
+    """Return the error for a call whose input nothing bounds, of a budget that must never be passed."""
+    return RequestNotAllowed(
+        f"Budget '{budget.name}' holds the most that a request can cost, which is not known for a file, a video or "
+        f"audio while the context window of {candidate.provider.name}/{candidate.model} is not: give the provider its "
+        "context_window, or leave the file out."
+    )
+
+
+def billed_apart(budget: Budget, tool: str) -> RequestNotAllowed:
+    """Return the error for a call with a tool that the provider runs, and bills by what it did."""
+    return RequestNotAllowed(
+        f"Budget '{budget.name}' holds the most that a request can cost, and what the provider's own tool "
+        f"'{shown(tool, MOST_CHARACTERS)}' costs is only known afterwards: leave it out, or set the budget's unpriced "
+        "to allow."
     )
 
 

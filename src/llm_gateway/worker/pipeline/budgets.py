@@ -33,6 +33,7 @@ import msgspec
 from llm_gateway.domain.budget import AccountRef
 from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.errors import GatewayError
@@ -42,6 +43,7 @@ from llm_gateway.host_memory.retry import Retry
 from llm_gateway.worker.pipeline.budget_account import REQUESTS, Account, Advance, Matched, match_of
 from llm_gateway.worker.pipeline.budget_advances import Advances
 from llm_gateway.worker.pipeline.budget_amounts import expected_cost, largest_cost
+from llm_gateway.worker.pipeline.budget_bounds import not_bounded, set_output_limit
 from llm_gateway.worker.pipeline.budget_texts import (
     FIRST_RETRY_S,
     LAST_RETRY_S,
@@ -126,6 +128,11 @@ class Budgets:
             self.table = table
             self._known.clear()
 
+    def limit_output(self, request: Request, plan: Plan) -> None:
+        """Set the limit of output tokens that budgets which are never passed hold; raises as `set_output_limit`."""
+        if self.table is not None and self.table.is_any_never_passed:
+            set_output_limit(request, plan, self.matching)
+
     def hold(
         self, request: Request, candidate: Candidate, attempt: AttemptRecord, record: UsageRecord
     ) -> GatewayError | Lack | bool:
@@ -138,26 +145,29 @@ class Budgets:
             return True
         if attempt.price is None and matched.rejects_unpriced is not None:
             return unpriced(matched.rejects_unpriced, attempt)
+        window = candidate.context_window or 0
+        if matched.never_passed and (refused := not_bounded(matched.never_passed, request, candidate)) is not None:
+            return refused
         advance = matched.advance
         if advance.is_open and record.id not in self._held:
-            nanos, tokens = matched.bound(request, attempt)
+            nanos, tokens = matched.bound(request, attempt, window)
             if advance.take(nanos, tokens) or self._advances.take(matched, nanos, tokens):
                 needs = nanos, nanos, tokens, tokens, 1
                 self._held[record.id] = [AttemptHold(attempt, matched, matched.group, needs, None, True, None, advance)]
                 attempt.accounts = matched.refs
                 return True
-        came = self._hold(request, attempt, record, matched)
+        came = self._hold(request, attempt, record, matched, window)
         if came is True:
             attempt.accounts = matched.refs
         return came
 
     def _hold(
-        self, request: Request, attempt: AttemptRecord, record: UsageRecord, matched: Matched
+        self, request: Request, attempt: AttemptRecord, record: UsageRecord, matched: Matched, window: int
     ) -> GatewayError | Lack | bool:
         """Hold what an attempt can cost, or is expected to cost, in the accounts themselves."""
         needs: Sequence[int]
         gaps: Sequence[int] | None
-        needs, gaps, samples = self._amounts(request, attempt, matched)
+        needs, gaps, samples = self._amounts(request, attempt, matched, window)
         earlier, accounts, group = self._held.get(record.id), self._accounts, matched.group
         if earlier is not None:
             self._keep_billed(earlier)
@@ -174,7 +184,7 @@ class Budgets:
                 return True
             self._held[record.id] = [hold]
             if matched.advance.is_busy(attempt.started_ms):
-                self._advances.fill(matched, *matched.bound(request, attempt))
+                self._advances.fill(matched, *matched.bound(request, attempt, window))
         elif came is False:
             return False
         elif came is not None:
@@ -330,13 +340,13 @@ class Budgets:
         return matched
 
     def _amounts(
-        self, request: Request, attempt: AttemptRecord, matched: Matched
+        self, request: Request, attempt: AttemptRecord, matched: Matched, window: int
     ) -> tuple[ByKind, ByKind | None, Series | None]:
         """Return what to hold, by how much the attempt can exceed it (None: by nothing), and what is learnt from it."""
         nanos, usage, samples = attempt.cost_nanos, attempt.usage, None
         output = usage.output_tokens
         tokens = usage.input_tokens + output
-        most_nanos, most_tokens = largest_cost(request, attempt) if matched.has_bound else (0, 0)
+        most_nanos, most_tokens = largest_cost(request, attempt, window) if matched.has_bound else (0, 0)
         if matched.has_expected:
             samples = self._samples.find(request.key_name if request.key is None else request.key.id, attempt.model)
             if samples is not None and samples.expected is not None and samples.expected < output:
