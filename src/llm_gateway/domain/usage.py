@@ -14,7 +14,7 @@ import msgspec
 from llm_gateway.domain.budget import AccountRef
 
 NANOS_PER_USD = 1_000_000_000
-FIRST_VERSION, RECORD_VERSION = 1, 4
+FIRST_VERSION, RECORD_VERSION = 1, 5
 """Version of records that do not say theirs, and of those made now. A later field is a later version."""
 
 CostStatus: TypeAlias = Literal["exact", "estimated", "unpriced"]
@@ -213,6 +213,9 @@ class UsageRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
     Since version 4:
         traceparent: the client's trace context in version 00 (`domain/trace_context.py`), None without a valid one.
+
+    Since version 5:
+        refused_by: the budget without room, of a request that one refused, by the id that accounts have.
     """
 
     id: str
@@ -232,6 +235,7 @@ class UsageRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     key_id: str | None = None
     team_id: str | None = None
     traceparent: str | None = None
+    refused_by: str | None = None
     tags: dict[str, str] = {}
     stream: bool = False
     requested_model: str | None = None

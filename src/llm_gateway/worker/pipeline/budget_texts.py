@@ -51,6 +51,7 @@ def refusal(
         held=amounts.held,
         resets_at=resets_at,
         resets_s=None if resets_at is None else account.end_ms // 1000,
+        id=account.ref.budget_id,
     )
     unit = "USD" if budget.unit == "usd" else budget.unit
     spent, limit = amount_text(amounts.spent, budget.unit), amount_text(amounts.limit, budget.unit)
