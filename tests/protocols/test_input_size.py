@@ -7,12 +7,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llm_gateway.domain.conversation import Audio, Conversation, File, Image, Text, ToolResult, Turn
 from llm_gateway.domain.request import ClientRequest
 from llm_gateway.domain.token_estimate import InputSize
 from llm_gateway.json_outline import outline_of
 from llm_gateway.protocols.input_size import hosted_tool, input_size
+from llm_gateway.protocols.registry import PROTOCOLS
 from tests.rows import each_row
 
 URL = "https://a.example/b"
@@ -121,6 +124,23 @@ def test_the_rests_of_long_strings_count_and_what_is_decoded_elsewhere_has_no_si
     size = size_of("openai_chat", msgspec.json.decode(outline.text), held=outline.held)
     assert len(text) <= size.bytes < len(text) + 200
     assert size_of("openai_chat", {}, apart=object()).has_files
+
+
+WORDS = st.sampled_from(
+    ["type", "image", "document", "source", "text", "tools", "audio", "role", "inlineData", "mimeType"]
+)
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WORDS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=4),
+)
+
+
+@given(ODD, ODD)
+def test_documents_of_any_form_are_measured(value: Any, tools: Any) -> None:
+    for protocol in PROTOCOLS.values():
+        document = dict.fromkeys(protocol.input_fields, value) | {"tools": tools, "modalities": value}
+        assert size_of(protocol.name, document).bytes >= 0
+        assert hosted_tool(document) is None or isinstance(hosted_tool(document), str)
 
 
 @each_row(

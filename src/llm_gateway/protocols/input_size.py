@@ -5,8 +5,11 @@ The kinds of parts are those of all protocols: a kind that one of them lacks is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
+
+import msgspec
 
 from llm_gateway.domain.conversation import Audio, File, Image, ToolResult
 from llm_gateway.domain.request import ClientRequest
@@ -24,8 +27,10 @@ _KINDS: dict[str, Content] = {
     **dict.fromkeys(("video", "video_url", "input_video", "audio", "audio_url", "input_audio"), "file"),
 }
 """The values of `type` in parts of OpenAI's and Anthropic's APIs, and of servers that imitate them."""
-_DATA = ("inlineData", "inline_data", "fileData", "file_data")
+_DATA = frozenset({"inlineData", "inline_data", "fileData", "file_data"})
 """Fields of Gemini's parts with data, whose kind is in their `mimeType`."""
+_MARK = re.compile(f'"(?:{"|".join((*_KINDS, *_DATA))})"'.encode())
+"""What the JSON of each document with a picture or a file has. Inside of a text, quotes are escaped."""
 _READ_DOCUMENTS = frozenset({"text", "content"})
 """Sources of Anthropic's documents that are texts in the request."""
 _FUNCTIONS = frozenset({"function", "custom", "namespace"})
@@ -80,32 +85,46 @@ def hosted_tool(document: JsonObject) -> str | None:
 
 
 def _size_of_document(document: JsonObject, fields: tuple[str, ...], held: HeldTexts | None) -> InputSize:
-    waiting: list[Any] = [document[name] for name in fields if name in document]
+    values = [document[name] for name in fields if name in document]
+    text = msgspec.json.encode(values)
+    if _MARK.search(text):
+        length, pictures, has_files = _contents(values, held)
+    else:  # a third of the time that it takes to look at each value
+        length, pictures, has_files = len(text) + (0 if held is None else held.bytes_in(text)), 0, False
+    tools = document.get("tools")
+    if isinstance(tools, list) and tools:
+        length += _TOOL_PROMPT_BYTES * (1 + sum(map(_is_predefined, tools)))
+    asked = (document.get("modalities"), *(_modalities(document.get(name)) for name in fields))
+    return InputSize(length, pictures, has_files, has_files or any(map(_names_audio, asked)))
+
+
+def _is_predefined(tool: object) -> bool:
+    return isinstance(tool, dict) and isinstance(kind := tool.get("type"), str) and kind not in _FUNCTIONS
+
+
+def _contents(inputs: list[Any], held: HeldTexts | None) -> tuple[int, int, bool]:
+    """Return the bytes of all texts beside pictures and files, the number of pictures, and whether there are files."""
+    waiting: list[Any] = [inputs]
     length = pictures = 0
     has_files = False
     while waiting:
-        value = waiting.pop()
-        if isinstance(value, str):
-            length += _bytes_of(value, held)
-        elif isinstance(value, list):
-            waiting += value
-        elif isinstance(value, dict):
-            content = _content_of(value)
-            if content is None:
-                waiting += value
-                waiting += value.values()
-            elif content == "picture":
-                pictures += 1
-            else:
-                has_files = True
-        elif value is not None:
-            length += len(repr(value))
-    tools = document.get("tools")
-    if isinstance(tools, list) and tools:
-        defined = [each for each in tools if isinstance(each, dict) and each.get("type", "custom") not in _FUNCTIONS]
-        length += _TOOL_PROMPT_BYTES * (1 + len(defined))
-    asked = (document.get("modalities"), *(_modalities(document.get(name)) for name in fields))
-    return InputSize(length, pictures, has_files, has_files or any(map(_names_audio, asked)))
+        values = waiting.pop()
+        if isinstance(values, dict):
+            content = _content_of(values)
+            if content is not None:
+                pictures += content == "picture"
+                has_files |= content == "file"
+                continue
+            length += _bytes_of("".join(values), None)
+            values = values.values()
+        for value in values:
+            if isinstance(value, str):
+                length += len(value) if held is None and value.isascii() else _bytes_of(value, held)
+            elif isinstance(value, dict | list):
+                waiting.append(value)
+            elif value is not None:
+                length += len(repr(value))
+    return length, pictures, has_files
 
 
 def _size_of_parts(parts: Iterable[Any]) -> InputSize:
@@ -131,18 +150,12 @@ def _bytes_of(text: str, held: HeldTexts | None) -> int:
 def _content_of(part: JsonObject) -> Content:
     kind = part.get("type")
     if isinstance(kind, str):
-        content = _KINDS.get(kind)
-        if kind == "document":
-            source = part.get("source")
-            return None if isinstance(source, dict) and source.get("type") in _READ_DOCUMENTS else content
-        if content is not None:
-            return content
-    for name in _DATA:
-        data = part.get(name)
-        if isinstance(data, dict):
-            mime = str(data.get("mimeType") or data.get("mime_type"))
-            return "picture" if mime.startswith("image/") else "file"
-    return "file" if "role" in part and isinstance(part.get("audio"), dict) else None
+        source = part.get("source") if kind == "document" else None
+        return None if isinstance(source, dict) and str(source.get("type")) in _READ_DOCUMENTS else _KINDS.get(kind)
+    if _DATA.isdisjoint(part):
+        return "file" if isinstance(part.get("audio"), dict) and "role" in part else None
+    data = next((data for name in _DATA if isinstance(data := part.get(name), dict)), {})
+    return "picture" if str(data.get("mimeType") or data.get("mime_type")).startswith("image/") else "file"
 
 
 def _modalities(settings: object) -> object:
