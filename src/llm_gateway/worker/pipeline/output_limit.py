@@ -104,7 +104,12 @@ def _limit_of_answer(document: dict[str, Any], protocol: Descriptor) -> int:
 
 
 def output_limit(document: dict[str, Any], protocol: Descriptor) -> int:
-    """Return the maximum number of output tokens over all choices, for rate limits and the bound of the cost."""
+    """Return the maximum number of output tokens over all choices, for rate limits and the bound of the cost.
+
+    It is 0 for a protocol whose answers have none, such as embeddings.
+    """
+    if not protocol.output_fields:
+        return 0
     places = [found for name in protocol.settings_fields if isinstance(found := document.get(name), dict)]
     if places:
         limit = max([_first_positive(place, protocol.output_fields) for place in places])
