@@ -62,7 +62,9 @@ def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GatewayP
             made("budgets", name="each", per="user_id", limit_usd=5),
             made("budgets", name="none", match={"user_id": "poor"}, limit_usd="0.000000001"),
             made("people", name="ann", role="viewer", password="correct horse battery staple"),
-            made("alert-targets", name="ops", kind="webhook", url="http://127.0.0.1:9/").replace("alert-targets", "alerts"),
+            made("alert-targets", name="ops", kind="webhook", url="http://127.0.0.1:9/").replace(
+                "alert-targets", "alerts"
+            ),
         ]
         for customer, status in (("poor", 429), ("rich", 502)):
             asked = gateway.ask(user_id=customer, model="m")

@@ -28,10 +28,11 @@ class Amounts(NamedTuple):
 
 
 def amount_text(amount: int, unit: Unit | str) -> str:
-    """Return an amount as people read it: dollars with two decimals, amounts of less than a dollar with six."""
+    """Return an amount as people read it: dollars with two decimals, less than that with six, and with nine if tiny."""
     if unit != "usd":
         return str(amount)
-    return f"{amount / NANOS_PER_USD:.{2 if amount >= NANOS_PER_USD or not amount else 6}f}"
+    decimals = 2 if amount >= NANOS_PER_USD or not amount else 6 if amount >= NANOS_PER_USD // 10**6 else 9
+    return f"{amount / NANOS_PER_USD:.{decimals}f}"
 
 
 def refusal(
