@@ -111,7 +111,7 @@ def test_a_conversation_has_the_same_contents() -> None:
     image = Image(media_type="image/png", data="QUJD")
     parts: list[Any] = [Text(text="Hi"), image, ToolResult(call_id="1", content=[image])]
     of_pictures = input_size(ClientRequest.of(Conversation(turns=[Turn(role="user", parts=parts)])))
-    assert of_pictures == InputSize(pictures=2)
+    assert of_pictures == InputSize(pictures=2, is_plain=False)
     for part in (Audio(data="QUJD", format="wav"), File(media_type="application/pdf", data="QUJD")):
         assert input_size(ClientRequest.of(Conversation(turns=[Turn(role="user", parts=[part])]))).has_files
 

@@ -21,12 +21,16 @@ class InputSize(msgspec.Struct, frozen=True, gc=False):
         pictures: their number. The address or the data of a picture does not tell its tokens.
         has_files: whether there are files, videos or audio, whose tokens nothing in the request bounds.
         has_audio: whether the input or the answer can have audio, which can have a price of its own.
+        hosted_tool: name of a tool that the provider runs, and may bill apart; None if there is none.
+        is_plain: whether there is nothing but texts.
     """
 
     bytes: int = 0
     pictures: int = 0
     has_files: bool = False
     has_audio: bool = False
+    hosted_tool: str | None = None
+    is_plain: bool = True
 
 
 def estimated_tokens(input_length: int) -> int:

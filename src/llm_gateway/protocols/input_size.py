@@ -58,12 +58,16 @@ def input_size(client_request: ClientRequest) -> InputSize:
         if client_request.is_canonical:
             found = _size_of_parts(part for turn in client_request.conversation.turns for part in turn.parts)
         elif client_request.apart is not None:
-            found = InputSize(has_files=True, has_audio=True)
+            found = _size(0, 0, True, True, hosted_tool(client_request.document))
         else:
             fields = PROTOCOLS[client_request.protocol].input_fields
             found = _size_of_document(client_request.document, fields, client_request.held)
         client_request.size = found
     return found
+
+
+def _size(length: int, pictures: int, has_files: bool, has_audio: bool, tool: str | None) -> InputSize:
+    return InputSize(length, pictures, has_files, has_audio, tool, not (pictures or has_audio or tool))
 
 
 def hosted_tool(document: JsonObject) -> str | None:
@@ -95,7 +99,7 @@ def _size_of_document(document: JsonObject, fields: tuple[str, ...], held: HeldT
     if isinstance(tools, list) and tools:
         length += _TOOL_PROMPT_BYTES * (1 + sum(map(_is_predefined, tools)))
     asked = (document.get("modalities"), *(_modalities(document.get(name)) for name in fields))
-    return InputSize(length, pictures, has_files, has_files or any(map(_names_audio, asked)))
+    return _size(length, pictures, has_files, has_files or any(map(_names_audio, asked)), hosted_tool(document))
 
 
 def _is_predefined(tool: object) -> bool:
@@ -139,7 +143,7 @@ def _size_of_parts(parts: Iterable[Any]) -> InputSize:
             has_files = True
         elif isinstance(part, ToolResult):
             waiting += part.content
-    return InputSize(0, pictures, has_files, has_files)
+    return _size(0, pictures, has_files, has_files, None)
 
 
 def _bytes_of(text: str, held: HeldTexts | None) -> int:

@@ -132,7 +132,7 @@ class Matched(msgspec.Struct, frozen=True, eq=False):
     advance: Advance
     rooms: tuple[tuple[Amount, AccountPlace, int, int], ...]
     shown: tuple[tuple[Account, int], ...]
-    bound: Callable[[Request, AttemptRecord, int], Cost]
+    bound: Callable[[Request, AttemptRecord, int | None], Cost]
     is_hard: bool
     has_bound: bool
     has_expected: bool

@@ -18,11 +18,11 @@ LARGE_PICTURES, LARGE_PICTURE_TOKENS = "gpt-4o-mini", 48_169
 """A model that counts a picture as 2,833 tokens and 5,667 for each of up to eight tiles (the same page)."""
 
 
-def largest_cost(request: Request, attempt: AttemptRecord, context_window: int = 0) -> Cost:
+def largest_cost(request: Request, attempt: AttemptRecord, context_window: int | None = None) -> Cost:
     """Return the most that an attempt can cost.
 
     A token has at least one byte. Pictures count with the most that a vendor bills for one. What files take is not
-    known before, but no input is larger than the model's `context_window` (0 if unknown; then a `hard` budget refuses
+    known before, but no input is larger than the model's `context_window` (if unknown, a `hard` budget refuses
     them). Input that a provider puts into its cache can be dearer, and so can audio and reasoning.
     """
     usage, price = attempt.usage, attempt.price
@@ -32,22 +32,20 @@ def largest_cost(request: Request, attempt: AttemptRecord, context_window: int =
     inputs = request.input_length if request.input_length > known else known  # noqa: FURB136 - faster
     if size.bytes > inputs:  # noqa: PLR1730 - as above
         inputs = size.bytes
-    if size.pictures:
+    if not size.is_plain:
         each = LARGE_PICTURE_TOKENS if LARGE_PICTURES in attempt.model.lower() else PICTURE_TOKENS
-        inputs += size.pictures * each
-    if size.has_files:
-        inputs = max(inputs, context_window)
+        inputs = max(inputs + size.pictures * each, context_window or 0 if size.has_files else 0)
     if price is None:
         return 0, inputs + output
-    is_plain = not (price.cache_write or price.cache_write_1h or price.reasoning or size.has_audio)
-    nanos = (
-        plain_cost(price, inputs, output) if is_plain else dearest_cost(price, inputs, output, has_audio=size.has_audio)
-    )
+    if price.cache_write or price.cache_write_1h or price.reasoning or size.has_audio:
+        nanos = dearest_cost(price, inputs, output, has_audio=size.has_audio)
+    else:
+        nanos = plain_cost(price, inputs, output)
     least = attempt.cost_nanos
     return least if least > nanos else nanos, inputs + output  # noqa: FURB136 - max() takes five times as long
 
 
-def intended_cost(_request: Request, attempt: AttemptRecord, _context_window: int = 0) -> Cost:
+def intended_cost(_request: Request, attempt: AttemptRecord, _context_window: int | None = None) -> Cost:
     """Return what an attempt costs with the output that it is limited to, by the estimate of its input."""
     usage = attempt.usage
     return attempt.cost_nanos, usage.input_tokens + usage.output_tokens

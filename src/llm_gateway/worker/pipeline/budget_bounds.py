@@ -10,7 +10,7 @@ from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import FREE
 from llm_gateway.errors import RequestNotAllowed
-from llm_gateway.protocols.input_size import hosted_tool, input_size
+from llm_gateway.protocols.input_size import input_size
 from llm_gateway.protocols.registry import PROTOCOLS
 from llm_gateway.worker.pipeline.budget_account import Matched
 from llm_gateway.worker.pipeline.budget_texts import billed_apart, without_bound
@@ -51,7 +51,7 @@ def _not_bounded(budget: Budget, request: Request, candidate: Candidate) -> Requ
     if candidate.context_window is None and input_size(client_request).has_files:
         return without_bound(budget, candidate)
     if budget.rejects_unpriced and client_request.protocol in candidate.provider.codecs:
-        tool = hosted_tool(client_request.document)  # other protocols leave such tools out
+        tool = input_size(client_request).hosted_tool  # other protocols leave such tools out
         if tool is not None:
             return billed_apart(budget, tool)
     return None

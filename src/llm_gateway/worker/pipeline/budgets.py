@@ -145,9 +145,11 @@ class Budgets:
             return True
         if attempt.price is None and matched.rejects_unpriced is not None:
             return unpriced(matched.rejects_unpriced, attempt)
-        window = candidate.context_window or 0
-        if matched.never_passed and (refused := not_bounded(matched.never_passed, request, candidate)) is not None:
-            return refused
+        window, size = candidate.context_window, request.client_request.size
+        if matched.never_passed and (size is None or not size.is_plain):
+            refused = not_bounded(matched.never_passed, request, candidate)
+            if refused is not None:
+                return refused
         advance = matched.advance
         if advance.is_open and record.id not in self._held:
             nanos, tokens = matched.bound(request, attempt, window)
@@ -162,7 +164,7 @@ class Budgets:
         return came
 
     def _hold(
-        self, request: Request, attempt: AttemptRecord, record: UsageRecord, matched: Matched, window: int
+        self, request: Request, attempt: AttemptRecord, record: UsageRecord, matched: Matched, window: int | None
     ) -> GatewayError | Lack | bool:
         """Hold what an attempt can cost, or is expected to cost, in the accounts themselves."""
         needs: Sequence[int]
@@ -340,7 +342,7 @@ class Budgets:
         return matched
 
     def _amounts(
-        self, request: Request, attempt: AttemptRecord, matched: Matched, window: int
+        self, request: Request, attempt: AttemptRecord, matched: Matched, window: int | None
     ) -> tuple[ByKind, ByKind | None, Series | None]:
         """Return what to hold, by how much the attempt can exceed it (None: by nothing), and what is learnt from it."""
         nanos, usage, samples = attempt.cost_nanos, attempt.usage, None
