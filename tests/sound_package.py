@@ -61,6 +61,8 @@ SOUND_PACKAGE = {
     "worker/pipeline/lease_requests.py": "import llm_gateway.worker.pipeline.budget_texts",
     "worker/pipeline/budget_texts.py": "import llm_gateway.worker.pipeline.budget_account",
     "worker/pipeline/budget_advances.py": "import llm_gateway.worker.pipeline.budget_account",
+    "worker/pipeline/budget_bounds.py": "import llm_gateway.worker.pipeline.budget_texts",
+    "worker/pipeline/output_limit.py": "",
     "worker/pipeline/budget_account.py": "import llm_gateway.worker.pipeline.budget_amounts",
     "worker/pipeline/budget_amounts.py": "import llm_gateway.worker.pipeline.output_samples",
     "worker/pipeline/output_samples.py": "",

@@ -134,6 +134,16 @@ def test_keys_have_names_and_scopes(read: Read) -> None:
     ]
 
 
+def test_keys_without_scopes_are_named(read: Read) -> None:
+    assert read(
+        SERVICE_KEYS="shop:one:call, ops : two : read+admin ,all:three,,last:four"
+    ).callers_without_scopes() == [
+        "all",
+        "last",
+    ]
+    assert read().callers_without_scopes() == []
+
+
 def test_private_hosts_are_listed_with_commas(read: Read) -> None:
     settings = read(ALLOWED_PRIVATE_HOSTS=" Internal.Example, ,10.0.0.1")
     assert settings.private_hosts == {"internal.example", "10.0.0.1"}

@@ -73,8 +73,9 @@ class ReportedError(NamedTuple):
 class BudgetStatus(NamedTuple):
     """A budget's account as a refusal shows it. Amounts are in the budget's `unit`; dollars as nano-dollars.
 
-    `scope` says which of the budget's accounts it is. `resets_at` is the end of its period on the budget's clock (ISO
-    8601), `resets_s` the same in seconds UTC; both are None for a budget without an end.
+    Records name the budget by `id` (`AccountRef`). `scope` says which of its accounts it is. `resets_at` is the end of
+    its period on the budget's clock (ISO 8601), `resets_s` the same in seconds UTC; both are None for a budget without
+    an end.
     """
 
     name: str
@@ -85,6 +86,7 @@ class BudgetStatus(NamedTuple):
     held: int
     resets_at: str | None = None
     resets_s: int | None = None
+    id: str | None = None
 
 
 class GatewayError(Exception):

@@ -120,6 +120,11 @@ class HeldTexts:
         found = [self._rests.get(digest) for _, _, digest in _MARK.findall(text)]
         return sum(rest.length for rest in found if rest is not None)
 
+    def bytes_in(self, text: bytes) -> int:
+        """Return the bytes of the rests whose marks are in `text`."""
+        found = [self._rests.get(digest) for _, _, digest in _MARK.findall(text)]
+        return sum(rest.end - rest.start for rest in found if rest is not None)
+
     def pieces(self, text: bytes) -> list[Piece]:
         """Return a JSON text that was written from an outline, with the rest of each string, in pieces.
 

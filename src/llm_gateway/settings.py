@@ -251,6 +251,11 @@ class Settings(Struct, frozen=True, kw_only=True):
             return [("dev", DEV_KEY, SCOPES)] if self.env == "dev" else []
         return [_service_key(entry) for entry in self.service_keys.split(",") if entry.strip()]
 
+    def callers_without_scopes(self) -> list[str]:
+        """Return the names of the service keys that may do everything, since their entries name no scopes."""
+        entries = [entry.strip() for entry in (self.service_keys or "").split(",") if entry.strip()]
+        return [entry.partition(":")[0].strip() for entry in entries if entry.count(":") < 2]
+
     def __repr__(self) -> str:
         """Show all settings except the secret ones."""
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"

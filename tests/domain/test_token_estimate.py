@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_gateway.domain.token_estimate import equivalent_length_of, estimated_tokens
 from tests.worker.pipeline.fakes import request
 
 
@@ -33,3 +34,9 @@ def test_more_text_is_never_estimated_as_less(prompt: str, system: str, more: st
 
     assert request(prompt=prompt + more, system=system).estimated_input_tokens() >= less
     assert request(prompt=prompt, system=system + more).estimated_input_tokens() >= less
+
+
+@pytest.mark.parametrize("tokens", [[*range(800)], [[*range(500)], [*range(300)]]])
+def test_tokens_in_the_place_of_texts_count_as_such(tokens: list[object]) -> None:
+    """LangChain sends embeddings' texts as lists of tokens."""
+    assert estimated_tokens(equivalent_length_of({"input": tokens}, ("input",))) == 808

@@ -254,6 +254,11 @@ def test_the_short_ways_to_costs_agree_with_the_long_one(price: Price, inputs: i
     assert dearest >= plain_cost(price, inputs, outputs)
     assert dearest >= cost(price, usage(inputs, outputs, cache_write=cached))
     assert dearest >= cost(price, usage(inputs, outputs, cache_write=cached, cache_write_1h=cached))
+    assert dearest >= cost(price, usage(inputs, outputs, cache_write=cached, reasoning=cached))
+    with_audio = dearest_cost(price, inputs, outputs, has_audio=True)
+    assert with_audio >= dearest
+    assert with_audio >= cost(price, usage(inputs, outputs, audio_input=cached, reasoning=cached))
+    assert with_audio >= cost(price, usage(inputs, outputs, cache_write=cached, audio_output=cached))
 
 
 @given(counts, counts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import http.client
+import json
 import os
 import shutil
 import signal
@@ -197,6 +198,8 @@ def test_production_requires_keys_with_scopes(tmp_path: Path) -> None:
             assert gateway.call("POST", "/api/v1/providers", {}, key=letter + KEY_END).status == create
         assert gateway.call("GET", "/metrics").status == 401
         assert not any(letter + KEY_END in gateway.log for letter in "abc")
+        told = [line for line in gateway.log.splitlines() if "service keys without scopes may do everything" in line]
+        assert [json.loads(line)["keys"] for line in told] == [["ops"]]
     assert not (tmp_path / "data" / "encryption.key").exists()
 
 

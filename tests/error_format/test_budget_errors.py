@@ -106,4 +106,5 @@ def test_successes_tell_what_is_left(mode: Mode) -> None:
     assert header == (b"x-gateway-budget", b"Core-m-nthly; remaining=12.50; resets=2026-12-01T00:00:00+01:00")
     assert warning_header(account, 20 * USD, 21 * USD)[1] == b"Core-m-nthly; spent=21.00; limit=20.00"
     assert header_name(Budget(id="id-2", name="☃", limit=1)) == "id-2"
-    assert [amount_text(each, "usd") for each in (0, 5_000, USD)] == ["0.00", "0.000005", "1.00"]
+    shown = [amount_text(each, "usd") for each in (0, 7, 5_000, USD)]
+    assert shown == ["0.00", "0.000000007", "0.000005", "1.00"]

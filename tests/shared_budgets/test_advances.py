@@ -310,7 +310,7 @@ def test_a_request_that_must_go_alone_waits_for_requests_and_not_for_what_is_hel
     assert matched.advance.take(1, 1)
     assert not advances.give_way(place, refused().missing), "a request is in flight"
     assert matched.advance.is_open
-    assert matched.advance.settle(one, one)
+    assert matched.advance.give_back(0, 0)
     accounts.note_spent(matched.group, one)
     assert advances.give_way(place, refused().missing)
     assert accounts.amounts(place) == (1, 0, 0)
@@ -323,7 +323,7 @@ async def test_what_is_held_ahead_at_the_end_is_released_once_the_accounts_are_f
     assert accounts.hold(matched.group, (0, 0, 0, 0, 0)) is True
     assert advances.fill(matched, 1, 1)
     assert matched.advance.take(1, 1)
-    assert matched.advance.settle((1, 1, 1, 1, 1), (1, 1, 1, 1, 1))
+    assert matched.advance.give_back(0, 0)
     accounts.note_spent(matched.group, (1, 1, 1, 1, 1))
     lock = HostLock(memory, BUDGETS)
     assert lock.acquire()

@@ -346,6 +346,7 @@ def test_env_is_the_only_module_that_alembic_runs(database: Database) -> None:
         "0023_audit_resources.py",
         "0024_customer_days.py",
         "0025_margins.py",
+        "0026_refused_by.py",
     }
     with database.read() as connection:
         assert sorted(sa.inspect(connection).get_table_names()) == [

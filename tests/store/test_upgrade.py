@@ -128,7 +128,7 @@ def deep(attempts: str) -> list[AttemptRecord]:
 def test_records_keep_their_fields_and_new_ones_are_empty(database: Database, before: list[dict[str, Any]]) -> None:
     with database.read() as connection:
         after = [dict(row) for row in connection.execute(sa.select(usage_records).order_by("id")).mappings()]
-    new = {"session", "agent", "queued_ms", "route", "key_id", "team_id", "instance_id", "traceparent"}
+    new = {"session", "agent", "queued_ms", "route", "key_id", "team_id", "instance_id", "traceparent", "refused_by"}
     assert [{name: row[name] for name in row if name not in new} for row in after] == [
         {name: row[name] for name in row if name not in {"organization", "project"}} for row in before
     ]

@@ -49,6 +49,7 @@ def test_every_field_of_a_record_is_stored(store: UsageStore, database: Database
         override_id="o",
         outcome="failed",
         error_code="e",
+        refused_by="b",
         status=502,
         cache="bypass",
         saved_input_tokens=1,

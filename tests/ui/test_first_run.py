@@ -107,6 +107,12 @@ def explained(request: Request) -> dict[str, object]:
     }
 
 
+def failed_over(gateway: GatewayProcess) -> str:
+    """Return the id of an answered request that took two calls."""
+    records = gateway.call("GET", "/api/v1/usage/records?outcome=ok&limit=500").json["records"]
+    return str(next(record["id"] for record in records if len(record["attempts"]) > 1))
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pictures_of_the_documentation(chromium: Browser, tmp_path: Path, scheme: str) -> None:
     """Make the pictures of README and docs; `UI_PICTURES=1` keeps them."""
@@ -116,10 +122,14 @@ def test_pictures_of_the_documentation(chromium: Browser, tmp_path: Path, scheme
         )  # without one, the page says how to start
         watched = Watched(chromium, gateway, scheme=scheme)
         watched.sign_in()
-        picture = watched.page.screenshot()
-        assert picture.startswith(b"\x89PNG")
+        pictures = {"overview": watched.page.screenshot()}
+        if scheme == "light":
+            watched.open(f"/requests/{failed_over(gateway)}")
+            pictures["request"] = watched.page.screenshot()
+        assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
         if os.environ.get("UI_PICTURES") == "1":
             IMAGES.mkdir(exist_ok=True)
-            (IMAGES / f"overview-{scheme}.png").write_bytes(picture)
+            for name, picture in pictures.items():
+                (IMAGES / f"{name}-{scheme}.png").write_bytes(picture)
         assert watched.problems == []
         watched.page.close()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e.process import GatewayProcess
-from tests.ui.conftest import MANY, Watched
+from tests.ui.conftest import MANY, Watched, filled_gateway
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -41,6 +42,64 @@ def test_each_screen_is_accessible_and_as_wide_as_the_window(
         found = axe.run(watched.page, options=AXE_RULES)
         assert found.violations_count == 0, f"{path}: {found.generate_report()}"
         assert not watched.page.evaluate("document.documentElement.scrollWidth > innerWidth"), path
+    assert watched.problems == []
+    watched.page.close()
+
+
+@pytest.fixture(scope="module")
+def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GatewayProcess, list[str]]]:
+    """Run a gateway with one thing of each kind, a failing provider and a refused request; also return their pages."""
+    with filled_gateway(tmp_path_factory.mktemp("managed"), 40, "plain") as gateway:
+
+        def made(path: str, **fields: object) -> str:
+            return f"/{path}/{gateway.call('POST', f'/api/v1/{path}', fields).json['id']}"
+
+        provider = gateway.provider("v", "http://127.0.0.1:9/v1", "m").rpartition("/")[2]
+        made("teams", name="core")
+        pages = [
+            f"/providers/{provider}",
+            made("keys", name="k", models=["gpt-*"], rpm=60),
+            made("budgets", name="each", per="user_id", limit_usd=5),
+            made("budgets", name="none", match={"user_id": "poor"}, limit_usd="0.000000001"),
+            made("people", name="ann", role="viewer", password="correct horse battery staple"),
+            made("alert-targets", name="ops", kind="webhook", url="http://127.0.0.1:9/").replace(
+                "alert-targets", "alerts"
+            ),
+        ]
+        for customer, status in (("poor", 429), ("rich", 502)):
+            asked = gateway.ask(user_id=customer, model="m")
+            assert asked.status == status, asked.body
+            pages.append(f"/requests/{asked.headers['x-gateway-request-id']}")
+        yield gateway, ["", "/keys", "/providers", "/people", "/alerts", "/budgets", *pages]
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390)])
+def test_pages_of_single_things_are_accessible_too(
+    chromium: Browser, managed: tuple[GatewayProcess, list[str]], scheme: str, width: int
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    gateway, paths = managed
+    watched, axe = Watched(chromium, gateway, scheme=scheme, width=width), Axe()
+    watched.sign_in()
+
+    def check(what: str) -> None:
+        found = axe.run(watched.page, options=AXE_RULES)
+        assert found.violations_count == 0, f"{what}: {found.generate_report()}"
+        assert not watched.page.evaluate("document.documentElement.scrollWidth > innerWidth"), what
+
+    for path in paths:
+        watched.open(path)
+        check(path)
+    watched.open("/keys")
+    watched.page.fill("#add [name=name]", f"{scheme} {width}")
+    watched.page.click("#add button.main")
+    watched.page.wait_for_selector("[data-secret]")
+    check("a new key")
+    watched.open("/requests")
+    watched.page.locator("#records tbody a").first.click()
+    watched.page.wait_for_selector("#drawer .details")
+    check("an open request")
     assert watched.problems == []
     watched.page.close()
 

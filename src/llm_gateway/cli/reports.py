@@ -50,9 +50,9 @@ REQUEST = (
     Column("stream", "Stream", "flag"),
     Column("requested_model", "Requested model"),
     Column("route", "Route"),
-    *(Column(name, name.replace("_", " ").capitalize()) for name in ("outcome", "status", "error_code", "cache")),
-    Column("provider", "Provider"),
-    Column("model", "Model"),
+    *(Column(name, name.replace("_", " ").capitalize()) for name in ("outcome", "status", "error_code")),
+    Column("refused_by", "Refused by budget"),
+    *(Column(name, name.capitalize()) for name in ("cache", "provider", "model")),
     Column("tokens", "Tokens"),
     Column("cost_usd", "Cost", "money"),
     Column("cost_status", "Cost is"),
@@ -183,7 +183,8 @@ def request(
     if json:
         print_json(record)
         return
-    print_fields(record, REQUEST)
+    budget = record["refused_by"] or {}
+    print_fields(record | {"refused_by": budget.get("name") or budget.get("budget_id")}, REQUEST)
     print()
     print_rows(record["attempts"], ATTEMPTS, empty="No provider was called.")
 

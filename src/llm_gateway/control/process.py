@@ -148,8 +148,7 @@ class ControlProcess(ProcessApplication):
         settings, stack, log = self._settings, self._stack, self._log
         check_settings(settings)
         await self._take_turn()
-        if settings.env == "dev" and settings.service_keys is None:
-            log("dev mode: anyone on this machine may call with the public development key", level="warning")
+        _warn_of_keys(settings, log)
         export = TelemetryExport(settings, log)
         hosts = Hosts(settings.data_dir.absolute(), log, machine=machine_of(settings))
         sharing = BudgetSharing(self._host, self._balances, hosts, log)
@@ -303,6 +302,14 @@ class ControlProcess(ProcessApplication):
         )
         channel.commit_by(shipper.commit)
         return channel
+
+
+def _warn_of_keys(settings: Settings, log: Callable[..., None]) -> None:
+    """Log which service keys of the environment may do more than they should."""
+    if settings.env == "dev" and settings.service_keys is None:
+        log("dev mode: anyone on this machine may call with the public development key", level="warning")
+    if settings.env == "production" and (names := settings.callers_without_scopes()):
+        log("service keys without scopes may do everything", level="warning", keys=names)
 
 
 def _troubles(workers: Workers, shipper: Shipper, hosts: Hosts) -> list[Trouble]:

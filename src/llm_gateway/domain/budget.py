@@ -62,6 +62,11 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Whether it refuses calls of a model whose price is not known."""
         return self.mode == "hard" and self.unit == "usd" and self.unpriced == "reject"
 
+    @property
+    def is_never_passed(self) -> bool:
+        """Whether no account spends more than its limit: all that a request can take is held before it is sent."""
+        return self.mode == "hard" and self.hold == "bound" and self.unit != "requests"
+
 
 class AccountRef(NamedTuple):
     """Name of an account in one period, in which a request's spending is counted.

@@ -85,6 +85,7 @@ class BudgetTable:
         """Returns what the values of a request depend on, beside the model; it is hashable."""
         order = ("provider", "model", *fields, *_ALWAYS, *others)
         places = {dimension: place for place, dimension in enumerate(order)}
+        self.is_any_never_passed = any(budget.is_never_passed for budget in known)
         self.uses_model = bool({"provider", "model"} & used.keys())
         self.rules: list[BudgetRule] = [_compiled(budget, places) for budget in known]
         self._always: list[BudgetRule] = []

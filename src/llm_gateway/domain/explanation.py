@@ -17,8 +17,8 @@ ReasonCode: TypeAlias = Literal[
     "account_paused",
     "model_paused",
     "unpriced",
+    "unbounded",
 ]
-
 
 Verdict: TypeAlias = Literal["serves", "available", "passed_over"]
 

@@ -10,7 +10,7 @@ import msgspec
 from llm_gateway.domain.client_presence import ClientPresence
 from llm_gateway.domain.conversation import Conversation
 from llm_gateway.domain.service_key import ServiceKey
-from llm_gateway.domain.token_estimate import CHARACTERS_PER_TOKEN, FRAMING_TOKENS
+from llm_gateway.domain.token_estimate import CHARACTERS_PER_TOKEN, FRAMING_TOKENS, InputSize
 from llm_gateway.domain.trace_context import TraceContext
 from llm_gateway.json_outline import HeldTexts
 
@@ -27,7 +27,7 @@ class ClientRequest(msgspec.Struct, eq=False):
 
     Of a large document, `held` has the rests of its long strings (`json_outline`). If it is large without them, too,
     `document` has its small fields only, and `apart` is the `ForkedCalls` (`worker/pipeline/forked_calls.py`) that has
-    the rest.
+    the rest. `size` is the size of its input, None until a budget needs it (`protocols/input_size.py`).
     """
 
     protocol: str
@@ -38,6 +38,7 @@ class ClientRequest(msgspec.Struct, eq=False):
     _conversation: Conversation | None = None
     held: HeldTexts | None = None
     apart: Any = None
+    size: InputSize | None = None
 
     @classmethod
     def of(cls, conversation: Conversation) -> ClientRequest:

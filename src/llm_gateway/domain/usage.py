@@ -14,7 +14,7 @@ import msgspec
 from llm_gateway.domain.budget import AccountRef
 
 NANOS_PER_USD = 1_000_000_000
-FIRST_VERSION, RECORD_VERSION = 1, 4
+FIRST_VERSION, RECORD_VERSION = 1, 5
 """Version of records that do not say theirs, and of those made now. A later field is a later version."""
 
 CostStatus: TypeAlias = Literal["exact", "estimated", "unpriced"]
@@ -102,13 +102,13 @@ def plain_cost(price: Price, input_tokens: int, output_tokens: int) -> int:
     return (total + 500_000) // 1_000_000
 
 
-def dearest_cost(price: Price, input_tokens: int, output_tokens: int) -> int:
-    """Return the most that these tokens can cost: input that the provider puts into its cache can be dearer."""
-    if not price.cache_write and not price.cache_write_1h:
-        return plain_cost(price, input_tokens, output_tokens)
-    tiers = filter(None, (price.input, price.cache_write, price.cache_write_1h))
-    each = max(_price_at(kind, input_tokens) for kind in tiers)
-    return (input_tokens * each + output_tokens * _price_at(price.output, input_tokens) + 500_000) // 1_000_000
+def dearest_cost(price: Price, input_tokens: int, output_tokens: int, *, has_audio: bool = False) -> int:
+    """Return the most that these tokens can cost, whatever their kinds are: of audio only if the call can have any."""
+    inputs = filter(None, (price.input, price.cache_write, price.cache_write_1h, price.audio_input * has_audio))
+    outputs = filter(None, (price.output, price.reasoning, price.audio_output * has_audio))
+    total = input_tokens * max(_price_at(kind, input_tokens) for kind in inputs)
+    total += output_tokens * max(_price_at(kind, input_tokens) for kind in outputs)
+    return (total + 500_000) // 1_000_000
 
 
 def _output_cost(price: Price, usage: Usage, size: int) -> int:
@@ -213,6 +213,9 @@ class UsageRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
 
     Since version 4:
         traceparent: the client's trace context in version 00 (`domain/trace_context.py`), None without a valid one.
+
+    Since version 5:
+        refused_by: the budget without room, of a request that one refused, by the id that accounts have.
     """
 
     id: str
@@ -232,6 +235,7 @@ class UsageRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     key_id: str | None = None
     team_id: str | None = None
     traceparent: str | None = None
+    refused_by: str | None = None
     tags: dict[str, str] = {}
     stream: bool = False
     requested_model: str | None = None

@@ -234,6 +234,7 @@ usage_records = sa.Table(
     Column("team_id", Text),
     Column("instance_id", BigInteger),
     Column("traceparent", Text),
+    Column("refused_by", Text),
     sqlite_with_rowid=False,
 )
 

@@ -63,7 +63,7 @@ RECORD_COLUMNS = (
 
 OFTEN_NULL = frozenset(
     {"client_request_id", "session", "agent", "tags", "requested_model", "override_id", "error_code"}
-    | {"first_token_ms", "key_id", "team_id", "traceparent"}
+    | {"first_token_ms", "key_id", "team_id", "traceparent", "refused_by"}
 )
 
 

@@ -98,6 +98,8 @@ class Gateway:
             if request.key is not None and request.key.rights is not None:
                 plan = await self._restricted(request, plan, request.key.rights)
             record.override_id, record.route = plan.override_id, plan.reason
+            if self._budgets is not None:
+                self._budgets.limit_output(request, plan)
             lookup = await self._caching.lookup(request, plan)
             record.cache = lookup.status
             if lookup.served is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,12 @@ def database(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             outcome="ok", status=200, route="priority", attempts=[failed, answered], latency_ms=20,
         )  # fmt: skip
         close(made)
-        store.write([made, *(record(NOW_MS - day * DAY_MS, user_id="bob") for day in range(1, 6))])
+        refusal: dict[str, Any] = {"key_name": "old", "outcome": "refused_budget", "status": 429}
+        refused = [
+            record(NOW_MS - 30 * DAY_MS, user_id=user, refused_by=refused_by, **refusal)
+            for user, refused_by in (("x", budget.budget.id), ("y", "gone"))
+        ]
+        store.write([made, *refused, *(record(NOW_MS - day * DAY_MS, user_id="bob") for day in range(1, 6))])
         yield database
 
 
@@ -73,6 +79,16 @@ async def test_a_record_tells_plan_attempts_tokens_price_and_cost(api: Client) -
     assert not {"prompt", "content", "messages"} & set(found)
 
 
+async def test_a_refused_request_names_the_budget_that_had_no_room(api: Client) -> None:
+    shown = {}
+    for user in ("x", "y", "bob"):
+        [found, *_] = (await api.call("GET", f"{PATH}?user_id={user}")).json["records"]
+        shown[user] = found["refused_by"]
+    assert shown["x"] == {"budget_id": shown["x"]["budget_id"], "name": "core"}
+    assert shown["y"] == {"budget_id": "gone", "name": None}
+    assert shown["bob"] is None
+
+
 async def test_pages_follow_by_their_cursor(api: Client) -> None:
     seen, path = [], f"{PATH}?user_id=bob&limit=2"
     page = (await api.call("GET", path)).json
@@ -88,7 +104,7 @@ async def test_pages_follow_by_their_cursor(api: Client) -> None:
 @each_row(
     ("query", "count"),
     [
-        ("", 6), ("from=1969-01-01", 422), ("tag=project", 1), ("tag=project=apollo", 1), ("tag=project=x", 0),
+        ("", 8), ("from=1969-01-01", 422), ("tag=project", 1), ("tag=project=apollo", 1), ("tag=project=x", 0),
         ("min_cost_usd=0.0002", 1), ("min_latency_ms=21", 0), ("session=s1", 1), ("outcome=ok", 1), ("key=k", 6),
         ("cost_status=unpriced", 0), ("cost_status=free", 422),
         ("outcome=failed", 0), ("model=m&provider=b", 1), ("team=t", 0), ("agent=x", 0), ("error_code=x", 0),

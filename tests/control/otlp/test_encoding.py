@@ -16,6 +16,7 @@ from llm_gateway.control.otlp.batch import Encoder, Resource
 from llm_gateway.control.otlp.metrics import MOST_SERIES, SECONDS, Histogram
 from llm_gateway.control.otlp.protobuf import int64, read_fields, varint
 from llm_gateway.control.otlp.spans import trace_id_of
+from llm_gateway.domain.budget import AccountRef
 from llm_gateway.domain.usage import UsageRecord
 from tests.control.otlp import samples
 from tests.control.otlp.samples import ADDRESSES, AT_MS, attempt, cached, failed_over, record, refused, streamed
@@ -109,6 +110,13 @@ def test_costs_of_spans_add_up_to_the_costs_of_the_records() -> None:
     for name in ("llm_gateway.cost_usd", "llm_gateway.total.cost_usd"):
         nanos = sum(round(each[name] * 1e9) for each in found if name in each)
         assert nanos == sum(each.cost_nanos for each in records) == 1_123_456_810
+
+
+def test_the_budgets_of_each_attempt_and_the_one_that_refused_are_named() -> None:
+    later = record(attempt(), attempt(2, accounts=[AccountRef("b", "", 0)]))
+    refusal = record(outcome="refused_budget", status=429, error_code="budget_exceeded", refused_by="c")
+    spans = [encoded(each)[0][0] for each in (later, refusal)]
+    assert [attributes(span.attributes)["llm_gateway.budgets"] for span in spans] == [["b"], ["c"]]
 
 
 def test_no_providers_message_is_sent() -> None:

@@ -10,8 +10,8 @@ from llm_gateway.domain.request import ClientRequest
 from llm_gateway.domain.service_key import KeyRights
 from llm_gateway.errors import Invalid, RequestNotAllowed
 from llm_gateway.protocols.registry import PROTOCOLS
-from llm_gateway.worker.endpoints.key_rights import limit_output, restrict
-from llm_gateway.worker.endpoints.protocol_endpoint import DEFAULT_MAX_TOKENS, apply_output_limit
+from llm_gateway.worker.endpoints.key_rights import restrict
+from llm_gateway.worker.pipeline.output_limit import DEFAULT_MAX_TOKENS, limit_by_key, limit_output
 from tests.rows import each_row
 from tests.worker.pipeline.fakes import request
 
@@ -83,7 +83,7 @@ def test_a_limit_that_cannot_be_set_is_refused() -> None:
 def test_an_answer_is_no_longer_than_the_bound_of_its_cost(
     rights: KeyRights, document: dict[str, Any], limited: dict[str, Any]
 ) -> None:
-    apply_output_limit(client_request("openai_chat", document), PROTOCOLS["openai_chat"], rights)
+    limit_by_key(client_request("openai_chat", document), PROTOCOLS["openai_chat"], rights)
     assert document == limited
 
 

@@ -9,11 +9,8 @@ import pytest
 from llm_gateway.protocols.contract import RawEvent, ReplyContext
 from llm_gateway.protocols.registry import PROTOCOLS
 from llm_gateway.sse import COMMENT
-from llm_gateway.worker.endpoints.protocol_endpoint import (
-    DEFAULT_MAX_TOKENS,
-    ProtocolEventWriter,
-    output_limit,
-)
+from llm_gateway.worker.endpoints.protocol_endpoint import ProtocolEventWriter
+from llm_gateway.worker.pipeline.output_limit import DEFAULT_MAX_TOKENS, output_limit
 
 GOOGLE = PROTOCOLS["gemini_content"]
 
@@ -27,6 +24,8 @@ GOOGLE = PROTOCOLS["gemini_content"]
         ("openai_chat", {"max_tokens": True, "n": 129}, DEFAULT_MAX_TOKENS),
         ("openai_chat", {"max_tokens": 10**9}, 10_000_000),
         ("openai_responses", {"max_output_tokens": 5, "n": 3}, 5),
+        ("openai_embeddings", {"max_tokens": 5}, 0),
+        ("gemini_embeddings", {}, 0),
         ("anthropic_messages", {"max_tokens": 5}, 5),
         ("gemini_content", {}, DEFAULT_MAX_TOKENS),
         ("gemini_content", {"generationConfig": {"maxOutputTokens": 5, "candidateCount": 3}}, 15),

@@ -128,6 +128,7 @@ async def test_a_budget_that_is_used_up_refuses_with_the_whole_story(memory: Hos
         await scene.ask(2)
     assert error.value.budget is not None
     assert (error.value.budget.spent, error.value.budget.held) == (COST, 0)
+    assert [record.refused_by for record in scene.world.observed] == [None, "b"]
     assert [len(each.accounts) for record in scene.world.observed for each in record.attempts] == [1]
 
 

@@ -149,6 +149,17 @@ def test_a_gate_that_lets_few_calls_through_is_told() -> None:
     assert [reason.code for reason in first.reasons] == ["rate_limited"]
 
 
+def test_a_budget_that_must_not_be_passed_passes_a_model_over_that_nothing_bounds() -> None:
+    budget = Budget(id="b", name="core", limit=10**12, hold="bound")
+    known = provider("known", priority=1, context_window_by_model={"m1": 1000, "m2": 1000})
+    scene = Scene([provider("unknown"), known], budgets=[budget])
+    file = {"type": "file", "file": {"file_data": "data:application/pdf;base64,QUJD", "filename": "a.pdf"}}
+    first, second = scene.explain(messages=[{"role": "user", "content": [file]}]).candidates
+    assert (first.verdict, second.verdict) == ("passed_over", "serves")
+    assert [each.code for each in first.reasons] == ["unbounded"]
+    assert [each.verdict for each in scene.explain().candidates] == ["serves", "available"]
+
+
 def test_a_budget_of_dollars_passes_a_model_without_a_price_over() -> None:
     budget = Budget(id="b", name="core", match={"user_id": "poor"}, limit=10**9, overdraft=10**9)
     box = provider("box", price_by_model={})

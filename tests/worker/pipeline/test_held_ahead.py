@@ -23,7 +23,7 @@ INPUT = 40
 """Most tokens of a request's input."""
 BOUND = INPUT + 100
 """Tokens that a small request can use."""
-ROOM = PART * REQUESTS_AHEAD + 76
+ROOM = PART * REQUESTS_AHEAD + 2 * REQUESTS_AHEAD + 12
 """Small requests that all users have room for: enough to hold ahead for three of them."""
 BUDGETS = (
     Budget(id="all", name="all", unit="tokens", limit=ROOM * BOUND, hold="bound", period="total"),

@@ -105,11 +105,16 @@ class AttemptOut(BaseModel):
     cost_status: str
 
 
-class BudgetCharge(BaseModel):
-    """Charge of a request to an account of a budget. `name` is null if the account is not counted any more."""
+class NamedBudget(BaseModel):
+    """A budget. `name` is null if its accounts of then are not counted any more."""
 
     budget_id: str
     name: str | None
+
+
+class BudgetCharge(NamedBudget):
+    """Charge of a request to an account of a budget."""
+
     value: str
     period_start: Timestamp
     cost_usd: float
@@ -148,6 +153,7 @@ class RecordOut(BaseModel):
     outcome: str
     status: int
     error_code: str | None
+    refused_by: Annotated[NamedBudget | None, Field(description="the budget that refused it")]
     provider: str | None
     model: str | None
     cache: str
@@ -177,8 +183,10 @@ class RecordList(BaseModel):
 def shown_record(record: UsageRecord, budgets: Mapping[str, StoredBudget]) -> RecordOut:
     """Return a record as the API shows it; `budgets` are by the ids of their accounts."""
     same = {name: getattr(record, name) for name in _SAME}
+    refused_by = None if record.refused_by is None else _named(record.refused_by, budgets)
     return RecordOut(
         **same,
+        refused_by=refused_by,
         at=iso(record.at_ms),
         key=record.key,
         team=record.team_id,
@@ -191,8 +199,7 @@ def shown_record(record: UsageRecord, budgets: Mapping[str, StoredBudget]) -> Re
         cost_usd=record.cost_nanos / NANOS_PER_USD,
         budgets=[
             BudgetCharge(
-                budget_id=budgets[account.budget_id].id if account.budget_id in budgets else account.budget_id,
-                name=budgets[account.budget_id].budget.name if account.budget_id in budgets else None,
+                **dict(_named(account.budget_id, budgets)),
                 value=account.value,
                 period_start=iso(account.period_start_ms),
                 cost_usd=charge.nanos / NANOS_PER_USD,
@@ -201,6 +208,16 @@ def shown_record(record: UsageRecord, budgets: Mapping[str, StoredBudget]) -> Re
             for account, charge in charges_of_record(record).items()
         ],
         attempts=list(map(_attempt, record.attempts)),
+    )
+
+
+def _named(accounts_id: str, budgets: Mapping[str, StoredBudget]) -> NamedBudget:
+    """Return id and name of the budget that has these accounts; of one that is gone, the id of the accounts."""
+    found = budgets.get(accounts_id)
+    return (
+        NamedBudget(budget_id=accounts_id, name=None)
+        if found is None
+        else NamedBudget(budget_id=found.id, name=found.budget.name)
     )
 
 
@@ -235,7 +252,11 @@ def _attempt(attempt: AttemptRecord) -> AttemptOut:
     )
 
 
-_SAME = tuple(name for name in RecordOut.model_fields if name in UsageRecord.__struct_fields__ and name != "attempts")
+_SAME = tuple(
+    name
+    for name in RecordOut.model_fields
+    if name in UsageRecord.__struct_fields__ and name not in ("attempts", "refused_by")
+)
 _SAME_OF_ATTEMPTS = tuple(
     name for name in AttemptOut.model_fields if name in AttemptRecord.__struct_fields__ and name != "price"
 )

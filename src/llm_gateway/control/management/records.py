@@ -40,8 +40,10 @@ def records_router(search: RecordSearch, up_to_date: UpToDate, own: OwnUsage, bu
     router = Router("/api/v1/usage/records", "usage")
 
     def shown(records: list[UsageRecord]) -> list[RecordOut]:
-        is_charged = any(attempt.accounts for record in records for attempt in record.attempts)
-        by_accounts = {each.budget.id: each for each in budgets.list()} if is_charged else {}
+        names_any = any(
+            record.refused_by is not None or any(attempt.accounts for attempt in record.attempts) for record in records
+        )
+        by_accounts = {each.budget.id: each for each in budgets.list()} if names_any else {}
         return [shown_record(record, by_accounts) for record in records]
 
     @router.get("", responses=problems(422))

@@ -190,8 +190,10 @@ def _course(record: UsageRecord) -> list[bytes]:
         attributes.append(names.ERROR_TYPE.name_of(error))
     if record.saved_cost_nanos:
         attributes.append(names.SAVED_COST.number(record.saved_cost_nanos / NANOS_PER_USD))
-    if attempts and attempts[0].accounts:
-        budgets = {account.budget_id for attempt in attempts for account in attempt.accounts}
+    budgets = {account.budget_id for attempt in attempts for account in attempt.accounts}
+    if record.refused_by is not None:
+        budgets.add(record.refused_by)
+    if budgets:
         attributes.append(names.BUDGETS.texts(sorted(budgets)))
     return attributes
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Log: TypeAlias = Callable[..., None]
 """Takes lines about the progress of a long migration."""
 
-HEAD = "0025"
+HEAD = "0026"
 """Schema version of this code; `versions/` must end with it."""
 OLDEST = "0025"
 """Oldest version of the tables whose code can use these, too. A release sets it to the `HEAD` of the release before, so

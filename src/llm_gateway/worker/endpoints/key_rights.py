@@ -1,4 +1,4 @@
-"""Apply the rights of a service key to a request: allowed customers and services, the output limit, tags."""
+"""Apply the rights of a service key to a request: allowed customers and services, reasoning, tags."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from llm_gateway.domain.conversation import REASONING_EFFORTS
 from llm_gateway.domain.model_aliases import matches
 from llm_gateway.domain.request import ClientRequest, Request
 from llm_gateway.domain.service_key import AllowLists, KeyRights
-from llm_gateway.errors import CustomerNotAllowed, Invalid, RequestNotAllowed, ServiceNotAllowed
+from llm_gateway.errors import CustomerNotAllowed, RequestNotAllowed, ServiceNotAllowed
 from llm_gateway.protocols.contract import Unreadable, Unsupported
-from llm_gateway.protocols.descriptor import Descriptor
 from llm_gateway.protocols.registry import PROTOCOLS
 
 MAX_SHOWN = 100
@@ -59,54 +58,6 @@ def restrict(request: Request, rights: KeyRights) -> Request:
     if rights.max_reasoning_effort is not None:
         _check_effort(request.client_request, rights.max_reasoning_effort)
     return request
-
-
-def limit_output(client_request: ClientRequest, protocol: Descriptor, limit: int) -> None:
-    """Lower the limit of output tokens in a request's document, or set one.
-
-    What is no positive integer counts as no limit: some providers take -1 as none, others a text or a float as a
-    number.
-
-    Raises:
-        Invalid: the object that would hold the limit is no object.
-        RequestNotAllowed: the document is so large that it is not decoded here, and its own limit is not low enough.
-    """
-    names = protocol.output_fields
-    if not names:
-        return
-    document = client_request.document
-    places = [found for name in protocol.settings_fields if isinstance(found := document.get(name), dict)]
-    if client_request.apart is not None:
-        for place in places or [document]:
-            given = [value for name in names if (value := place.get(name)) is not None]
-            if not given or not all(_is_within(value, limit) for value in given):
-                raise RequestNotAllowed(
-                    f"This key allows {limit} output tokens: set this limit in the request, or less."
-                )
-        return
-    for place in places or [_settings(document, protocol)]:
-        for name in names:
-            if place.get(name) is not None and not _is_within(place[name], limit):
-                place[name] = limit
-        if all(place.get(name) is None for name in names):
-            place[names[0]] = limit
-
-
-def _is_within(value: object, limit: int) -> bool:
-    return type(value) is int and 0 < value <= limit
-
-
-def _settings(document: dict[str, Any], protocol: Descriptor) -> dict[str, Any]:
-    """Return the object that holds the limit of a document without one, which is added if it is missing."""
-    if not protocol.settings_fields:
-        return document
-    name = protocol.settings_fields[0]
-    if document.get(name) is None:
-        document[name] = {}
-    settings = document[name]
-    if not isinstance(settings, dict):
-        raise Invalid(f"{name} must be an object.", loc=("body", name))
-    return settings
 
 
 def _check_effort(client_request: ClientRequest, most: str) -> None:

@@ -17,7 +17,6 @@ from llm_gateway.domain.conversation import Completion, UsageUpdate
 from llm_gateway.domain.reply import Answer, Reply
 from llm_gateway.domain.reply_assembler import chunks_of
 from llm_gateway.domain.request import ClientRequest, Request
-from llm_gateway.domain.service_key import KeyRights
 from llm_gateway.domain.token_estimate import equivalent_length_of
 from llm_gateway.domain.trace_context import read_trace_context
 from llm_gateway.error_format.responses import JSON, Headers, error_headers, send_body, send_pieces, shorten
@@ -35,17 +34,14 @@ from llm_gateway.suggestions import closest
 from llm_gateway.worker.endpoints.answer_headers import gateway_headers, provider_headers
 from llm_gateway.worker.endpoints.attribution import identify
 from llm_gateway.worker.endpoints.endpoint import Endpoint
-from llm_gateway.worker.endpoints.key_rights import limit_output, restrict
+from llm_gateway.worker.endpoints.key_rights import restrict
 from llm_gateway.worker.endpoints.request_document import Large, parse_document, read_large_document
 from llm_gateway.worker.endpoints.streaming import DrainLimit, StreamedResponse
 from llm_gateway.worker.gateway import Gateway
+from llm_gateway.worker.pipeline.output_limit import limit_by_key, output_limit
 from llm_gateway.worker.pipeline.relay import Relay
 
 GENERAL = "general"
-DEFAULT_MAX_TOKENS = 4096
-"""Output tokens to reserve in rate limits and cost bounds for a request that sets no limit of its own."""
-MOST_TOKENS, MOST_CHOICES = 10_000_000, 128
-"""Bounds of the output tokens to reserve; a larger number of choices is ignored, since the provider rejects it."""
 MOST_COMPARED = 100
 """Fields of a body without `model` that are compared with that name."""
 
@@ -151,7 +147,7 @@ class ProtocolEndpoint(Endpoint):
             client_request.held, client_request.apart = large.held, large.apart
         key = context.caller.key
         if key is not None and key.rights is not None:
-            apply_output_limit(client_request, protocol, key.rights)
+            limit_by_key(client_request, protocol, key.rights)
         identity = identify(headers, document, protocol, context.caller.name)
         request = Request(
             id=context.request_id,
@@ -295,47 +291,3 @@ def _misspelt_model(document: dict[str, Any]) -> str:
     """Return a hint at a field whose name resembles `model`, if `model` is missing; "" without such a field."""
     found = closest("model", islice(document, MOST_COMPARED)) if "model" not in document else None
     return f" The body has the field {found}. Did you mean model?" if found is not None else ""
-
-
-def apply_output_limit(client_request: ClientRequest, protocol: Descriptor, rights: KeyRights) -> None:
-    """Lower or set the limit of output tokens in a request's document, as its key demands.
-
-    If the key bounds the cost of a request, the limit that the bound is made of is set as well: without it, or beside
-    it in another field, an answer could be longer.
-
-    Raises:
-        Invalid, RequestNotAllowed: as `limit_output`.
-    """
-    limit = rights.max_tokens
-    if rights.max_request_nanos is not None:
-        document = client_request.document
-        places = [found for name in protocol.settings_fields if isinstance(found := document.get(name), dict)]
-        given = max(_first_positive(place, protocol.output_fields) for place in places or [document])
-        of_answer = given or DEFAULT_MAX_TOKENS
-        limit = of_answer if limit is None else min(limit, of_answer)
-    if limit is not None:
-        limit_output(client_request, protocol, limit)
-
-
-def output_limit(document: dict[str, Any], protocol: Descriptor) -> int:
-    """Return the maximum number of output tokens over all choices, for rate limits and the bound of the cost."""
-    places = [found for name in protocol.settings_fields if isinstance(found := document.get(name), dict)]
-    if places:
-        limit = max([_first_positive(place, protocol.output_fields) for place in places])
-        choices = max([_first_positive(place, protocol.choice_fields) for place in places])
-    else:
-        limit = _first_positive(document, protocol.output_fields)
-        choices = _first_positive(document, protocol.choice_fields)
-    limit = limit or DEFAULT_MAX_TOKENS
-    if 1 < choices <= MOST_CHOICES:
-        limit *= choices
-    return limit if limit < MOST_TOKENS else MOST_TOKENS  # noqa: FURB136 - min() takes five times as long
-
-
-def _first_positive(document: dict[str, Any], names: tuple[str, ...]) -> int:
-    """Return the value of the first of these fields that is an integer above 0; 0 if no field is."""
-    for name in names:
-        value = document.get(name)
-        if type(value) is int and value > 0:
-            return value
-    return 0

@@ -123,8 +123,9 @@ class Matched(msgspec.Struct, frozen=True, eq=False):
         rooms: of each account what is held in it, its place, its limit, also of budgets that refuse nothing, and its
             overdraft.
         shown: the accounts that headers of answers name, with their limits.
-        bound: returns the most that an attempt can cost in any of the accounts.
+        bound: returns the most that an attempt can cost in any of the accounts, by its model's context window.
         is_hard: whether any of the budgets refuses requests; `has_bound` and `has_expected`, whether any holds that.
+        never_passed: the `hard` budgets of dollars or tokens that hold the bound.
         rejects_unpriced: a budget that takes no model without a known price, None if all do.
     """
 
@@ -136,11 +137,12 @@ class Matched(msgspec.Struct, frozen=True, eq=False):
     advance: Advance
     rooms: tuple[tuple[Amount, AccountPlace, int, int], ...]
     shown: tuple[tuple[Account, int], ...]
-    bound: Callable[[Request, AttemptRecord], Cost]
+    bound: Callable[[Request, AttemptRecord, int | None], Cost]
     is_hard: bool
     has_bound: bool
     has_expected: bool
     rejects_unpriced: Budget | None
+    never_passed: tuple[Budget, ...]
 
     def one_by_one(self) -> AccountGroup:
         """Return the accounts as a group in which each has an amount of its own, since they are not charged alike."""
@@ -187,6 +189,7 @@ def match_of(accounts: tuple[Account, ...], now_ms: int) -> Matched:
         has_bound=has_bound,
         has_expected=not _EXPECTED.isdisjoint(kinds),
         rejects_unpriced=rejects[0] if rejects else None,
+        never_passed=tuple(budget for budget in hard if budget.is_never_passed),
     )
 
 

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from llm_gateway.domain.budget import AccountRef, Budget, Unit
+from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.usage import NANOS_PER_USD, AttemptRecord
 from llm_gateway.error_format.responses import shown
 from llm_gateway.errors import BudgetExceeded, BudgetReserved, BudgetStatus, Overloaded, RequestNotAllowed
@@ -27,10 +28,11 @@ class Amounts(NamedTuple):
 
 
 def amount_text(amount: int, unit: Unit | str) -> str:
-    """Return an amount as people read it: dollars with two decimals, amounts of less than a dollar with six."""
+    """Return an amount as people read it: dollars with two decimals, less than that with six, and with nine if tiny."""
     if unit != "usd":
         return str(amount)
-    return f"{amount / NANOS_PER_USD:.{2 if amount >= NANOS_PER_USD or not amount else 6}f}"
+    decimals = 2 if amount >= NANOS_PER_USD or not amount else 6 if amount >= NANOS_PER_USD // 10**6 else 9
+    return f"{amount / NANOS_PER_USD:.{decimals}f}"
 
 
 def refusal(
@@ -50,6 +52,7 @@ def refusal(
         held=amounts.held,
         resets_at=resets_at,
         resets_s=None if resets_at is None else account.end_ms // 1000,
+        id=account.ref.budget_id,
     )
     unit = "USD" if budget.unit == "usd" else budget.unit
     spent, limit = amount_text(amounts.spent, budget.unit), amount_text(amounts.limit, budget.unit)
@@ -104,6 +107,24 @@ def unpriced(budget: Budget, attempt: AttemptRecord) -> RequestNotAllowed:
     return RequestNotAllowed(
         f"Budget '{budget.name}' is in dollars, and the price of {attempt.provider}/{attempt.model} is not known: "
         "give the provider prices, or set the budget's unpriced to allow."
+    )
+
+
+def without_bound(budget: Budget, candidate: Candidate) -> RequestNotAllowed:
+    """Return the error for a call whose input nothing bounds, of a budget that must never be passed."""
+    return RequestNotAllowed(
+        f"Budget '{budget.name}' holds the most that a request can cost, which is not known for a file, a video or "
+        f"audio while the context window of {candidate.provider.name}/{candidate.model} is not: give the provider its "
+        "context_window, or leave the file out."
+    )
+
+
+def billed_apart(budget: Budget, tool: str) -> RequestNotAllowed:
+    """Return the error for a call with a tool that the provider runs, and bills by what it did."""
+    return RequestNotAllowed(
+        f"Budget '{budget.name}' holds the most that a request can cost, and what the provider's own tool "
+        f"'{shown(tool, MOST_CHARACTERS)}' costs is only known afterwards: leave it out, or set the budget's unpriced "
+        "to allow."
     )
 
 

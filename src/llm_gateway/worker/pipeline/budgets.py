@@ -30,16 +30,18 @@ from weakref import WeakValueDictionary
 from llm_gateway.domain.budget import AccountRef
 from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.catalog import Candidate
+from llm_gateway.domain.plan import Plan
 from llm_gateway.domain.request import Request
 from llm_gateway.domain.usage import AttemptRecord, UsageRecord
 from llm_gateway.errors import GatewayError
-from llm_gateway.host_memory.account_group import Full
+from llm_gateway.host_memory.account_group import AccountGroup, Full
 from llm_gateway.host_memory.budget_accounts import BudgetAccounts, NoRoom
 from llm_gateway.host_memory.retry import Retry
 from llm_gateway.worker.pipeline.attempt_holds import AttemptHold, ByKind, Held, as_list, by_kind, one_by_one
 from llm_gateway.worker.pipeline.budget_account import Account, Matched, match_of
 from llm_gateway.worker.pipeline.budget_advances import Advances
 from llm_gateway.worker.pipeline.budget_amounts import expected_cost, largest_cost
+from llm_gateway.worker.pipeline.budget_bounds import not_bounded, set_output_limit
 from llm_gateway.worker.pipeline.budget_texts import (
     FIRST_RETRY_S,
     LAST_RETRY_S,
@@ -105,6 +107,11 @@ class Budgets:
             self.table = table
             self._known.clear()
 
+    def limit_output(self, request: Request, plan: Plan) -> None:
+        """Set the limit of output tokens that budgets which are never passed hold; raises as `set_output_limit`."""
+        if self.table is not None and self.table.is_any_never_passed:
+            set_output_limit(request, plan, self.matching)
+
     def hold(
         self, request: Request, candidate: Candidate, attempt: AttemptRecord, record: UsageRecord
     ) -> GatewayError | Lack | bool:
@@ -119,9 +126,14 @@ class Budgets:
         matched = None if of_models is None else of_models.get(candidate.cache_part if table.uses_model else b"")
         if matched is None or not matched.since_ms <= attempt.started_ms < matched.until_ms:
             matched = self._match(table, request, candidate, attempt.started_ms)
+        window, size = candidate.context_window, request.client_request.size
+        if matched.never_passed and (size is None or not size.is_plain):
+            refused = not_bounded(matched.never_passed, request, candidate)
+            if refused is not None:
+                return refused
         advance = matched.advance
         if advance.is_open and record.id not in self._held:
-            nanos, tokens = matched.bound(request, attempt)
+            nanos, tokens = matched.bound(request, attempt, window)
             if advance.take(nanos, tokens) or self._advances.take(matched, nanos, tokens):
                 self._held[record.id] = attempt, matched, nanos, tokens
                 attempt.accounts = matched.refs
@@ -130,18 +142,18 @@ class Budgets:
             return True
         if attempt.price is None and matched.rejects_unpriced is not None:
             return unpriced(matched.rejects_unpriced, attempt)
-        came = self._hold(request, attempt, record, matched)
+        came = self._hold(request, attempt, record, matched, window)
         if came is True:
             attempt.accounts = matched.refs
         return came
 
     def _hold(
-        self, request: Request, attempt: AttemptRecord, record: UsageRecord, matched: Matched
+        self, request: Request, attempt: AttemptRecord, record: UsageRecord, matched: Matched, window: int | None
     ) -> GatewayError | Lack | bool:
         """Hold what an attempt can cost, or is expected to cost, in the accounts themselves."""
         needs: Sequence[int]
         gaps: Sequence[int] | None
-        needs, gaps, samples = self._amounts(request, attempt, matched)
+        needs, gaps, samples = self._amounts(request, attempt, matched, window)
         held, accounts, group = self._held.get(record.id), self._accounts, matched.group
         earlier = None if held is None else as_list(held)
         if earlier is not None:
@@ -162,7 +174,7 @@ class Budgets:
                 return True
             self._held[record.id] = [hold]
             if matched.advance.is_busy(attempt.started_ms):
-                self._advances.fill(matched, *matched.bound(request, attempt))
+                self._advances.fill(matched, *matched.bound(request, attempt, window))
         elif came is False:
             return False
         elif came is not None:
@@ -339,13 +351,13 @@ class Budgets:
         return matched
 
     def _amounts(
-        self, request: Request, attempt: AttemptRecord, matched: Matched
+        self, request: Request, attempt: AttemptRecord, matched: Matched, window: int | None
     ) -> tuple[ByKind, ByKind | None, Series | None]:
         """Return what to hold, by how much the attempt can exceed it (None: by nothing), and what is learnt from it."""
         nanos, usage, samples = attempt.cost_nanos, attempt.usage, None
         output = usage.output_tokens
         tokens = usage.input_tokens + output
-        most_nanos, most_tokens = largest_cost(request, attempt) if matched.has_bound else (0, 0)
+        most_nanos, most_tokens = largest_cost(request, attempt, window) if matched.has_bound else (0, 0)
         if matched.has_expected:
             samples = self._samples.find(request.key_name if request.key is None else request.key.id, attempt.model)
             likely = None if samples is None else samples.expected

@@ -18,19 +18,21 @@ from llm_gateway.routing.restricted_plan import restrict_plan
 from llm_gateway.routing.route import route
 from llm_gateway.worker.pipeline.admission import Admission
 from llm_gateway.worker.pipeline.availability import ProviderAvailability
+from llm_gateway.worker.pipeline.budget_bounds import not_bounded
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.failover import Failover
 from llm_gateway.worker.pipeline.translation import Translation
 
-NEVER_SERVES = frozenset({"context_window", "unsupported", "exceeds_limit", "unpriced"})
+NEVER_SERVES = frozenset({"context_window", "unsupported", "exceeds_limit", "unpriced", "unbounded"})
 """Reasons that no wait removes."""
 
 
 class Explainer(NamedTuple):
     """The parts of the pipeline that decide which candidate is called.
 
-    Whether budgets have room is not looked at, only whether one rejects a model for want of a price. What other
-    requests do meanwhile can change the answer, and so can a line of requests that wait for a rate limit.
+    Whether budgets have room is not looked at, only whether one rejects a model for want of a price, or of a bound of
+    what the request can cost. What other requests do meanwhile can change the answer, and so can a line of requests
+    that wait for a rate limit.
     """
 
     snapshot: Callable[[], Snapshot]
@@ -54,7 +56,7 @@ class Explainer(NamedTuple):
         explained: list[ExplainedCandidate] = []
         serves = False
         for rank, candidate in enumerate(self.failover.in_order(request, plan), 1):
-            reasons = (*self._reasons(request, candidate), *_unpriced(snapshot.budgets, request, candidate))
+            reasons = (*self._reasons(request, candidate), *_rejected(snapshot.budgets, request, candidate))
             verdict: Verdict = "passed_over" if reasons else "available" if serves else "serves"
             serves = serves or not reasons
             explained.append(ExplainedCandidate(rank, candidate.provider.name, candidate.model, verdict, reasons))
@@ -101,13 +103,17 @@ def _matching(table: BudgetTable, request: Request, candidate: Candidate) -> lis
     return [rule.budget for rule in table.matching(values)]
 
 
-def _unpriced(table: BudgetTable | None, request: Request, candidate: Candidate) -> tuple[Reason, ...]:
-    """Return why a budget rejects the candidate if the price of its model is not known."""
-    if table is None or candidate.price is not None:
+def _rejected(table: BudgetTable | None, request: Request, candidate: Candidate) -> tuple[Reason, ...]:
+    """Return why a budget rejects the candidate: the price of its model is not known, or nothing bounds the cost."""
+    if table is None:
         return ()
-    rejects = [budget.name for budget in _matching(table, request, candidate) if budget.rejects_unpriced]
+    matching = _matching(table, request, candidate)
+    rejects = [budget.name for budget in matching if budget.rejects_unpriced and candidate.price is None]
     detail = "Its price is not known, and budget {!r} is in dollars: give the provider prices."
-    return tuple(Reason("unpriced", detail=detail.format(name)) for name in rejects[:1])
+    if rejects:
+        return (Reason("unpriced", detail=detail.format(rejects[0])),)
+    error = not_bounded((budget for budget in matching if budget.is_never_passed), request, candidate)
+    return () if error is None else (Reason("unbounded", detail=error.detail),)
 
 
 def _name_last_resort(explained: list[ExplainedCandidate]) -> None:

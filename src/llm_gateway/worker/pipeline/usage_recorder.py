@@ -238,6 +238,8 @@ class UsageRecorder:
         record.status = error.status
         record.error_code = error.code
         record.outcome = outcome_of(error)
+        if error.budget is not None:
+            record.refused_by = error.budget.id
         if record.attempts:
             record.provider, record.model = record.attempts[-1].provider, record.attempts[-1].model
         self._close(record, started)
