@@ -15,6 +15,7 @@ from llm_gateway.channel.messages import MAX_FRAME_BYTES, NAME, Applied, End, Wo
 from llm_gateway.channel.worker_connection import MAX_WAITING
 from llm_gateway.forwarding.control_socket import ControlSocket
 from tests.channel.harness import configuration, control, raw_worker, worker
+from tests.temporary_folders import open_to_others
 from tests.waiting import until
 
 MALFORMED = {
@@ -156,8 +157,7 @@ async def test_a_process_of_another_user_gets_nothing_over_the_channel(tmp_path:
         own.server.publish(configuration("a"))
         path = tmp_path / NAME
         path.chmod(0o666)
-        for directory in (tmp_path, *tmp_path.parents[:3]):
-            directory.chmod(0o755)
+        open_to_others(tmp_path)
         program = (
             "import os, socket, sys\n"
             "os.setgid(65534); os.setuid(65534)\n"

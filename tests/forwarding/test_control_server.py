@@ -19,6 +19,7 @@ import pytest
 from llm_gateway.forwarding.control_socket import NAME, WATCH_S, ControlSocket
 from tests.forwarding.harness import Worker, control, never, until, worker
 from tests.server.harness import Client
+from tests.temporary_folders import open_to_others
 
 REPOSITORY = Path(__file__).parents[2]
 HEARTBEAT_S = 1.0
@@ -182,8 +183,7 @@ async def test_a_process_of_another_user_is_not_served(tmp_path: Path) -> None:
     async with control(tmp_path) as own:
         path = tmp_path / NAME
         path.chmod(0o666)
-        for directory in (tmp_path, *tmp_path.parents[:3]):
-            directory.chmod(0o755)
+        open_to_others(tmp_path)
         program = (
             "import os, socket, sys\n"
             "os.setgid(65534); os.setuid(65534)\n"
