@@ -96,8 +96,8 @@ class UnbilledBuffer:
     def exchange(self, entry: bytes, is_short: Callable[[int], bool]) -> list[bytes]:
         """Keep an entry behind the others. Returns the oldest ones, of as many bytes as it has, that can be written.
 
-        They are fewer where `is_short` says that so many bytes would use space of requests in flight. If the buffer is
-        full then, the entry is counted as lost. `bytes` counts what entries take in a segment.
+        They are fewer where `is_short` says that a number of bytes would use space of requests in flight. If the buffer
+        is full then, the entry is counted as lost. `bytes` counts what entries take in a segment.
         """
         size, done = FRAME_BYTES + len(entry), 0
         oldest: list[bytes] = []
