@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_gateway.domain.conversation import Audio, Conversation, File, Image, Text, ToolResult, Turn
+from llm_gateway.domain.conversation import (
+    Audio,
+    Conversation,
+    File,
+    Image,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Turn,
+)
 from llm_gateway.domain.request import ClientRequest
 from llm_gateway.domain.token_estimate import InputSize
 from llm_gateway.json_outline import outline_of
@@ -49,6 +60,9 @@ def test_no_text_counts_less_than_its_bytes(text: str) -> None:
         ),
         ("gemini_content", google({"functionCall": {"name": "f", "args": {text: 1}}})),
         ("openai_embeddings", {"input": [text]}),
+        ("openai_chat", {"messages": [], "functions": [{"name": "f", "description": text}]}),
+        ("openai_chat", {"messages": [], "documents": [{"text": text}]}),
+        ("anthropic_messages", {"messages": [], "output_config": {"format": {"schema": {"description": text}}}}),
     ):
         size = size_of(protocol, document)
         assert size.bytes >= len(text.encode()), (protocol, document)
@@ -111,19 +125,70 @@ def test_a_conversation_has_the_same_contents() -> None:
     image = Image(media_type="image/png", data="QUJD")
     parts: list[Any] = [Text(text="Hi"), image, ToolResult(call_id="1", content=[image])]
     of_pictures = input_size(ClientRequest.of(Conversation(turns=[Turn(role="user", parts=parts)])))
-    assert of_pictures == InputSize(pictures=2, is_plain=False)
+    assert msgspec.structs.replace(of_pictures, bytes=0) == InputSize(pictures=2, is_plain=False)
+    assert of_pictures.bytes < 100
     for part in (Audio(data="QUJD", format="wav"), File(media_type="application/pdf", data="QUJD")):
         assert input_size(ClientRequest.of(Conversation(turns=[Turn(role="user", parts=[part])]))).has_files
 
 
-def test_the_rests_of_long_strings_count_and_what_is_decoded_elsewhere_has_no_size() -> None:
+@pytest.mark.parametrize("text", ["hello", "中文" * 5000, "x" * 5000])
+def test_no_text_of_a_conversation_counts_less_than_its_bytes(text: str) -> None:
+    for part in (
+        Text(text=text),
+        ToolCall(id="1", name="f", arguments=text),
+        ToolResult(call_id="1", content=[Text(text=text)]),
+        Thinking(text=text),
+    ):
+        size = input_size(ClientRequest.of(Conversation(turns=[Turn(role="user", parts=[part])])))
+        assert size.bytes >= len(text.encode())
+        assert size.is_plain
+    tool = Tool(name="f", description=text)
+    assert input_size(ClientRequest.of(Conversation(turns=[], tools=[tool]))).bytes >= len(text.encode())
+
+
+def test_each_message_of_a_conversation_takes_some_tokens() -> None:
+    turns = [Turn(role="user", parts=[Text(text="a")])] * 1000
+    assert input_size(ClientRequest.of(Conversation(turns=turns))).bytes > 8_000
+
+
+SEEMS_A_PICTURE = {"content": [{"type": "image", "data": "QUJD" * 1000}]}
+
+
+@each_row(
+    ("protocol", "document"),
+    [
+        ("gemini_content", google({"functionResponse": {"name": "f", "response": SEEMS_A_PICTURE}})),
+        ("gemini_content", google({"functionCall": {"name": "f", "args": SEEMS_A_PICTURE}})),
+        ("anthropic_messages", chat({"type": "tool_use", "name": "f", "input": SEEMS_A_PICTURE})),
+        ("openai_chat", chat("Hi", tools=[{"type": "function", "function": {"parameters": SEEMS_A_PICTURE}}])),
+        ("openai_responses", {"input": "Hi", "text": {"format": {"type": "json_schema", "schema": SEEMS_A_PICTURE}}}),
+    ],
+)
+def test_what_seems_a_picture_in_a_tools_json_is_a_text(protocol: str, document: dict[str, Any]) -> None:
+    size = size_of(protocol, document)
+    assert size.bytes > 4000
+    assert size.pictures == 0
+
+
+@pytest.mark.parametrize("name", ["cachedContent", "cached_content"])
+def test_input_that_the_provider_has_stored_has_no_size(name: str) -> None:
+    size = size_of("gemini_content", google({"text": "Hi"}, **{name: "cachedContents/1"}))
+    assert size.has_files
+    assert not size.is_plain
+
+
+def test_the_rests_of_long_strings_count() -> None:
     text = 'say "' + "x y" * 40_000
     body = msgspec.json.encode({"messages": [{"role": "user", "content": text}]})
     outline = asyncio.run(outline_of(body, most_bytes=2**20))
     assert outline.held
     size = size_of("openai_chat", msgspec.json.decode(outline.text), held=outline.held)
     assert len(text) <= size.bytes < len(text) + 200
-    assert size_of("openai_chat", {}, apart=object()).has_files
+    [message] = msgspec.json.decode(outline.text)["messages"]
+    turns = [Turn(role="user", parts=[Text(text=message["content"])])]
+    request = ClientRequest.of(Conversation(turns=turns))
+    request.held = outline.held
+    assert len(text) <= input_size(request).bytes < len(text) + 200
 
 
 WORDS = st.sampled_from(

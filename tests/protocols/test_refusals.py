@@ -86,6 +86,8 @@ UNSUPPORTED: list[tuple[ModuleType, dict[str, Any], str]] = [
     (openai_responses, {"input": "x", "store": True}, "store"),
     (openai_responses, {"input": "x", "tools": [{"type": "web_search"}]}, "tools[0].type"),
     (openai_responses, {"input": [{"type": "item_reference", "id": "i"}]}, "input[0].type"),
+    (openai_responses, {"input": [{"type": None, "id": "i"}]}, "input[0].id"),
+    (openai_responses, {"input": [{"id": "i"}]}, "input[0].id"),
     (openai_responses, {"input": "x", "tool_choice": {"type": "mcp"}}, "tool_choice"),
     (openai_responses, {"input": "x", "plugins": [{"id": "web"}]}, "plugins"),
     (openai_responses, {"input": "x", "stop": "END"}, "stop"),

@@ -6,12 +6,11 @@ The kinds of parts are those of all protocols: a kind that one of them lacks is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
-from llm_gateway.domain.conversation import Audio, File, Image, ToolResult
+from llm_gateway.domain.conversation import Audio, Conversation, File, Image, Part, Text, ToolResult
 from llm_gateway.domain.request import ClientRequest
 from llm_gateway.domain.token_estimate import InputSize
 from llm_gateway.json_outline import HeldTexts
@@ -33,6 +32,17 @@ _MARK = re.compile(f'"(?:{"|".join((*_KINDS, *_DATA))})"'.encode())
 """What the JSON of each document with a picture or a file has. Inside of a text, quotes are escaped."""
 _READ_DOCUMENTS = frozenset({"text", "content"})
 """Sources of Anthropic's documents that are texts in the request."""
+_READ_AS_TEXT = frozenset({
+    *("tools", "functions", "input", "args", "arguments", "response", "parameters", "input_schema", "schema"),
+    *("json_schema", "responseSchema", "response_schema", "responseJsonSchema", "parametersJsonSchema"),
+})  # fmt: skip
+"""Fields with any JSON, such as arguments of tools: a model reads as text what looks like a picture there."""
+_INPUTS = frozenset({"input"})
+"""Those of them that hold parts as fields of the whole document (OpenAI's responses)."""
+_STORED_INPUT = ("cachedContent", "cached_content")
+"""Fields that name input which the provider has stored: https://ai.google.dev/gemini-api/docs/caching."""
+_TURN_BYTES = 8
+"""More than the tokens that frame a message."""
 _FUNCTIONS = frozenset({"function", "custom", "namespace"})
 _OWN_TOOLS = _FUNCTIONS | {
     *("local_shell", "shell", "apply_patch", "tool_search", "computer", "computer_use_preview"),
@@ -51,17 +61,15 @@ _SEARCHES = ("web_search_options", "search_parameters", "plugins", "mcp_servers"
 def input_size(client_request: ClientRequest) -> InputSize:
     """Return the size of a request's input, which is measured once.
 
-    Of a document that is decoded in another process, nothing is known.
+    A document that was decoded in another process was measured there (`ClientRequest.size`).
     """
     found = client_request.size
     if found is None:
+        document, held = client_request.document, client_request.held
         if client_request.is_canonical:
-            found = _size_of_parts(part for turn in client_request.conversation.turns for part in turn.parts)
-        elif client_request.apart is not None:
-            found = _size(0, 0, True, True, hosted_tool(client_request.document))
+            found = _size_of_conversation(client_request.conversation, held)
         else:
-            fields = PROTOCOLS[client_request.protocol].input_fields
-            found = _size_of_document(client_request.document, fields, client_request.held)
+            found = document_size(document, PROTOCOLS[client_request.protocol].input_fields, held)
         client_request.size = found
     return found
 
@@ -88,16 +96,21 @@ def hosted_tool(document: JsonObject) -> str | None:
     return next((name for name in _SEARCHES if document.get(name)), None)
 
 
-def _size_of_document(document: JsonObject, fields: tuple[str, ...], held: HeldTexts | None) -> InputSize:
-    values = [document[name] for name in fields if name in document]
-    text = msgspec.json.encode(values)
+def document_size(document: JsonObject, fields: tuple[str, ...], held: HeldTexts | None) -> InputSize:
+    """Return the size of a request in a vendor's protocol: of all of its document, which is sent as it is.
+
+    Pictures and files are looked for in `fields` only.
+    """
+    text = msgspec.json.encode(document)
     if _MARK.search(text):
-        length, pictures, has_files = _contents(values, held)
+        length, pictures, has_files = _contents({name: document[name] for name in fields if name in document}, held)
+        length += _json_bytes({name: value for name, value in document.items() if name not in fields}, held)
     else:  # a third of the time that it takes to look at each value
         length, pictures, has_files = len(text) + (0 if held is None else held.bytes_in(text)), 0, False
     tools = document.get("tools")
     if isinstance(tools, list) and tools:
         length += _TOOL_PROMPT_BYTES * (1 + sum(map(_is_predefined, tools)))
+    has_files = has_files or any(map(document.get, _STORED_INPUT))
     asked = (document.get("modalities"), *(_modalities(document.get(name)) for name in fields))
     return _size(length, pictures, has_files, has_files or any(map(_names_audio, asked)), hosted_tool(document))
 
@@ -106,35 +119,37 @@ def _is_predefined(tool: object) -> bool:
     return isinstance(tool, dict) and isinstance(kind := tool.get("type"), str) and kind not in _FUNCTIONS
 
 
-def _contents(inputs: list[Any], held: HeldTexts | None) -> tuple[int, int, bool]:
+def _contents(inputs: JsonObject, held: HeldTexts | None) -> tuple[int, int, bool]:
     """Return the bytes of all texts beside pictures and files, the number of pictures, and whether there are files."""
-    waiting: list[Any] = [inputs]
+    waiting = [(name, value, 0) for name, value in inputs.items()]
     length = pictures = 0
     has_files = False
     while waiting:
-        values = waiting.pop()
-        if isinstance(values, dict):
-            content = _content_of(values)
-            if content is not None:
-                pictures += content == "picture"
-                has_files |= content == "file"
-                continue
-            length += _bytes_of("".join(values), None)
-            values = values.values()
-        for value in values:
-            if isinstance(value, str):
-                length += len(value) if held is None and value.isascii() else _bytes_of(value, held)
-            elif isinstance(value, dict | list):
-                waiting.append(value)
-            elif value is not None:
-                length += len(repr(value))
+        name, value, depth = waiting.pop()
+        length += _text_bytes(name, None)
+        if name in _READ_AS_TEXT and (depth or name not in _INPUTS):
+            length += _json_bytes(value, held)
+        elif isinstance(value, dict):
+            content = _content_of(value)
+            pictures += content == "picture"
+            has_files |= content == "file"
+            if content is None:
+                waiting += [(inner, part, depth + 1) for inner, part in value.items()]
+        elif isinstance(value, list):
+            waiting += [("", part, depth + 1) for part in value]
+        elif isinstance(value, str):
+            length += _text_bytes(value, held)
+        else:
+            length += len(repr(value))
     return length, pictures, has_files
 
 
-def _size_of_parts(parts: Iterable[Any]) -> InputSize:
-    """Return the size of what is in a conversation beside its texts, whose length the request has (`input_length`)."""
+def _size_of_conversation(conversation: Conversation, held: HeldTexts | None) -> InputSize:
+    """Return the size of a conversation: a picture's and a file's own fields count for nothing."""
+    turns = conversation.turns
+    length = sum(_TURN_BYTES + _text_bytes(turn.name or "", held) for turn in turns)
     pictures, has_files = 0, False
-    waiting = list(parts)
+    waiting: list[Part] = [part for turn in turns for part in turn.parts]
     while waiting:
         part = waiting.pop()
         if isinstance(part, Image):
@@ -143,12 +158,24 @@ def _size_of_parts(parts: Iterable[Any]) -> InputSize:
             has_files = True
         elif isinstance(part, ToolResult):
             waiting += part.content
-    return _size(0, pictures, has_files, has_files, None)
+        elif isinstance(part, Text):
+            length += _text_bytes(part.text, held)
+        else:
+            length += _json_bytes(part, held)
+    if conversation.tools or conversation.format is not None:
+        length += _json_bytes((conversation.tools, conversation.format), held)
+    return _size(length, pictures, has_files, has_files, None)
 
 
-def _bytes_of(text: str, held: HeldTexts | None) -> int:
-    length = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-    return length if held is None else length + held.bytes_in(text.replace('"', '\\"').encode("utf-8", "surrogatepass"))
+def _json_bytes(value: object, held: HeldTexts | None) -> int:
+    text = msgspec.json.encode(value)
+    return len(text) + (0 if held is None else held.bytes_in(text))
+
+
+def _text_bytes(text: str, held: HeldTexts | None) -> int:
+    if held is not None:
+        return _json_bytes(text, held)
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _content_of(part: JsonObject) -> Content:

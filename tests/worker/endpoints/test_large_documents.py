@@ -191,3 +191,14 @@ async def test_the_request_fails_alone_if_the_other_process_does() -> None:
         await read_large_document(body, FIELDS, KilledForks())
     document, large = await read_large_document(body, FIELDS, Forks())
     assert (document, large.apart is not None) == ({}, True)
+
+
+async def test_the_size_of_a_document_is_measured_where_it_is_decoded() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "description": "x" * 70_000}}, {"type": "web_search"}]
+    whole = {"messages": [*MANY, {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "tools": tools}
+    body = msgspec.json.encode(whole)
+    document, large = await read_large_document(bytearray(body), FIELDS, Forks())
+    assert "tools" not in document
+    assert large.size is not None
+    assert large.size.bytes > len(body) * 3 // 4, "all but punctuation"
+    assert (large.size.pictures, large.size.hosted_tool, large.size.is_plain) == (1, "web_search", False)

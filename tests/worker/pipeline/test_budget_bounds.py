@@ -173,3 +173,28 @@ async def test_audio_and_reasoning_are_held_at_their_own_prices(memory: HostMemo
     for document, most in ((chat(max_tokens=1000), 9_000 * 1000), (spoken, 9_000 * 1000)):
         scene = Scene(memory, {"limit": most}, price_by_model={"m1": dear}, context_window_by_model={"m1": 1000})
         assert isinstance(await scene.refusal(document), BudgetExceeded)
+
+
+@each_row(
+    ("protocol", "fields"),
+    [
+        ("openai_chat", {"n": 8.0}),
+        ("openai_chat", {"n": "8"}),
+        ("openai_chat", {"n": 129}),
+        ("gemini_content", {"generationConfig": {"candidateCount": "8"}}),
+    ],
+)
+async def test_a_number_of_choices_that_is_not_counted_is_refused(
+    memory: HostMemory, protocol: str, fields: dict[str, Any]
+) -> None:
+    inputs = {"openai_chat": chat(), "gemini_content": {"model": "m1", "contents": [{"parts": [{"text": "Hi"}]}]}}
+    refused = await Scene(memory, {}).refusal(inputs[protocol] | fields, protocol)
+    assert isinstance(refused, RequestNotAllowed)
+    assert refused.detail.startswith("Budget 'agents' holds the most that a request can cost, so ")
+    assert refused.detail.endswith(" must be an integer from 1 to 128.")
+
+
+async def test_all_choices_are_held(memory: HostMemory) -> None:
+    scene = Scene(memory, {"unit": "tokens", "limit": 128 * 100_000})
+    assert isinstance(await scene.refusal(chat(n=128, max_tokens=100_000)), BudgetExceeded)
+    await scene.ask(chat(n=127, max_tokens=100_000))

@@ -19,7 +19,7 @@ from llm_gateway.worker.pipeline.lease_requests import Lack
 from tests.worker.pipeline.fakes import World, provider, request
 
 NOW_MS = 1_700_000_000_000
-INPUT = 40
+INPUT = 56
 """Most tokens of a request's input."""
 BOUND = INPUT + 100
 """Tokens that a small request can use."""

@@ -147,7 +147,7 @@ class TestBroken:
 class TestTimeout:
     @pytest.mark.parametrize(
         "behaviour",
-        [saying(pause_s=1), saying(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", pause_s=1)],
+        [saying(pause_s=9), saying(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", pause_s=9)],
         ids=["no answer", "half an answer"],
     )
     async def test_a_stalled_answer_times_out(
@@ -159,17 +159,17 @@ class TestTimeout:
 
         upstream.behaviour = stall
         began = time.monotonic()
-        exchange = await transport.post(upstream.provider(), CALL, 0.1)
+        exchange = await transport.post(upstream.provider(), CALL, 0.5)
 
         assert exchange == UpstreamResult(fault="timeout", message="No complete answer in time")
-        assert 0.09 < time.monotonic() - began < 0.9
+        assert 0.49 < time.monotonic() - began < 8
 
     async def test_a_response_that_drips_times_out(self, transport: Transport, upstream: Upstream) -> None:
         upstream.behaviour = saying(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n", *[b"x"] * 100, pause_s=0.02)
         began = time.monotonic()
 
-        assert (await transport.post(upstream.provider(), CALL, 0.15)).fault == "timeout"
-        assert time.monotonic() - began < 0.9
+        assert (await transport.post(upstream.provider(), CALL, 0.5)).fault == "timeout"
+        assert time.monotonic() - began < 1.9
 
     async def test_cancellation_while_waiting_is_raised(self, transport: Transport, upstream: Upstream) -> None:
         upstream.behaviour = saying(pause_s=1)

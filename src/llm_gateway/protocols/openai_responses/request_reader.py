@@ -104,8 +104,15 @@ def refuse_state(document: JsonObject) -> None:
             raise Unsupported(field, why)
     items = document.get("input")
     for index, item in enumerate(items if isinstance(items, list) else ()):
-        if isinstance(item, dict) and item.get("type") == "item_reference":
-            raise Unsupported(f"input[{index}].type", f"it refers to a stored item, and with store: false {STORED}")
+        if isinstance(item, dict) and (field := _reference_in(item)):
+            raise Unsupported(f"input[{index}].{field}", f"it refers to a stored item, and with store: false {STORED}")
+
+
+def _reference_in(item: JsonObject) -> str:
+    """Return the field by which an item refers to a stored one, "" if none: with only an `id`, no `type` is needed."""
+    if item.get("type") == "item_reference":
+        return "type"
+    return "id" if "id" in item and item.keys() <= {"id", "type"} and item.get("type") is None else ""
 
 
 class _Tools:

@@ -144,7 +144,7 @@ class ProtocolEndpoint(Endpoint):
         use_cache, store_in_cache = request_headers.caching(headers)
         client_request = ClientRequest(protocol.name, document, self._read, self._forwarded(headers))
         if large is not None:
-            client_request.held, client_request.apart = large.held, large.apart
+            client_request.held, client_request.apart, client_request.size = large.held, large.apart, large.size
         key = context.caller.key
         if key is not None and key.rights is not None:
             limit_by_key(client_request, protocol, key.rights)

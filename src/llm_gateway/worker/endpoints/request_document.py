@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from llm_gateway.domain.token_estimate import equivalent_length_of
+from llm_gateway.domain.token_estimate import InputSize, equivalent_length_of
 from llm_gateway.error_format.json_problem import not_an_object, not_json
 from llm_gateway.errors import Invalid
 from llm_gateway.forked import ForkFailed, Forks
 from llm_gateway.gate.value_limit import checked_outline
 from llm_gateway.json_outline import Buffer, HeldTexts
+from llm_gateway.protocols.input_size import document_size
 from llm_gateway.routing.session_affinity import beginning_of
 from llm_gateway.worker.pipeline.forked_calls import ForkedCalls, failed
 from llm_gateway.worker.pipeline.translation import MOST_OUTLINE_BYTES, MOST_OUTLINE_VALUES, Translation
@@ -36,13 +37,15 @@ _decode = msgspec.json.Decoder().decode
 class Large(NamedTuple):
     """Properties of a large document beside its fields.
 
-    `length` is the size of its input (`token_estimate.py`), `beginning` the start of its conversation.
+    `length` is the size of its input (`token_estimate.py`), `beginning` the start of its conversation, and `size` the
+    size by which budgets bound its cost, of a document that was decoded in another process.
     """
 
     length: int
     beginning: str
     held: HeldTexts | None = None
     apart: ForkedCalls | None = None
+    size: InputSize | None = None
 
     def told_beginning(self) -> str:
         """Return `beginning`."""
@@ -85,7 +88,8 @@ def _parse_apart(body: Buffer, input_fields: tuple[str, ...]) -> tuple[dict[str,
     """Decode a document (in the forked process): its small fields, what is read from the large ones, and its digest."""
     body = bytes(body)
     document = parse_document(body)
-    large = Large(equivalent_length_of(document, input_fields), beginning_of(document, input_fields))
+    size = document_size(document, input_fields, None)
+    large = Large(equivalent_length_of(document, input_fields), beginning_of(document, input_fields), size=size)
     small = {name: value for name, value in document.items() if len(msgspec.json.encode(value)) <= MOST_FIELD_BYTES}
     return small, large, sha256(body).digest()
 

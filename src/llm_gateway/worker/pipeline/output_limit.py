@@ -12,7 +12,7 @@ from llm_gateway.protocols.descriptor import Descriptor
 DEFAULT_MAX_TOKENS = 4096
 """Output tokens to reserve in rate limits and cost bounds for a request that sets no limit of its own."""
 MOST_TOKENS, MOST_CHOICES = 10_000_000, 128
-"""Bounds of the output tokens to reserve; a larger number of choices is ignored, since the provider rejects it."""
+"""Bounds of the output tokens to reserve for a choice, and of the choices; OpenAI rejects more, and more is ignored."""
 
 
 def limit_by_key(client_request: ClientRequest, protocol: Descriptor, rights: KeyRights) -> None:
@@ -26,6 +26,7 @@ def limit_by_key(client_request: ClientRequest, protocol: Descriptor, rights: Ke
     """
     limit = rights.max_tokens
     if rights.max_request_nanos is not None:
+        _refuse_odd_choices(client_request.document, protocol, "This key limits what a request can cost")
         of_answer = _limit_of_answer(client_request.document, protocol)
         limit = of_answer if limit is None else min(limit, of_answer)
     if limit is not None:
@@ -36,14 +37,15 @@ def limit_to_bound(client_request: ClientRequest, protocol: Descriptor, budget: 
     """Set the limit of output tokens that the bound of a request's cost is made of, as `budget` (its name) demands.
 
     Raises:
-        Invalid, RequestNotAllowed: as `limit_output`.
+        Invalid, RequestNotAllowed: as `limit_output`; or the number of choices is odd.
     """
+    promise = f"Budget '{budget}' holds the most that a request can cost"
+    _refuse_odd_choices(client_request.document, protocol, promise)
     limit_output(
         client_request,
         protocol,
         _limit_of_answer(client_request.document, protocol),
-        f"Budget '{budget}' holds the most that a request can cost, and this one is too large to be given a limit of "
-        "its output tokens here: set one.",
+        f"{promise}, and this one is too large to be given a limit of its output tokens here: set one.",
     )
     if client_request.apart is None:
         client_request.put_conversation(None)
@@ -78,6 +80,19 @@ def limit_output(client_request: ClientRequest, protocol: Descriptor, limit: int
                 place[name] = limit
         if all(place.get(name) is None for name in names):
             place[names[0]] = limit
+
+
+def _refuse_odd_choices(document: dict[str, Any], protocol: Descriptor, promise: str) -> None:
+    """Refuse a number of choices that is not counted: some servers take a text or a float, or any number.
+
+    Raises:
+        RequestNotAllowed: it is no integer from 1 to `MOST_CHOICES`; the sentence begins with `promise`.
+    """
+    places = [found for name in protocol.settings_fields if isinstance(found := document.get(name), dict)]
+    for place in places or [document]:
+        for name in protocol.choice_fields:
+            if place.get(name) is not None and not _is_within(place[name], MOST_CHOICES):
+                raise RequestNotAllowed(f"{promise}, so {name} must be an integer from 1 to {MOST_CHOICES}.")
 
 
 def _is_within(value: object, limit: int) -> bool:
@@ -117,10 +132,9 @@ def output_limit(document: dict[str, Any], protocol: Descriptor) -> int:
     else:
         limit = _first_positive(document, protocol.output_fields)
         choices = _first_positive(document, protocol.choice_fields)
-    limit = limit or DEFAULT_MAX_TOKENS
-    if 1 < choices <= MOST_CHOICES:
-        limit *= choices
-    return limit if limit < MOST_TOKENS else MOST_TOKENS  # noqa: FURB136 - min() takes five times as long
+    if not 0 < limit < MOST_TOKENS:
+        limit = MOST_TOKENS if limit else DEFAULT_MAX_TOKENS
+    return limit * choices if 1 < choices <= MOST_CHOICES else limit
 
 
 def _first_positive(document: dict[str, Any], names: tuple[str, ...]) -> int:
