@@ -16,7 +16,6 @@ from llm_gateway.domain.budget import AccountRef, Budget
 from llm_gateway.domain.budget_table import BudgetTable
 from llm_gateway.domain.catalog import Candidate
 from llm_gateway.domain.reply import Answer
-from llm_gateway.domain.usage import AttemptRecord, Price, Usage, cost
 from llm_gateway.errors import BudgetExceeded, BudgetReserved, GatewayError, JournalUnavailable, RequestNotAllowed
 from llm_gateway.host_memory import HostMemory, create
 from llm_gateway.host_memory.account_group import NO_LIMIT, AccountPlace
@@ -24,7 +23,6 @@ from llm_gateway.host_memory.budget_accounts import BudgetAccounts
 from llm_gateway.host_memory.lock import BUDGETS, HostLock
 from llm_gateway.wall_clock import CLOCK
 from llm_gateway.worker.gateway import Gateway
-from llm_gateway.worker.pipeline.budget_amounts import LargestCost, largest_cost
 from llm_gateway.worker.pipeline.caching import Caching
 from llm_gateway.worker.pipeline.lease_requests import LeaseRequests
 from llm_gateway.worker.pipeline.output_samples import FEWEST, PERCENT, SAMPLES, OutputSamples
@@ -283,28 +281,6 @@ def test_outputs_count_that_came_since_something_was_expected_last(pause: int) -
         if number % pause == 0 and number >= FEWEST:
             last = sorted(outputs[max(0, number - SAMPLES) : number])
             assert series.expected == last[-(-len(last) * PERCENT // 100) - 1]
-
-
-def test_the_largest_cost_is_the_same_for_prices_that_were_seen_before() -> None:
-    prices = [
-        Price(input=((0, 2_000_000),), output=((0, 9_000_000),)),
-        Price(input=((0, 37_500),), output=((0, 150_000),)),
-        Price(input=((0, 2_000_000), (100, 4_000_000)), output=((0, 9_000_000),)),
-        Price(input=((0, 2_000_000),), output=((0, 9_000_000), (100, 12_000_000))),
-        Price(input=((0, 2_000_000),), output=((0, 9_000_000),), cache_write=((0, 2_500_000),)),
-        None,
-    ]
-    largest = LargestCost()
-    for price in prices:
-        for characters in (0, 8, 400, 4_000):
-            asked = request(input_length=characters)
-            usage = Usage(input_tokens=asked.estimated_input_tokens(), output_tokens=50)
-            nanos = 0 if price is None else cost(price, usage)
-            attempt = AttemptRecord(
-                id="", provider_id="", provider="", kind="", model="", started_ms=0,
-                usage=usage, price=price, cost_nanos=nanos,
-            )  # fmt: skip
-            assert largest.of(asked, attempt) == largest.of(asked, attempt) == largest_cost(asked, attempt)
 
 
 async def test_a_clock_that_is_set_back_charges_the_period_that_it_says(memory: HostMemory) -> None:
