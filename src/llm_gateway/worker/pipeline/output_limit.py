@@ -26,7 +26,7 @@ def limit_by_key(client_request: ClientRequest, protocol: Descriptor, rights: Ke
     """
     limit = rights.max_tokens
     if rights.max_request_nanos is not None:
-        _refuse_odd_choices(client_request.document, protocol, "This key limits what a request can cost")
+        _refuse_uncounted_choices(client_request.document, protocol, "This key limits what a request can cost")
         of_answer = _limit_of_answer(client_request.document, protocol)
         limit = of_answer if limit is None else min(limit, of_answer)
     if limit is not None:
@@ -37,10 +37,10 @@ def limit_to_bound(client_request: ClientRequest, protocol: Descriptor, budget: 
     """Set the limit of output tokens that the bound of a request's cost is made of, as `budget` (its name) demands.
 
     Raises:
-        Invalid, RequestNotAllowed: as `limit_output`; or the number of choices is odd.
+        Invalid, RequestNotAllowed: as `limit_output`; or as `_refuse_uncounted_choices`.
     """
     promise = f"Budget '{budget}' holds the most that a request can cost"
-    _refuse_odd_choices(client_request.document, protocol, promise)
+    _refuse_uncounted_choices(client_request.document, protocol, promise)
     limit_output(
         client_request,
         protocol,
@@ -82,7 +82,7 @@ def limit_output(client_request: ClientRequest, protocol: Descriptor, limit: int
             place[names[0]] = limit
 
 
-def _refuse_odd_choices(document: dict[str, Any], protocol: Descriptor, promise: str) -> None:
+def _refuse_uncounted_choices(document: dict[str, Any], protocol: Descriptor, promise: str) -> None:
     """Refuse a number of choices that is not counted: some servers take a text or a float, or any number.
 
     Raises:
