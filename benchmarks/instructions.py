@@ -100,7 +100,7 @@ def count(
         gateway = CountedGateway(Path(name), cores, tree.path, settings)
         try:
             gateway.add_provider(mock.base_url)
-            load = msgspec.structs.replace(job(gateway.port), connections=CONNECTIONS, seconds=0.1)
+            load = msgspec.structs.replace(job(gateway.port), seconds=0.1)
             warm = _send(generator, msgspec.structs.replace(load, at_least=WARM_REQUESTS))
             gateway.summary(warm)
             gateway.begin()
@@ -127,6 +127,11 @@ def _line(scenario: str, tree: str, there: list[float], here: list[float]) -> li
     ]
 
 
+def _at_once(job: Callable[[int], Job]) -> Callable[[int], Job]:
+    """Return what makes the same job over many connections."""
+    return lambda port: msgspec.structs.replace(job(port), connections=CONNECTIONS)
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -150,7 +155,7 @@ def main(arguments: Sequence[str]) -> int:
             for scenario, job in SCENARIOS.items():
                 counts = {}
                 for tree in (*others, this):
-                    counts[tree.name] = count(tree, job, given.requests, generator, mock, cores)
+                    counts[tree.name] = count(tree, _at_once(job), given.requests, generator, mock, cores)
                     _say(f"{scenario}, {tree.name}: {sum(counts[tree.name]) / 1e3:,.1f} thousand a request")
                 lines += [_line(scenario, tree.name, counts[tree.name], counts[this.name]) for tree in others]
     except (TargetFailed, ValueError) as failed:

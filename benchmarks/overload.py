@@ -23,6 +23,7 @@ from time import perf_counter
 import msgspec
 
 from benchmarks import calls, open_loop
+from benchmarks.h2load import HOW_TO_GET_IT, H2load, find_h2load
 from benchmarks.jobs import Job, OpenJob, OpenLoad
 from benchmarks.load import BuiltIn
 from benchmarks.machine import Cores, ProcessTree, facts, free_port
@@ -39,7 +40,10 @@ LOOK_S = 0.1
 """Seconds between two looks at the gateway's health and memory."""
 PATIENCE_S = 30.0
 LATE_MS = 10
+LEAST_SENT = 0.98
+"""Share of the requests due that a generator must send to be said to keep up."""
 LATE = "the generator was late: what it counted and timed says little, CPU times hold"
+NOT_CACHED = {"cache-control": "no-store"}
 
 
 class Watched(msgspec.Struct):
@@ -95,6 +99,17 @@ class Measured(msgspec.Struct):
     nginx_refusal_s: float
 
     @property
+    def rate(self) -> float:
+        """The requests per second that were due."""
+        return self.peak * self.factor
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the generator did not keep up."""
+        sent = self.load.requests / self.seconds
+        return self.load.lag_p99_us > LATE_MS * 1000 or sent < self.rate * LEAST_SENT
+
+    @property
     def refusal_s(self) -> float:
         """What the overload cost beyond its served requests at the price of the peak, for each refusal."""
         served = self.load.requests - self.load.refused - self.load.failed
@@ -107,7 +122,8 @@ class Measured(msgspec.Struct):
 
 def job_at(port: int) -> Job:
     """Return the job of both loops."""
-    return msgspec.structs.replace(calls.vendor(port), headers=calls.surface(port, "").headers, connections=CONNECTIONS)
+    headers = {**calls.surface(port, "").headers, **NOT_CACHED}
+    return msgspec.structs.replace(calls.vendor(port), headers=headers, connections=CONNECTIONS)
 
 
 def cpu_and_requests(gateway: Gateway) -> tuple[float, int]:
@@ -116,11 +132,16 @@ def cpu_and_requests(gateway: Gateway) -> tuple[float, int]:
     return gateway.tree.cpu_seconds(), requests
 
 
-def closed_loop_peak(job: Job, seconds: float) -> float:
-    """Return the requests per second that are served to clients that wait for each answer."""
+def closed_loop_peak(job: Job, seconds: float, program: H2load | None = None) -> float:
+    """Return the requests per second that are served to clients that wait for each answer.
+
+    They are sent by the built-in generator without `program`.
+    """
     generator = BuiltIn()
-    generator.run(msgspec.structs.replace(job, connections=CONNECTIONS, seconds=WARM_S))
-    load = generator.run(msgspec.structs.replace(job, connections=CONNECTIONS, seconds=seconds, first=calls_apart(1)))
+    generator.run(msgspec.structs.replace(job, seconds=WARM_S))
+    if program is not None:
+        return program.run_closed(msgspec.structs.replace(job, seconds=seconds)).in_time / seconds
+    load = generator.run(msgspec.structs.replace(job, seconds=seconds, first=calls_apart(1)))
     return (load.requests - load.failed) / load.seconds
 
 
@@ -140,30 +161,31 @@ def nginx_refusal_s(folder: Path, cores: Cores) -> float:
         nginx.stop()
 
 
-def measure(gateway: Gateway, seconds: float, factor: float, nginx_s: float) -> Measured:
-    """Measure a started gateway."""
+def measure(gateway: Gateway, seconds: float, factor: float, nginx_s: float, program: H2load | None) -> Measured:
+    """Measure a started gateway, by the built-in generators without `program`."""
     before, requests = cpu_and_requests(gateway)
-    peak = closed_loop_peak(job_at(gateway.port), min(seconds, 10.0))
+    peak = closed_loop_peak(job_at(gateway.port), min(seconds, 10.0), program)
     after, all_requests = cpu_and_requests(gateway)
     request_s = (after - before) / max(1, all_requests - requests)
     idle_mb = gateway.tree.resident_mb()
     _say(f"peak {peak:,.0f} requests/s; {factor:g} times that for {seconds:g} s …")
     job = msgspec.structs.replace(job_at(gateway.port), seconds=seconds, first=calls_apart(2))
     with Watch(gateway.port, gateway.tree) as seen:
-        load = open_loop.run(OpenJob(**msgspec.structs.asdict(job), rate=peak * factor, may_refuse=True))
+        send = open_loop.run if program is None else program.run
+        load = send(OpenJob(**msgspec.structs.asdict(job), rate=peak * factor, may_refuse=True))
     return Measured(
         seconds, factor, peak, request_s, load, cpu_and_requests(gateway)[0] - after, idle_mb, seen, nginx_s
     )
 
 
 def rows(found: Measured) -> list[list[str]]:
-    """Return the rows of the table."""
+    """Return the rows of the table; the last one only if the generator tells its delay."""
     load, looks = found.load, sorted(found.seen.health_ms)
     served = load.in_time / found.seconds
     health = f"{percentile(looks, 0.5):,.0f} / {percentile(looks, 0.99):,.0f} ms"
     return [
         ["peak, closed loop", f"{found.peak:,.0f}/s", ""],
-        ["requests sent", f"{load.requests / found.seconds:,.0f}/s", ""],
+        ["requests sent, of those due", f"{load.requests / found.seconds:,.0f} of {found.rate:,.0f}/s", ""],
         ["served", f"{served:,.0f}/s", ""],
         ["served, to the peak", f"{served / found.peak:.0%}", "≥ 90 %"],
         ["refused with 503, p99", f"{load.refused_p99_us / 1000:,.0f} ms ({load.refused:,})", "≤ 50 ms"],
@@ -176,7 +198,7 @@ def rows(found: Measured) -> list[list[str]]:
         ["share of the peak that this leaves", f"{found.share_left(found.refusal_s):.0%}", ""],
         ["the same if nginx refused", f"{found.share_left(found.nginx_refusal_s):.0%}", ""],
         ["the generator's own delay, p99", f"{load.lag_p99_us / 1000:,.1f} ms", f"≤ {LATE_MS} ms"],
-    ]
+    ][: None if load.lag_p99_us else -1]
 
 
 def _say(line: str) -> None:
@@ -191,15 +213,18 @@ def main(arguments: Sequence[str], gateway: type[Gateway] = Gateway) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an LLM_GATEWAY_… setting")
     parser.add_argument("--write", action="store_true", help=f"also write the table to benchmarks/{RESULTS.name}")
     given = parser.parse_args(arguments)
-    cores = Cores()
+    cores, program = Cores(), find_h2load()
     cores.leave_measured()
+    if program is None:
+        _say(f"h2load is not installed ({HOW_TO_GET_IT}): taking the built-in generator, which needs a fast machine.")
     settings = {"LLM_GATEWAY_JOURNAL_FSYNC": "always", **dict(setting.split("=", 1) for setting in given.set)}
     with tempfile.TemporaryDirectory(prefix="bench-") as name, UpstreamProcess(kept_calls=0) as mock:
         try:
             running = gateway(Path(name) / "gateway", cores, settings)
             try:
                 running.add_provider(mock.base_url)
-                found = measure(running, given.seconds, given.factor, nginx_refusal_s(Path(name) / "nginx", cores))
+                nginx_s = nginx_refusal_s(Path(name) / "nginx", cores)
+                found = measure(running, given.seconds, given.factor, nginx_s, program)
             finally:
                 running.stop()
         except (TargetFailed, RuntimeError) as failed:
@@ -208,7 +233,8 @@ def main(arguments: Sequence[str], gateway: type[Gateway] = Gateway) -> int:
         known = [*facts(Path(name)), str(cores)]
     command = " ".join(["python -m benchmarks overload", *arguments])
     known.append(f"{datetime.now(UTC):%Y-%m-%d}, `{command}`")
-    if found.load.lag_p99_us > LATE_MS * 1000:
+    known.append(f"sent by {open_loop.NAME if program is None else program.name}")
+    if found.is_late:
         known.append(LATE)
     text = table(("figure", "measured", "must"), rows(found)) + "\n\n" + "\n".join(f"- {fact}" for fact in known) + "\n"
     print(text)

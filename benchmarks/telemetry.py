@@ -1,27 +1,34 @@
 """Measure what telemetry adds to a call on the line: the worker's CPU time, and the instructions of its event loop.
 
-Two gateways run side by side: one plain, one that sends traces, metrics and logs to a collector, and whose clients send
-`traceparent` and `tracestate`. Rounds alternate between both, so that a busy machine slows both; the median of the
-rounds' differences counts. Instructions are counted under valgrind, where it is installed. What control does
-afterwards is not on the line: docs/OBSERVABILITY.md has its figures. Fails if an answer is not a 200,
-never on a figure.
+Two gateways run side by side: one plain, one that sends traces, metrics and logs to a collector. A client sends short
+blocks of calls in turn: to the plain one, to the other one, and to that one with `traceparent` and `tracestate`
+("everything on"). So a busy machine slows all alike, and the differences of neighbouring blocks count; both gateways
+are started anew several times, because two processes of the same code differ by a few microseconds. Instructions are
+counted under valgrind, where it is installed; they contain what a worker does once a second, which differs by some
+thousands a call from run to run. What control does afterwards is not on the line: docs/OBSERVABILITY.md has its
+figures. Fails if an answer is not a 200, never on a figure.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import socket
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
+from itertools import count
+from math import sqrt
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from benchmarks import calls, instructions
+from benchmarks.answers import AnswerReader, is_ok
 from benchmarks.jobs import Job
 from benchmarks.load import BuiltIn
 from benchmarks.machine import Cores
@@ -35,96 +42,101 @@ CONTEXT = {
     "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     "tracestate": "vendor=00f067aa0ba902b7",
 }
-CONNECTIONS = 16
-WARM_REQUESTS, ROUND_REQUESTS, COUNTED_REQUESTS = 2_000, 1_000, 1_000
-NUMBERS_PER_JOB = 10**6
+WARM_CALLS, BLOCK_CALLS, COUNTED_CALLS = 2_000, 50, 1_000
+COUNTS = 3
+PATIENCE_S = 30.0
 
 
 class Variant(NamedTuple):
-    """A gateway's settings, and the headers of its clients."""
+    """What is measured: a gateway's settings, and the headers that its client sends besides."""
 
     name: str
     settings: Mapping[str, str]
     headers: Mapping[str, str]
 
     def job(self, port: int) -> Job:
-        """Return the calls that are measured."""
+        """Return the call that is measured."""
         plain = calls.surface(port, "chat/completions")
-        return msgspec.structs.replace(plain, headers={**plain.headers, **self.headers}, connections=CONNECTIONS)
+        return msgspec.structs.replace(plain, headers={**plain.headers, **self.headers})
 
 
 class MeasuredGateway:
-    """A running gateway of a variant; `round` sends calls and measures them."""
+    """A running gateway, and a client with one connection to it. `numbers` makes each of the calls different."""
 
-    def __init__(self, variant: Variant, folder: Path, cores: Cores, generator: BuiltIn, mock: UpstreamProcess) -> None:
-        self._gateway = Gateway(folder / variant.name, cores, variant.settings)
-        self._generator = generator
-        self._job = variant.job(self._gateway.port)
-        self._jobs = 0
-        self.stop = self._gateway.stop
+    def __init__(self, settings: Mapping[str, str], folder: Path, cores: Cores, mock: UpstreamProcess) -> None:
+        self._gateway = Gateway(folder, cores, settings)
+        self.port, self.stop = self._gateway.port, self._gateway.stop
         try:
             self._gateway.add_provider(mock.base_url)
-            self.round(WARM_REQUESTS)
+            pids = self._gateway.tree.processes()
+            [self._worker] = [p for p in pids if "llm_gateway.worker" in Path(f"/proc/{p}/cmdline").read_text()]
+            self._socket = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
         except BaseException:  # edge: nobody else could stop it
             self.stop()
             raise
 
-    def round(self, requests: int) -> float:
-        """Send at least `requests` calls. Returns the worker's CPU time per call in microseconds.
+    def block(self, job: Job, numbers: Sequence[int]) -> float:
+        """Send a call for each number. Returns the worker's CPU time per call in microseconds.
 
         Raises:
             TargetFailed: an answer was not a 200.
         """
-        self._jobs += 1
-        job = msgspec.structs.replace(self._job, seconds=0.0, at_least=requests, first=self._jobs * NUMBERS_PER_JOB)
-        before = self._worker_ns()
-        load = self._generator.run(job)
-        if load.failed:
-            raise TargetFailed(f"{load.failed:,} of {load.requests:,} requests failed: {load.failure!r}")
-        return (self._worker_ns() - before) / load.requests / 1000
+        before, after = job.parts()
+        reader, began = AnswerReader(), self._worker_ns()
+        for number in numbers:
+            self._socket.sendall(b"%b%012d%b" % (before, number, after))
+            while not (answer := reader.feed(data := self._socket.recv(65_536))):
+                if not data:
+                    raise TargetFailed("the gateway closed the connection")
+            if not is_ok(answer):
+                raise TargetFailed(f"an answer was not a 200: {answer[:500]!r}")
+        return (self._worker_ns() - began) / len(numbers) / 1000
 
     def _worker_ns(self) -> int:
         """Return the CPU time of the worker so far (proc(5): the first field of schedstat)."""
-        pids = self._gateway.tree.processes()
-        [worker] = [pid for pid in pids if "llm_gateway.worker" in Path(f"/proc/{pid}/cmdline").read_text()]
-        return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{worker}/task").glob("*/schedstat"))
+        return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{self._worker}/task").glob("*/schedstat"))
 
 
-def cpu_rounds(
-    variants: Sequence[Variant], rounds: int, cores: Cores, generator: BuiltIn, mock: UpstreamProcess
-) -> list[list[float]]:
-    """Return the CPU time of a call in each round, in microseconds, by variant."""
+def cpu_rounds(variants: Sequence[Variant], rounds: int, cores: Cores, mock: UpstreamProcess) -> list[list[float]]:
+    """Start a gateway for each setting and send it blocks. Returns microseconds per call in each round, by variant."""
     found: list[list[float]] = [[] for _ in variants]
-    gateways: list[MeasuredGateway] = []
+    numbers, gateways = count(), dict[int, MeasuredGateway]()
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         try:
             for variant in variants:
-                gateways.append(MeasuredGateway(variant, Path(name), cores, generator, mock))  # noqa: PERF401 - those started are stopped
+                if id(variant.settings) not in gateways:
+                    folder = Path(name) / str(len(gateways))
+                    gateways[id(variant.settings)] = MeasuredGateway(variant.settings, folder, cores, mock)
+            runs: list[Callable[[Sequence[int]], float]] = []
+            for variant in variants:
+                gateway = gateways[id(variant.settings)]
+                runs.append(partial(gateway.block, variant.job(gateway.port)))
+                runs[-1]([next(numbers) for _ in range(WARM_CALLS)])
             for number in range(rounds):
-                order = range(len(gateways)) if number % 2 else reversed(range(len(gateways)))
+                order = range(len(runs)) if number % 2 else reversed(range(len(runs)))
                 for at in order:
-                    found[at].append(gateways[at].round(ROUND_REQUESTS))
+                    found[at].append(runs[at]([next(numbers) for _ in range(BLOCK_CALLS)]))
         finally:
-            for gateway in gateways:
+            for gateway in gateways.values():
                 gateway.stop()
     return found
 
 
-def _counted(
-    variants: Sequence[Variant], cores: Cores, generator: BuiltIn, mock: UpstreamProcess
-) -> list[float] | None:
+def _counted(variants: Sequence[Variant], cores: Cores, mock: UpstreamProcess) -> list[float] | None:
     """Return thousands of instructions of the event loop for a call, by variant; None without valgrind."""
     if shutil.which("valgrind") is None:
         return None
-    tree, found = Tree("this tree", ROOT), []
+    tree, generator, found = Tree("this tree", ROOT), BuiltIn(), [list[float]() for _ in variants]
     try:
-        for each in variants:
-            threads = instructions.count(tree, each.job, COUNTED_REQUESTS, generator, mock, cores, each.settings)
-            found.append(threads[0] / 1000)
+        for turn in range(COUNTS):
+            _say(f"counting instructions, {turn + 1} of {COUNTS} …")
+            for each, counts in zip(variants, found, strict=True):
+                threads = instructions.count(tree, each.job, COUNTED_CALLS, generator, mock, cores, each.settings)
+                counts.append(threads[0] / 1000)
     except TargetFailed as failed:
         _say(f"Instructions were not counted: {failed}")
         return None
-    return found
+    return [statistics.median(counts) for counts in found]
 
 
 def _say(line: str) -> None:
@@ -134,41 +146,57 @@ def _say(line: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Measure and print the table. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks telemetry", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30, help="rounds of 1,000 calls for each gateway (default: 30)")
+    parser.add_argument("--starts", type=int, default=4, help="times that the gateways are started (default: 4)")
+    parser.add_argument(
+        "--rounds", type=int, default=400, help=f"rounds of {BLOCK_CALLS} calls for each after a start (default: 400)"
+    )
     given = parser.parse_args(arguments)
-    cores, generator = Cores(), BuiltIn()
+    cores = Cores()
     cores.leave_measured()
     try:
         with UpstreamProcess(kept_calls=0) as mock, OtlpCollector() as collector:
-            plain = Variant("without", {}, {})
-            everything = Variant("everything on", {"LLM_GATEWAY_OTLP_ENDPOINT": collector.url}, CONTEXT)
-            without, on = cpu_rounds((plain, everything), given.rounds, cores, generator, mock)
-            counts = _counted((plain, everything), cores, generator, mock)
+            exporting = {"LLM_GATEWAY_OTLP_ENDPOINT": collector.url}
+            variants = (
+                Variant("without", {}, {}),
+                Variant("exporting", exporting, {}),
+                Variant("everything on", exporting, CONTEXT),
+            )
+            starts = []
+            for start in range(given.starts):
+                _say(f"start {start + 1} of {given.starts} …")
+                starts.append(cpu_rounds(variants, given.rounds, cores, mock))
+            counts = _counted(variants, cores, mock)
             if not collector.requests:
                 raise TargetFailed("the collector got nothing")
     except TargetFailed as failed:
         _say(str(failed))
         return 1
-    added = [one - other for one, other in zip(on, without, strict=True)]
-    low, _, high = statistics.quantiles(added, n=4)
-    rows = [
-        [
-            "CPU time of the worker, median of the rounds, µs",
-            *_cells(statistics.median(without), statistics.median(on)),
-        ],
-        [
-            "added in a round, median (and quartiles), µs",
-            "",
-            "",
-            f"{statistics.median(added):+.2f} ({low:+.2f} to {high:+.2f})",
-        ],
-    ]
-    if counts is not None:
-        rows.append(["instructions of the event loop, thousands", *_cells(*counts)])
-    print(table(("a call", "without", "everything on", "difference"), rows))
-    print(f"- {datetime.now(UTC):%Y-%m-%d}, `python -m benchmarks telemetry --rounds {given.rounds}`")
+    print(table(("a call", *(variant.name for variant in variants), "of it the headers", "all"), _rows(starts, counts)))
+    print(f"- {datetime.now(UTC):%Y-%m-%d}, `{' '.join(['python -m benchmarks telemetry', *arguments])}`")
     return 0
 
 
-def _cells(without: float, on: float) -> list[str]:
-    return [f"{without:,.2f}", f"{on:,.2f}", f"{on - without:+,.2f}"]
+def _rows(starts: Sequence[Sequence[Sequence[float]]], counts: Sequence[float] | None) -> list[list[str]]:
+    """Return the rows of the table. `starts` has the microseconds of each round by variant, by start."""
+    medians = [statistics.median([each for start in starts for each in start[at]]) for at in range(3)]
+    rows = [
+        [
+            "CPU time of the worker, µs",
+            *(f"{value:,.1f}" for value in medians),
+            _difference(starts, 1),
+            _difference(starts, 0),
+        ]
+    ]
+    if counts is not None:
+        added = (f"{counts[2] - counts[at]:+,.1f}" for at in (1, 0))
+        rows.append(
+            ["instructions of the event loop, thousands, median", *(f"{value:,.1f}" for value in counts), *added]
+        )
+    return rows
+
+
+def _difference(starts: Sequence[Sequence[Sequence[float]]], base: int) -> str:
+    """Return what the last variant takes more than another one: the mean of the starts' medians, and its error."""
+    found = [statistics.median([on - off for off, on in zip(start[base], start[2], strict=True)]) for start in starts]
+    error = statistics.stdev(found) / sqrt(len(found)) if len(found) > 1 else 0.0
+    return f"{statistics.mean(found):+.2f} ± {error:.2f}"

@@ -1,9 +1,13 @@
-"""The overload benchmark computes what a refusal costs, and what share of the peak that leaves."""
+"""The overload benchmark computes what a refusal costs and what that leaves, and reads the log of its generator."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
 import pytest
 
+from benchmarks.h2load import read_log
 from benchmarks.jobs import OpenLoad
 from benchmarks.overload import Measured, Watched, rows
 
@@ -53,3 +57,22 @@ def test_the_table_sets_the_figures_against_what_they_must_be() -> None:
     assert table["health, p50 / p99"] == ("2 / 90 ms (3 asked, 0 failed)", "≤ 100 ms")
     assert table["share of the peak that this leaves"][0] == "90%"
     assert table["the generator's own delay, p99"] == ("1.5 ms", "≤ 10 ms")
+
+
+def test_a_generator_that_sends_less_than_is_due_or_sends_late_is_late() -> None:
+    half = msgspec.structs.replace(LOAD, requests=2_500)
+    lagging = msgspec.structs.replace(LOAD, lag_p99_us=11_000.0)
+
+    assert not FOUND.is_late
+    assert msgspec.structs.replace(FOUND, load=half).is_late
+    assert msgspec.structs.replace(FOUND, load=lagging).is_late
+
+
+def test_a_log_of_h2load_has_served_refused_and_failed_requests(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("1795972528000001\t200\t900\n1795972528000002\t503\t40\n1795972528000003\t-1\t7\n")
+
+    load = read_log(log, may_refuse=True)
+    assert (load.requests, load.in_time, load.refused, load.failed) == (3, 1, 1, 1)
+    assert (load.p99_us, load.refused_p99_us, load.failure) == (900.0, 40.0, "status -1")
+    assert read_log(log, may_refuse=False).failed == 2

@@ -23,15 +23,21 @@ _STATE = re.compile(rb"[\t\x20-\x7e]+")
 
 
 class TraceContext(msgspec.Struct, frozen=True, gc=False):
-    """A valid trace context: `traceparent` in version 00, and `tracestate` as it came."""
+    """A valid `traceparent`, in version 00, and the `tracestate` as it came, which is checked once it is sent."""
 
     traceparent: str
-    tracestate: bytes = b""
+    received_state: bytes = b""
 
     def header_lines(self, attempt_id: str) -> bytes:
-        """Return the header lines for the call of an attempt, whose span is the parent of what the provider does."""
+        """Return the header lines for the call of an attempt, whose span is the parent of what the provider does.
+
+        A `tracestate` that is too long, or would be no header line, is left out.
+        """
         lines = f"traceparent: {self.traceparent[:36]}{span_id(attempt_id)}{self.traceparent[52:]}\r\n".encode()
-        return lines + b"tracestate: %b\r\n" % self.tracestate if self.tracestate else lines
+        state = self.received_state
+        if len(state) > MOST_STATE_BYTES or not _STATE.fullmatch(state):
+            return lines
+        return lines + b"tracestate: %b\r\n" % state
 
 
 def span_id(identifier: str) -> str:
@@ -48,12 +54,7 @@ def read_trace_context(headers: Mapping[bytes, bytes]) -> TraceContext | None:
     if value is None:
         return None
     traceparent = value.decode() if _VERSION_00.fullmatch(value) else _read_later(value)
-    if traceparent is None:
-        return None
-    state = headers.get(b"tracestate")
-    if state is None or len(state) > MOST_STATE_BYTES or not _STATE.fullmatch(state):
-        return TraceContext(traceparent)
-    return TraceContext(traceparent, state)
+    return None if traceparent is None else TraceContext(traceparent, headers.get(b"tracestate", b""))
 
 
 def _read_later(value: bytes) -> str | None:

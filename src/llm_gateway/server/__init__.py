@@ -27,6 +27,7 @@ from llm_gateway.listening import bind, cannot_listen
 from llm_gateway.server.accepting import refuse_new_connections
 from llm_gateway.server.balanced_listener import BalancedListener
 from llm_gateway.server.connection import ClientConnection
+from llm_gateway.server.eager_listener import EagerListener
 from llm_gateway.server.exchange import App
 from llm_gateway.server.same_user import SameUserConnection
 from llm_gateway.server.shared_state import Limits, Log, SharedState
@@ -132,7 +133,7 @@ class Server:
         self._shared = SharedState(limits or Limits(), log, place)
         self._lifespan = Lifespan(app)
         self._sock: socket.socket | None = None
-        self._listener: asyncio.Server | BalancedListener | None = None
+        self._listener: asyncio.Server | BalancedListener | EagerListener | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._stop_requested = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -194,7 +195,8 @@ class Server:
         elif self._shared.place is not None:
             self._listener = BalancedListener(sock, self._connect, self._shared)
         else:
-            self._listener = await loop.create_server(self._connect, sock=sock, backlog=BACKLOG)
+            self._listener = EagerListener(sock, self._connect, self._shared)
+            await self._listener.start(BACKLOG)
         self._sock = sock
         if before is not None:
             before.close()

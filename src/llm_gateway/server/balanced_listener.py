@@ -14,11 +14,11 @@ Only a connection that waits wakes a worker, so that idle ones use no time. A co
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Callable
 
 from llm_gateway.host_memory.workers import ACCEPTED, IS_ACCEPTING
+from llm_gateway.server.opening import Opening
 from llm_gateway.server.shared_state import SharedState
 
 ABOVE_MEAN = 1.25
@@ -36,12 +36,11 @@ class BalancedListener:
         if shared.place is None:
             raise ValueError("A balanced listener needs a place in the memory of the host.")
         self._sock = sock
-        self._connect = connect
         self._shared = shared
         self._place = shared.place
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._opening: set[asyncio.Task[None]] = set()
+        self._opening = Opening(connect, shared)
         self._accepted = 0
         self._seen = -1
         """Connections accepted by all workers when `_since` was set."""
@@ -99,25 +98,6 @@ class BalancedListener:
         return True
 
     def _open(self, client: socket.socket) -> None:
-        client.setblocking(False)
-        with contextlib.suppress(OSError):  # the client has left
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._accepted += 1
         self._place.hold(ACCEPTED, self._accepted)
-        self._shared.opening += 1
-        self._shared.count_connections()
-        task = self._loop.create_task(self._attach(client))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
-
-    async def _attach(self, client: socket.socket) -> None:
-        try:
-            await self._loop.connect_accepted_socket(self._connect, client)
-        except OSError:  # the client has left
-            client.close()
-        except BaseException:  # edge: without a transport nobody else closes it
-            client.close()
-            raise
-        finally:
-            self._shared.opening -= 1
-            self._shared.count_connections()
+        self._opening.open(client)
