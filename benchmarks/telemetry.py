@@ -1,7 +1,7 @@
 """Measure what telemetry adds to a call on the line: the worker's CPU time, and the instructions of its event loop.
 
 Two gateways run side by side: one plain, one that sends traces, metrics and logs to a collector. A client sends short
-blocks of calls in turn: to the plain one, to the other one, and to that one with `traceparent` and `tracestate`
+blocks of calls in random order: to the plain one, to the other one, and to that one with `traceparent` and `tracestate`
 ("everything on"). So a busy machine slows all alike, and the differences of neighbouring blocks count; both gateways
 are started anew several times, because two processes of the same code differ by a few microseconds. Instructions are
 counted under valgrind, where it is installed; they contain what a worker does once a second, which differs by some
@@ -23,6 +23,7 @@ from functools import partial
 from itertools import count
 from math import sqrt
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import msgspec
@@ -43,7 +44,8 @@ CONTEXT = {
     "tracestate": "vendor=00f067aa0ba902b7",
 }
 WARM_CALLS, BLOCK_CALLS, COUNTED_CALLS = 2_000, 50, 1_000
-COUNTS = 3
+LEAD_CALLS = 10
+"""Calls before each block, not measured: the first ones after another gateway find the caches full of its data."""
 PATIENCE_S = 30.0
 
 
@@ -112,9 +114,11 @@ def cpu_rounds(variants: Sequence[Variant], rounds: int, cores: Cores, mock: Ups
                 gateway = gateways[id(variant.settings)]
                 runs.append(partial(gateway.block, variant.job(gateway.port)))
                 runs[-1]([next(numbers) for _ in range(WARM_CALLS)])
-            for number in range(rounds):
-                order = range(len(runs)) if number % 2 else reversed(range(len(runs)))
+            order, random = list(range(len(runs))), Random(0)
+            for _ in range(rounds):
+                random.shuffle(order)
                 for at in order:
+                    runs[at]([next(numbers) for _ in range(LEAD_CALLS)])
                     found[at].append(runs[at]([next(numbers) for _ in range(BLOCK_CALLS)]))
         finally:
             for gateway in gateways.values():
@@ -122,14 +126,14 @@ def cpu_rounds(variants: Sequence[Variant], rounds: int, cores: Cores, mock: Ups
     return found
 
 
-def _counted(variants: Sequence[Variant], cores: Cores, mock: UpstreamProcess) -> list[float] | None:
+def _counted(variants: Sequence[Variant], times: int, cores: Cores, mock: UpstreamProcess) -> list[float] | None:
     """Return thousands of instructions of the event loop for a call, by variant; None without valgrind."""
-    if shutil.which("valgrind") is None:
+    if not times or shutil.which("valgrind") is None:
         return None
     tree, generator, found = Tree("this tree", ROOT), BuiltIn(), [list[float]() for _ in variants]
     try:
-        for turn in range(COUNTS):
-            _say(f"counting instructions, {turn + 1} of {COUNTS} …")
+        for turn in range(times):
+            _say(f"counting instructions, {turn + 1} of {times} …")
             for each, counts in zip(variants, found, strict=True):
                 threads = instructions.count(tree, each.job, COUNTED_CALLS, generator, mock, cores, each.settings)
                 counts.append(threads[0] / 1000)
@@ -150,6 +154,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--rounds", type=int, default=400, help=f"rounds of {BLOCK_CALLS} calls for each after a start (default: 400)"
     )
+    parser.add_argument("--counts", type=int, default=3, help="times that instructions are counted (default: 3)")
     given = parser.parse_args(arguments)
     cores = Cores()
     cores.leave_measured()
@@ -165,7 +170,9 @@ def main(arguments: Sequence[str]) -> int:
             for start in range(given.starts):
                 _say(f"start {start + 1} of {given.starts} …")
                 starts.append(cpu_rounds(variants, given.rounds, cores, mock))
-            counts = _counted(variants, cores, mock)
+                for kept in (collector.spans, collector.logs, collector.metrics):
+                    kept.clear()
+            counts = _counted(variants, given.counts, cores, mock)
             if not collector.requests:
                 raise TargetFailed("the collector got nothing")
     except TargetFailed as failed:
