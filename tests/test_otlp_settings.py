@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from llm_gateway import settings
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.settings import Settings
 from llm_gateway.settings_reader import load_settings
@@ -86,3 +88,18 @@ def test_other_signals_are_refused(text: str) -> None:
 def test_a_ratio_beyond_its_range_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^LLM_GATEWAY_TRACE_RATIO must be a finite number from 0 to 1, not "):
         read(TRACE_RATIO=text)
+
+
+def test_no_worker_reads_a_setting_of_the_export() -> None:
+    """Control exports: what a call costs must not depend on whether it does."""
+    package = Path(settings.__file__).parent
+    below_both = ("gate", "routing", "protocols", "providers", "upstream", "journal", "limiter", "server", "telemetry")
+    readers = [
+        str(path.relative_to(package))
+        for folder in ("worker", *below_both)
+        for path in (package / folder).rglob("*.py")
+        if re.search(r"\.(otlp_\w+|trace_ratio)\b", path.read_text(encoding="utf-8"))
+    ]
+
+    assert readers == []
+    assert re.search(r"\.otlp_\w+", "".join(path.read_text() for path in (package / "control").rglob("*.py")))
