@@ -8,7 +8,6 @@ Run as a program, this module is the server.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import contextlib
 import ctypes
@@ -31,7 +30,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryFile
 from typing import Any
 
 GATEWAY = "llm_gateway.__main__"
@@ -45,14 +44,6 @@ CHILDREN = {
     "llm_gateway.worker": "llm_gateway.worker.__main__",
 }
 """The modules that the gateway's supervisor starts, and where their `main` is."""
-PRELOADED = (
-    GATEWAY, COMMAND_LINE, "llm_gateway.control.serve", "llm_gateway.worker.serve", "llm_gateway.cli.check",
-    "llm_gateway.cli.client", "llm_gateway.settings_child", "llm_gateway.supervisor",
-    "llm_gateway.cli.commands", "llm_gateway.cli.serve", "llm_gateway.local_model", "alembic.command", "alembic.config",
-    "cyclopts.help", "encodings.ascii", "encodings.idna", "importlib.readers", "mako.template",
-    "pydantic.v1", "rich.live", "rich.markdown", "rich.progress", "rich.table", "sqlalchemy.dialects.sqlite",
-    "uvicorn.lifespan.on",
-)  # fmt: skip
 ROOT = Path(__file__).resolve().parents[1]
 STANDARD = (0, 1, 2)
 PATIENCE_S = 60.0
@@ -332,42 +323,11 @@ def drop_capabilities() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def prepare() -> None:
-    """Import what the processes import, and do once what each of them would do when it first needs it."""
-    for name in PRELOADED:
-        importlib.import_module(name)
-    page, prices = sys.modules["llm_gateway.docs_page.page"], sys.modules["llm_gateway.providers.prices"]
-    for key in (None, "dev-gateway-key"):
-        page.build_page(key)
-    prices.PriceList().vendor_of(None)
-    sys.modules["llm_gateway.dashboard.page"].Pages()
-    sys.modules["llm_gateway.cli.commands"].build_cli()
-    with TemporaryDirectory() as folder:
-        asyncio.run(start_once(Path(folder)))
-
-
-async def start_once(folder: Path) -> None:
-    """Start and end a gateway in this process: what regular expressions, tables and types compile to is kept."""
-    from llm_gateway.settings import Settings
-    from tests.in_one_loop import GatewayInOneLoop
-
-    gateway = GatewayInOneLoop(Settings(data_dir=folder / "data", local_model="false", log_level="error"))
-    orders: asyncio.Queue[dict[str, str]] = asyncio.Queue()
-    for order in ("lifespan.startup", "lifespan.shutdown"):
-        orders.put_nowait({"type": order})
-
-    async def send(_message: object) -> None:
-        pass
-
-    with gateway.log_writer:
-        await gateway({"type": "lifespan"}, orders.get, send)
-
-
 def serve(connection: socket.socket) -> None:
     """Import the modules, then fork a process for each job; in the forked process, run `main` to its end."""
     early_end = EarlyEnd()
     sys.path.append(str(ROOT))
-    prepare()
+    importlib.import_module("tests.prepared").prepare()
     importlib.import_module(MOCK)
     gc.freeze()
     job = next_job(connection)

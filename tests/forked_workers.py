@@ -82,7 +82,8 @@ def be_server(listener: socket.socket, options: Sequence[str]) -> None:
 
     sys.path.insert(0, str(ROOT))
     from tests.e2e.process import migrated_database
-    from tests.fork_server import fork_server, prepare
+    from tests.fork_server import fork_server
+    from tests.prepared import prepare
 
     fork_server()
     if collects_all(options):

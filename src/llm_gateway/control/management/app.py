@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from typing import Any, cast
 
 import msgspec
@@ -18,7 +17,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_gateway import __version__
-from llm_gateway.control.docs.openapi import openapi_document
+from llm_gateway.control.docs.encoded import encoded_document
 from llm_gateway.control.docs.routes import docs_router
 from llm_gateway.control.management.field_errors import place_of, sentence
 from llm_gateway.control.management.router import Router
@@ -64,8 +63,8 @@ def build_management(
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.state.root_path = root_path  # for addresses in responses
     routes: list[APIRoute] = []
-    document = cache(lambda: msgspec.json.encode(openapi_document(app.routes, __version__, root_path)))
-    for router in (*routers, docs_router(document)):
+    document = docs_router(lambda: encoded_document(app.routes, __version__, root_path))
+    for router in (*routers, document):
         routes.extend(route for route in router.routes if isinstance(route, APIRoute))
     app.router.routes.extend(routes)  # including a router would build each of its routes a second time
 
