@@ -11,6 +11,7 @@ from llm_gateway.store.audit import AuditTrail
 from llm_gateway.store.audit_head import HeadFile
 from llm_gateway.store.database import Database
 from tests.cli.command import SetUp, call
+from tests.e2e.process import write_migrated
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -38,8 +39,8 @@ def test_changes_and_failed_authentications_are_listed(capsys: Capsys, set_up: S
 @pytest.fixture
 def database() -> Iterator[Database]:
     """Make the database of the settings in the test's directory, with five entries."""
+    write_migrated(Path("data/gateway.db"))
     database = Database.open("sqlite:///data/gateway.db", fsync=False)
-    database.migrate()
     trail = AuditTrail(database, Path("data"), fsync=False)
     for number in range(5):
         with trail.change("team.create") as change:

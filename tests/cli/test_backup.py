@@ -14,6 +14,7 @@ from llm_gateway.store.providers import ProviderDraft, ProviderStore
 from llm_gateway.store.secrets import SecretBox
 from llm_gateway.store.usage import UsageStore
 from tests.cli.command import call, on_terminal
+from tests.e2e.process import write_migrated
 from tests.store.histories import NOW_MS, record
 
 Capsys = pytest.CaptureFixture[str]
@@ -24,8 +25,8 @@ KEY = "ab" * 32
 def filled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Provide a database with a provider and a usage record in the settings' data directory."""
     monkeypatch.setenv("LLM_GATEWAY_ENCRYPTION_KEYS", KEY)
-    database = Database.open("sqlite:///data/gateway.db")
-    database.migrate()
+    write_migrated(Path("data/gateway.db"))
+    database = Database.open("sqlite:///data/gateway.db", fsync=False)
     draft = ProviderDraft(name="acme", display_name="", kind="openai", api_key="sk-canary", models=("m",))
     ProviderStore(database, SecretBox([bytes.fromhex(KEY)])).create(draft)
     UsageStore(database).write([record(NOW_MS)])

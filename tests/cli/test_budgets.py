@@ -13,6 +13,7 @@ from llm_gateway.store.budgets import BudgetStore
 from llm_gateway.store.database import Database
 from llm_gateway.store.usage import UsageStore
 from tests.cli.command import call
+from tests.e2e.process import write_migrated
 from tests.store.histories import attempt, close, record
 
 Capsys = pytest.CaptureFixture[str]
@@ -71,8 +72,8 @@ def test_a_verification_ends_with_1_if_an_account_differs(
 ) -> None:
     url = f"sqlite:///{tmp_path / 'gateway.db'}"
     monkeypatch.setenv("LLM_GATEWAY_DATABASE_URL", url)
+    write_migrated(tmp_path / "gateway.db")
     with closing(Database.open(url, fsync=False)) as database:
-        database.migrate()
         assert call(capsys, "budgets", "verify", "--json").json == []
         stored = BudgetStore(database).create(Budget(id="", name="core", limit=5))
         now_ms = stored.defined_at_ms + 5

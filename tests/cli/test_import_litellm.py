@@ -10,9 +10,9 @@ import pytest
 
 from llm_gateway.cli.secret_references import resolve
 from llm_gateway.cli.yaml_file import read_yaml
-from llm_gateway.store.database import Database
 from tests.cli.command import Ran, call
 from tests.control.declared import Declared, told
+from tests.e2e.process import write_migrated
 from tests.rows import each_row
 
 FILES = Path(__file__).with_name("litellm")
@@ -21,9 +21,7 @@ Capsys = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    database = Database.open(f"sqlite:///{tmp_path / 'gateway.db'}", fsync=False)
-    database.migrate()
-    database.close()
+    write_migrated(tmp_path / "gateway.db")
     for name in ("AZURE_API_KEY_EU", "AZURE_API_KEY_CA", "OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.setenv(name, f"key-{name}")
     for name in ("GROQ_API_KEY", "TOGETHERAI_API_KEY", "GOOGLE_KEY"):

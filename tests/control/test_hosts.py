@@ -24,7 +24,7 @@ from llm_gateway.store.tables import LIVING_S
 from llm_gateway.wall_clock import WallClock
 from tests.application.driver import ignore
 from tests.databases import PostgresDatabases, postgres
-from tests.e2e.process import migrated_database
+from tests.e2e.process import write_migrated
 from tests.store.test_concurrent_hosts import together
 
 __all__ = ["postgres"]
@@ -206,7 +206,7 @@ def test_only_hosts_that_are_gone_can_be_removed(machines: Machines, tmp_path: P
 
 
 def test_on_sqlite_a_host_is_alone_and_stores_nothing(tmp_path: Path) -> None:
-    (tmp_path / "gateway.db").write_bytes(migrated_database())
+    write_migrated(tmp_path / "gateway.db")
     with closing(Database.open(f"sqlite:///{tmp_path / 'gateway.db'}", fsync=False)) as database:
         host = Hosts(tmp_path, ignore)
         host.claim(database, KEYS)

@@ -31,6 +31,7 @@ from llm_gateway.store.usage import UsageStore
 from llm_gateway.telemetry.failed_authentications import FailedTotals
 from llm_gateway.telemetry.report_totals import ReportTotals
 from tests.application.driver import ignore
+from tests.e2e.process import write_migrated
 from tests.store.histories import DAY_MS, record, stored_ids
 from tests.waiting import until
 
@@ -51,8 +52,8 @@ class Watched(UsageStore):
 
 
 async def test_old_records_are_deleted_and_past_days_are_summed_up(tmp_path: Path) -> None:
+    write_migrated(tmp_path / "gateway.db")
     database = Database.open(f"sqlite:///{tmp_path / 'gateway.db'}")
-    database.migrate()
     usage = Watched(database)
     now_ms = time.time_ns() // 1_000_000
     days = (100, 91, 89, 1, 0)

@@ -19,6 +19,7 @@ from llm_gateway.store.providers import ProviderDraft, ProviderStore
 from llm_gateway.store.repricing import RepriceReport
 from llm_gateway.store.secrets import SecretBox
 from llm_gateway.store.usage import UsageStore
+from tests.e2e.process import write_migrated
 from tests.store.histories import id_at
 
 AT_MS = 1_780_000_000_000
@@ -66,8 +67,8 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def test_reprice_uses_configured_prices_then_public_ones_by_both_model_names(settings: Settings) -> None:
+    write_migrated(settings.data_dir / "gateway.db")
     database = Database.open(settings.url)
-    database.migrate()
     store, usage = ProviderStore(database, SecretBox([b"k" * 32])), UsageStore(database)
     own = store.create(draft("own", prices={"m": {"input": 2, "output": 3}}))
     openai, local = store.create(draft("openai")), store.create(draft("here", kind="local"))

@@ -74,9 +74,7 @@ class GatewayProcess:
         """Create the usual data directory with a migrated database, unless it exists or another one is configured."""
         data = self.directory / "data"
         if not data.exists() and not {"LLM_GATEWAY_DATA_DIR", "LLM_GATEWAY_DATABASE_URL"} & self._environment.keys():
-            data.mkdir(mode=0o700)
-            (data / "gateway.db").touch(mode=0o600)
-            (data / "gateway.db").write_bytes(migrated_database())
+            write_migrated(data / "gateway.db")
 
     def _start(self, *descriptors: int) -> ForkedProcess | subprocess.Popen[bytes]:
         return fork_server().start(GATEWAY, (), descriptors, self.directory, self._environment, self.surroundings)
@@ -262,6 +260,13 @@ class CommandProcess(GatewayProcess):
             stdout=stdout,
             stderr=stderr,
         )
+
+
+def write_migrated(file: Path) -> None:
+    """Write a migrated database with the modes that the gateway gives its files and directories."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file.touch(mode=0o600)
+    file.write_bytes(migrated_database())
 
 
 @functools.cache

@@ -24,6 +24,7 @@ from llm_gateway.store.database import Database
 from llm_gateway.store.repricing import Repricing, Wanted
 from llm_gateway.store.usage import UsageStore
 from llm_gateway.worker.pipeline.translation import reply_of
+from tests.e2e.process import write_migrated
 from tests.store.histories import stored_attempts
 from tests.worker.pipeline.fakes import World, provider, request
 
@@ -321,8 +322,8 @@ async def recorded(world: World, row: Row) -> UsageRecord:
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     path: Path = tmp_path_factory.mktemp("golden") / "gateway.db"
+    write_migrated(path)
     database = Database.open(f"sqlite:///{path}", fsync=False)
-    database.migrate()
     yield database
     database.close()
 

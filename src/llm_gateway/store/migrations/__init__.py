@@ -95,15 +95,17 @@ def refuse_older_hosts(connection: Connection) -> None:
 
 
 def refuse_newer(current: str | None) -> None:
-    """Raise if the version `current` is unknown, so that `upgrade` cannot start from it.
+    """Raise if the version `current` is unknown, so that `upgrade` cannot start from it. None is an empty database's.
 
     Raises:
         ConfigurationError: this code does not know the version.
     """
+    if current is None:
+        return
     from alembic.script import ScriptDirectory  # noqa: PLC0415 - most starts do not need it
 
     known = {script.revision for script in ScriptDirectory(str(Path(__file__).parent)).walk_revisions()}
-    if current is not None and current not in known:
+    if current not in known:
         raise ConfigurationError(
             f"The database is at version {current!r}, which a newer llm-gateway made: install that version again, "
             "restore a backup of before the upgrade, or set LLM_GATEWAY_DATABASE_URL to another database."
