@@ -121,6 +121,7 @@ def test_a_path_that_cannot_be_in_a_list_is_refused(
 @pytest.mark.parametrize("name", list(Settings.__struct_fields__))
 def test_every_setting_can_be_set_by_its_flag(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     flag = f"--{name.replace('_', '-')}"
+    monkeypatch.setenv(f"LLM_GATEWAY_{name.upper()}", "the flag comes first")
     assert becomes(monkeypatch, "serve", flag, "x y") == {f"LLM_GATEWAY_{name.upper()}": "x y"}
 
 

@@ -91,7 +91,7 @@ def asking(gateway: GatewayProcess) -> Iterator[list[Response]]:
 
 
 def test_the_gateway_starts_without_the_embedded_model(tmp_path: Path, mock: UpstreamProcess) -> None:
-    with CommandProcess(tmp_path, "--local-model", "false", local_model="auto") as gateway:
+    with GatewayProcess(tmp_path, local_model="false") as gateway:
         assert gateway.call("GET", "/api/v1/providers").json == []
         assert gateway.ask().json["code"] == "no_provider"
         gateway.provider("acme", mock.base_url)
