@@ -194,6 +194,8 @@ class RollupTable:
         to_date, all_built_until_ms = _built(connection, self._newest)
         for block, built_until_ms in zip(BLOCKS, all_built_until_ms, strict=True):
             first = _first_bucket(connection, part, built_until_ms)
+            if first is None and part is DAY and not (to_date or any(all_built_until_ms)):
+                return False  # no customer has ever called
             if first is not None and (start := first // block.ms * block.ms) + block.ms <= part_until_ms:
                 bucket, parts = start // block.ms, block.hours // part.hours
                 days = between(part.hours, bucket * parts, (bucket + 1) * parts)
