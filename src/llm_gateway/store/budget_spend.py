@@ -25,6 +25,7 @@ CORRECTIONS_AT_ONCE = 1000
 """Accounts whose corrections are taken in one transaction."""
 VALUES_AT_ONCE = 500
 """Values of a query at most: databases bound the parameters of a statement."""
+_ANY_UNCOUNTED = sa.select(budget_spend.c.uncounted_nanos).where(budget_spend.c.uncounted_nanos != 0).limit(1)
 OF_UNIT: Mapping[str, sa.ColumnElement[Any]] = {
     "usd": budget_spend.c.nanos,
     "tokens": budget_spend.c.tokens,
@@ -118,12 +119,12 @@ class BudgetSpend:
         Raises:
             StoreUnavailable: the database does not answer.
         """
+        with self._database.read() as connection:
+            if connection.execute(_ANY_UNCOUNTED).first() is None:
+                return Corrections({}, {})
         spend = budget_spend.c
         columns = (*(spend[name] for name in KEY), *(spend[name] for name in AMOUNTS), spend.uncounted_nanos)
         some = sa.select(*columns).where(spend.uncounted_nanos != 0).limit(CORRECTIONS_AT_ONCE)
-        with self._database.read() as connection:
-            if connection.execute(some.limit(1)).first() is None:
-                return Corrections({}, {})
         counted = _where_key(sa.update(budget_spend)).values(uncounted_nanos=0)
         stored = {each.budget.id: each for each in self._budgets.list()}  # what is taken must not be lost afterwards
         with self._database.write() as connection:

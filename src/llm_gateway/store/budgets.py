@@ -24,6 +24,7 @@ from llm_gateway.store.unchanged import check_unchanged
 
 MOST_BUDGETS = 1000
 """Maximum number of budgets: every request is compared with them."""
+_IN_FORCE = sa.select(budgets).order_by(budgets.c.id).limit(MOST_BUDGETS)
 
 Budgets: TypeAlias = list[StoredBudget]
 Change: TypeAlias = Callable[[Budget], Budget]
@@ -60,7 +61,8 @@ class BudgetStore:
 
     def in_force(self) -> tuple[Budget, ...]:
         """Return all budgets as workers get them."""
-        return tuple(each.budget for each in self.list())
+        with self._database.read() as connection:
+            return tuple(stored_budget(row).budget for row in connection.execute(_IN_FORCE))
 
     def get(self, budget_id: str) -> StoredBudget:
         """Return one budget.

@@ -38,6 +38,7 @@ JSON_COLUMNS: dict[str, Any] = {
 KEY_MASK, NEW_KEY_MASK = "***", "*** (new)"
 """What the audit trail has in place of an API key, and of one that a change replaces."""
 
+_BY_PRIORITY = sa.select(providers).order_by(providers.c.priority.desc(), providers.c.name)
 PUBLIC_COLUMNS = tuple(column for column in providers.c if column.name != "api_key")
 
 
@@ -92,9 +93,8 @@ class ProviderStore:
 
     def load(self) -> SealedProviders:
         """Return the providers as `list` does, each with its encrypted key for `unseal`."""
-        query = sa.select(providers).order_by(providers.c.priority.desc(), providers.c.name)
         with self._database.read() as connection:
-            rows = connection.execute(query).all()
+            rows = connection.execute(_BY_PRIORITY).all()
         return [(_provider(row), row.api_key) for row in rows]
 
     def unseal(self, provider_id: str, sealed: bytes) -> str:

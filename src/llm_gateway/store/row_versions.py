@@ -6,10 +6,10 @@ a later change can have an earlier time: the number of rows and the sum of their
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from llm_gateway.store.one_transaction import Transactions
 
@@ -28,7 +28,7 @@ class RowVersions:
     """The rows of a table that are known, by id, with the time of their last change in milliseconds UTC."""
 
     def __init__(self, table: sa.Table) -> None:
-        self._id, self._time = table.c.id, table.c.updated_at_ms
+        self._queries = _queries(table)
         self._known: dict[str, int] = {}
         self._newest_ms = self._sum_ms = 0
 
@@ -39,12 +39,13 @@ class RowVersions:
             StoreUnavailable: the database does not answer.
         """
         with database.read() as connection:
-            count, sum_ms = connection.execute(sa.select(sa.func.count(), sa.func.sum(self._time))).one()
-            recent = self._rows(connection, since_ms=self._newest_ms - CLOCKS_MS)
+            count, sum_ms = connection.execute(self._queries.totals).one()
+            since = {"since": self._newest_ms - CLOCKS_MS}
+            recent: dict[str, int] = dict(connection.execute(self._queries.recent, since).all())
             changed = {row: at_ms for row, at_ms in recent.items() if self._known.get(row) != at_ms}
             if (int(count), int(sum_ms or 0)) == self._totals_with(changed):
                 return RowChanges(changed, set())
-            rows = self._rows(connection)
+            rows: dict[str, int] = dict(connection.execute(self._queries.rows).all())
         changed = {row: at_ms for row, at_ms in rows.items() if self._known.get(row) != at_ms}
         return RowChanges(changed, self._known.keys() - rows.keys())
 
@@ -61,8 +62,18 @@ class RowVersions:
         later_ms = sum(at_ms - self._known.get(row, 0) for row, at_ms in changed.items())
         return len(self._known) + new, self._sum_ms + later_ms
 
-    def _rows(self, connection: Connection, since_ms: int | None = None) -> dict[str, int]:
-        query = sa.select(self._id, self._time)
-        if since_ms is not None:
-            query = query.where(self._time > since_ms)
-        return dict(connection.execute(query).all())
+
+class _Queries(NamedTuple):
+    """Number of rows and sum of their times; ids and times of all rows, and of those that changed after `since`."""
+
+    totals: sa.Select[int, Any]
+    rows: sa.Select[Any]
+    recent: sa.Select[Any]
+
+
+@cache
+def _queries(table: sa.Table) -> _Queries:
+    """Return the queries of a table: each look would take as long to write them anew as to execute them."""
+    time = table.c.updated_at_ms
+    rows = sa.select(table.c.id, time)
+    return _Queries(sa.select(sa.func.count(), sa.func.sum(time)), rows, rows.where(time > sa.bindparam("since")))
