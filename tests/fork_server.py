@@ -195,15 +195,25 @@ def next_job(connection: socket.socket) -> dict[str, Any]:
         if not data:
             os._exit(0)
         *standard, report = descriptors
+        job = dict(json.loads(data))
+        import_once(job["module"])
         pid = os.fork()
         if not pid:
             connection.close()
             become_another(standard, {report, *reports.values()})
-            return dict(json.loads(data))
+            return job
         reports[pid] = report
         os.write(report, b"%d\n" % pid)
         for number in standard:
             os.close(number)
+
+
+def import_once(module: str) -> None:
+    """Import a module for this job and those that come later. If that fails, it fails again in the forked process."""
+    if module not in sys.modules:
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+            gc.freeze()
 
 
 def become_another(standard: Sequence[int], others: Iterable[int]) -> None:
