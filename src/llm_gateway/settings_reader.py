@@ -14,6 +14,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -192,7 +193,8 @@ def _help(name: str, kind: object, meta: msgspec.Meta, default: object) -> Setti
     return SettingHelp(form, f"{text} [{_variable(name)}]")
 
 
-def _fields() -> dict[str, tuple[Any, msgspec.Meta]]:
+@cache
+def _fields() -> Mapping[str, tuple[Any, msgspec.Meta]]:
     """Return type and metadata (range, description) of each setting by its field name."""
     hints = get_type_hints(Settings, include_extras=True)
     return {name: (get_args(hint)[0], get_args(hint)[1]) for name, hint in hints.items()}
