@@ -1,6 +1,6 @@
-"""What processes share that are forked: imports, and what each process builds when it first needs it.
+"""Preparation of processes that are forked: their imports, and what each of them builds when it first needs it.
 
-The gateway takes a few requests here, so that its document of the API and its statements of SQL are built already.
+The gateway is asked for its OpenAPI document here, so that no other process builds it.
 """
 
 from __future__ import annotations
