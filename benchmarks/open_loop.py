@@ -27,7 +27,6 @@ from benchmarks.answers import AnswerReader, is_ok, is_refusal
 from benchmarks.jobs import OpenJob, OpenLoad
 
 ROOT = Path(__file__).resolve().parents[1]
-NAME = "the built-in generator"
 NS = 1_000_000_000
 START_AFTER_NS = 50_000_000
 PATIENCE_NS = 30 * NS

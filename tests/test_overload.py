@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 import pytest
 
@@ -68,11 +66,18 @@ def test_a_generator_that_sends_less_than_is_due_or_sends_late_is_late() -> None
     assert msgspec.structs.replace(FOUND, load=lagging).is_late
 
 
-def test_a_log_of_h2load_has_served_refused_and_failed_requests(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_text("1795972528000001\t200\t900\n1795972528000002\t503\t40\n1795972528000003\t-1\t7\n")
+LOG = ["1795972528000001\t200\t900", "1795972528000002\t503\t40", "1795972528000003\t-1\t7"]
+SUMMARY = "requests: 5 total, %d started, 3 done, 2 succeeded, 1 failed, 0 errored, 0 timeout"
 
-    load = read_log(log, may_refuse=True)
+
+def test_a_log_of_h2load_has_served_refused_and_failed_requests() -> None:
+    load = read_log(LOG, SUMMARY % 5, clients=2, may_refuse=True)
     assert (load.requests, load.in_time, load.refused, load.failed) == (3, 1, 1, 1)
     assert (load.p99_us, load.refused_p99_us, load.failure) == (900.0, 40.0, "status -1")
-    assert read_log(log, may_refuse=False).failed == 2
+    assert read_log(LOG, SUMMARY % 5, clients=2, may_refuse=False).failed == 2
+
+
+def test_requests_that_h2load_started_and_that_no_line_tells_of_have_failed() -> None:
+    load = read_log(LOG[:1], SUMMARY % 9, clients=2, may_refuse=True)
+    assert (load.requests, load.failed, load.failure) == (5, 4, "no answer came")
+    assert read_log([], SUMMARY % 3, clients=2, may_refuse=True).failure == "no answer came"

@@ -50,6 +50,13 @@ def test_a_call_has_the_trace_of_the_client_and_the_span_of_its_attempt() -> Non
     assert bytes.fromhex(span_id(attempt)) == bytes.fromhex(attempt.replace("-", ""))[8:]
 
 
+def test_the_longest_tracestate_is_sent() -> None:
+    context = read_trace_context({b"traceparent": VALID.encode(), b"tracestate": b"a" * MOST_STATE_BYTES})
+
+    assert context is not None
+    assert b"tracestate: %b\r\n" % (b"a" * MOST_STATE_BYTES) in context.header_lines(new_id())
+
+
 @pytest.mark.parametrize("state", [b"", b"a=1\r\nx: y", b"caf\xc3\xa9", b"a" * (MOST_STATE_BYTES + 1)])
 def test_a_tracestate_that_cannot_be_sent_is_dropped(state: bytes) -> None:
     context = read_trace_context({b"traceparent": VALID.encode(), b"tracestate": state})

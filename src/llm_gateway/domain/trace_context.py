@@ -26,7 +26,7 @@ class TraceContext(msgspec.Struct, frozen=True, gc=False):
     """A valid `traceparent`, in version 00, and the `tracestate` as it came, which is checked once it is sent."""
 
     traceparent: str
-    received_state: bytes = b""
+    received_tracestate: bytes = b""
 
     def header_lines(self, attempt_id: str) -> bytes:
         """Return the header lines for the call of an attempt, whose span is the parent of what the provider does.
@@ -34,7 +34,7 @@ class TraceContext(msgspec.Struct, frozen=True, gc=False):
         A `tracestate` that is too long, or would be no header line, is left out.
         """
         lines = f"traceparent: {self.traceparent[:36]}{span_id(attempt_id)}{self.traceparent[52:]}\r\n".encode()
-        state = self.received_state
+        state = self.received_tracestate
         if len(state) > MOST_STATE_BYTES or not _STATE.fullmatch(state):
             return lines
         return lines + b"tracestate: %b\r\n" % state

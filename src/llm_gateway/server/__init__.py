@@ -33,6 +33,10 @@ from llm_gateway.server.same_user import SameUserConnection
 from llm_gateway.server.shared_state import Limits, Log, SharedState
 
 BACKLOG = 2048
+TURNS_TO_OPEN = 3
+"""Turns of the loop after which a connection that the loop accepted is among the server's."""
+OPENING_S = 1.0
+"""Time in which sockets that were accepted before the stop become connections; it takes a few turns."""
 """Connections that the kernel holds until they are accepted."""
 DRAIN_SWEEP_S = 0.02
 """Seconds between two looks for overdue connections while stopping."""
@@ -195,8 +199,9 @@ class Server:
         elif self._shared.place is not None:
             self._listener = BalancedListener(sock, self._connect, self._shared)
         else:
-            self._listener = EagerListener(sock, self._connect, self._shared)
-            await self._listener.start(BACKLOG)
+            listener = EagerListener(sock, self._connect, self._shared)
+            await listener.start(BACKLOG)
+            self._listener = listener
         self._sock = sock
         if before is not None:
             before.close()
@@ -273,6 +278,9 @@ class Server:
 
     async def _drain(self) -> None:
         shared = self._shared
+        for _ in range(TURNS_TO_OPEN):
+            await asyncio.sleep(0)
+        await self._wait_until(lambda: not shared.opening, OPENING_S)
         for connection in self._connections():
             connection.retire()
         await self._wait_until(lambda: self._hurry.is_set() or not (shared.connections or shared.tasks), self._drain_s)

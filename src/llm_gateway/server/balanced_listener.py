@@ -78,7 +78,7 @@ class BalancedListener:
                 self._seen = -1
                 return
             except OSError as error:
-                self._shared.log("connections cannot be accepted", level="error", problem=error.strerror or str(error))
+                self._opening.tell(error)
                 self._pause(NO_FILES_PAUSE_S)
                 return
             self._open(client)

@@ -1,7 +1,8 @@
 """Accept the connections of a worker that is alone, many in one turn of the event loop.
 
-The event loop by itself accepts one connection in a turn (libuv pull request 3696). A turn of a busy worker takes tens
-of milliseconds: of 1,000 clients that connect at once the last would wait for many seconds, and a health check, too.
+uvloop by itself accepts one connection in a turn of the loop (libuv pull request 3696). A turn of a busy worker takes
+tens of milliseconds: of 1,000 clients that connect at once the last would wait for many seconds, and a health check,
+too.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ class EagerListener:
                 return
             try:
                 client, _ = self._sock.accept()
-            except OSError:  # none waits; or the system cannot accept one, which the loop's own attempt will tell
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._opening.tell(error)
                 return
             self._opening.open(client)

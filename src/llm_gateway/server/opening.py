@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 from llm_gateway.server.shared_state import SharedState
 
+TELL_EVERY_S = 1.0
+
 
 class Opening:
     """Accepted sockets whose connections are being made; `connect` makes the protocol of one."""
@@ -18,6 +20,7 @@ class Opening:
         self._shared = shared
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._told_at = -TELL_EVERY_S
 
     def open(self, client: socket.socket) -> None:
         """Make the connection of a socket that was just accepted."""
@@ -29,6 +32,12 @@ class Opening:
         task = self._loop.create_task(self._attach(client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def tell(self, error: OSError) -> None:
+        """Log that the system could not accept a connection, such as for want of file descriptors; once a second."""
+        if (now := self._loop.time()) - self._told_at >= TELL_EVERY_S:
+            self._told_at = now
+            self._shared.log("connections cannot be accepted", level="error", problem=error.strerror or str(error))
 
     async def _attach(self, client: socket.socket) -> None:
         try:
