@@ -68,9 +68,9 @@ async def test_old_records_are_deleted_and_past_days_are_summed_up(tmp_path: Pat
 
     retention = Retention(usage, tmp_path, 90, log)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(delete_old_usage_forever(retention, ignore, lambda: False), 0.01)
+        await asyncio.wait_for(delete_old_usage_forever(retention, ignore, lambda: False, first_s=0), 0.01)
     assert len(stored_ids(database)) == len(records)  # another host does it
-    task = asyncio.create_task(delete_old_usage_forever(retention, lambda *_, **__: None))
+    task = asyncio.create_task(delete_old_usage_forever(retention, lambda *_, **__: None, first_s=0))
     await asyncio.wait_for(usage.is_done.wait(), 30)
     await asyncio.wait_for(is_logged.wait(), 30)
     task.cancel()
@@ -135,10 +135,10 @@ async def test_each_job_that_fails_is_logged_and_runs_again(tmp_path: Path) -> N
         "error: prices cannot be refreshed",
         "error: prices cannot be refreshed",
     ]
-    assert await logged_by(lambda log: delete_old_usage_forever(Unusable(away), log)) == [
+    assert await logged_by(lambda log: delete_old_usage_forever(Unusable(away), log, first_s=0)) == [
         "warning: old usage records are not deleted: the database does not answer"
     ]
-    assert await logged_by(lambda log: delete_old_usage_forever(Unusable(defect), log)) == [
+    assert await logged_by(lambda log: delete_old_usage_forever(Unusable(defect), log, first_s=0)) == [
         "error: old usage records cannot be deleted"
     ]
 

@@ -14,8 +14,9 @@ from llm_gateway.store.retention import Retention
 from llm_gateway.telemetry.failed_authentications import FailedCount
 from llm_gateway.telemetry.report_totals import ReportTotals
 
-DELETE_EVERY_S, DELETE_PAUSE_S = 3600.0, 0.1
-"""Seconds between two clean-ups, and between two steps of one, which let other writers have the database."""
+FIRST_DELETE_S, DELETE_EVERY_S, DELETE_PAUSE_S = 5.0, 3600.0, 0.1
+"""Seconds from the start to the first clean-up, which the first requests do not wait for, between two clean-ups, and
+between two steps of one, which let other writers have the database."""
 SHORTEN_EVERY_S = 1.0
 """Seconds between two looks at the length of SQLite's write-ahead log."""
 LONGEST_SHORTEN_PAUSE_S = 32.0
@@ -40,12 +41,17 @@ def always() -> bool:
 
 
 async def delete_old_usage_forever(
-    retention: Retention, log: Callable[..., None], is_leader: Callable[[], bool] = always
+    retention: Retention,
+    log: Callable[..., None],
+    is_leader: Callable[[], bool] = always,
+    *,
+    first_s: float = FIRST_DELETE_S,
 ) -> None:
     """Delete expired usage records and roll up past days, each hour, in small steps. Runs until cancelled.
 
-    `is_leader` tells whether this host does it; the others wait.
+    `is_leader` tells whether this host does it; the others wait. The first clean-up begins after `first_s`.
     """
+    await asyncio.sleep(first_s)
     while True:
         if not is_leader():
             await asyncio.sleep(LOOK_AGAIN_S)
