@@ -49,6 +49,9 @@ from llm_gateway.store.rollups import (
 from llm_gateway.store.set_insert import row_insert
 from llm_gateway.store.tables import usage_customers, usage_names, usage_rollups
 
+PARTS = (DAY, *BLOCKS[:-1])
+"""Grains whose buckets are added up to those of BLOCKS."""
+
 DAYS_AT_ONCE = 2
 """Days that one call adds to the totals to date, as many as a block has parts."""
 
@@ -89,6 +92,8 @@ class RollupTable:
         self._customers = NumberedTexts(database, usage_customers)
         self._newest_first = CompiledQuery(database, _newest((TO_DATE, BLOCKS[0])))
         self._newest = CompiledQuery(database, _newest((TO_DATE, *BLOCKS)))
+        self._first_parts = CompiledQuery(database, _first_buckets(PARTS))
+        self._first_day = CompiledQuery(database, _first_buckets((DAY,)))
 
     def add(
         self,
@@ -190,18 +195,17 @@ class RollupTable:
     def build_block(self, connection: Connection, until_ms: int) -> bool:
         """Build the oldest missing block that ends by `until_ms` (milliseconds UTC); False if all are built."""
         self._lock(connection, "SHARE ROW EXCLUSIVE")
-        part, part_until_ms = DAY, until_ms
-        to_date, all_built_until_ms = _built(connection, self._newest)
-        for block, built_until_ms in zip(BLOCKS, all_built_until_ms, strict=True):
-            first = _first_bucket(connection, part, built_until_ms)
-            if first is None and part is DAY and not (to_date or any(all_built_until_ms)):
-                return False  # no customer has ever called
-            if first is not None and (start := first // block.ms * block.ms) + block.ms <= part_until_ms:
-                bucket, parts = start // block.ms, block.hours // part.hours
+        to_date, built_until_ms = _built(connection, self._newest)
+        limits = {_from(part): built // part.ms for part, built in zip(PARTS, built_until_ms, strict=True)}
+        (firsts,) = self._first_parts.rows(connection, **limits)
+        parts_until_ms = until_ms, *built_until_ms[:-1]
+        for block, part, first, part_until_ms in zip(BLOCKS, PARTS, firsts, parts_until_ms, strict=True):
+            parts = block.hours // part.hours
+            bucket = -1 if first is None else first // parts
+            if first is not None and (bucket + 1) * block.ms <= part_until_ms:
                 days = between(part.hours, bucket * parts, (bucket + 1) * parts)
                 connection.execute(_sum_of_customers((block.hours, bucket), days))
                 return True
-            part, part_until_ms = block, built_until_ms
         return until_ms // DAY.ms > to_date and self._sum_to_date(connection, to_date, until_ms // DAY.ms)
 
     def _sum_to_date(self, connection: Connection, summed: int, until_day: int) -> bool:
@@ -210,9 +214,11 @@ class RollupTable:
         At most DAYS_AT_ONCE days with requests are added by one call, since other writers wait for it.
         """
         first = block_of(until_day)
-        busy_ms = _first_bucket(connection, DAY, max(summed, first) * DAY.ms)
-        if busy_ms is not None:
-            until_day = min(until_day, busy_ms // DAY.ms + DAYS_AT_ONCE)
+        ((busy_day,),) = self._first_day.rows(connection, **{_from(DAY): max(summed, first)})
+        if not summed and (busy_day is None or busy_day >= until_day):
+            return False
+        if busy_day is not None:
+            until_day = min(until_day, busy_day + DAYS_AT_ONCE)
         parts = [between(DAY.hours, max(summed, first), until_day)]
         if summed > first:
             parts.append(between(TO_DATE.hours, summed, summed + 1))
@@ -340,11 +346,23 @@ def _built(connection: Connection, newest: CompiledQuery) -> tuple[int, list[int
     return to_date or 0, [0 if bucket is None else (bucket + 1) * block.ms for block, bucket in blocks]
 
 
-def _first_bucket(connection: Connection, grain: Grain, from_ms: int) -> int | None:
-    """Return the start of the first bucket of customers from `from_ms` on, both in milliseconds UTC."""
+@cache
+def _first_buckets(grains: tuple[Grain, ...]) -> sa.Select[Any]:
+    """Return a query for the first bucket of customers of each grain, NULL if there is none, from `_from` on."""
     rollups = usage_rollups.c
-    query = sa.select(func.min(rollups.bucket)).where(
-        rollups.dimension == NUMBERS[CUSTOMER], rollups.hours == grain.hours, rollups.bucket >= from_ms // grain.ms
-    )
-    first: int | None = connection.execute(query).scalar()
-    return None if first is None else first * grain.ms
+    firsts = [
+        sa.select(func.min(rollups.bucket))
+        .where(
+            rollups.dimension == NUMBERS[CUSTOMER],
+            rollups.hours == grain.hours,
+            rollups.bucket >= sa.bindparam(_from(grain), type_=sa.Integer),
+        )
+        .scalar_subquery()
+        for grain in grains
+    ]
+    return sa.select(*firsts)
+
+
+def _from(grain: Grain) -> str:
+    """Return the name of the value in `_first_buckets` from which on a grain's buckets are looked at."""
+    return f"from_{grain.hours}"
