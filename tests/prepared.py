@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,6 +37,24 @@ def prepare() -> None:
     sys.modules["llm_gateway.cli.commands"].build_cli()
     with TemporaryDirectory() as folder:
         asyncio.run(start_once(Path(folder)))
+        report_once(Path(folder))
+
+
+def report_once(folder: Path) -> None:
+    """Make the usual reports and clean up, in the database that `start_once` left: queries are compiled once."""
+    from llm_gateway.store.database import Database
+    from llm_gateway.store.retention import Retention
+    from llm_gateway.store.usage import UsageStore
+
+    database, now_ms = Database.open(f"sqlite:///{folder / 'data' / 'gateway.db'}"), time.time_ns() // 1_000_000
+    usage = UsageStore(database)
+    usage.summary(30, now_ms)
+    usage.by_provider(30, now_ms)
+    usage.by_service(30, now_ms)
+    usage.by_customer(30, now_ms, 100)
+    while Retention(usage, folder, 90, lambda *_, **__: None).step():
+        pass
+    database.close()
 
 
 async def start_once(folder: Path) -> None:

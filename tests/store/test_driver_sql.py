@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
@@ -52,3 +54,20 @@ def test_a_compiled_query_takes_its_own_values_and_those_given(database: Databas
         change_rows(connection, insert, ("fixed", "given", "other"))
         assert query.rows(connection, but="", first="given") == [("fixed",), ("given",)]
         assert query.rows(connection, first="other", but="fixed") == [("other",)]
+
+
+def test_a_query_is_compiled_once_for_all_that_run_it(database: Database) -> None:
+    compiled: list[str] = []
+
+    class Counted(sa.Select[tuple[str]]):
+        inherit_cache = True
+
+        def compile(self, *given: Any, **options: Any) -> Any:
+            compiled.append("once")
+            return super().compile(*given, **options)
+
+    query = Counted(usage_names.c.name)
+    with database.read() as connection:
+        for _ in range(3):
+            assert CompiledQuery(database, query).rows(connection) == []
+    assert compiled == ["once"]

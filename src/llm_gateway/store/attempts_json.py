@@ -116,13 +116,16 @@ Text: TypeAlias = tuple[int, str | None, str]
 """Time of a record's arrival (`at_ms`), the text of its attempts, and its customer."""
 
 
+_BY_CUSTOMER = sa.select(budgets.c.accounts_id).where(budgets.c.per == "user_id")
+
+
 class AttemptTexts:
     """The texts in the column `attempts` of usage records. Its methods run in the caller's transaction."""
 
     def __init__(self, database: Database) -> None:
         self._origins = NumberedTexts(database, usage_origins)
         self._budgets = NumberedTexts(database, usage_names)
-        self._by_customer = CompiledQuery(database, sa.select(budgets.c.accounts_id).where(budgets.c.per == "user_id"))
+        self._by_customer = CompiledQuery(database, _BY_CUSTOMER)
 
     def write(
         self,

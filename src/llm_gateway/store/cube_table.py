@@ -37,6 +37,8 @@ LENGTHS = tuple(grain.hours for grain in GRAINS)
 MASKS = [(margin, tuple(int(name in margin.names) for name in NAMES)) for margin in MARGINS]
 """Factors that make the numbers of the dimensions that a margin has not `ALL`."""
 
+_FILLING = sa.select(usage_cube_fill.c.filled, usage_cube_fill.c.until)
+_FILLING_SHARED, _FILLING_ALONE = _FILLING.with_for_update(read=True), _FILLING.with_for_update()
 NEWEST_MARGINS = sa.select(sa.func.max(usage_cube.c.bucket)).where(usage_cube.c.hours == MARGINS[0].hours(DAY))
 
 LONGEST_NAME = 256
@@ -65,10 +67,9 @@ class CubeTable:
     def __init__(self, database: Database) -> None:
         self._insert = row_insert(database, usage_cube, COLUMNS, adding(usage_cube, COUNTERS))
         self._names = NumberedTexts(database, usage_names)
-        filling = sa.select(usage_cube_fill.c.filled, usage_cube_fill.c.until)
         self._newest_margins = CompiledQuery(database, NEWEST_MARGINS)
-        self._filling_shared = CompiledQuery(database, filling.with_for_update(read=True))
-        self._filling_alone = CompiledQuery(database, filling.with_for_update())
+        self._filling_shared = CompiledQuery(database, _FILLING_SHARED)
+        self._filling_alone = CompiledQuery(database, _FILLING_ALONE)
 
     def filling(self, connection: Connection, *, to_fill: bool = False) -> Filling:
         """Return the progress of filling, and keep it from changing until the transaction ends.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -63,6 +64,13 @@ class HasDialect(Protocol):
         """The dialect."""
 
 
+_Compiled: TypeAlias = tuple[str, Mapping[str, Any], Sequence[str] | None]
+"""The SQL, the fixed values, and the order of placeholders if these have no names."""
+_all_compiled: WeakKeyDictionary[sa.Select[Any], WeakKeyDictionary[sa.Dialect, _Compiled]] = WeakKeyDictionary()
+"""All compiled queries, while there is the query: engines of SQLite share their dialect, so one is compiled once in a
+process. Compiling takes up to 5 ms."""
+
+
 class CompiledQuery:
     """A query whose SQL is compiled once, when it first runs, for the driver of `database`."""
 
@@ -71,10 +79,13 @@ class CompiledQuery:
         self._query = query
 
     @cached_property
-    def _compiled(self) -> tuple[str, Mapping[str, Any], Sequence[str] | None]:
-        """The SQL, the fixed values, and the order of placeholders if these have no names."""
-        compiled = self._query.compile(dialect=self._dialect)
-        return str(compiled), compiled.params, compiled.positiontup
+    def _compiled(self) -> _Compiled:
+        by_dialect = _all_compiled.setdefault(self._query, WeakKeyDictionary())
+        found = by_dialect.get(self._dialect)
+        if found is None:
+            compiled = self._query.compile(dialect=self._dialect)
+            found = by_dialect[self._dialect] = str(compiled), compiled.params, compiled.positiontup
+        return found
 
     def rows(self, connection: Connection, **values: Any) -> list[tuple[Any, ...]]:
         """Return all rows; `values` are those of the query's bind parameters.

@@ -6,7 +6,7 @@ than the database needs to sum a few hundred rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,7 +20,9 @@ from llm_gateway.store.rollup_table import RANKED_BY, SUMS, RollupTable, names_o
 from llm_gateway.store.rollups import COUNTERS, SERVICE, Stretch, Totals
 
 MOST_QUERIES = 200
-"""Compiled queries that are kept. There are some for each hour of the day, and for customers others each day."""
+"""Queries that are kept. There are some for each hour of the day, and for customers others each day."""
+_queries: dict[tuple[object, ...], sa.Select[Any]] = {}
+"""Queries of all instances, for the two kinds of databases. What they are compiled to is kept with them."""
 
 
 class LastDays:
@@ -29,16 +31,17 @@ class LastDays:
     def __init__(self, database: Database, rollups: RollupTable) -> None:
         self._database = database
         self._rollups = rollups
-        self._queries: dict[tuple[object, ...], CompiledQuery] = {}
 
     def summary(self, connection: Connection, period: tuple[int, int]) -> Totals:
         """Return the totals of all requests."""
         stretches = self._rollups.stretches(connection, SERVICE, period)
-        query = self._queries.get(key := ("", *_shape(stretches)))
-        if query is None:
+
+        def make() -> sa.Select[Any]:
             rows = rows_of(SERVICE, stretches, COUNTERS, is_sqlite=self._database.is_sqlite).subquery()
             sums: list[Any] = list(SUMS.values())
-            query = self._keep(key, sa.select(*sums).select_from(rows))
+            return sa.select(*sums).select_from(rows)
+
+        query = self._query(("", *_shape(stretches)), make)
         (row,) = query.rows(connection, **buckets(stretches))
         return Totals(*row)
 
@@ -56,10 +59,12 @@ class LastDays:
         """
         stretches = self._rollups.stretches(connection, dimension, period)
         most = {} if limit is None else {"most": limit}
-        query = self._queries.get(key := (dimension, counters, *most, *_shape(stretches)))
-        if query is None:
+
+        def make() -> sa.Select[Any]:
             made = _by_name(dimension, stretches, counters, is_sqlite=self._database.is_sqlite)
-            query = self._keep(key, made.limit(sa.bindparam("most", type_=sa.Integer)) if most else made)
+            return made.limit(sa.bindparam("most", type_=sa.Integer)) if most else made
+
+        query = self._query((dimension, counters, *most, *_shape(stretches)), make)
         return query.rows(connection, **buckets(stretches), **most)
 
     def largest(
@@ -67,20 +72,25 @@ class LastDays:
     ) -> dict[int, str]:
         """Return up to `limit` names by their numbers, in the order of `by_name` from the place `start` on."""
         stretches = self._rollups.stretches(connection, dimension, period)
-        query = self._queries.get(key := ("largest", dimension, *_shape(stretches)))
-        if query is None:
+
+        def make() -> sa.Select[Any]:
             names = names_of(dimension)
             made = _by_name(dimension, stretches, RANKED_BY, is_sqlite=self._database.is_sqlite)
             most, first = (sa.bindparam(name, type_=sa.Integer) for name in ("most", "start"))
             listed: sa.Select[Any] = made.with_only_columns(names.c.id, names.c.name).limit(most).offset(first)
-            query = self._keep(key, listed)
+            return listed
+
+        query = self._query(("largest", dimension, *_shape(stretches)), make)
         return dict(query.rows(connection, **buckets(stretches), most=limit, start=start))
 
-    def _keep(self, key: tuple[object, ...], query: sa.Select[Any]) -> CompiledQuery:
-        if len(self._queries) >= MOST_QUERIES:
-            self._queries.clear()
-        self._queries[key] = compiled = CompiledQuery(self._database, query)
-        return compiled
+    def _query(self, key: tuple[object, ...], make: Callable[[], sa.Select[Any]]) -> CompiledQuery:
+        """Return the query with this key; `make` builds it if no instance has done so."""
+        found = _queries.get(shared := (self._database.is_sqlite, *key))
+        if found is None:
+            if len(_queries) >= MOST_QUERIES:
+                _queries.clear()
+            found = _queries[shared] = make()
+        return CompiledQuery(self._database, found)
 
 
 def _shape(stretches: Sequence[Stretch]) -> tuple[tuple[int, int], ...]:

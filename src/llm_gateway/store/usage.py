@@ -93,7 +93,7 @@ class UsageStore:
         self._database = database
         self._also_charge = also_charge
         self._known_ids = _known_in_sqlite(database) if database.is_sqlite else _known_in_postgres
-        self._newest_id = CompiledQuery(database, sa.select(func.max(usage_records.c.id)))
+        self._newest_id = CompiledQuery(database, _NEWEST_ID)
         self._records = row_insert(database, usage_records, RECORD_COLUMNS, "ON CONFLICT (id) DO NOTHING", OFTEN_NULL)
         self._store_bool = int if database.is_sqlite else bool  # the sqlite3 module looks for an adapter for a bool
         self._attempts = AttemptTexts(database)
@@ -304,12 +304,14 @@ def _record_row(record: UsageRecord, instance: int, texts: str | None, store_boo
     return row
 
 
+_NEWEST_ID = sa.select(func.max(usage_records.c.id))
+_LISTED = sa.select(func.json_each(sa.bindparam("ids")).table_valued("value").c.value)
+_KNOWN = sa.select(func.json_group_array(usage_records.c.id)).where(usage_records.c.id.in_(_LISTED))
+"""SQLite's query for those of `ids` that are stored: in one row, since fetching each row takes the GIL again."""
+
+
 def _known_in_sqlite(database: Database) -> KnownIds:
-    # All ids come in one row, since fetching each row takes the GIL again.
-    listed = sa.select(func.json_each(sa.bindparam("ids")).table_valued("value").c.value)
-    query = CompiledQuery(
-        database, sa.select(func.json_group_array(usage_records.c.id)).where(usage_records.c.id.in_(listed))
-    )
+    query = CompiledQuery(database, _KNOWN)
 
     def known(connection: Connection, ids: list[str]) -> list[str]:
         ((text,),) = query.rows(connection, ids=_encoder.encode(ids).decode())
