@@ -7,18 +7,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import grimp
 import pytest
 
-import llm_gateway
+from tests.parsed_source import PACKAGE, parsed_files, sources
 from tests.sound_package import SOUND_PACKAGE
 
 REPOSITORY = Path(__file__).parents[1]
-PACKAGE = Path(llm_gateway.__file__).parent
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 50
@@ -32,22 +30,10 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 Check = Callable[[Path], list[str]]
 
 
-def sources(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield all Python files under `root`: the path below it, and the text."""
-    for path in sorted(root.rglob("*.py")):
-        yield path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")
-
-
-@lru_cache(maxsize=1)  # several checks of the same folder follow each other
-def trees(root: Path) -> list[tuple[str, str, list[ast.AST]]]:
-    """Return all Python files under `root`: the path below it, the text, and the nodes of its syntax tree."""
-    return [(place, text, list(ast.walk(ast.parse(text)))) for place, text in sources(root)]
-
-
 def nodes(root: Path) -> Iterator[tuple[str, ast.AST]]:
-    for place, _, found in trees(root):
-        for node in found:
-            yield place, node
+    for file in parsed_files(root):
+        for node in file.nodes:
+            yield file.place, node
 
 
 def functions(root: Path) -> Iterator[tuple[str, Function]]:
@@ -82,10 +68,10 @@ def parameters(arguments: ast.arguments) -> int:
 def blind_excepts(root: Path) -> list[str]:
     """Find `except:`, `except Exception` and `suppress(Exception)` without a reason on the same line."""
     return [
-        f"{place}:{number}: {line.strip()}"
-        for place, text, found in trees(root)
-        for number in sorted(blind_lines(found))
-        if not (line := text.splitlines()[number - 1]).partition(EDGE)[2].strip()
+        f"{file.place}:{number}: {line.strip()}"
+        for file in parsed_files(root)
+        for number in sorted(blind_lines(file.nodes))
+        if not (line := file.text.splitlines()[number - 1]).partition(EDGE)[2].strip()
     ]
 
 
@@ -119,9 +105,9 @@ def forbidden_names(root: Path) -> list[str]:
 def foreign_imports_in_domain(root: Path) -> list[str]:
     """Find imports of `domain/` other than the standard library, msgspec and the package itself."""
     return [
-        f"domain/{place}:{node.lineno}: {module}"
-        for place, node in nodes(root / "domain")
-        if isinstance(node, ast.Import | ast.ImportFrom)
+        f"{place}:{node.lineno}: {module}"
+        for place, node in nodes(root)
+        if isinstance(node, ast.Import | ast.ImportFrom) and place.startswith("domain/")
         for module in imported(node)
         if module.partition(".")[0] not in DOMAIN_MAY_IMPORT
     ]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+
+from tests.parsed_source import FILES, nodes_of, sources
 
 ROOT = Path(__file__).parents[1]
 RUNBOOK = (ROOT / "docs" / "RUNBOOK.md").read_text(encoding="utf-8")
-TREES = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "src").rglob("*.py"))]
 QUOTED = {text.strip() for _, text in re.findall(r"(?<!`)(``?)(?!`)(.+?)(?<!`)\1(?!`)", RUNBOOK)}
 LOUD_METHODS = {"_failed", "_log_change", "_log_model"}
 """Methods that log their first argument at warning or error."""
@@ -22,8 +24,8 @@ OF_LIBRARIES = {"message"}
 def constants() -> dict[str, str]:
     """Return the values of the modules' constants by their names."""
     found: dict[str, str] = {}
-    for tree in TREES:
-        for node in tree.body:
+    for file in FILES:
+        for node in file.tree.body:
             if isinstance(node, ast.Assign):
                 for target in node.targets:
                     pairs = zip(target.elts, getattr(node.value, "elts", ()), strict=False) if isinstance(
@@ -41,7 +43,7 @@ def constants() -> dict[str, str]:
 def events() -> Iterator[str]:
     """Yield each event logged at a level that is not info or debug, as far as it is written where it is logged."""
     known = constants()
-    for node in (node for tree in TREES for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args):
+    for node in (node for file in FILES for node in file.nodes if isinstance(node, ast.Call) and node.args):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         levels = [word.value for word in node.keywords if word.arg == "level"]
         is_loud = any(not (isinstance(level, ast.Constant) and level.value in ("info", "debug")) for level in levels)
@@ -68,19 +70,31 @@ def unnamed(names: dict[str, str]) -> list[str]:
     Only modules with the beginning of such a name are parsed: to parse all tests takes 3 s of CPU time.
     """
     missing = {name: re.compile(pattern) for name, pattern in names.items()}
-    for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        source = path.read_text(encoding="utf-8")
-        if path == Path(__file__) or not any(name[:BEGINNING] in source for name in missing):
+    for source in other_tests():
+        if not any(name[:BEGINNING] in source for name in missing):
             continue
-        constants = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
-        texts = "\n".join(value for value in constants if isinstance(value, str))
+        texts = texts_of(source)
         missing = {name: pattern for name, pattern in missing.items() if not pattern.search(texts)}
     return sorted(missing)
 
 
+@cache
+def other_tests() -> list[str]:
+    """Return the text of all modules of tests but this."""
+    found = sources(ROOT / "tests")
+    return [text for place, text in found if Path(place).name.startswith("test_") and place != Path(__file__).name]
+
+
+@cache
+def texts_of(source: str) -> str:
+    """Return the texts in a test."""
+    constants = (node.value for node in nodes_of(ast.parse(source)) if isinstance(node, ast.Constant))
+    return "\n".join(value for value in constants if isinstance(value, str))
+
+
 def metrics() -> set[str]:
     """Return the names of all metrics, without the `_total` of counters."""
-    source = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "src").rglob("*.py")))
+    source = "".join(file.text for file in FILES)
     return set(re.findall(r'"(llm_gateway_[a-z_]+)"', source)) - {"llm_gateway_request_context"}
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.parsed_source import PACKAGE, nodes_of, parsed_files, sources
+
 REPOSITORY = Path(__file__).parents[1]
-SOURCE = REPOSITORY / "src"
 TESTS = REPOSITORY / "tests"
 DOCUMENTS = REPOSITORY / "docs"
 
@@ -70,12 +71,6 @@ SUBJECT_CHARACTERS = 72
 Check = Callable[[Path], list[str]]
 
 
-def modules(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield the Python files below `root`: path and text."""
-    for path in sorted(root.rglob("*.py")):
-        yield path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")
-
-
 def riddles(text: str, first_line: int = 1) -> Iterator[tuple[int, str]]:
     """Yield the line of each phrase of PLAIN in a text, and the finding."""
     for phrase, alternative in PHRASES.items() if ANY_PHRASE.search(text) else ():
@@ -84,9 +79,9 @@ def riddles(text: str, first_line: int = 1) -> Iterator[tuple[int, str]]:
             yield first_line + text.count("\n", 0, found.start()), f"{words!r}, rather: {alternative}"
 
 
-def prose(text: str) -> Iterator[tuple[int, str]]:
+def prose(text: str, nodes: list[ast.AST]) -> Iterator[tuple[int, str]]:
     """Yield docstrings, comments and string literals of a Python file: line and text."""
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, node.value
     if not any(riddles(text)):  # comments are in the text as they are; to find them takes most of the time
@@ -98,9 +93,9 @@ def prose(text: str) -> Iterator[tuple[int, str]]:
 
 def riddles_in_source(root: Path) -> list[str]:
     return [
-        f"{place}:{line}: {finding}"
-        for place, text in modules(root)
-        for line, finding in sorted({found for at, part in prose(text) for found in riddles(part, at)})
+        f"{file.place}:{line}: {finding}"
+        for file in parsed_files(root)
+        for line, finding in sorted({found for at, part in prose(file.text, file.nodes) for found in riddles(part, at)})
     ]
 
 
@@ -113,8 +108,8 @@ def riddles_in_documents(root: Path) -> list[str]:
 def summaries_without_subject(root: Path) -> list[str]:
     """Find modules and classes whose docstring opens with a word of OPENERS."""
     found = []
-    for place, text in modules(root):
-        for node in ast.walk(ast.parse(text)) if OPENED.search(text) else ():
+    for place, text in sources(root):
+        for node in nodes_of(ast.parse(text)) if OPENED.search(text) else ():
             if isinstance(node, ast.Module | ast.ClassDef):
                 summary = (ast.get_docstring(node) or "").partition("\n")[0]
                 if re.split(r"\W", summary.lower(), maxsplit=1)[0] in OPENERS:
@@ -126,7 +121,7 @@ def short_test_names(root: Path) -> list[str]:
     """Find test names of less than four words; the name of a test's class counts."""
     return [
         f"{place}:{line} {name}: describe the behaviour in at least {WORDS_OF_A_NAME} words"
-        for place, text in modules(root)
+        for place, text in sources(root)
         if SHORT_NAME.search(text)
         for line, subject, name in named_tests(ast.parse(text))
         if len([*subject, *name.removeprefix("test_").split("_")]) < WORDS_OF_A_NAME
@@ -163,14 +158,14 @@ def git(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_source_has_no_phrase_that_makes_a_reader_guess() -> None:
-    assert_none(riddles_in_source(SOURCE))
+    assert_none(riddles_in_source(PACKAGE))
 
 
 def test_documents_have_no_phrase_that_makes_a_reader_guess() -> None:
     assert_none(riddles_in_documents(DOCUMENTS))
 
 
-@pytest.mark.parametrize("root", [SOURCE, TESTS], ids=["src", "tests"])
+@pytest.mark.parametrize("root", [PACKAGE, TESTS], ids=["src", "tests"])
 def test_summaries_of_modules_and_classes_open_with_their_subject(root: Path) -> None:
     assert_none(summaries_without_subject(root))
 
