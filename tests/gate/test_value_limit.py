@@ -25,7 +25,7 @@ async def test_too_many_values_of_any_kind_are_rejected(value: str) -> None:
 
 @pytest.mark.parametrize("text", [",", "[{", '"', '\\"', "\\", '",', "\\\\,", "[],{}", "\n,", "é,"], ids=ascii)
 async def test_a_long_text_is_one_value_with_any_content(text: str) -> None:
-    for many in (json.dumps({"messages": [{"content": text * 1_000_000}]}), json.dumps([text * 10] * 60_000)):
+    for many in (json.dumps({"messages": [{"content": text * MANY}]}), json.dumps([text * 20] * (MANY // 20 + 1))):
         await check_number_of_values(many.encode())
 
 
@@ -38,7 +38,7 @@ async def test_the_limit_is_exact_for_any_document(document: Any) -> None:
     """A document that reaches the limit exactly is accepted; one more value is rejected."""
     own = separators(document)
     for more, is_refused in ((MOST_VALUES - own - 1, False), (MOST_VALUES - own, True)):
-        body = b"[%b%b]" % (json.dumps(document).encode(), b", 1000" * more)
+        body = b"[%b%b]" % (json.dumps(document).encode(), b",0" * more)
         assert len(body) > SMALL_BYTES
         if is_refused:
             with pytest.raises(PayloadTooLarge):

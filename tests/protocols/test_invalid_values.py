@@ -18,7 +18,17 @@ from llm_gateway.protocols import anthropic_messages, lenient_decoding, openai_e
 from llm_gateway.protocols.contract import Malformed, ReplyContext
 from llm_gateway.sse import Event
 from llm_gateway.worker.pipeline.translation import reply_of
-from tests.protocols.vendor_replies import DIALECTS, Dialect, Path, changed, encoded, read_stream, side_fields, text_of
+from tests.protocols.vendor_replies import (
+    DIALECTS,
+    Dialect,
+    Path,
+    changed,
+    encoded,
+    read_encoded,
+    read_stream,
+    side_fields,
+    text_of,
+)
 from tests.rows import each_row
 
 ODD: list[Any] = [
@@ -50,8 +60,11 @@ def test_a_stream_survives_an_invalid_side_field(name: str, odd: Any) -> None:
     said = text_of(read_stream(dialect, dialect.stream)[0])
     paths = [path for path in side_fields(dialect.stream, dialect.content) if len(path) > 1]
     assert len(paths) > 20
+    events = list(map(encoded, dialect.stream))
     for path in paths:
-        completion, is_complete = read_stream(dialect, changed(dialect.stream, path, odd))
+        at, *place = path
+        event = encoded(changed(dialect.stream[at], tuple(place), odd))
+        completion, is_complete = read_encoded(dialect, [*events[:at], event, *events[at + 1 :]])
         assert text_of(completion) == said, path
         another_choice = path[-1] == "index" and odd == 3.0
         no_reason = name == "gemini" and path[-1] == "finishReason" and odd in (None, "")

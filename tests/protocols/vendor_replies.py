@@ -182,8 +182,13 @@ def encoded(document: Any) -> bytes:
 
 def read_stream(dialect: Dialect, events: list[dict[str, Any]]) -> tuple[Completion, bool]:
     """Read a stream; return the completion, and whether the stream is complete."""
+    return read_encoded(dialect, list(map(encoded, events)))
+
+
+def read_encoded(dialect: Dialect, events: list[bytes]) -> tuple[Completion, bool]:
+    """Read a stream of these events, as `read_stream`."""
     reader, assembler = dialect.reader(), ReplyAssembler()
-    for data in [*map(encoded, events), *([dialect.done] if dialect.done else [])]:
+    for data in [*events, *([dialect.done] if dialect.done else [])]:
         for chunk in reader.take(Event(b"", data, b"")):
             assembler.take(chunk)
     return assembler.completion(), reader.is_done or assembler.is_finished
