@@ -210,10 +210,10 @@ class Erasure:
         changes |= {(CUSTOMER, hour, run.customer): Totals().minus(totals) for hour, totals in sums.items()}
         self._rollups.add(connection, changes)
         number = number_of(connection, CUSTOMER, run.customer)
-        for grain in (HOUR, DAY, *BLOCKS, TO_DATE):
-            buckets = None if grain is TO_DATE else {hour // grain.hours for hour in sums}
-            empty = _of_customer(sa.delete(usage_rollups), number, grain, buckets)
-            connection.execute(empty.where(*(_rollups[counter] == 0 for counter in COUNTERS)))
+        moved = [_of_customer(number, grain, {hour // grain.hours for hour in sums}) for grain in (HOUR, DAY, *BLOCKS)]
+        is_moved = sa.or_(*moved, _of_customer(number, TO_DATE, None))  # each with its whole key, for the index
+        is_empty = (_rollups[counter] == 0 for counter in COUNTERS)
+        connection.execute(sa.delete(usage_rollups).where(is_moved, *is_empty))
 
 
 class _Run(NamedTuple):
@@ -236,10 +236,10 @@ def _records_of(run: _Run, day: int) -> sa.Select[Any]:
     )
 
 
-def _of_customer(statement: Any, number: int | None, grain: Grain, buckets: Collection[int] | None) -> Any:
-    """Return the statement for a customer's rollups of these buckets, counted since 1970, or of all (None)."""
+def _of_customer(number: int | None, grain: Grain, buckets: Collection[int] | None) -> sa.ColumnElement[bool]:
+    """Return the condition for a customer's rollups of these buckets, counted since 1970, or of all (None)."""
     of_grain = (_rollups.dimension == NUMBERS[CUSTOMER], _rollups.hours == grain.hours, _rollups.name == number)
-    return statement.where(*of_grain, sa.true() if buckets is None else _rollups.bucket.in_(buckets))
+    return sa.and_(*of_grain, sa.true() if buckets is None else _rollups.bucket.in_(buckets))
 
 
 def _sums(
@@ -250,7 +250,7 @@ def _sums(
     if number is None:
         return {}
     columns = (_rollups[counter] for counter in COUNTERS)
-    query = _of_customer(sa.select(_rollups.bucket, *columns), number, grain, buckets)
+    query = sa.select(_rollups.bucket, *columns).where(_of_customer(number, grain, buckets))
     # Locked in the order in which shippers lock them.
     rows = connection.execute(query.order_by(_rollups.bucket).with_for_update() if lock else query)
     return {row[0]: Totals(*row[1:]) for row in rows}
