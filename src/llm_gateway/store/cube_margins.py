@@ -15,13 +15,17 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from llm_gateway.store.cube import ALL, MARGIN_GRAINS, MARGINS, WHOLE, Margin
-from llm_gateway.store.cube_table import CubeTable, built_until
+from llm_gateway.store.cube_table import NEWEST_MARGINS, CubeTable, day_after
 from llm_gateway.store.database import Database
+from llm_gateway.store.driver_sql import CompiledQuery
 from llm_gateway.store.rollup_table import SUMS
 from llm_gateway.store.rollups import COUNTERS, DAY, DAY_MS, Grain
 from llm_gateway.store.tables import usage_cube
 
 _of = usage_cube.c
+_FIRST = sa.select(sa.func.min(_of.bucket)).where(
+    _of.hours == DAY.hours, _of.bucket >= sa.bindparam("start", type_=sa.Integer)
+)
 
 
 class CubeMargins:
@@ -30,6 +34,8 @@ class CubeMargins:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._cube = CubeTable(database)
+        self._newest = CompiledQuery(database, NEWEST_MARGINS)
+        self._first = CompiledQuery(database, _FIRST)
 
     def step(self, until_ms: int) -> bool:
         """Sum the next day that ends by `until_ms` (milliseconds UTC); False if none is missing.
@@ -38,11 +44,11 @@ class CubeMargins:
             StoreUnavailable: the database does not answer; call again later.
         """
         with self._database.read() as connection:  # without the lock that all writers would wait for
-            if _next_day(connection, until_ms) is None:
+            if self._next_day(connection, until_ms) is None:
                 return False
         with self._database.write() as connection:
             self._cube.filling(connection, to_fill=True)  # no record of the day is being added meanwhile
-            day = _next_day(connection, until_ms)
+            day = self._next_day(connection, until_ms)
             if day is None:  # another host has been faster
                 return False
             for margin in MARGINS:
@@ -52,12 +58,11 @@ class CubeMargins:
                     connection.execute(_summing(margin, grain), limits)
             return True
 
-
-def _next_day(connection: Connection, until_ms: int) -> int | None:
-    """Return the first day with requests that is not built, None if it is not over by `until_ms`."""
-    first = sa.select(sa.func.min(_of.bucket)).where(_of.hours == DAY.hours, _of.bucket >= built_until(connection))
-    day: int | None = connection.execute(first).scalar()
-    return None if day is None or (day + 1) * DAY_MS > until_ms else day
+    def _next_day(self, connection: Connection, until_ms: int) -> int | None:
+        """Return the first day with requests that is not built, None if it is not over by `until_ms`."""
+        ((newest,),) = self._newest.rows(connection)
+        ((day,),) = self._first.rows(connection, start=day_after(newest))
+        return None if day is None or (day + 1) * DAY_MS > until_ms else day
 
 
 @cache

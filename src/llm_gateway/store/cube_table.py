@@ -97,7 +97,7 @@ class CubeTable:
         """
         pause()
         ((newest,),) = self._newest_margins.rows(connection)
-        end_of_margins = _hours_until(newest)
+        end_of_margins = day_after(newest) * DAY.hours
         places = self._places(connection, {values for _, values in sums}, pause, names)
         added: dict[tuple[int, ...], Totals] = {}
         for (hour, values), totals in with_pauses(sums.items(), pause):
@@ -123,11 +123,12 @@ class CubeTable:
 
 def built_until(connection: Connection) -> int:
     """Return the day (since 1970) before which the margins are complete."""
-    return _hours_until(connection.execute(NEWEST_MARGINS).scalar()) // DAY.hours
+    return day_after(connection.execute(NEWEST_MARGINS).scalar())
 
 
-def _hours_until(newest_day: int | None) -> int:
-    return 0 if newest_day is None else (newest_day + 1) * DAY.hours
+def day_after(newest_day: int | None) -> int:
+    """Return the day after the newest, the first of all without one."""
+    return 0 if newest_day is None else newest_day + 1
 
 
 def _margin_keys(hour: int, place: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
