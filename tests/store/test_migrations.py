@@ -216,7 +216,7 @@ def test_what_hits_of_the_cache_saved_is_filled_into_the_sums(database: Database
 
 
 def test_margins_are_built_after_the_upgrade_and_a_downgrade_restores_the_days_by_key(database: Database) -> None:
-    history = [record(NOW_MS - number * 7 * HOUR_MS, key_id=f"k{number % 3}") for number in range(99)]
+    history = [record(NOW_MS - number * 7 * HOUR_MS, key_id=f"k{number % 3}") for number in range(40)]
     store = UsageStore(database)
     store.write(history)
     while store.build_margins(NOW_MS):
