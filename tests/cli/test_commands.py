@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from llm_gateway.cli.leases import LOCAL_COMMANDS as OF_LEASES
 from llm_gateway.cli.reports import NAMES
 from llm_gateway.cli.usage import LOCAL_COMMANDS as OF_USAGE
 from tests.cli.command import COMMAND, SetUp, call, execute, execute_command, on_terminal
+from tests.rows import each_row
 
 EXAMPLE = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 REPOSITORY = Path(__file__).parents[2]
@@ -67,29 +69,37 @@ def test_the_tree_has_every_command() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+@cache
+def name_of_parsed(example: tuple[str, ...]) -> str | None:
+    """Parse an example, once if it stands in several places. Returns the name of its command's function.
+
+    Raises:
+        CycloptsError: it is no valid command.
+    """
+    parsed, _, _ = build_cli().parse_args(example, exit_on_error=False, print_error=False)
+    return getattr(parsed, "__name__", None)
+
+
+@each_row("path", COMMANDS)
 def test_each_command_has_help_with_an_example_that_parses(
     path: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = COMMANDS[path].default_command
     assert command is not None
-    cli = build_cli()
     own = examples(command.__doc__ or "")
     assert own
     for example in own:
         assert tuple(example[: len(path)]) == path
-        parsed, _, _ = cli.parse_args(example, exit_on_error=False, print_error=False)
-        assert getattr(parsed, "__name__", None) == command.__name__
+        assert name_of_parsed(tuple(example)) == command.__name__
     shown = call(capsys, *path, "--help")
     assert shown.code == 0
     assert f"llm-gateway {' '.join(path)}" in shown.out.replace("Usage: llm-gateway", "", 1)
 
 
 def test_the_examples_of_the_documentation_parse() -> None:
-    cli = build_cli()
     found = examples(DOCUMENT.read_text(encoding="utf-8"))
     for example in found:
-        cli.parse_args(example, exit_on_error=False, print_error=False)
+        name_of_parsed(tuple(example))
     shown = {path for path in COMMANDS for example in found if tuple(example[: len(path)]) == path}
     assert shown == set(COMMANDS), "each command is shown"
 
@@ -99,7 +109,7 @@ def test_the_commands_of_other_documents_parse(name: str) -> None:
     found = examples((REPOSITORY / name).read_text(encoding="utf-8"))
     assert found, "no commands"
     for example in found:
-        build_cli().parse_args(example, exit_on_error=False, print_error=False)
+        name_of_parsed(tuple(example))
 
 
 LITELLM = ("import litellm", "llm_gateway.cli.litellm.command:litellm", IMPORT)
