@@ -15,6 +15,7 @@ from tests.upstream import UpstreamProcess
 
 MODEL = "random-15+status-429-after-1"
 CALLS, THREADS = 200, 8
+FLOOD = 60
 
 
 @pytest.fixture
@@ -35,8 +36,10 @@ def streamed(client: openai.OpenAI, model: str, number: int) -> str:
     return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
 
 
-def ask_often(gateway: GatewayProcess, model: str, ask: Callable[[openai.OpenAI, str, int], str | None]) -> list[bool]:
-    """Send CALLS requests from THREADS clients without retries. Returns which were answered; the others must be 429."""
+def ask_often(
+    gateway: GatewayProcess, model: str, ask: Callable[[openai.OpenAI, str, int], str | None], calls: int
+) -> list[bool]:
+    """Send requests from THREADS clients without retries. Returns which were answered; the others must be 429."""
     client = closed_later(openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=KEY, max_retries=0))
 
     def answered(number: int) -> bool:
@@ -46,7 +49,7 @@ def ask_often(gateway: GatewayProcess, model: str, ask: Callable[[openai.OpenAI,
             return False
 
     with client, ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(answered, range(CALLS)))
+        return list(pool.map(answered, range(calls)))
 
 
 @pytest.mark.parametrize("ask", [whole, streamed])
@@ -55,7 +58,7 @@ def test_15_percent_random_429s_are_answered_without_the_clients_retries(
 ) -> None:
     gateway.provider("lone", mock.base_url, MODEL)
 
-    answers = ask_often(gateway, MODEL, ask)
+    answers = ask_often(gateway, MODEL, ask, CALLS)
 
     print(f"{sum(answers)} of {CALLS} answered")  # noqa: T201 - pytest shows it with a failure
     assert sum(answers) >= 190
@@ -71,7 +74,7 @@ def test_a_flood_of_429s_is_not_answered_with_a_flood_of_calls(
     model = "status-429-after-60"
     gateway.provider("lone", mock.base_url, model)
 
-    assert ask_often(gateway, model, ask) == [False] * CALLS
+    assert ask_often(gateway, model, ask, FLOOD) == [False] * FLOOD
 
     assert mock.seen().total < 5 + THREADS
     assert gateway.log.count("rate limit gate closed") == 1

@@ -52,7 +52,8 @@ def fullest_segment(scene: Scene) -> Path:
 
 
 def entries_of(segment: Path) -> int:
-    return len(scan(segment.read_bytes()).entries)
+    """Count the entries of a segment that is whole, by its lines."""
+    return segment.read_bytes().count(b"\n")
 
 
 def damage(segment: Path, written: int) -> range:
