@@ -63,6 +63,7 @@ def test_a_stream_survives_an_invalid_side_field(name: str, odd: Any) -> None:
     events = list(map(encoded, dialect.stream))
     for path in paths:
         at, *place = path
+        assert isinstance(at, int)
         event = encoded(changed(dialect.stream[at], tuple(place), odd))
         completion, is_complete = read_encoded(dialect, [*events[:at], event, *events[at + 1 :]])
         assert text_of(completion) == said, path
