@@ -1,4 +1,4 @@
-"""Checks of the settings of identity providers, of Redis and of the journal, beyond the range of each."""
+"""Checks of the settings of identity providers, Redis, the journal and the webhook, beyond the range of each."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from llm_gateway.errors import ConfigurationError
 from llm_gateway.redis_client.address import FORM, InvalidAddress, parse_address
 from llm_gateway.settings import PREFIX, Settings
 
+MIN_WEBHOOK_SECRET = 16
+"""Characters that the webhook's secret must have at least."""
+_WEBHOOK_URL = re.compile(r"https?://[A-Za-z0-9._-]+(:\d{1,5})?([/?][!-~]*)?", re.IGNORECASE)
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _ISSUER = re.compile(
     r"(https://[A-Za-z0-9._-]+|http://(localhost|127\.0\.0\.1))(:\d{1,5})?(/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?"
@@ -86,3 +89,17 @@ def _unfit_issuer(name: str, issuer: str) -> Iterator[str]:
         f"{PREFIX}{name} must be the issuer as the identity provider spells it, such as "
         "https://id.example.com/realms/all, without query and fragment; http:// is taken for localhost and 127.0.0.1."
     )
+
+
+def unfit_webhook(settings: Settings) -> Iterator[str]:
+    """Yield an error message if the webhook's URL cannot be called, or only one of URL and secret is set."""
+    url, secret = settings.webhook_url, settings.webhook_secret
+    if (url is None) != (secret is None):
+        yield f"{PREFIX}WEBHOOK_URL and {PREFIX}WEBHOOK_SECRET need each other: set both, or none."
+    if secret is not None and len(secret) < MIN_WEBHOOK_SECRET:
+        yield f"{PREFIX}WEBHOOK_SECRET must have {MIN_WEBHOOK_SECRET} characters or more."
+    if url is not None and not _WEBHOOK_URL.fullmatch(url):
+        yield (
+            f"{PREFIX}WEBHOOK_URL must be a URL such as https://example.com/hooks/llm, without user name, password and "
+            "fragment."
+        )

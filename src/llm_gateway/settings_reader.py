@@ -23,7 +23,13 @@ import msgspec
 from llm_gateway.errors import ConfigurationError
 from llm_gateway.inherited import OPTIONS
 from llm_gateway.settings import DEV_KEY, OTLP_SIGNALS, PREFIX, SECRETS, Settings, SettingsFromSources
-from llm_gateway.settings_checks import unfit_host_name, unfit_identity_provider, unfit_journal, unfit_redis
+from llm_gateway.settings_checks import (
+    unfit_host_name,
+    unfit_identity_provider,
+    unfit_journal,
+    unfit_redis,
+    unfit_webhook,
+)
 from llm_gateway.settings_files import read_env_file, read_secret_file, shown_path
 
 DEFAULT_FILE = Path(".env")
@@ -33,15 +39,12 @@ SECRET_FILES = {f"{name}_file": name for name in sorted(SECRETS)}
 """Names, without the prefix, of the variables that name files with a secret, and the settings that they stand for."""
 MIN_KEY_LENGTH = 32
 """Characters that a service key must have at least in production."""
-MIN_WEBHOOK_SECRET = 16
-"""Characters that the webhook's secret must have at least."""
 MIN_DISTINCT = 8
 """Different characters that a key must have at least in production: 32 random hexadecimal digits have 8 or more."""
 KNOWN_KEYS = frozenset({DEV_KEY, "changeme", "secret", "test", "password"})
 MAX_SHOWN = 80
 """Characters of an invalid value that an error message quotes."""
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-_WEBHOOK_URL = re.compile(r"https?://[A-Za-z0-9._-]+(:\d{1,5})?([/?][!-~]*)?", re.IGNORECASE)
 _OTLP_ENDPOINT = re.compile(
     r"https?://([a-z0-9._-]+|\[[0-9a-f:]+\])(:\d{1,5})?(?!.*/v1/(traces|metrics|logs)/?$)(/[a-z0-9._~/-]*)?",
     re.IGNORECASE,
@@ -93,7 +96,7 @@ def _checked(texts: dict[str, str]) -> Settings:
     if "env" not in values and not all(map(_is_loopback, _listened_on(settings))):
         settings = msgspec.structs.replace(settings, env="production")
     problems += [*_unfit_hosts(settings), *_unfit_proxies(settings)]
-    problems += [*_unfit_admin_port(settings), *_unfit_webhook(settings), *_unfit_otlp(settings)]
+    problems += [*_unfit_admin_port(settings), *unfit_webhook(settings), *_unfit_otlp(settings)]
     problems += [*unfit_identity_provider(settings), *unfit_redis(settings)]
     problems += [*unfit_journal(settings), *unfit_host_name(settings)]
     problems += unread or _unsafe(settings)  # a secret that cannot be read is not missing, too
@@ -313,20 +316,6 @@ def _unfit_proxies(settings: Settings) -> Iterator[str]:
         yield (
             f"{PREFIX}ROOT_PATH takes a path that begins with a slash and does not end with one, such as /llm, of "
             f"letters, digits and ._~-, whose first part is not one of the gateway's own; not {_shown(root)}."
-        )
-
-
-def _unfit_webhook(settings: Settings) -> Iterator[str]:
-    """Yield an error message if the webhook's URL cannot be called, or only one of URL and secret is set."""
-    url, secret = settings.webhook_url, settings.webhook_secret
-    if (url is None) != (secret is None):
-        yield f"{PREFIX}WEBHOOK_URL and {PREFIX}WEBHOOK_SECRET need each other: set both, or none."
-    if secret is not None and len(secret) < MIN_WEBHOOK_SECRET:
-        yield f"{PREFIX}WEBHOOK_SECRET must have {MIN_WEBHOOK_SECRET} characters or more."
-    if url is not None and not _WEBHOOK_URL.fullmatch(url):
-        yield (
-            f"{PREFIX}WEBHOOK_URL must be a URL such as https://example.com/hooks/llm, without user name, password and "
-            "fragment."
         )
 
 
