@@ -209,3 +209,17 @@ def test_only_entries_of_the_last_life_of_a_file_are_read(
     is_told = len(torn) > 3 or (len(torn) == 3 and content != before)
     assert [place for _, place, _ in reading.damage] == ([len(new)] if is_told else [])
     reading.reader.close()
+
+
+def test_an_entry_that_is_cut_off_within_its_checksum_is_told_in_a_file_that_was_written_before(tmp_path: Path) -> None:
+    """The first digits of a checksum, such as those of 130e18b7, may be the number of an earlier segment."""
+    whole = encode_frame("S", request_id(1), b"{}", 400)
+    torn = [b"J2 130e18b7 S 0000"[:cut] for cut in range(4, 15)]
+    for number, cut_off in enumerate(torn):
+        folder = left_behind(tmp_path / str(number), {400: whole + cut_off + bytes(1000)})
+        (folder / "free").mkdir()
+        reading = Reading(WriterDir(folder), 100)
+
+        assert reading.numbers() == [1], cut_off
+        assert reading.damage[0][1:] == (len(whole), len(cut_off)), cut_off
+        reading.reader.close()

@@ -36,6 +36,7 @@ FRAME_BYTES = 13
 
 _KINDS: dict[bytes, Kind] = {b"I ": "I", b"O ": "O", b"S ": "S"}
 _HEAD = re.compile(rb"J[12] [0-9a-f]{8} [IOS] ")
+_CHECKSUM = re.compile(rb"J[12] [0-9a-f]{8} ")
 _HEAD_BYTES = 12
 
 
@@ -117,8 +118,10 @@ def sealed_for(line: bytes) -> int:
     for a fixed length the CRC is linear in its start, so the system of 32 equations is solved bit by bit.
 
     Raises:
-        ValueError: the line has no checksum.
+        ValueError: the line does not begin with a mark and a whole checksum.
     """
+    if not _CHECKSUM.match(line):
+        raise ValueError("The line does not begin with a mark and a whole checksum.")
     body = line[_HEAD_BYTES:]
     wanted = int(line[3:11], 16) ^ crc32(body)
     zeros = bytes(len(body))
