@@ -70,6 +70,9 @@ async def test_old_records_are_deleted_and_past_days_are_summed_up(tmp_path: Pat
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(delete_old_usage_forever(retention, ignore, lambda: False, first_s=0), 0.01)
     assert len(stored_ids(database)) == len(records)  # another host does it
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(delete_old_usage_forever(retention, ignore), 0.1)
+    assert len(stored_ids(database)) == len(records)  # it is too early
     task = asyncio.create_task(delete_old_usage_forever(retention, lambda *_, **__: None, first_s=0))
     await asyncio.wait_for(usage.is_done.wait(), 30)
     await asyncio.wait_for(is_logged.wait(), 30)

@@ -44,7 +44,9 @@ async def killed_journal(scene: Scene) -> Path:
             gateway.kill()
             await load.done()
             database.execute("ROLLBACK")
-    return fullest_segment(scene)
+    fullest = fullest_segment(scene)
+    assert len(scan(fullest.read_bytes(), segment=int(fullest.stem)).entries) >= JOURNAL_ENTRIES
+    return fullest
 
 
 def fullest_segment(scene: Scene) -> Path:

@@ -72,7 +72,7 @@ def _of_few_draws(draw: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
 
     def draw_few(self: Any, batch: Any, length: int) -> list[Any]:
         found = draw(self, batch, min(length, FEW_DRAWS))
-        if not found or not all(isinstance(each, str) for each in found):
+        if len(found) < min(length, FEW_DRAWS) or not all(isinstance(each, str) for each in found):
             return draw(self, batch, length)
         more = (f"{found[number % len(found)]}{number}" for number in range(length))
         return list(dict.fromkeys((*found, *more)))

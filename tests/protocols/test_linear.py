@@ -32,7 +32,7 @@ from tests.protocols.vendor_replies import encoded
 FEW, MANY = 500, 8_000
 MOST = 2.6
 """Allowed factor between the cost of an event among MANY and among FEW; quadratic work has a factor of 16. It is passed
-when what an event costs in addition for each event before it is more than a 4,000th of its own cost."""
+when what an event costs in addition for each event before it is more than a 2,100th of its own cost."""
 TRIES = 5
 CONTEXT = ReplyContext(request_id="1", model="m", created_s=7, document={})
 LOGPROBS = {"content": [{"token": "x", "logprob": -0.1, "bytes": None, "top_logprobs": []}]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -129,3 +130,24 @@ async def test_that_the_system_accepts_nothing_is_told_once_a_second() -> None:
     for _ in range(3):
         opening.tell(OSError(24, "Too many open files"))
     assert events == [("connections cannot be accepted", {"level": "error", "problem": "Too many open files"})]
+
+
+def test_a_client_that_leaves_before_it_is_accepted_harms_nobody(clients: list[socket.socket]) -> None:
+    async def leave_and_ask() -> bytes:
+        sock = bind("127.0.0.1", 0)
+        sock.listen(2 * CLIENTS)
+        for leaving in connect(sock.getsockname(), 5):
+            leaving.sendall(b"GET")
+            leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            leaving.close()  # with a reset
+        clients.extend(connect(sock.getsockname()))
+        clients[0].sendall(GET)
+        server = server_of()
+        await server.start(sock)
+        head = await asyncio.to_thread(clients[0].recv, 12)
+        server.stop(accepting=False)
+        await server.run()
+        return head
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(leave_and_ask()) == b"HTTP/1.1 200"

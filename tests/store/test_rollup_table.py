@@ -165,6 +165,16 @@ def test_totals_to_date_follow_each_day_and_late_records(store: UsageStore, data
     assert to_date() == {}, "no customer has called since the block of 32 days was over"
 
 
+def test_totals_to_date_end_with_their_block_though_the_days_are_gone(store: UsageStore, database: Database) -> None:
+    store.write([record(START_MS, user_id="u")])
+    build_all(store, START_MS + 2 * DAY_MS)
+    with database.write() as connection:
+        connection.execute(sa.delete(usage_rollups).where(usage_rollups.c.hours.in_((1, 24))))
+    assert rows_of(database, "to date")
+    build_all(store, START_MS + 40 * DAY_MS)
+    assert not rows_of(database, "to date")
+
+
 def test_a_batch_adds_hours_and_days_of_customers_with_the_minutes_of_their_calls(database: Database) -> None:
     at_ms = NOW_MS // DAY_MS * DAY_MS + 5 * HOUR_MS
     several = [attempt(provider="p", usage=Usage(input_tokens=5)), attempt(provider="q", cost_nanos=7)]

@@ -33,11 +33,11 @@ from llm_gateway.server.same_user import SameUserConnection
 from llm_gateway.server.shared_state import Limits, Log, SharedState
 
 BACKLOG = 2048
+"""Connections that the kernel holds until they are accepted."""
 TURNS_TO_OPEN = 3
 """Turns of the loop after which a connection that the loop accepted is among the server's."""
 OPENING_S = 1.0
 """Time in which sockets that were accepted before the stop become connections; it takes a few turns."""
-"""Connections that the kernel holds until they are accepted."""
 DRAIN_SWEEP_S = 0.02
 """Seconds between two looks for overdue connections while stopping."""
 FLUSH_S = 1.0
@@ -280,7 +280,7 @@ class Server:
         shared = self._shared
         for _ in range(TURNS_TO_OPEN):
             await asyncio.sleep(0)
-        await self._wait_until(lambda: not shared.opening, OPENING_S)
+        await self._wait_until(lambda: self._hurry.is_set() or not shared.opening, OPENING_S)
         for connection in self._connections():
             connection.retire()
         await self._wait_until(lambda: self._hurry.is_set() or not (shared.connections or shared.tasks), self._drain_s)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from llm_gateway.server.shared_state import SharedState
 
-TELL_EVERY_S = 1.0
+TELL_EVERY_S = 0.9
 
 
 class Opening:

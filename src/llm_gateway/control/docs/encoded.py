@@ -14,8 +14,14 @@ _built: dict[Hashable, bytes] = {}
 
 
 def encoded_document(routes: Sequence[BaseRoute], version: str, root_path: str = "") -> bytes:
-    """Return `openapi_document` as JSON. Applications with the same routes below the same path share it."""
-    key = (version, root_path, *map(_source, routes))
+    """Return `openapi_document` as JSON. Applications whose routes come from the same lines below one path share it.
+
+    So what a router is given when it is made must not change what its routes' decorators and annotations say.
+    """
+    sources = [_source(route) for route in routes]
+    if None in sources:
+        return msgspec.json.encode(openapi_document(routes, version, root_path))
+    key = (version, root_path, *sources)
     document = _built.get(key)
     if document is None:
         document = _built[key] = msgspec.json.encode(openapi_document(routes, version, root_path))
@@ -23,10 +29,10 @@ def encoded_document(routes: Sequence[BaseRoute], version: str, root_path: str =
 
 
 def _source(route: BaseRoute) -> Hashable:
-    """Return what tells a route from others: its address, and the source of its function, decorators included.
+    """Return what tells a route from others: its address, and the source of its function. None if it has none.
 
     An application's functions are its own, but come from the same lines as those of another application.
     """
     if not (isinstance(route, Route) and isinstance(function := route.endpoint, FunctionType)):
-        return route
+        return None
     return route.path, frozenset(route.methods or ()), function.__module__, function.__qualname__, function.__code__
