@@ -348,7 +348,10 @@ def _built(connection: Connection, newest: CompiledQuery) -> tuple[int, list[int
 
 @cache
 def _first_buckets(grains: tuple[Grain, ...]) -> sa.Select[Any]:
-    """Return a query for the first bucket of customers of each grain, NULL if there is none, from `_from` on."""
+    """Return a query with a column for each grain: its earliest bucket that has rows of customers, or NULL.
+
+    Buckets before the parameter that `_from` names are left out.
+    """
     rollups = usage_rollups.c
     firsts = [
         sa.select(func.min(rollups.bucket))
@@ -364,5 +367,5 @@ def _first_buckets(grains: tuple[Grain, ...]) -> sa.Select[Any]:
 
 
 def _from(grain: Grain) -> str:
-    """Return the name of the value in `_first_buckets` from which on a grain's buckets are looked at."""
+    """Return the name of the parameter of `_first_buckets` with the earliest bucket of a grain that counts."""
     return f"from_{grain.hours}"
